@@ -1,0 +1,97 @@
+"""The paper's DRENet: ResNet50, 448 pixels, K = 3 (paper 2.2.2 and 2.3; DESIGN 3.5).
+
+    python -m drenet_jax.train --config=configs/drenet.py --config.data.dir=data/mine \\
+        --workdir=runs/drenet
+
+Any field can be set on the command line as --config.group.field=value.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    # Everything random (first weights, order, augmentation, dropout) is drawn from this.
+    config.seed = 0
+
+    config.data = data = ml_collections.ConfigDict()
+    # The folder that `prepare` wrote.
+    data.dir = ""
+    # Slices in a step, over all devices and hosts.
+    data.batch_size = 16
+    # When the blank around the lungs is filled with lung: "train" (paper, authors: training only,
+    # tests see black), "always" or "never".
+    data.fill = "train"
+    # Slices held for shuffling, as PNG bytes (about 0.1 MB each at 448 pixels).
+    data.shuffle_buffer = 4096
+    # Mirror left and right with probability 1/2.
+    data.flip = True
+    # Brightness factor from 1 - b to 1 + b (authors' code).
+    data.brightness = 0.126
+
+    config.model = model = ml_collections.ConfigDict()
+    model.name = "drenet"
+    # resnet18, resnet34 or resnet50 (paper).
+    model.backbone = "resnet50"
+    # Channels of the backbone's first stage (torchvision: 64).
+    model.width = 64
+    # Height and width of the input, in pixels; must be what `prepare` wrote.
+    model.image_size_px = 448
+    # Height and width to which a proposal is resized, in pixels.
+    model.crop_size_px = 224
+    # Two levels, one square anchor a cell (paper 2.2.2: maps 14x14 and 7x7, regions 48 and 96).
+    model.anchor_strides_px = (32, 64)
+    model.anchor_sizes_px = (48, 96)
+    model.anchor_scales = (1.0,)
+    model.anchor_aspect_ratios = (1.0,)
+    # Channels inside the proposal head (NTS-Net, authors' code).
+    model.head_features = 128
+    # Proposals overlap less than this (intersection over union; NTS-Net).
+    model.nms_iou = 0.25
+    # M: proposals that are scored and ranked while training (NTS-Net).
+    model.train_proposals = 6
+    # K: proposals that go into the prediction (paper 2.3).
+    model.top_k = 3
+    # Sizes of the MLP's hidden layers; the paper gives none.
+    model.hidden = (512,)
+    # Share of pooled features dropped while training (NTS-Net, authors' code).
+    model.dropout = 0.5
+    # Type of the convolutions: float32 or bfloat16. Parameters and losses are float32 always.
+    model.dtype = "float32"
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    # sgd (the authors' code) or adamw, for which the momentum is the first moment's.
+    optimizer.name = "sgd"
+    optimizer.learning_rate = 8e-4
+    optimizer.momentum = 0.9
+    optimizer.weight_decay = 1e-4
+    # The learning rate is multiplied by the factor at each of these epochs.
+    optimizer.decay_epochs = (60, 100)
+    optimizer.decay_factor = 0.1
+    # Epochs of linear rise at the start; the authors use none.
+    optimizer.warmup_epochs = 0.0
+
+    config.train = train = ml_collections.ConfigDict()
+    # Passes over the training slices.
+    train.epochs = 120
+    # Stop after so many steps, for trials; 0: no such limit.
+    train.steps = 0
+    # Micro-batches in a step, so that a batch fits the memory. Batch norm sees one at a time.
+    train.accumulate = 1
+    # Epochs between validations; each writes a checkpoint.
+    train.validate_every_epochs = 1
+
+    config.init = init = ml_collections.ConfigDict()
+    # Start from the weights of this workdir (its best checkpoint); empty: from random ones.
+    init.weights = ""
+
+    config.evaluation = evaluation = ml_collections.ConfigDict()
+    # Slices in a forward pass, over all devices.
+    evaluation.batch_size = 8
+    # The label that counts as positive; empty: the one that begins with "covid".
+    evaluation.positive_label = ""
+    # Draws of the bootstrap over persons.
+    evaluation.bootstrap_draws = 2000
+
+    return config

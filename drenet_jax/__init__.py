@@ -1,0 +1,30 @@
+"""DRENet in JAX: a person's diagnosis (COVID-19, bacterial pneumonia, healthy) from a chest CT.
+
+For research only, not for clinical use.  In a notebook::
+
+    import drenet_jax
+    predictor = drenet_jax.load("runs/demo")
+    predictor.person("path/to/dicom_folder")
+"""
+
+from __future__ import annotations
+
+import typing
+
+if typing.TYPE_CHECKING:
+    from drenet_jax.evaluation.inference import Predictor
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(workdir) -> Predictor:
+    """The trained model of `workdir`, ready to predict (see `Predictor`).
+
+    Raises:
+      InputError: `workdir` holds no checkpoint that can be used.
+    """
+    # Imported here so that `import drenet_jax.ct` brings in neither JAX nor Orbax.
+    from drenet_jax.evaluation.inference import Predictor
+
+    return Predictor.load(workdir)

@@ -1,0 +1,80 @@
+"""What the entry points share: exit codes, flag errors and quiet libraries."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from drenet_jax.errors import InputError
+
+# TensorFlow reads both before its import only; without them it greets every command with a page of
+# notes about oneDNN and missing GPUs.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+def run(main: Callable[[], None], doc: str) -> None:
+    """Runs an entry point: exit code 0, or 2 with one sentence on bad input.
+
+    Args:
+      main: does the work; reads its flags itself.
+      doc: the module's docstring, which `--help` prints above the flags.
+    """
+    sys.modules["__main__"].__doc__ = doc
+    absl_logging.set_verbosity(absl_logging.WARNING)
+
+    def checked(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _fail(f"the argument {argv[1]!r} is not a flag; flags are written --name=value.")
+        try:
+            main()
+        except InputError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            print("\nstopped.", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(checked, flags_parser=_parse_flags)
+
+
+def require(*names: str) -> None:
+    """Marks flags without which the command cannot run."""
+    for name in names:
+        flags.mark_flag_as_required(name)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between calls, unless JAX_COMPILATION_CACHE_DIR names a place."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "drenet_jax" / "xla"))
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{_one_line(error)}; see --help.")
+    except FileNotFoundError as error:
+        _fail(f"{_one_line(error)}; check the path given to --config.")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections tells a misspelt or mistyped config field so.
+        _fail(f"a --config field cannot be set: {_one_line(error)}; see the config file's fields.")
+    raise AssertionError("unreachable")
+
+
+def _one_line(error: Exception) -> str:
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    return " ".join(text.split()).rstrip(".")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

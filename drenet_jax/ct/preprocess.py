@@ -1,0 +1,203 @@
+"""From a person's files to lung crops: the one path that prepare, predict and serve share."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from drenet_jax.ct import lungs, slices
+from drenet_jax.ct.fill import fill_blank
+from drenet_jax.ct.series import Excluded, Series, open_series
+from drenet_jax.ct.settings import CtSettings
+from drenet_jax.ct.window import window
+from drenet_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PickedSlice:
+    """One picked slice of a person, kept or not.
+
+    Attributes:
+      index: its place in the ordered series (in the list of paths for single images).
+      name: its file name, relative to the series' folder.
+      source: uint8 [H, W], the original slice, lung-windowed.
+      source_mask: bool [H, W], the lungs; all False if none were found.
+      source_box: the lungs' box (y0, x0, y1, x1) in pixels of the source, half open, or None.
+      image: uint8 [S, S], the lungs' box resized, neither masked nor filled, or None.
+      lung_mask: bool [S, S], the lungs in `image`, or None.
+      why_excluded: '' if the slice is kept.
+    """
+
+    index: int
+    name: str
+    source: np.ndarray
+    source_mask: np.ndarray
+    source_box: tuple[int, int, int, int] | None
+    image: np.ndarray | None
+    lung_mask: np.ndarray | None
+    why_excluded: str
+
+    @property
+    def kept(self) -> bool:
+        return not self.why_excluded
+
+    @property
+    def masked(self) -> np.ndarray:
+        """uint8 [S, S]: the crop with 0 outside the lungs. For slices with lungs only."""
+        assert self.image is not None
+        assert self.lung_mask is not None
+        return np.where(self.lung_mask, self.image, np.uint8(0))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedPerson:
+    """What became of a person's files.
+
+    Attributes:
+      picked: the picked slices in order, kept or not.
+      excluded: files that are no slices of the series, and picked slices that were not kept.
+      n_slices: how many slices the series has (how many single images were given).
+    """
+
+    picked: tuple[PickedSlice, ...]
+    excluded: tuple[Excluded, ...]
+    n_slices: int
+
+    @property
+    def kept(self) -> tuple[PickedSlice, ...]:
+        return tuple(one for one in self.picked if one.kept)
+
+
+def prepare_person(paths: Sequence[Path], settings: CtSettings) -> PreparedPerson:
+    """Picks a person's slices, finds the lungs in them and crops to the lungs (paper 2.2.1).
+
+    One path to a folder is a series: `settings.slices_per_person` slices are picked, and those are
+    kept whose lung area is at least `settings.min_area_share` of the largest among them. Several
+    paths, or one to a file, are single images: all in which lungs are found are kept (DESIGN 3.1).
+    A slice that cannot be decoded is excluded, and the rest goes on.
+
+    Args:
+      paths: a folder, or one or more single slices; at least one.
+      settings: how slices are picked and cropped.
+
+    Raises:
+      InputError: a path does not exist or holds no CT slice; a folder among several paths; pictures
+        of different sizes in one folder.
+    """
+    assert paths
+    paths = [Path(path) for path in paths]
+    if len(paths) == 1 and paths[0].is_dir():
+        return _prepare_series(open_series(paths[0]), settings)
+    for path in paths:
+        if path.is_dir():
+            raise InputError(
+                f"{path} is a folder beside other paths of the same person; "
+                "give a person one folder, or single slices only."
+            )
+    return _prepare_single_images(paths, settings)
+
+
+def filled(picked: PickedSlice, settings: CtSettings, seed: int, patient_id: str) -> np.ndarray:
+    """The crop with its blank filled, the same in every run for the same arguments.
+
+    Args:
+      picked: a slice in which lungs were found.
+      settings: how many copies fill the blank.
+      seed: the seed of the data set.
+      patient_id: whose slice it is.
+
+    Returns:
+      uint8 [S, S].
+    """
+    assert picked.image is not None
+    assert picked.lung_mask is not None
+    # Python's hash() differs between processes.
+    whose = hashlib.sha256(f"{patient_id}\n{picked.index}\n{picked.name}".encode()).digest()
+    entropy = (seed, int.from_bytes(whose[:8], "little"))
+    return fill_blank(picked.image, picked.lung_mask, settings.fill_copies, entropy)
+
+
+def _prepare_series(series: Series, settings: CtSettings) -> PreparedPerson:
+    excluded = list(series.excluded)
+    indices, sources, air = [], [], []
+    for index in slices.pick(len(series.names), settings.slices_per_person):
+        try:
+            pixels = series.read(index)
+        except InputError as error:
+            excluded.append(Excluded(series.names[index], str(error)))
+            continue
+        if sources and pixels.shape != sources[0].shape:
+            raise InputError(
+                f"{series.path} holds pictures of different sizes ({series.names[indices[0]]}, "
+                f"{series.names[index]}), so they are no series; give them as single images."
+            )
+        indices.append(index)
+        sources.append(_windowed(pixels, series, settings))
+        air.append(lungs.find_lungs(pixels))
+    masks = lungs.complete_by_neighbours(air)
+    areas = [int(mask.sum()) for mask in masks]
+    least = settings.min_area_share * max(areas, default=0)
+    picked = []
+    for index, source, mask, area in zip(indices, sources, masks, areas, strict=True):
+        why = ""
+        if area == 0:
+            why = "no lungs found"
+        elif area < least:
+            why = (
+                f"lung area {area / max(areas):.0%} of the person's largest, "
+                f"below {settings.min_area_share:.0%}"
+            )
+        picked.append(_crop(index, series.names[index], source, mask, why, settings))
+    return _person(picked, excluded, len(series.names))
+
+
+def _prepare_single_images(paths: Sequence[Path], settings: CtSettings) -> PreparedPerson:
+    picked, excluded = [], []
+    for index, path in enumerate(paths):
+        series = open_series(path)
+        try:
+            pixels = series.read(0)
+        except InputError as error:
+            excluded.append(Excluded(path.name, str(error)))
+            continue
+        mask = lungs.find_lungs(pixels)
+        why = "" if mask.any() else "no lungs found"
+        source = _windowed(pixels, series, settings)
+        picked.append(_crop(index, path.name, source, mask, why, settings))
+    return _person(picked, excluded, len(paths))
+
+
+def _person(
+    picked: Sequence[PickedSlice], excluded: Sequence[Excluded], n_slices: int
+) -> PreparedPerson:
+    not_kept = [Excluded(one.name, one.why_excluded) for one in picked if not one.kept]
+    return PreparedPerson(tuple(picked), (*excluded, *not_kept), n_slices)
+
+
+def _windowed(pixels: np.ndarray, series: Series, settings: CtSettings) -> np.ndarray:
+    if not series.is_hu:
+        return pixels
+    return window(pixels, settings.window_level_hu, settings.window_width_hu)
+
+
+def _crop(
+    index: int, name: str, source: np.ndarray, mask: np.ndarray, why: str, settings: CtSettings
+) -> PickedSlice:
+    if not mask.any():
+        return PickedSlice(index, name, source, mask, None, None, None, why)
+    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
+    y1, x1 = y0 + height, x0 + width
+    size_px = settings.image_size_px
+    shrinks = height >= size_px and width >= size_px
+    image = cv2.resize(
+        source[y0:y1, x0:x1],
+        (size_px, size_px),
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )
+    soft_mask = cv2.resize(mask[y0:y1, x0:x1].view(np.uint8) * np.uint8(255), (size_px, size_px))
+    return PickedSlice(index, name, source, mask, (y0, x0, y1, x1), image, soft_mask >= 128, why)

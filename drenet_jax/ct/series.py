@@ -1,0 +1,342 @@
+"""One person's slices on disk, in anatomical order: a DICOM series, or PNG/JPEG pictures."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pydicom.errors
+
+from drenet_jax.errors import InputError
+
+# The HU of air outside the scanned field. Some scanners write -2000 or -3024 there.
+PADDING_HU = -1024.0
+
+_HEADER_TAGS = (
+    "SOPClassUID",
+    "Modality",
+    "SeriesInstanceUID",
+    "ImageType",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "NumberOfFrames",
+    "PhotometricInterpretation",
+    "Rows",
+    "Columns",
+    "RescaleSlope",
+    "RescaleIntercept",
+)
+
+# What pydicom and its decoders raise on damaged files.
+_DICOM_ERRORS = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    pydicom.errors.InvalidDicomError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Excluded:
+    """A file that was left out, and why.
+
+    Attributes:
+      name: the file's name, relative to the series' folder.
+      why: the reason, a few words.
+    """
+
+    name: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """The slices of one series, in order; pixels are read one slice at a time.
+
+    Attributes:
+      path: the folder, or the single file.
+      names: the slices' file names relative to the folder, from the feet to the head for DICOM, in
+        natural order for pictures.
+      excluded: the files in the folder that are no slices of this series.
+      is_hu: True for DICOM, whose slices are in HU; pictures are lung-windowed 8 bits already.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    excluded: tuple[Excluded, ...]
+    is_hu: bool
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> np.ndarray:
+        """Decodes one slice.
+
+        Args:
+          index: its place in `names`.
+
+        Returns:
+          float32 [H, W] in HU, at least -1024 (padding is air), or uint8 [H, W].
+
+        Raises:
+          InputError: the file cannot be decoded, or is a colour picture.
+        """
+        name = self.names[index]
+        file = self.path / name if self.path.is_dir() else self.path
+        return _read_hu(file) if self.is_hu else _read_picture(file)
+
+
+def open_series(path: Path) -> Series:
+    """Finds the slices under `path` and orders them, reading headers only.
+
+    DICOM slices are ordered by ImagePositionPatient along the normal of the image plane; file names
+    and InstanceNumber play no part (DESIGN 3.1). If a folder holds several series, the one with
+    most slices is taken. Pictures are ordered by name, with 2 before 10.
+
+    Args:
+      path: a folder of DICOM files (nested or without extensions, too), a folder of PNG/JPEG
+        pictures, or a single file of either kind.
+
+    Raises:
+      InputError: `path` does not exist or holds no CT slice.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the path.")
+    if path.is_dir():
+        files = _files_below(path)
+        if not files:
+            raise InputError(f"{path} is an empty folder; name one with DICOM or PNG/JPEG slices.")
+    else:
+        files = {path.name: path}
+
+    excluded: list[Excluded] = []
+    headers: list[_Header] = []
+    pictures: list[str] = []
+    for name, file in files.items():
+        kind = _kind(file)
+        if kind == "picture":
+            pictures.append(name)
+        elif kind == "dicom":
+            header = _read_header(name, file, needs_place=len(files) > 1)
+            (headers if isinstance(header, _Header) else excluded).append(header)
+        else:
+            excluded.append(Excluded(name, kind))
+
+    if headers:
+        excluded += [Excluded(name, "a picture beside a DICOM series") for name in pictures]
+        names, others = _order(headers)
+        excluded += others
+    elif pictures:
+        names = pictures
+    else:
+        raise InputError(_no_slices(path, excluded))
+    return Series(
+        path=path,
+        names=tuple(names),
+        excluded=tuple(sorted(excluded, key=lambda one: _natural(one.name))),
+        is_hu=bool(headers),
+    )
+
+
+def _no_slices(path: Path, excluded: Sequence[Excluded]) -> str:
+    first = excluded[0]
+    if not path.is_dir():
+        return f"{path} is {first.why}; name a CT slice in DICOM, PNG or JPEG."
+    return (
+        f"{path} holds no CT slice ({first.name}: {first.why}); "
+        "name a folder with DICOM or PNG/JPEG slices."
+    )
+
+
+def _files_below(folder: Path) -> dict[str, Path]:
+    """All files below a folder by relative name, in natural order."""
+    found = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    ]
+    by_name = {file.relative_to(folder).as_posix(): file for file in found}
+    return {name: by_name[name] for name in sorted(by_name, key=_natural)}
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """A sort key under which 2 comes before 10."""
+    return [
+        (not part.isdigit(), int(part) if part.isdigit() else 0, part)
+        for part in re.split(r"([0-9]+)", name)
+        if part
+    ]
+
+
+def _kind(file: Path) -> str:
+    """'dicom' or 'picture' by the file's first bytes, otherwise why it is neither."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(132)
+    except OSError as error:
+        return f"a file that cannot be opened ({error.strerror})"
+    if not head:
+        return "an empty file"
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        return "picture"
+    # Old files lack the preamble and begin with a tag of group 0002 or 0008.
+    if head[128:] == b"DICM" or (head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"):
+        return "dicom"
+    if file.suffix.lower() in (".dcm", ".dicom", ".ima"):
+        return f"no DICOM file in spite of its name ({file.suffix})"
+    return "neither a DICOM file nor a PNG or JPEG picture"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """What ordering needs of a DICOM slice; `place_mm` grows from the feet to the head."""
+
+    name: str
+    series: tuple
+    place_mm: float
+
+
+def _read_header(name: str, file: Path, *, needs_place: bool) -> _Header | Excluded:
+    try:
+        header = pydicom.dcmread(
+            file, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS), force=True
+        )
+        values = {tag: header.get(tag) for tag in _HEADER_TAGS}
+        return _checked_header(name, values, needs_place=needs_place)
+    except _DICOM_ERRORS as error:
+        return Excluded(name, f"a DICOM file whose header cannot be read ({_one_line(error)})")
+
+
+def _checked_header(name: str, values: dict, *, needs_place: bool) -> _Header | Excluded:
+    image_type = [str(part).upper() for part in values["ImageType"] or ()]
+    position, orientation = values["ImagePositionPatient"], values["ImageOrientationPatient"]
+    if values["Modality"] != "CT":
+        return Excluded(name, f"a DICOM file that is no CT (modality {values['Modality']})")
+    if not values["Rows"] or not values["Columns"]:
+        return Excluded(name, "a DICOM file without an image")
+    if int(values["NumberOfFrames"] or 1) > 1:
+        return Excluded(name, "a DICOM file with several frames; write one file a slice")
+    if "LOCALIZER" in image_type:
+        return Excluded(name, "a localizer")
+    if values["PhotometricInterpretation"] != "MONOCHROME2":
+        return Excluded(
+            name, f"a DICOM file that is no CT slice ({values['PhotometricInterpretation']})"
+        )
+    if values["RescaleSlope"] is None or values["RescaleIntercept"] is None:
+        return Excluded(name, "a DICOM file without RescaleSlope and RescaleIntercept: no HU")
+    if not position or not orientation:
+        if needs_place:
+            return Excluded(name, "a DICOM file without position and orientation: no known place")
+        return _Header(name, (), 0.0)
+
+    cosines = np.array(orientation, float)
+    normal = np.cross(cosines[:3], cosines[3:])
+    if abs(normal[2]) < 0.7:
+        return Excluded(name, "a slice that is not axial")
+    # The normal may point to the feet; one direction for all keeps the order the same everywhere.
+    place_mm = float(np.dot(normal, np.array(position, float)) * np.sign(normal[2]))
+    series = (
+        str(values["SeriesInstanceUID"]),
+        int(values["Rows"]),
+        int(values["Columns"]),
+        tuple(np.round(cosines, 2).tolist()),
+    )
+    return _Header(name, series, place_mm)
+
+
+def _order(headers: Sequence[_Header]) -> tuple[list[str], list[Excluded]]:
+    """The names of the largest series by place, and what is no slice of it."""
+    counts = collections.Counter(header.series for header in headers)
+    series, count = counts.most_common(1)[0]
+    excluded = []
+    slices: list[_Header] = []
+    for header in headers:
+        if header.series == series:
+            slices.append(header)
+        elif header.series[:1] == series[:1]:
+            why = "a slice of another size or orientation than the rest of its series"
+            excluded.append(Excluded(header.name, why))
+        else:
+            why = f"of another series, with {counts[header.series]} slices ({count} are taken)"
+            excluded.append(Excluded(header.name, why))
+    slices.sort(key=lambda header: header.place_mm)
+    names: list[str] = []
+    last_mm = None
+    for header in slices:
+        if last_mm is not None and header.place_mm - last_mm < 1e-3:
+            excluded.append(Excluded(header.name, f"at the same place as {names[-1]}"))
+            continue
+        names.append(header.name)
+        last_mm = header.place_mm
+    return names, excluded
+
+
+def _read_hu(file: Path) -> np.ndarray:
+    try:
+        dataset = pydicom.dcmread(file, force=True)
+        stored = dataset.pixel_array
+        hu = np.multiply(stored, dataset.RescaleSlope, dtype=np.float32)
+        hu += np.float32(dataset.RescaleIntercept)
+        padding = dataset.get("PixelPaddingValue")
+        if padding is not None:
+            limit = dataset.get("PixelPaddingRangeLimit", padding)
+            low, high = sorted((int(padding), int(limit)))
+            hu[(stored >= low) & (stored <= high)] = PADDING_HU
+    except _DICOM_ERRORS as error:
+        raise InputError(
+            f"{file} cannot be decoded ({_one_line(error)}); export the slice again."
+        ) from error
+    if hu.ndim != 2:
+        raise InputError(f"{file} is not a single grey slice but has the shape {hu.shape}.")
+    return np.maximum(hu, PADDING_HU, out=hu)
+
+
+def _read_picture(file: Path) -> np.ndarray:
+    # imdecode rather than imread: the latter cannot open every file name everywhere.
+    data = file.read_bytes()
+    cut_off = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < 0
+    image = None if cut_off else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise InputError(f"{file} cannot be decoded as a picture; export the slice again.")
+    if image.dtype != np.uint8:
+        raise InputError(
+            f"{file} has {8 * image.dtype.itemsize} bits a pixel; "
+            "give DICOM, or a lung-windowed picture of 8 bits."
+        )
+    if image.ndim == 2:
+        return image
+    if image.shape[2] not in (3, 4):
+        raise InputError(f"{file} has {image.shape[2]} channels; give a grey picture.")
+    colour = image[..., :3]
+    spread = colour.max(axis=2) - colour.min(axis=2)
+    # Arrows and letters of a reader are coloured, too, but small.
+    if np.mean(spread > _GREY_SPREAD) > _COLOURED_SHARE:
+        raise InputError(f"{file} is a colour picture, no CT slice; give a grey CT slice.")
+    return cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY)
+
+
+# A pixel is coloured if its channels lie further apart than this: JPEG blurs colour, and scans of
+# print are tinted.
+_GREY_SPREAD = 40
+_COLOURED_SHARE = 0.1
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return text or type(error).__name__

@@ -1,0 +1,1 @@
+"""Persons and batches: cohort, split, records, and the input pipeline."""

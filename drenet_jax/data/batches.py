@@ -1,0 +1,130 @@
+"""Batches for the step: uint8 slices in an order that (seed, step) alone decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from drenet_jax.data.records import PreparedData
+from drenet_jax.errors import InputError
+
+FILLS = ("train", "always", "never")
+
+
+def train_batches(
+    data: PreparedData,
+    *,
+    batch_size: int,
+    first_step: int,
+    fill: str,
+    shuffle_buffer: int,
+    seed: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Endless batches of the training split, this host's part of each.
+
+    Every epoch is a shuffle of its own, and batches run on over the end of an epoch, so every slice
+    is seen as often as any other. All hosts walk the same order and each decodes its own part, so
+    the global batch of a step does not depend on the number of hosts.
+
+    Args:
+      data: what `prepare` wrote.
+      batch_size: global.
+      first_step: the step of the first batch; a run that goes on starts where it stopped.
+      fill: one of `FILLS`.
+      shuffle_buffer: slices held for shuffling.
+      seed: of the order.
+
+    Yields:
+      image uint8 [b, S, S] and label int32 [b], b = batch_size / hosts.
+    """
+    n = data.n_slices["train"]
+    records = _records(data, "train")
+    first_slice = first_step * batch_size
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        return records.shuffle(
+            min(shuffle_buffer, n),
+            seed=tf.random.experimental.stateless_fold_in([seed, 0], number)[0],
+            reshuffle_each_iteration=False,
+        )
+
+    per_host = batch_size // jax.process_count()
+    first_place = jax.process_index() * per_host
+    order = tf.data.Dataset.range(first_slice // n, tf.int64.max).flat_map(epoch)
+    order = order.skip(first_slice % n).enumerate()
+
+    def is_ours(place: tf.Tensor, record) -> tf.Tensor:
+        del record
+        place = place % batch_size
+        return (place >= first_place) & (place < first_place + per_host)
+
+    if jax.process_count() > 1:
+        order = order.filter(is_ours)
+    decoded = order.map(
+        lambda place, record: _decode(record, filled=fill != "never"),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    batches = decoded.batch(per_host, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    for batch in tfds.as_numpy(batches):
+        yield batch["image"], batch["label"]
+
+
+def split_batches(
+    data: PreparedData, split: str, *, batch_size: int, fill: str
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every slice of a split exactly once, in the order of the records; the last batch is smaller.
+
+    Yields:
+      image uint8 [b, S, S], label int32 [b], slice_index int32 [b], and lists of b texts:
+      patient_id, slice_name, site.
+
+    Raises:
+      InputError: the records hold a person whom `split.json` has in another split.
+    """
+    members = set(data.persons[split])
+    if not data.n_slices[split]:
+        return
+    decoded = _records(data, split).map(
+        lambda record: _decode(record, filled=fill == "always"),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    for batch in tfds.as_numpy(decoded.batch(batch_size).prefetch(tf.data.AUTOTUNE)):
+        for name in ("patient_id", "slice_name", "site"):
+            batch[name] = [text.decode() for text in batch[name]]
+        strangers = set(batch["patient_id"]) - members
+        if strangers:
+            raise InputError(
+                f"{data.path}: the records of {split} hold {sorted(strangers)[0]!r}, "
+                "whom split.json has elsewhere; run prepare again."
+            )
+        yield batch
+
+
+def _records(data: PreparedData, split: str) -> tf.data.Dataset:
+    """The records of a split in a fixed order, pictures still encoded."""
+    return data.builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders={
+            "image": tfds.decode.SkipDecoding(),
+            "lung_mask": tfds.decode.SkipDecoding(),
+        },
+    )
+
+
+def _decode(record: dict[str, tf.Tensor], *, filled: bool) -> dict[str, tf.Tensor]:
+    image = tf.io.decode_png(record["image"], channels=1)[..., 0]
+    if not filled:
+        mask = tf.io.decode_png(record["lung_mask"], channels=1)[..., 0]
+        image = tf.where(mask > 0, image, tf.zeros_like(image))
+    return {
+        "image": image,
+        "label": tf.cast(record["label"], tf.int32),
+        **{name: record[name] for name in ("patient_id", "slice_index", "slice_name", "site")},
+    }

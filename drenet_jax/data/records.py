@@ -1,0 +1,203 @@
+"""The data set on disk: a TFDS builder of sharded TFRecords, and the files that go with it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from drenet_jax.ct.settings import CtSettings
+from drenet_jax.data.cohort import SPLITS
+from drenet_jax.data.split import check_split
+from drenet_jax.errors import InputError
+
+# Shards are kept near this size, and there are at least so many that 16 readers have work.
+SHARD_BYTES = 128 << 20
+LEAST_SHARDS = 16
+
+_VERSION = "1.0.0"
+_SETTINGS_FILE = "dataset.json"
+_SPLIT_FILE = "split.json"
+
+tfds.disable_progress_bar()
+
+
+class CtSlices(tfds.core.GeneratorBasedBuilder):
+    """Kept slices of chest CT series: lung crops with the blank filled, and lung masks."""
+
+    name = "ct_slices"
+    VERSION = tfds.core.Version(_VERSION)
+    # Without it, TFDS searches the package's files for a description.
+    pkg_dir_path = None
+
+    def __init__(
+        self,
+        *,
+        data_dir: os.PathLike,
+        labels: tuple[str, ...],
+        image_size_px: int,
+        examples: Mapping[str, Callable[[], Iterator[dict[str, Any]]]],
+    ):
+        """A builder of the given examples.
+
+        Args:
+          data_dir: the folder under which `ct_slices/1.0.0` is made.
+          labels: names of the classes, in order.
+          image_size_px: height and width of the crops.
+          examples: split -> a function that yields its examples (see `transform`).
+        """
+        self._labels = labels
+        self._image_size_px = image_size_px
+        self._examples = examples
+        super().__init__(data_dir=data_dir, file_format="tfrecord")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        png = (self._image_size_px, self._image_size_px, 1)
+        return self.dataset_info_from_configs(
+            description="Lung crops of chest CT slices, prepared for DRENet.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=png, encoding_format="png"),
+                    "lung_mask": tfds.features.Image(shape=png, encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=list(self._labels)),
+                    "patient_id": tfds.features.Text(),
+                    "slice_index": tf.int32,
+                    "slice_name": tfds.features.Text(),
+                    "source_box": tfds.features.Tensor(shape=(4,), dtype=tf.int32),
+                    "source_size": tfds.features.Tensor(shape=(2,), dtype=tf.int32),
+                    "site": tfds.features.Text(),
+                }
+            ),
+            disable_shuffling=False,
+        )
+
+    def _split_generators(self, dl_manager) -> dict:
+        del dl_manager
+        return {split: self._generate_examples(make()) for split, make in self._examples.items()}
+
+    def _generate_examples(self, examples: Iterator[dict[str, Any]]) -> Iterator:
+        for example in examples:
+            key = f"{example['patient_id']}\n{example['slice_index']}\n{example['slice_name']}"
+            images = {name: io.BytesIO(example[name]) for name in ("image", "lung_mask")}
+            yield key, {**example, **images}
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedData:
+    """A folder that `prepare` wrote.
+
+    Attributes:
+      path: the folder.
+      labels: names of the classes, in order.
+      ct: the settings of the image side.
+      seed: of the split and the fill.
+      persons: split -> patient_ids.
+      n_slices: split -> number of examples.
+    """
+
+    path: Path
+    labels: tuple[str, ...]
+    ct: CtSettings
+    seed: int
+    persons: Mapping[str, tuple[str, ...]]
+    n_slices: Mapping[str, int]
+
+    @property
+    def builder(self) -> tfds.core.DatasetBuilder:
+        """TFDS's reader of the records."""
+        return tfds.builder_from_directory(self.path / CtSlices.name / _VERSION)
+
+
+def write_records(
+    folder: Path,
+    *,
+    labels: tuple[str, ...],
+    ct: CtSettings,
+    seed: int,
+    persons: Mapping[str, list[str]],
+    n_slices: Mapping[str, int],
+    n_bytes: int,
+    examples: Mapping[str, Callable[[], Iterator[dict[str, Any]]]],
+) -> None:
+    """Writes the TFDS folder, `split.json` and `dataset.json` into `folder`.
+
+    Args:
+      folder: an existing folder.
+      labels, ct, seed, persons, n_slices: as in `PreparedData`.
+      n_bytes: size of all examples, for the number of shards.
+      examples: split -> a function that yields its examples. Splits without any are left out.
+    """
+    filled = {split: make for split, make in examples.items() if n_slices[split]}
+    n_shards = max(LEAST_SHARDS, -(-n_bytes // SHARD_BYTES))
+    # Every split gets as many; more shards than examples would leave some empty.
+    n_shards = min(n_shards, *(n_slices[split] for split in filled))
+    builder = CtSlices(
+        data_dir=folder, labels=labels, image_size_px=ct.image_size_px, examples=filled
+    )
+    with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
+        # TFDS prints as if it were downloading, and makes a folder for what it does not download.
+        builder.download_and_prepare(
+            download_dir=downloads,
+            download_config=tfds.download.DownloadConfig(num_shards=n_shards),
+            file_format="tfrecord",
+        )
+    _write_json(folder / _SPLIT_FILE, {split: persons[split] for split in SPLITS})
+    _write_json(
+        folder / _SETTINGS_FILE,
+        {
+            "labels": list(labels),
+            "ct": ct.to_dict(),
+            "seed": seed,
+            "n_slices": {split: n_slices[split] for split in SPLITS},
+        },
+    )
+
+
+def open_data(folder: str | os.PathLike) -> PreparedData:
+    """Opens what `prepare` wrote, and checks that nobody is in two splits.
+
+    Raises:
+      InputError: `folder` is not such a folder, or somebody is in two splits.
+    """
+    folder = Path(folder)
+    if not str(folder) or not (folder / _SETTINGS_FILE).is_file():
+        raise InputError(
+            f"--config.data.dir={folder} is not a folder that prepare wrote "
+            f"(it has no {_SETTINGS_FILE}); give the --out of prepare."
+        )
+    settings = _read_json(folder / _SETTINGS_FILE)
+    persons = _read_json(folder / _SPLIT_FILE)
+    try:
+        check_split(persons, str(folder / _SPLIT_FILE))
+        return PreparedData(
+            path=folder,
+            labels=tuple(settings["labels"]),
+            ct=CtSettings.from_dict(settings["ct"]),
+            seed=settings["seed"],
+            persons={split: tuple(persons[split]) for split in SPLITS},
+            n_slices=dict(settings["n_slices"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} was written by another version of drenet_jax ({error}); run prepare again."
+        ) from error
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); run prepare again.") from error

@@ -1,0 +1,1 @@
+"""From a trained model to answers: a person's diagnosis, metrics with intervals, reports."""

@@ -1,0 +1,197 @@
+"""From a person's files to a diagnosis, with a trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from drenet_jax import parallel
+from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled, prepare_person
+from drenet_jax.errors import InputError
+from drenet_jax.evaluation.report import SlicePicture
+from drenet_jax.evaluation.scoring import SliceScorer
+from drenet_jax.models.build import build_model, variable_shapes
+from drenet_jax.models.checkpoints import Checkpoints, Meta
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonResult:
+    """What the model says of one person.
+
+    Attributes:
+      result: what `predict` writes to `result.json` (DESIGN section 2).
+      pictures: the kept slices with their boxes, for the report.
+    """
+
+    result: dict
+    pictures: tuple[SlicePicture, ...]
+
+
+class Predictor:
+    """A trained model with all that it needs to know: labels, settings, weights.
+
+    Attributes:
+      meta: of the checkpoint.
+      identity: what `result.json` says of the model.
+      scorer: the compiled forward pass.
+      variables: its weights, replicated over the devices.
+    """
+
+    def __init__(self, meta: Meta, step: int, workdir: Path, variables: dict, batch_size: int):
+        """See `load`."""
+        self.meta = meta
+        self.identity = {
+            "name": meta.config.model.name,
+            "workdir": str(workdir),
+            "step": step,
+            "labels": list(meta.labels),
+            "ct": meta.ct.to_dict(),
+            "version": meta.version,
+        }
+        self.scorer = SliceScorer(build_model(meta.config, len(meta.labels)), batch_size)
+        self.variables = parallel.replicate(variables)
+
+    @classmethod
+    def load(cls, workdir: str | os.PathLike) -> Predictor:
+        """The best checkpoint of `workdir`.
+
+        Raises:
+          InputError: `workdir` holds no checkpoint that can be used.
+        """
+        checkpoints = Checkpoints.of(workdir, flag="--workdir")
+        step = checkpoints.best_step
+        meta = checkpoints.meta(step)
+        model = build_model(meta.config, len(meta.labels))
+        variables = checkpoints.weights(step, variable_shapes(model))
+        checkpoints.close()
+        return cls(meta, step, Path(workdir), variables, meta.config.evaluation.batch_size)
+
+    def slices(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores prepared slices.
+
+        Args:
+          images: uint8 [N, S, S], lung crops of the model's input size, masked (or filled, if
+            `data.fill` is "always").
+
+        Returns:
+          probabilities, logits, raw_logits [N, C]; boxes [N, K, 4] (y0, x0, y1, x1 in pixels of the
+          model's input, half open, best first); scores [N, K] of the proposal head;
+          part_probabilities [N, K, C], what each box alone predicts.
+
+        Raises:
+          InputError: the images have another type or size.
+        """
+        size = self.meta.ct.image_size_px
+        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (size, size):
+            raise InputError(
+                f"the images are {images.dtype} {list(images.shape)}; "
+                f"this model takes uint8 [N, {size}, {size}]."
+            )
+        if not len(images):
+            raise InputError("there are no images; give at least one.")
+        return self.scorer(self.variables, images)
+
+    def person(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> dict:
+        """The diagnosis of one person: what `predict` writes to `result.json`.
+
+        Args:
+          path: a DICOM folder, a folder of PNG/JPEG slices, or one or several single slices.
+
+        Raises:
+          InputError: `path` holds no chest CT slice.
+        """
+        return self.explain(path).result
+
+    def explain(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> PersonResult:
+        """As `person`, with the pictures that show why."""
+        paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+        prepared = prepare_person([Path(one) for one in paths], self.meta.ct)
+        if not prepared.kept:
+            raise InputError(_nothing_kept(paths, prepared))
+        images = np.stack([self._input_image(picked) for picked in prepared.kept])
+        scored = self.slices(images)
+        return self._person_result(prepared, scored)
+
+    def _input_image(self, picked: PickedSlice) -> np.ndarray:
+        if self.meta.config.data.fill != "always":
+            return picked.masked
+        # A new person has no patient_id; the fill needs only to be the same every time.
+        return filled(picked, self.meta.ct, self.meta.fill_seed, "")
+
+    def _person_result(self, prepared: PreparedPerson, scored: dict) -> PersonResult:
+        labels = self.meta.labels
+        person = scored["probabilities"].astype(np.float64).mean(axis=0)
+        predicted = int(person.argmax())
+        pictures = []
+        for i, picked in enumerate(prepared.kept):
+            pictures.append(
+                SlicePicture(
+                    index=picked.index,
+                    name=picked.name,
+                    source=picked.source,
+                    source_box=picked.source_box,
+                    probabilities=_by_label(labels, scored["probabilities"][i]),
+                    boxes=_source_boxes(
+                        scored["boxes"][i],
+                        scored["part_probabilities"][i, :, predicted],
+                        picked.source_box,
+                        self.meta.ct.image_size_px,
+                    ),
+                )
+            )
+        result = {
+            "person": {
+                "label": labels[predicted],
+                "probabilities": _by_label(labels, person),
+                "n_slices": len(prepared.kept),
+            },
+            "slices": [
+                {
+                    "name": picture.name,
+                    "index": picture.index,
+                    "probabilities": picture.probabilities,
+                    "boxes": picture.boxes,
+                }
+                for picture in pictures
+            ],
+            "excluded": [{"name": one.name, "why": one.why} for one in prepared.excluded],
+            "model": self.identity,
+        }
+        return PersonResult(result, tuple(pictures))
+
+
+def _by_label(labels: Sequence[str], values: np.ndarray) -> dict[str, float]:
+    return {label: float(value) for label, value in zip(labels, values, strict=True)}
+
+
+def _source_boxes(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    source_box: tuple[int, int, int, int],
+    image_size_px: int,
+) -> list[dict[str, float]]:
+    """Boxes of the model's input, clipped to it, in pixels of the original slice."""
+    y0, x0, y1, x1 = source_box
+    scale = np.array([y1 - y0, x1 - x0] * 2) / image_size_px
+    offset = np.array([y0, x0] * 2)
+    edges = np.clip(boxes, 0, image_size_px) * scale + offset
+    return [
+        {
+            **dict(zip(("y0", "x0", "y1", "x1"), map(float, box), strict=True)),
+            "score": float(score),
+        }
+        for box, score in zip(edges, scores, strict=True)
+    ]
+
+
+def _nothing_kept(paths: Sequence, prepared: PreparedPerson) -> str:
+    names = ", ".join(str(one) for one in paths[:3])
+    first = prepared.excluded[0]
+    return (
+        f"invalid input: no lungs were found in {names} ({first.name}: {first.why.rstrip('.')}); "
+        "give axial chest CT slices."
+    )

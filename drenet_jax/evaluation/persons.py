@@ -1,0 +1,219 @@
+"""The predictions of slices, and of the persons that the slices belong to."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from drenet_jax.errors import InputError
+
+_PROBABILITY = "p_"
+_SLICE_COLUMNS = ("patient_id", "slice_name", "slice_index", "site", "label")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SlicePredictions:
+    """What the model says of N slices, with what is known of each.
+
+    Attributes:
+      labels: the names of the C classes, in the order of the columns of `probabilities`.
+      patient_id: [N] str.
+      slice_name: [N] str, the file that the slice came from.
+      slice_index: [N] int, its place in the person's series.
+      site: [N] str, the hospital; empty where the cohort names none.
+      label: [N] int, the true class.
+      probabilities: [N, C] float, the softmax of each slice; a row sums to 1.
+    """
+
+    labels: tuple[str, ...]
+    patient_id: np.ndarray
+    slice_name: np.ndarray
+    slice_index: np.ndarray
+    site: np.ndarray
+    label: np.ndarray
+    probabilities: np.ndarray
+
+    def __post_init__(self):
+        _check_columns(self)
+
+    def __len__(self) -> int:
+        return len(self.patient_id)
+
+    def to_csv(self, path: str | os.PathLike) -> None:
+        """Writes `slices.csv`: patient_id, slice_name, slice_index, site, label, p_<label>..."""
+        _write_csv(path, self, _SLICE_COLUMNS)
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike) -> SlicePredictions:
+        """Reads what `to_csv` wrote; the probabilities come back to the last bit.
+
+        Raises:
+          InputError: the file is missing or is not such a table.
+        """
+        header, rows = _read_csv(path)
+        missing = [name for name in _SLICE_COLUMNS if name not in header]
+        labels = tuple(
+            name.removeprefix(_PROBABILITY) for name in header if name.startswith(_PROBABILITY)
+        )
+        if missing or len(labels) < 2:
+            wanted = missing or [f"{_PROBABILITY}<label> for each of two or more labels"]
+            raise InputError(
+                f"{path} has no column {', '.join(wanted)}; "
+                "give the slices.csv that evaluate wrote."
+            )
+        numbers = []
+        for line, row in rows:
+            if row["label"] not in labels:
+                raise InputError(
+                    f"{path}, line {line}: the label {row['label']!r} has no column "
+                    f"{_PROBABILITY}{row['label']}; the labels there are {', '.join(labels)}."
+                )
+            try:
+                index = int(row["slice_index"])
+                probabilities = [float(row[_PROBABILITY + name]) for name in labels]
+            except ValueError as error:
+                raise InputError(f"{path}, line {line}: {error}; write a number there.") from error
+            if not np.isfinite(probabilities).all():
+                raise InputError(
+                    f"{path}, line {line}: a probability is not finite; write a number there."
+                )
+            numbers.append((index, labels.index(row["label"]), probabilities))
+        return cls(
+            labels=labels,
+            patient_id=_strings([row["patient_id"] for _, row in rows]),
+            slice_name=_strings([row["slice_name"] for _, row in rows]),
+            slice_index=np.array([index for index, _, _ in numbers], np.int64),
+            site=_strings([row["site"] for _, row in rows]),
+            label=np.array([label for _, label, _ in numbers], np.int64),
+            probabilities=np.array([p for _, _, p in numbers], np.float64).reshape(
+                len(rows), len(labels)
+            ),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PersonPredictions:
+    """What the model says of P persons.
+
+    Attributes:
+      labels: the names of the C classes, in the order of the columns of `probabilities`.
+      patient_id: [P] str, each once.
+      site: [P] str, the hospital; several are joined by " + ".
+      label: [P] int, the true class.
+      n_slices: [P] int, how many slices were averaged.
+      probabilities: [P, C] float64.
+    """
+
+    labels: tuple[str, ...]
+    patient_id: np.ndarray
+    site: np.ndarray
+    label: np.ndarray
+    n_slices: np.ndarray
+    probabilities: np.ndarray
+
+    def __post_init__(self):
+        _check_columns(self)
+
+    def __len__(self) -> int:
+        return len(self.patient_id)
+
+    def to_csv(self, path: str | os.PathLike) -> None:
+        """Writes `persons.csv`: patient_id, label, n_slices, site, p_<label>..."""
+        _write_csv(path, self, ("patient_id", "label", "n_slices", "site"))
+
+
+def person_predictions(slices: SlicePredictions) -> PersonPredictions:
+    """Each person's probabilities: the mean of those of the person's slices (paper 2.2.3).
+
+    Persons come in the order of their first slice.
+
+    Raises:
+      InputError: a person's slices have two labels.
+    """
+    _, first, group = np.unique(slices.patient_id, return_index=True, return_inverse=True)
+    label = slices.label[first]
+    torn = np.flatnonzero(slices.label != label[group])
+    if torn.size:
+        one, other = (slices.labels[i] for i in (label[group[torn[0]]], slices.label[torn[0]]))
+        raise InputError(
+            f"person {str(slices.patient_id[torn[0]])!r} has slices of two labels, {one} and "
+            f"{other}; give every row of this person in the cohort the same label."
+        )
+    n_slices = np.bincount(group, minlength=len(first))
+    total = np.zeros((len(first), len(slices.labels)))
+    np.add.at(total, group, slices.probabilities.astype(np.float64))
+    sites: list[dict[str, None]] = [{} for _ in first]
+    for person, site in zip(group, slices.site, strict=True):
+        sites[person][str(site)] = None
+    order = np.argsort(first)
+    return PersonPredictions(
+        labels=slices.labels,
+        patient_id=slices.patient_id[first][order],
+        site=_strings([" + ".join(sites[person]) for person in order]),
+        label=label[order],
+        n_slices=n_slices[order],
+        probabilities=(total / n_slices[:, None])[order],
+    )
+
+
+def _check_columns(table: SlicePredictions | PersonPredictions) -> None:
+    n = len(table.patient_id)
+    for field in dataclasses.fields(table):
+        column = getattr(table, field.name)
+        if field.name == "labels":
+            assert len(column) >= 2, column
+            assert len(set(column)) == len(column), column
+        elif field.name == "probabilities":
+            assert column.shape == (n, len(table.labels)), (column.shape, n, table.labels)
+            assert np.isfinite(column).all()
+        else:
+            assert column.shape == (n,), (field.name, column.shape, n)
+    assert np.all((table.label >= 0) & (table.label < len(table.labels)))
+
+
+def _strings(values: list[str]) -> np.ndarray:
+    # Without a dtype, NumPy would make an empty list a column of floats.
+    return np.array(values, dtype=np.str_)
+
+
+def _write_csv(
+    path: str | os.PathLike,
+    table: SlicePredictions | PersonPredictions,
+    columns: tuple[str, ...],
+) -> None:
+    # A file name that is not UTF-8 reaches us with lone surrogates, which no encoding can write.
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*columns, *(_PROBABILITY + name for name in table.labels)])
+        for i in range(len(table)):
+            row = [
+                table.labels[table.label[i]] if name == "label" else getattr(table, name)[i]
+                for name in columns
+            ]
+            writer.writerow([*row, *(repr(float(p)) for p in table.probabilities[i])])
+
+
+def _read_csv(path: str | os.PathLike) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]]:
+    """The header and the rows of a table, each row with its line number."""
+    path = Path(path)
+    try:
+        # utf-8-sig: spreadsheets put a mark before the first column's name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval=None, strict=True)
+            header = list(reader.fieldnames or [])
+            rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a CSV table in UTF-8 ({error}).") from error
+    for line, row in rows:
+        if None in row or None in row.values():
+            raise InputError(
+                f"{path}, line {line}: the row has not {len(header)} fields; mend or remove it."
+            )
+    return header, rows

@@ -1,0 +1,77 @@
+"""The one forward pass that validation, evaluate, predict and serve share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drenet_jax import parallel
+from drenet_jax.errors import InputError
+from drenet_jax.models.drenet import DRENet
+
+
+class SliceScorer:
+    """A model on all local devices of this host, compiled for one batch size."""
+
+    def __init__(self, model: DRENet, batch_size: int):
+        """Prepares the forward pass; it is compiled at the first call.
+
+        Args:
+          model: the network.
+          batch_size: slices in a forward pass, over all local devices.
+
+        Raises:
+          InputError: the batch does not split evenly over the devices.
+        """
+        devices = jax.local_device_count()
+        if batch_size < 1 or batch_size % devices:
+            raise InputError(
+                f"--config.evaluation.batch_size={batch_size} must be a multiple of the "
+                f"{devices} devices."
+            )
+        self.batch_size = batch_size
+        self._forward = parallel.map_over_devices(_make_forward(model))
+
+    def __call__(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores slices, each exactly once, whatever the number of devices.
+
+        Args:
+          variables: `params` and `batch_stats`, replicated over the devices.
+          images: uint8 [N, S, S] prepared slices, N at least 1.
+
+        Returns:
+          probabilities, logits, raw_logits: [N, C].
+          boxes: [N, K, 4], y0, x0, y1, x1 in pixels of the input, best first.
+          scores: [N, K], the proposal head's scores.
+          part_probabilities: [N, K, C], what each box alone predicts.
+        """
+        parts = [
+            self._padded(variables, images[start : start + self.batch_size])
+            for start in range(0, len(images), self.batch_size)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _padded(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
+        n = len(images)
+        padded = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
+        padded[:n] = images
+        outputs = self._forward(variables, parallel.shard(padded))
+        return {name: array[:n] for name, array in parallel.unshard(outputs).items()}
+
+
+def _make_forward(model: DRENet) -> Callable:
+    def forward(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
+        outputs = model.apply(variables, images.astype(jnp.float32) / 255, train=False)
+        return {
+            "probabilities": jax.nn.softmax(outputs.logits),
+            "logits": outputs.logits,
+            "raw_logits": outputs.raw_logits,
+            "boxes": outputs.boxes,
+            "scores": outputs.scores,
+            "part_probabilities": jax.nn.softmax(outputs.part_logits),
+        }
+
+    return forward

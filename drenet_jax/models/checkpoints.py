@@ -1,0 +1,225 @@
+"""Checkpoints of a run: weights, optimiser and an account of both, written by Orbax.
+
+A workdir holds `checkpoints/<step>/` with three items: `weights` (params and batch statistics, all
+that a prediction needs), `optimizer` (what else a run needs to go on) and `meta` (JSON: config,
+labels, settings of the image side). The latest and the best by validation are kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from drenet_jax.ct.settings import CtSettings
+from drenet_jax.errors import InputError
+
+PyTree = Any
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What must be known of weights to use them.
+
+    Attributes:
+      config: the training configuration.
+      labels: names of the classes, in order.
+      ct: the settings of the image side; a new person is prepared in the same way.
+      fill_seed: of the data set's fill.
+      version: of drenet_jax.
+    """
+
+    config: ml_collections.ConfigDict
+    labels: tuple[str, ...]
+    ct: CtSettings
+    fill_seed: int
+    version: str
+
+    def to_dict(self) -> dict:
+        return {
+            "format": FORMAT,
+            "config": json.loads(self.config.to_json()),
+            "labels": list(self.labels),
+            "ct": self.ct.to_dict(),
+            "fill_seed": self.fill_seed,
+            "version": self.version,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Meta:
+        return cls(
+            config=ml_collections.ConfigDict(values["config"]),
+            labels=tuple(values["labels"]),
+            ct=CtSettings.from_dict(values["ct"]),
+            fill_seed=values["fill_seed"],
+            version=values["version"],
+        )
+
+
+class Checkpoints:
+    """The checkpoints of a workdir."""
+
+    def __init__(self, workdir: str | os.PathLike):
+        """Opens the checkpoints of `workdir`; makes the folder if needed."""
+        self._folder = Path(workdir).absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            item_names=("weights", "optimizer", "meta"),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_goodness,
+                preservation_policy=AnyPreservationPolicy(
+                    [LatestN(1), BestN(get_metric_fn=_goodness, n=1)]
+                ),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    @classmethod
+    def of(cls, workdir: str | os.PathLike, *, flag: str) -> Checkpoints:
+        """The checkpoints of a workdir that must have some.
+
+        Raises:
+          InputError: it has none; `flag` is named as the place to mend it.
+        """
+        folder = Path(workdir) / "checkpoints"
+        if not folder.is_dir() or not any(one.name.isdigit() for one in folder.iterdir()):
+            raise InputError(
+                f"{flag}={workdir} holds no checkpoint; name a folder in which train has finished "
+                "an epoch."
+            )
+        return cls(workdir)
+
+    @property
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int:
+        """The step with the best validation figures, or the latest where none was validated."""
+        step = self._manager.best_step()
+        return self._manager.latest_step() if step is None else step
+
+    def save(
+        self, step: int, weights: PyTree, optimizer: PyTree, meta: Meta, metrics: Mapping
+    ) -> None:
+        """Writes a checkpoint in the background; see `wait`.
+
+        Args:
+          step: updates made so far; above the latest one.
+          weights: `{"params", "batch_stats"}`.
+          optimizer: everything else that a run needs to go on.
+          meta: the account.
+          metrics: of the validation: `auc` (of persons, or None) and `cross_entropy` (of slices).
+        """
+        saved = self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                weights=ocp.args.StandardSave(weights),
+                optimizer=ocp.args.StandardSave(optimizer),
+                meta=ocp.args.JsonSave(meta.to_dict()),
+            ),
+            metrics=dict(metrics),
+        )
+        # Orbax says nothing when a step lies below the latest.
+        assert saved, step
+
+    def wait(self) -> None:
+        """Returns when all that was saved is whole on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def meta(self, step: int) -> Meta:
+        """The account of a checkpoint."""
+        values = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        if values["meta"].get("format") != FORMAT:
+            raise InputError(
+                f"{self._folder / str(step)} was written by another version of drenet_jax; "
+                "train again, or use that version."
+            )
+        return Meta.from_dict(values["meta"])
+
+    def weights(self, step: int, shapes: PyTree) -> PyTree:
+        """Weights as NumPy arrays.
+
+        Args:
+          step: of the checkpoint.
+          shapes: of the expected weights (`build.variable_shapes`).
+
+        Raises:
+          InputError: the checkpoint holds other names or shapes.
+        """
+        return self._restore(step, "weights", shapes)
+
+    def optimizer(self, step: int, shapes: PyTree) -> PyTree:
+        """What `save` was given as `optimizer`, as NumPy arrays."""
+        return self._restore(step, "optimizer", shapes)
+
+    def _restore(self, step: int, item: str, shapes: PyTree) -> PyTree:
+        where = self._folder / str(step) / item
+        # Orbax tells a mismatch in thousands of lines.
+        check_shapes(self._shapes(step, item), shapes, str(where))
+        target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
+        return self._manager.restore(step, args=args)[item]
+
+    def _shapes(self, step: int, item: str) -> PyTree:
+        return self._manager.item_metadata(step)[item]
+
+
+def _goodness(metrics: Mapping) -> tuple[float, float]:
+    """Higher is better: person AUC first; of equal ones the lower cross-entropy of slices.
+
+    Without validation all are equal, and Orbax takes the latest of equals.
+    """
+    auc, cross_entropy = metrics["auc"], metrics["cross_entropy"]
+    return (-1.0 if auc is None else auc, 0.0 if cross_entropy is None else -cross_entropy)
+
+
+def check_shapes(found: PyTree, wanted: PyTree, where: str) -> None:
+    """Compares two trees of arrays (or of their shapes) by name.
+
+    Raises:
+      InputError: one sentence that lists every missing, extra and wrongly shaped array.
+    """
+    found, wanted = _named_shapes(found), _named_shapes(wanted)
+    faults = [
+        *(f"{name} is missing" for name in wanted if name not in found),
+        *(f"{name} is not expected" for name in found if name not in wanted),
+        *(
+            f"{name} has shape {found[name]} instead of {shape}"
+            for name, shape in wanted.items()
+            if name in found and found[name] != shape
+        ),
+    ]
+    if faults:
+        raise InputError(
+            f"{where} does not fit the model: {'; '.join(faults)}; "
+            "use the config with which the weights were made."
+        )
+
+
+def _named_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
+
+
+def remove(workdir: str | os.PathLike) -> None:
+    """Removes a workdir's checkpoints."""
+    shutil.rmtree(Path(workdir) / "checkpoints", ignore_errors=True)

@@ -1,0 +1,78 @@
+"""Differentiable crops by gathers, and the image weighted by boxes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def crop_and_resize(images: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Cuts boxes out of images and resizes them, bilinear, corners aligned.
+
+    A box (y0, x0, y1, x1) is the half-open cut [y0:y1, x0:x1] in pixels of the image; its sides
+    need not be whole numbers. Output row i is read at y0 + i (y1 − 1 − y0) / (h − 1), so that the
+    first and the last row of the output are the first and the last row of the cut; columns alike.
+    The image goes on as zeros outside its border, and a sample between the border and the outside
+    is between the two. Equal to PyTorch's `interpolate(mode="bilinear", align_corners=True)` of the
+    zero-padded cut. Differentiable in `images` and in `boxes`.
+
+    Args:
+      images: [B, H, W, C], floating point.
+      boxes: [B, K, 4], y0, x0, y1, x1 in pixels.
+      size: height and width of a crop, in pixels.
+
+    Returns:
+      [B, K, h, w, C], of the images' type.
+    """
+    return jax.vmap(jax.vmap(_crop_one, in_axes=(None, 0, None)), in_axes=(0, 0, None))(
+        images, boxes, size
+    )
+
+
+def _crop_one(image: jax.Array, box: jax.Array, size: tuple[int, int]) -> jax.Array:
+    y0, x0, y1, x1 = box.astype(jnp.float32)
+    (y_low, y_high), (wy_low, wy_high) = _samples(y0, y1, size[0], image.shape[0])
+    (x_low, x_high), (wx_low, wx_high) = _samples(x0, x1, size[1], image.shape[1])
+    dtype = image.dtype
+    wx_low, wx_high = (w.astype(dtype)[None, :, None] for w in (wx_low, wx_high))
+    wy_low, wy_high = (w.astype(dtype)[:, None, None] for w in (wy_low, wy_high))
+    top = image[y_low[:, None], x_low] * wx_low + image[y_low[:, None], x_high] * wx_high
+    bottom = image[y_high[:, None], x_low] * wx_low + image[y_high[:, None], x_high] * wx_high
+    return top * wy_low + bottom * wy_high
+
+
+def _samples(start: jax.Array, stop: jax.Array, n: int, length: int):
+    """The two pixels beside each sample along one axis and their weights, 0 outside the image."""
+    last = stop - 1
+    fraction = jnp.arange(n, dtype=jnp.float32) / max(n - 1, 1)
+    position = start * (1 - fraction) + last * fraction
+    low = jnp.floor(position)
+    weight_high = position - low
+    pixels, weights = [], []
+    for pixel, weight in ((low, 1 - weight_high), (low + 1, weight_high)):
+        inside = (pixel >= 0) & (pixel <= length - 1)
+        pixels.append(jnp.clip(pixel, 0, length - 1).astype(jnp.int32))
+        weights.append(jnp.where(inside, weight, 0))
+    return pixels, weights
+
+
+def box_attention(boxes: jax.Array, confidences: jax.Array, height: int, width: int) -> jax.Array:
+    """How much each pixel of an image is looked at (paper 2.2.2).
+
+    Args:
+      boxes: [B, K, 4], y0, x0, y1, x1 in pixels, half open.
+      confidences: [B, K], the weight of each box, 0 or more.
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+
+    Returns:
+      [B, height, width]: at each pixel the largest confidence among the boxes that hold it, 0
+      outside all boxes. The gradient flows into the confidence that was the largest.
+    """
+    rows = jnp.arange(height, dtype=boxes.dtype)
+    columns = jnp.arange(width, dtype=boxes.dtype)
+    y0, x0, y1, x1 = jnp.moveaxis(boxes, -1, 0)
+    in_rows = (rows >= y0[..., None]) & (rows < y1[..., None])
+    in_columns = (columns >= x0[..., None]) & (columns < x1[..., None])
+    inside = in_rows[..., :, None] & in_columns[..., None, :]
+    return jnp.max(jnp.where(inside, confidences[..., None, None], 0), axis=1)

@@ -1,0 +1,144 @@
+"""Where to look: anchors, the two-scale proposal head and hard non-maximum suppression."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """One scale of the proposal head.
+
+    Attributes:
+      stride_px: the distance between neighbouring anchors, in pixels of the image.
+      size_px: the side of a square anchor at scale 1.
+      scales: factors on the side.
+      aspect_ratios: height over width.
+    """
+
+    stride_px: int
+    size_px: int
+    scales: tuple[float, ...]
+    aspect_ratios: tuple[float, ...]
+
+    @property
+    def anchors_per_cell(self) -> int:
+        return len(self.scales) * len(self.aspect_ratios)
+
+    def cells(self, image_size_px: int) -> int:
+        """Cells along one side of the level's grid."""
+        return math.ceil(image_size_px / self.stride_px)
+
+
+def anchor_boxes(levels: Sequence[Level], image_size_px: int) -> np.ndarray:
+    """All anchors, in the order of the proposal head's scores: level, row, column, scale, ratio.
+
+    Returns:
+      [A, 4] float32: y0, x0, y1, x1 in whole pixels, half open; they may reach over the border.
+    """
+    boxes = []
+    for level in levels:
+        n = level.cells(image_size_px)
+        centres = level.stride_px / 2 + level.stride_px * np.arange(n)
+        y, x = np.meshgrid(centres, centres, indexing="ij")
+        sides = [
+            (level.size_px * scale * ratio**0.5, level.size_px * scale / ratio**0.5)
+            for scale in level.scales
+            for ratio in level.aspect_ratios
+        ]
+        height, width = np.array(sides).T
+        y, x = y[..., None], x[..., None]
+        box = np.stack([y - height / 2, x - width / 2, y + height / 2, x + width / 2], axis=-1)
+        boxes.append(box.reshape(-1, 4))
+    # Whole pixels, as the published codes cut them; suppression works on these too.
+    return np.floor(np.concatenate(boxes)).astype(np.float32)
+
+
+def pairwise_iou(boxes: np.ndarray) -> np.ndarray:
+    """Intersection over union of all pairs: [A, 4] -> [A, A] float32."""
+    y0, x0, y1, x1 = boxes.astype(np.float64).T
+    area = (y1 - y0) * (x1 - x0)
+    height = np.minimum.outer(y1, y1) - np.maximum.outer(y0, y0)
+    width = np.minimum.outer(x1, x1) - np.maximum.outer(x0, x0)
+    intersection = np.maximum(height, 0) * np.maximum(width, 0)
+    return (intersection / (area[:, None] + area[None, :] - intersection)).astype(np.float32)
+
+
+def select_top(scores: jax.Array, iou: np.ndarray, threshold: float, count: int) -> jax.Array:
+    """Greedy hard non-maximum suppression (DESIGN 3.5).
+
+    Takes the highest score, drops every anchor whose overlap with it is not below `threshold`, and
+    so on. Of equal scores the lower index wins. Static shapes; no gradient.
+
+    Args:
+      scores: [B, A].
+      iou: [A, A], the overlaps of the anchors, which never change.
+      threshold: anchors with an overlap of this or more are dropped.
+      count: how many to take. The anchors must not run out (see `can_select`).
+
+    Returns:
+      [B, count] int32, indices of anchors, best first.
+    """
+    keeps = jnp.asarray(iou < threshold)
+
+    def one_image(score: jax.Array) -> jax.Array:
+        picks = []
+        for _ in range(count):
+            best = jnp.argmax(score)
+            picks.append(best)
+            score = jnp.where(keeps[best], score, -jnp.inf)
+        return jnp.stack(picks).astype(jnp.int32)
+
+    return jax.vmap(one_image)(jax.lax.stop_gradient(scores).astype(jnp.float32))
+
+
+def can_select(iou: np.ndarray, threshold: float, count: int) -> bool:
+    """Whether `select_top` finds `count` anchors whatever the scores are.
+
+    Each pick drops at most as many anchors as the fullest row of `iou` holds overlaps, so the
+    anchors cannot run out while the picks before the last leave one.
+    """
+    dropped = int((iou >= threshold).sum(axis=1).max())
+    return dropped * (count - 1) < len(iou)
+
+
+class ProposalHead(nn.Module):
+    """A score for each anchor from the feature map (the paper's modified FPN; NTS-Net's navigator).
+
+    Attributes:
+      levels: from the finest; the first has the feature map's stride, each next twice the last's.
+      features: channels inside the head.
+      dtype: of the convolutions; scores are float32.
+    """
+
+    levels: tuple[Level, ...]
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, feature_map: jax.Array) -> jax.Array:
+        """[B, h, w, C] -> scores [B, A] float32, in the order of `anchor_boxes`."""
+        x = feature_map
+        scores = []
+        for i, level in enumerate(self.levels):
+            x = nn.Conv(
+                self.features,
+                (3, 3),
+                strides=1 if i == 0 else 2,
+                padding=((1, 1), (1, 1)),
+                dtype=self.dtype,
+                name=f"down{i + 1}",
+            )(x)
+            x = nn.relu(x)
+            score = nn.Conv(level.anchors_per_cell, (1, 1), dtype=self.dtype, name=f"tidy{i + 1}")(
+                x
+            )
+            scores.append(score.reshape(score.shape[0], -1).astype(jnp.float32))
+        return jnp.concatenate(scores, axis=1)

@@ -1,0 +1,94 @@
+"""Turns a cohort of CT series into sharded records that `train` reads.
+
+For each person 15 slices are picked, lungs are found and cropped, and the blank around them is
+filled. Persons are split into training, validation and test. The folder --out gets the records
+(`ct_slices/`), `split.json`, `excluded.csv` (all that was left out, and why), `dataset.json` (the
+settings) and `qc.html` (every picked slice with its lung outline).
+
+Examples:
+
+  python -m drenet_jax.prepare --cohort=phantoms/cohort.csv --out=data/phantoms
+  python -m drenet_jax.prepare --cohort=mine.csv --out=data/mine --fractions=70,15,15 --seed=1
+  python -m drenet_jax.prepare --cohort=mine.csv --out=data/small --config.image_size_px=224
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from drenet_jax import cli
+from drenet_jax.ct.settings import CtSettings
+from drenet_jax.data.cohort import SPLITS, read_cohort
+from drenet_jax.data.preparation import Account, prepare_cohort
+from drenet_jax.errors import InputError
+from drenet_jax.outputs import new_folder
+
+_COHORT = flags.DEFINE_string("cohort", None, "cohort.csv: patient_id,path,label[,split][,site]")
+_OUT = flags.DEFINE_string("out", None, "the folder to make")
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "processes that work at once")
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the split and of the fill")
+_FRACTIONS = flags.DEFINE_list(
+    "fractions",
+    ["60", "10", "30"],
+    "parts for training, validation and test; a split column in the cohort goes before it",
+)
+_LABELS = flags.DEFINE_list(
+    "labels", [], "names of the classes, in order; default: as they first appear in the cohort"
+)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    str(Path(__file__).resolve().parents[1] / "configs" / "prepare.py"),
+    "settings of the image side",
+)
+
+
+def main() -> None:
+    fractions = _fractions(_FRACTIONS.value)
+    if _WORKERS.value < 1:
+        raise InputError(f"--workers={_WORKERS.value} must be 1 or more.")
+    settings = CtSettings.from_dict(_CONFIG.value.to_dict())
+    cohort = read_cohort(_COHORT.value, _LABELS.value)
+    with new_folder(_OUT.value) as folder:
+        account = prepare_cohort(
+            cohort,
+            folder,
+            settings=settings,
+            seed=_SEED.value,
+            fractions=fractions,
+            workers=_WORKERS.value,
+            progress=lambda summaries, n: tqdm(summaries, total=n, unit="person", desc="prepare"),
+        )
+    _tell(account, Path(_OUT.value))
+
+
+def _fractions(texts: list[str]) -> list[float]:
+    try:
+        fractions = [float(text) for text in texts]
+    except ValueError:
+        fractions = []
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or not fractions[0] > 0:
+        raise InputError(
+            f"--fractions={','.join(texts)} must be three numbers for training (above 0), "
+            "validation and test, as in 60,10,30."
+        )
+    return fractions
+
+
+def _tell(account: Account, out: Path) -> None:
+    for split in SPLITS:
+        print(f"{split}: {len(account.persons[split])} persons, {account.n_slices[split]} slices")
+    print(f"left out: {account.n_excluded} files and persons, see {out / 'excluded.csv'}")
+    for patient_id, why in account.persons_left_out.items():
+        print(f"  person {patient_id} is in no split: {why}", file=sys.stderr)
+    print(f"look at the lungs: {out / 'qc.html'}")
+
+
+if __name__ == "__main__":
+    cli.require("cohort", "out")
+    cli.run(main, __doc__)

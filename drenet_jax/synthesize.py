@@ -1,0 +1,189 @@
+"""Writes a synthetic cohort: DICOM series of phantom chests with known lesions.
+
+Everything else can be tried on it with no data of your own. A third of the persons each has
+COVID-19 (ground-glass patches in both lungs), bacterial pneumonia (a consolidated lobe) or healthy
+lungs. The phantoms are drawings: a model trained on them knows nothing of real patients.
+
+Examples:
+  python -m drenet_jax.synthesize --out=demo/cohort
+  python -m drenet_jax.synthesize --out=demo/small --persons=12 --size=128 --seed=7
+  python -m drenet_jax.synthesize --out=demo/elsewhere --site=B --seed=1
+
+Writes into --out:
+  dicom/<patient_id>/*.dcm   one series a person
+  cohort.csv                 patient_id,path,label,site; what `prepare --cohort` reads
+  lesions.csv                patient_id,slice_name,slice_index,lesion,y0,x0,y1,x1; the box of every
+                             lesion on every slice, in pixels of the slice, half open; slice_index
+                             counts from 0 along the slice normal (feet to head)
+
+The same flags write the same bytes, whatever the number of workers. --site changes the scanner,
+never the persons: use another --seed too if the persons should be others.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import csv
+import multiprocessing
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from drenet_jax import cli
+from drenet_jax.ct import phantom as phantoms
+from drenet_jax.errors import InputError
+from drenet_jax.outputs import new_folder
+
+SMALLEST_PX, LARGEST_PX = 64, 1024
+
+# Spawn keys 0, 1, 2, ... are the persons; this one, out of their reach, shuffles the labels.
+_LABELS_KEY = 2**32 - 1
+
+COHORT_COLUMNS = ("patient_id", "path", "label", "site")
+LESION_COLUMNS = (
+    "patient_id",
+    "slice_name",
+    "slice_index",
+    "lesion",
+    "y0",
+    "x0",
+    "y1",
+    "x1",
+)
+
+_OUT = flags.DEFINE_string("out", None, "The folder to write. It must not exist yet.")
+_PERSONS = flags.DEFINE_integer("persons", 120, "Number of persons, shared evenly by the labels.")
+_SEED = flags.DEFINE_integer("seed", 0, "Another seed gives other persons; 0 or more.")
+_SIZE = flags.DEFINE_integer(
+    "size", 256, f"Height and width of the slices, {SMALLEST_PX} to {LARGEST_PX} pixels."
+)
+_SITE = flags.DEFINE_string(
+    "site", "A", f"The scanner: {' or '.join(phantoms.SITES)} (B: low dose, sharp kernel)."
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Number of processes; as many as the machine has cores if not given."
+)
+
+
+def synthesize(
+    out: Path, *, persons: int, seed: int, size_px: int, site: str, workers: int
+) -> collections.Counter:
+    """Writes the cohort described above into `out`.
+
+    Args:
+      out: a folder that does not exist yet; it appears only when it is whole.
+      persons: how many, at least 1.
+      seed: 0 or more.
+      size_px: height and width of the slices.
+      site: a key of `drenet_jax.ct.phantom.SITES`.
+      workers: number of processes, at least 1.
+
+    Returns:
+      How many persons have which label.
+
+    Raises:
+      InputError: a value that cannot be used, or an `out` that exists or cannot be written.
+    """
+    for good, message in (
+        (persons >= 1, f"--persons={persons} must be at least 1."),
+        (seed >= 0, f"--seed={seed} must be 0 or more."),
+        (
+            SMALLEST_PX <= size_px <= LARGEST_PX,
+            f"--size={size_px} must be from {SMALLEST_PX} to {LARGEST_PX} pixels.",
+        ),
+        (
+            site in phantoms.SITES,
+            f"--site={site} is not known; use one of {', '.join(phantoms.SITES)}.",
+        ),
+        (workers >= 1, f"--workers={workers} must be at least 1."),
+    ):
+        if not good:
+            raise InputError(message)
+
+    labels = _labels(persons, seed)
+    width = max(4, len(str(persons)))
+    ids = [f"phantom-{i + 1:0{width}d}" for i in range(persons)]
+    with new_folder(out) as folder:
+        (folder / "dicom").mkdir()
+        tasks = [
+            (folder / "dicom" / patient_id, patient_id, label, seed, i, size_px, site)
+            for i, (patient_id, label) in enumerate(zip(ids, labels, strict=True))
+        ]
+        lesions: list[Sequence] = []
+        for rows in tqdm(
+            _in_order(tasks, workers), total=persons, desc="synthesize", unit="person"
+        ):
+            lesions += rows
+        _write_csv(
+            folder / "cohort.csv",
+            COHORT_COLUMNS,
+            [(i, f"dicom/{i}", label, site) for i, label in zip(ids, labels, strict=True)],
+        )
+        _write_csv(folder / "lesions.csv", LESION_COLUMNS, lesions)
+    return collections.Counter(labels)
+
+
+def _labels(persons: int, seed: int) -> list[str]:
+    """Labels in equal shares, shuffled, so that a patient_id tells nothing."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_LABELS_KEY,)))
+    in_turn = [phantoms.LABELS[i % len(phantoms.LABELS)] for i in range(persons)]
+    return [in_turn[i] for i in rng.permutation(persons)]
+
+
+def _in_order(tasks: Sequence[tuple], workers: int) -> Iterator[list[Sequence]]:
+    if workers == 1 or len(tasks) == 1:
+        yield from map(_write_person, tasks)
+        return
+    # Spawn: a forked child would inherit the locks of the parent's threads.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(tasks)), mp_context=context
+    ) as pool:
+        yield from pool.map(_write_person, tasks)
+
+
+def _write_person(task: tuple) -> list[Sequence]:
+    """Writes one person's series and returns their rows of lesions.csv."""
+    folder, patient_id, label, seed, number, size_px, site = task
+    person = np.random.SeedSequence(seed, spawn_key=(number,))
+    phantom = phantoms.make_phantom(label, person, size_px, site)
+    folder.mkdir()
+    names = phantoms.write_dicom(phantom, folder, patient_id=patient_id, seed=person)
+    return [
+        (patient_id, names[index], index, lesion, *box)
+        for index, lesion, *box in phantoms.lesion_boxes(phantom)
+    ]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def main() -> None:
+    out = Path(_OUT.value)
+    counts = synthesize(
+        out,
+        persons=_PERSONS.value,
+        seed=_SEED.value,
+        size_px=_SIZE.value,
+        site=_SITE.value,
+        workers=(os.cpu_count() or 1) if _WORKERS.value is None else _WORKERS.value,
+    )
+    shares = ", ".join(f"{counts[label]} {label}" for label in phantoms.LABELS if counts[label])
+    cohort = out / "cohort.csv"
+    command = f"python -m drenet_jax.prepare --cohort={shlex.quote(str(cohort))} --out=NEW_FOLDER"
+    print(f"{shares}: {cohort}; next: {command}")
+
+
+if __name__ == "__main__":
+    cli.require("out")
+    cli.run(main, __doc__)

@@ -1,0 +1,1 @@
+"""Losses, the step and the loop."""

@@ -1,0 +1,105 @@
+"""Tests of the plots: what they count, and that they are drawn for any cohort."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import confusion_matrix
+
+from drenet_jax.evaluation import figures
+from drenet_jax.evaluation.metrics import evaluation_metrics
+from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
+
+FIGURES = (figures.roc_figure, figures.confusion_figure, figures.calibration_figure)
+
+
+def cohort(labels, n_persons, n_classes=None):
+    """Slices, persons and metrics of a random cohort with `n_classes` of the labels present."""
+    random = np.random.default_rng(0)
+    n = 3 * n_persons
+    person = np.repeat(np.arange(n_persons), 3)
+    slices = SlicePredictions(
+        labels=labels,
+        patient_id=person.astype(np.str_),
+        slice_name=np.arange(n).astype(np.str_),
+        slice_index=np.arange(n),
+        site=np.full(n, "A"),
+        label=person % (n_classes or len(labels)),
+        probabilities=random.dirichlet(np.ones(len(labels)), n),
+    )
+    persons = person_predictions(slices)
+    return (
+        slices,
+        persons,
+        evaluation_metrics(slices, persons, split="test", positive=0, draws=20, seed=0),
+    )
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize(
+    ("labels", "n_persons", "n_classes"),
+    [
+        (("COVID-19", "healthy"), 12, 2),
+        (("COVID-19", "bacterial", "healthy"), 12, 3),
+        (("COVID-19", "bacterial", "healthy"), 12, 1),
+        (("$10$_x", "^{broken"), 4, 2),  # neither is to be read as a formula
+        (("COVID-19", "healthy"), 1, 1),
+        (("COVID-19", "healthy"), 0, 1),
+    ],
+)
+def test_a_figure_is_drawn_for_any_cohort(tmp_path, figure, labels, n_persons, n_classes):
+    figure(tmp_path / "figure.png", *cohort(labels, n_persons, n_classes))
+    picture = cv2.imread(str(tmp_path / "figure.png"))
+    assert min(picture.shape[:2]) > 300
+    assert picture.std() > 5
+
+
+def test_the_same_predictions_give_the_same_picture(tmp_path):
+    data = cohort(("COVID-19", "healthy"), 6)
+    for name in ("a.png", "b.png"):
+        figures.roc_figure(tmp_path / name, *data)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_confusion_counts_are_scikit_learns():
+    for labels in (("a", "b"), ("a", "b", "c")):
+        slices, _, _ = cohort(labels, 20)
+        np.testing.assert_array_equal(
+            figures.confusion_counts(slices, 0, 0.5),
+            confusion_matrix(slices.label, slices.probabilities.argmax(axis=1)),
+        )
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_two_classes_are_told_apart_at_the_threshold(positive):
+    slices, _, _ = cohort(("a", "b"), 20)
+    counts = figures.confusion_counts(slices, positive, 0.3)
+    assert counts[:, positive].sum() == (slices.probabilities[:, positive] >= 0.3).sum()
+    assert counts.sum() == len(slices)
+
+
+def test_reliability_points_are_scikit_learns():
+    random = np.random.default_rng(0)
+    score = random.random(300)
+    truth = (random.random(300) < score).astype(float)
+    mean, share, n = figures.reliability(truth, score, np.linspace(0, 1, 11))
+    share_wanted, mean_wanted = calibration_curve(truth, score, n_bins=10)
+    np.testing.assert_allclose(mean, mean_wanted)
+    np.testing.assert_allclose(share, share_wanted)
+    assert n.sum() == 300
+
+
+def test_certain_probabilities_fall_in_the_outer_bins():
+    mean, share, n = figures.reliability(
+        np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.linspace(0, 1, 11)
+    )
+    assert (mean.tolist(), share.tolist(), n.tolist()) == ([0, 1], [0, 1], [1, 1])
+
+
+def test_wilsons_interval_by_hand():
+    # Brown, Cai and DasGupta 2001: 0 of n gives 0 to z^2 / (n + z^2).
+    low, high = figures.wilson_interval(np.array([0.0, 0.5]), np.array([10, 10]))
+    np.testing.assert_allclose(low, [0, 0.2366], atol=1e-4)
+    np.testing.assert_allclose(high, [0.2775, 0.7634], atol=1e-4)
