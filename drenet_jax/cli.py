@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags
@@ -18,13 +18,25 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
-def run(main: Callable[[], None], doc: str) -> None:
+def run(
+    main: Callable[[], None],
+    define_flags: Callable[[], None],
+    doc: str,
+    *,
+    required: Sequence[str],
+) -> None:
     """Runs an entry point: exit code 0, or 2 with one sentence on bad input.
 
     Args:
       main: does the work; reads its flags itself.
+      define_flags: defines them. Not done when a module is imported, since entry points have flags
+        of the same names.
       doc: the module's docstring, which `--help` prints above the flags.
+      required: flags without which the command cannot run.
     """
+    define_flags()
+    for name in required:
+        flags.mark_flag_as_required(name)
     sys.modules["__main__"].__doc__ = doc
     absl_logging.set_verbosity(absl_logging.WARNING)
 
@@ -42,10 +54,11 @@ def run(main: Callable[[], None], doc: str) -> None:
     app.run(checked, flags_parser=_parse_flags)
 
 
-def require(*names: str) -> None:
-    """Marks flags without which the command cannot run."""
-    for name in names:
-        flags.mark_flag_as_required(name)
+def define_workers() -> None:
+    """The flag --workers."""
+    flags.DEFINE_integer(
+        "workers", os.cpu_count() or 1, "Processes that work at once.", lower_bound=1
+    )
 
 
 def use_compilation_cache() -> None:

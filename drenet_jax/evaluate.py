@@ -18,9 +18,11 @@ from absl import flags
 
 from drenet_jax import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run")
-_SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "which persons")
-_OUT = flags.DEFINE_string("out", None, "the folder to make")
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The folder of the run.")
+    flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which persons.")
+    flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
 
 
 def main() -> None:
@@ -29,12 +31,13 @@ def main() -> None:
     from drenet_jax.outputs import new_folder
 
     cli.use_compilation_cache()
-    with new_folder(_OUT.value) as folder:
-        metrics = evaluate_split(Path(_WORKDIR.value), _SPLIT.value, folder)
+    values = flags.FLAGS
+    with new_folder(values.out) as folder:
+        metrics = evaluate_split(Path(values.workdir), values.split, folder)
     for level in ("person", "image"):
         auc = metrics[level]["auc"]
         print(f"{level} AUC, {metrics['positive']} against the rest: {_interval(auc)}")
-    print(f"report: {Path(_OUT.value) / 'report.html'}")
+    print(f"report: {Path(values.out) / 'report.html'}")
 
 
 def _interval(metric: dict) -> str:
@@ -46,5 +49,4 @@ def _interval(metric: dict) -> str:
 
 
 if __name__ == "__main__":
-    cli.require("workdir", "out")
-    cli.run(main, __doc__)
+    cli.run(main, define_flags, __doc__, required=("workdir", "out"))

@@ -17,9 +17,11 @@ from absl import flags
 
 from drenet_jax import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run")
-_INPUT = flags.DEFINE_string("input", None, "the person's CT")
-_OUT = flags.DEFINE_string("out", None, "the folder to make")
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The folder of the run.")
+    flags.DEFINE_string("input", None, "The person's CT.")
+    flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
 
 
 def main() -> None:
@@ -29,8 +31,9 @@ def main() -> None:
     from drenet_jax.outputs import new_folder
 
     cli.use_compilation_cache()
-    with new_folder(_OUT.value) as folder:
-        found = drenet_jax.load(_WORKDIR.value).explain(_INPUT.value)
+    values = flags.FLAGS
+    with new_folder(values.out) as folder:
+        found = drenet_jax.load(values.workdir).explain(values.input)
         text = json.dumps(found.result, indent=2, allow_nan=False)
         (folder / "result.json").write_text(text + "\n", encoding="utf-8")
         report = person_report(found.result, found.pictures)
@@ -38,9 +41,8 @@ def main() -> None:
     person = found.result["person"]
     answer = ", ".join(f"{label} {p:.2f}" for label, p in person["probabilities"].items())
     print(f"{person['label']} ({answer}), from {person['n_slices']} slices")
-    print(f"report: {Path(_OUT.value) / 'report.html'}")
+    print(f"report: {Path(values.out) / 'report.html'}")
 
 
 if __name__ == "__main__":
-    cli.require("workdir", "input", "out")
-    cli.run(main, __doc__)
+    cli.run(main, define_flags, __doc__, required=("workdir", "input", "out"))

@@ -14,7 +14,6 @@ Examples:
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -29,42 +28,43 @@ from drenet_jax.data.preparation import Account, prepare_cohort
 from drenet_jax.errors import InputError
 from drenet_jax.outputs import new_folder
 
-_COHORT = flags.DEFINE_string("cohort", None, "cohort.csv: patient_id,path,label[,split][,site]")
-_OUT = flags.DEFINE_string("out", None, "the folder to make")
-_WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "processes that work at once")
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the split and of the fill")
-_FRACTIONS = flags.DEFINE_list(
-    "fractions",
-    ["60", "10", "30"],
-    "parts for training, validation and test; a split column in the cohort goes before it",
-)
-_LABELS = flags.DEFINE_list(
-    "labels", [], "names of the classes, in order; default: as they first appear in the cohort"
-)
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(Path(__file__).resolve().parents[1] / "configs" / "prepare.py"),
-    "settings of the image side",
-)
+
+def define_flags() -> None:
+    flags.DEFINE_string("cohort", None, "The persons: patient_id,path,label[,split][,site].")
+    flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
+    cli.define_workers()
+    flags.DEFINE_integer("seed", 0, "Of the split and of the fill.", lower_bound=0)
+    flags.DEFINE_list(
+        "fractions",
+        ["60", "10", "30"],
+        "Parts for training, validation and test; a split column in the cohort goes before it.",
+    )
+    flags.DEFINE_list(
+        "labels", [], "Names of the classes, in order; if not given, as they first appear."
+    )
+    config_flags.DEFINE_config_file(
+        "config",
+        str(Path(__file__).resolve().parents[1] / "configs" / "prepare.py"),
+        "Settings of the image side.",
+    )
 
 
 def main() -> None:
-    fractions = _fractions(_FRACTIONS.value)
-    if _WORKERS.value < 1:
-        raise InputError(f"--workers={_WORKERS.value} must be 1 or more.")
-    settings = CtSettings.from_dict(_CONFIG.value.to_dict())
-    cohort = read_cohort(_COHORT.value, _LABELS.value)
-    with new_folder(_OUT.value) as folder:
+    values = flags.FLAGS
+    fractions = _fractions(values.fractions)
+    settings = CtSettings.from_dict(values.config.to_dict())
+    cohort = read_cohort(values.cohort, values.labels)
+    with new_folder(values.out) as folder:
         account = prepare_cohort(
             cohort,
             folder,
             settings=settings,
-            seed=_SEED.value,
+            seed=values.seed,
             fractions=fractions,
-            workers=_WORKERS.value,
+            workers=values.workers,
             progress=lambda summaries, n: tqdm(summaries, total=n, unit="person", desc="prepare"),
         )
-    _tell(account, Path(_OUT.value))
+    _tell(account, Path(values.out))
 
 
 def _fractions(texts: list[str]) -> list[float]:
@@ -90,5 +90,4 @@ def _tell(account: Account, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.require("cohort", "out")
-    cli.run(main, __doc__)
+    cli.run(main, define_flags, __doc__, required=("cohort", "out"))

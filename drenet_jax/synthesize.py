@@ -23,12 +23,9 @@ never the persons: use another --seed too if the persons should be others.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import csv
-import multiprocessing
-import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +36,7 @@ from drenet_jax import cli
 from drenet_jax.ct import phantom as phantoms
 from drenet_jax.errors import InputError
 from drenet_jax.outputs import new_folder
+from drenet_jax.workers import map_in_order
 
 SMALLEST_PX, LARGEST_PX = 64, 1024
 
@@ -57,19 +55,6 @@ LESION_COLUMNS = (
     "x1",
 )
 
-_OUT = flags.DEFINE_string("out", None, "The folder to write. It must not exist yet.")
-_PERSONS = flags.DEFINE_integer("persons", 120, "Number of persons, shared evenly by the labels.")
-_SEED = flags.DEFINE_integer("seed", 0, "Another seed gives other persons; 0 or more.")
-_SIZE = flags.DEFINE_integer(
-    "size", 256, f"Height and width of the slices, {SMALLEST_PX} to {LARGEST_PX} pixels."
-)
-_SITE = flags.DEFINE_string(
-    "site", "A", f"The scanner: {' or '.join(phantoms.SITES)} (B: low dose, sharp kernel)."
-)
-_WORKERS = flags.DEFINE_integer(
-    "workers", None, "Number of processes; as many as the machine has cores if not given."
-)
-
 
 def synthesize(
     out: Path, *, persons: int, seed: int, size_px: int, site: str, workers: int
@@ -82,7 +67,7 @@ def synthesize(
       seed: 0 or more.
       size_px: height and width of the slices.
       site: a key of `drenet_jax.ct.phantom.SITES`.
-      workers: number of processes, at least 1.
+      workers: number of processes.
 
     Returns:
       How many persons have which label.
@@ -101,7 +86,6 @@ def synthesize(
             site in phantoms.SITES,
             f"--site={site} is not known; use one of {', '.join(phantoms.SITES)}.",
         ),
-        (workers >= 1, f"--workers={workers} must be at least 1."),
     ):
         if not good:
             raise InputError(message)
@@ -117,7 +101,10 @@ def synthesize(
         ]
         lesions: list[Sequence] = []
         for rows in tqdm(
-            _in_order(tasks, workers), total=persons, desc="synthesize", unit="person"
+            map_in_order(_write_person, tasks, workers),
+            total=persons,
+            desc="synthesize",
+            unit="person",
         ):
             lesions += rows
         _write_csv(
@@ -136,21 +123,10 @@ def _labels(persons: int, seed: int) -> list[str]:
     return [in_turn[i] for i in rng.permutation(persons)]
 
 
-def _in_order(tasks: Sequence[tuple], workers: int) -> Iterator[list[Sequence]]:
-    if workers == 1 or len(tasks) == 1:
-        yield from map(_write_person, tasks)
-        return
-    # Spawn: a forked child would inherit the locks of the parent's threads.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(tasks)), mp_context=context
-    ) as pool:
-        yield from pool.map(_write_person, tasks)
-
-
-def _write_person(task: tuple) -> list[Sequence]:
+def _write_person(
+    folder: Path, patient_id: str, label: str, seed: int, number: int, size_px: int, site: str
+) -> list[Sequence]:
     """Writes one person's series and returns their rows of lesions.csv."""
-    folder, patient_id, label, seed, number, size_px, site = task
     person = np.random.SeedSequence(seed, spawn_key=(number,))
     phantom = phantoms.make_phantom(label, person, size_px, site)
     folder.mkdir()
@@ -169,14 +145,15 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence]) -> 
 
 
 def main() -> None:
-    out = Path(_OUT.value)
+    values = flags.FLAGS
+    out = Path(values.out)
     counts = synthesize(
         out,
-        persons=_PERSONS.value,
-        seed=_SEED.value,
-        size_px=_SIZE.value,
-        site=_SITE.value,
-        workers=(os.cpu_count() or 1) if _WORKERS.value is None else _WORKERS.value,
+        persons=values.persons,
+        seed=values.seed,
+        size_px=values.size,
+        site=values.site,
+        workers=values.workers,
     )
     shares = ", ".join(f"{counts[label]} {label}" for label in phantoms.LABELS if counts[label])
     cohort = out / "cohort.csv"
@@ -184,6 +161,17 @@ def main() -> None:
     print(f"{shares}: {cohort}; next: {command}")
 
 
+def define_flags() -> None:
+    flags.DEFINE_string("out", None, "The folder to write. It must not exist yet.")
+    flags.DEFINE_integer("persons", 120, "Number of persons, shared evenly by the labels.")
+    flags.DEFINE_integer("seed", 0, "Another seed gives other persons; 0 or more.")
+    flags.DEFINE_integer(
+        "size", 256, f"Height and width of the slices, {SMALLEST_PX} to {LARGEST_PX} pixels."
+    )
+    sites = " or ".join(phantoms.SITES)
+    flags.DEFINE_string("site", "A", f"The scanner, {sites} (B: low dose, sharp kernel).")
+    cli.define_workers()
+
+
 if __name__ == "__main__":
-    cli.require("out")
-    cli.run(main, __doc__)
+    cli.run(main, define_flags, __doc__, required=("out",))

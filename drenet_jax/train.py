@@ -20,9 +20,11 @@ from ml_collections import config_flags
 
 from drenet_jax import cli
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "the config file", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the run")
-_FRESH = flags.DEFINE_bool("fresh", False, "remove what --workdir holds and start over")
+
+def define_flags() -> None:
+    config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "The folder of the run.")
+    flags.DEFINE_bool("fresh", False, "Remove the run that --workdir holds and start over.")
 
 
 def main() -> None:
@@ -30,12 +32,13 @@ def main() -> None:
     from drenet_jax.training.loop import train_and_evaluate
 
     cli.use_compilation_cache()
-    figures = train_and_evaluate(_CONFIG.value, Path(_WORKDIR.value), fresh=_FRESH.value)
+    values = flags.FLAGS
+    workdir = Path(values.workdir)
+    figures = train_and_evaluate(values.config, workdir, fresh=values.fresh)
     for name, value in figures.items():
         print(f"validation {name}: {'none' if value is None else f'{value:.4f}'}")
-    print(f"checkpoints: {Path(_WORKDIR.value) / 'checkpoints'}")
+    print(f"checkpoints: {workdir / 'checkpoints'}")
 
 
 if __name__ == "__main__":
-    cli.require("config", "workdir")
-    cli.run(main, __doc__)
+    cli.run(main, define_flags, __doc__, required=("config", "workdir"))

@@ -11,9 +11,12 @@ import numpy as np
 # pixels; a chest takes 150 to 256 of them, so one is about 1.5 mm.
 _GRID_PX = 256
 
-# HU between lung with ground-glass opacity and fat, and between lung and the gas in trachea and gut.
+# HU between ground-glass opacity and fat, and between lung and the gas in trachea and gut.
 _AIR_BELOW_HU = -320.0
 _GAS_BELOW_HU = -960.0
+
+# The lungs' largest share of the body: where there is more, the threshold took tissue for air.
+_MOST_LUNG = 0.75
 
 
 def find_lungs(image: np.ndarray) -> np.ndarray:
@@ -24,7 +27,7 @@ def find_lungs(image: np.ndarray) -> np.ndarray:
     refused; the body may be cut by the picture's edges.
 
     Args:
-      image: float [H, W] in HU, or uint8 [H, W], a CT slice in any window that shows the lungs dark.
+      image: float [H, W] in HU, or uint8 [H, W] in a window that shows the lungs dark.
 
     Returns:
       bool [H, W]; all False if no lungs are found.
@@ -43,14 +46,15 @@ def find_lungs(image: np.ndarray) -> np.ndarray:
 
 
 def complete_by_neighbours(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Adds to each mask what the masks before and after it agree on."""
+    """Adds to each mask what both its neighbours hold: a slice white with disease is not lost.
+
+    Args:
+      masks: bool [H, W] each, the lungs in slices that follow each other; they are not changed.
+    """
     completed = list(masks)
     for i in range(1, len(masks) - 1):
         completed[i] = masks[i] | (masks[i - 1] & masks[i + 1])
     return completed
-
-
-DEBUG = []
 
 
 def _in_picture(picture: np.ndarray) -> np.ndarray:
@@ -60,51 +64,110 @@ def _in_picture(picture: np.ndarray) -> np.ndarray:
     part = np.ascontiguousarray(picture[inside_frame])
     if min(part.shape) < _GRID_PX // 8:
         return lungs
-    middle = _otsu(part)
-    # Most often Otsu's threshold parts air from tissue. In a soft-tissue window it parts bone from
-    # the rest, with grey lungs it parts the air outside from the rest.
-    best, best_score = None, 0.0
-    for level, radius in (
-        (middle, 1),
-        (_otsu(part[part <= middle]), 1),
-        (_otsu(part[part > middle]), 1),
-        (middle, 3),
-        (_otsu(part[part <= middle]), 3),
-    ):
-        found, body = _segment(part, level + 1, None, radius)
-        less, more = _sides(found, body)
-        DEBUG.append((level, radius, round(less, 3), round(more, 3)))
-        if less + more > 0.75:
-            continue
-        score = less + 0.2 * more
-        if less > 0.25 * more and less + more > 0.1:
-            best = found, body, level, radius
-            break
-        if score > best_score:
-            best, best_score = (found, body, level, radius), score
+    best = _by_otsu(part)
     if best is None:
         return lungs
-    found, body, level, radius = best
-    air = float(np.median(part[(found > 0) & (part <= level)]))
-    around = cv2.dilate(found, _disc(5)) & (1 - found) & (part > level)
-    tissue = float(np.median(part[around > 0])) if around.any() else 255.0
-    skin = body & (1 - cv2.erode(body, _disc(5), borderValue=1))
-    for share in (0.85, 0.68):
-        higher = air + share * (tissue - air)
-        if share == 0.85 and (not skin.any() or np.mean(part[skin > 0] < higher) > 0.25):
-            continue
-        again, again_body = _segment(part, higher, air - 0.1 * (tissue - air), radius)
-        less, more = _sides(again, again_body)
-        DEBUG.append((share, higher, again.sum(), found.sum(), less, more))
-        if again.sum() > 0.9 * found.sum() and less > 0.9 * _sides(found, body)[0] and less + more < 0.75:
-            found = again
-            break
-    lungs[inside_frame] = found
+    found, body = _with_opacities(part, *best)
+    if _is_chest(part, found, body):
+        lungs[inside_frame] = found
     return lungs
 
 
+def _by_otsu(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, int] | None:
+    """Lungs, body, threshold and opening radius for the threshold that shows two lungs best."""
+    middle = _otsu(picture)
+    low, high = _otsu(picture[picture <= middle]), _otsu(picture[picture > middle])
+    # Most often Otsu's threshold parts air from tissue. In a soft-tissue window it parts bone from
+    # all else, and where the lungs are grey it parts the air outside from all else. A lung that
+    # runs into the air outside through a dark wall needs the larger opening.
+    best, best_score = None, 0.0
+    for level, radius in ((middle, 1), (low, 1), (high, 1), (middle, 3), (low, 3)):
+        lungs, body = _segment(picture, level + 1, None, radius)
+        less, more = _sides(lungs, body)
+        if less + more > _MOST_LUNG or body.sum() < 0.15 * picture.size:
+            continue
+        if less > 0.25 * more and less + more > 0.1:
+            return lungs, body, level, radius
+        # One lung may be white with disease: better one than none.
+        if less + 0.2 * more > best_score:
+            best, best_score = (lungs, body, level, radius), less + 0.2 * more
+    return best
+
+
+def _with_opacities(
+    picture: np.ndarray, lungs: np.ndarray, body: np.ndarray, level: float, radius: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lungs and body by a threshold nearer to tissue, which takes ground-glass opacity in."""
+    air = float(np.median(picture[(lungs > 0) & (picture <= level)]))
+    around = picture[(cv2.dilate(lungs, _disc(5)) > lungs) & (picture > level)]
+    contrast = (float(np.median(around)) if around.size else 255.0) - air
+    less = _sides(lungs, body)[0]
+    # The threshold must stay below fat, which is what lies under the skin.
+    under_skin = picture[body > cv2.erode(body, _disc(5), borderValue=1)]
+    no_fat = under_skin.size and np.mean(under_skin < air + 0.85 * contrast) <= 0.25
+    for share in (0.85, 0.68) if no_fat else (0.68,):
+        wider, wider_body = _segment(picture, air + share * contrast, air - 0.13 * contrast, radius)
+        sides = _sides(wider, wider_body)
+        lost = wider.sum() <= 0.9 * lungs.sum() or sides[0] <= 0.9 * less
+        if not lost and sum(sides) < _MOST_LUNG:
+            return wider, wider_body
+    return lungs, body
+
+
+def _is_chest(picture: np.ndarray, lungs: np.ndarray, body: np.ndarray) -> bool:
+    """Whether it looks like two lungs in a chest rather than dark things in any other picture.
+
+    The limits leave out about one CT slice in a hundred each, so a single miss is forgiven.
+    """
+    height, width = picture.shape
+    _, _, lungs_width, lungs_height = cv2.boundingRect(lungs)
+    body_x, _, body_width, _ = cv2.boundingRect(body)
+    middle = body_x + body_width // 2
+    contours, _ = cv2.findContours(lungs, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outline = sum(cv2.arcLength(contour, True) for contour in contours)
+    around = picture[(cv2.dilate(lungs, _disc(4)) & (1 - lungs)) > 0]
+    core = picture[cv2.erode(lungs, _disc(2), borderValue=1) > 0]
+    rest = picture[(body & (1 - cv2.dilate(lungs, _disc(3)))) > 0]
+    if not (around.size and core.size and rest.size):
+        return False
+    dark = float(np.median(core))
+    contrast = float(np.percentile(around, 60)) - dark
+    if contrast <= 0:
+        return False
+    level = dark + contrast / 2
+    steps = np.hypot(*(cv2.Sobel(picture, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for dx in (0, 1)))
+    steps = cv2.dilate(steps, np.ones((3, 3), np.uint8))
+    edge = cv2.drawContours(np.zeros_like(lungs), contours, -1, 1, 1)
+    edge[[0, -1]] = 0
+    edge[:, [0, -1]] = 0
+    tissue_range = float(np.subtract(*np.percentile(rest, (90, 10))))
+    passed = (
+        contrast > 0.25 * 255,
+        # Around the body there is air, or nothing.
+        np.mean((body == 0) & (picture >= level)) < 0.03,
+        _symmetry(body, middle) > 0.55,
+        _symmetry(lungs, middle) > 0.15,
+        1.1 < lungs_width / lungs_height < 2.7,
+        0.45 < lungs_width / body_width < 1.05,
+        lungs.sum() > 0.07 * height * width,
+        outline < 10.5 * np.sqrt(lungs.sum()),
+        # Tissue is of one grey, bones aside.
+        tissue_range < 1.2 * contrast,
+        # The wall of the lungs is sharp.
+        edge.any() and np.median(steps[edge > 0]) > 0.25 * contrast,
+    )
+    return sum(bool(one) for one in passed) >= len(passed) - 1
+
+
+def _symmetry(mask: np.ndarray, middle: int) -> float:
+    """Overlap (intersection over union) of a mask with its mirror image about a column."""
+    reach = min(middle, mask.shape[1] - middle)
+    left, right = mask[:, middle - reach : middle], mask[:, middle : middle + reach][:, ::-1]
+    return float((left & right).sum() / max(1, (left | right).sum()))
+
+
 def _sides(lungs: np.ndarray, body: np.ndarray) -> tuple[float, float]:
-    """The areas of the lungs on either side of the body's middle, over the body's: smaller, larger."""
+    """The lungs' areas on the two sides of the body, over the body's: smaller, larger."""
     body_area = max(1, int(body.sum()))
     x, _, width, _ = cv2.boundingRect(body)
     left = int(lungs[:, : x + width // 2].sum()) / body_area
@@ -141,7 +204,17 @@ def _disc(radius: int) -> np.ndarray:
 def _segment(
     image: np.ndarray, air_below: float, gas_below: float | None, radius: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lungs and body by a threshold: both uint8 0 or 1."""
+    """Lungs and body by a threshold.
+
+    Args:
+      image: [h, w] on the grid.
+      air_below: what is darker is air or lung.
+      gas_below: what is darker over some pixels is gas in trachea or gut; None if not known.
+      radius: of the opening that parts lung from other air.
+
+    Returns:
+      The lungs and the filled body, uint8 0 or 1.
+    """
     air = (image < air_below).view(np.uint8)
     # Opening parts lung from trachea and skin folds where only a thin wall lies between.
     air = cv2.morphologyEx(air, cv2.MORPH_OPEN, _disc(radius))
@@ -150,14 +223,14 @@ def _segment(
     inside = air & body & (1 - outside)
     if gas_below is not None:
         gas = (cv2.blur(image, (3, 3)) < gas_below).view(np.uint8)
-        gas = cv2.dilate(cv2.morphologyEx(gas, cv2.MORPH_OPEN, _disc(2)), _disc(1))
+        gas = cv2.dilate(cv2.morphologyEx(gas, cv2.MORPH_OPEN, _disc(2)), _disc(2))
         inside &= 1 - gas
 
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
-    areas = stats[:, cv2.CC_STAT_AREA].copy()
-    areas[0] = 0
-    keep = areas > max(0.004 * body.sum(), 0.08 * areas.max())
-    lungs = keep[labels].view(np.uint8)
+    contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    areas = [cv2.contourArea(contour) for contour in contours]
+    least = max(0.004 * body.sum(), 0.08 * max(areas, default=0))
+    large = [contour for contour, area in zip(contours, areas, strict=True) if area > least]
+    lungs = cv2.drawContours(np.zeros_like(inside), large, -1, 1, cv2.FILLED)
     if lungs.any():
         lungs = _closed(lungs, max(2, round(0.04 * np.sqrt(body.sum()))))
     return lungs, body
@@ -205,12 +278,11 @@ def _body(air: np.ndarray, outside: np.ndarray) -> np.ndarray:
         | cv2.copyMakeBorder(outside, *(rim,) * 4, cv2.BORDER_REPLICATE)
     )
     tissue = cv2.morphologyEx(tissue, cv2.MORPH_OPEN, _disc(1))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(tissue, connectivity=4)
+    contours, _ = cv2.findContours(tissue, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     body = np.zeros_like(tissue)
-    if len(stats) > 1:
-        largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-        body = (labels == largest).view(np.uint8)
-    return _filled(body)[rim:-rim, rim:-rim]
+    if contours:
+        cv2.drawContours(body, [max(contours, key=cv2.contourArea)], -1, 1, cv2.FILLED)
+    return body[rim:-rim, rim:-rim]
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
@@ -227,13 +299,15 @@ def _middle_column(lungs: np.ndarray) -> int:
 
 
 def _closed(lungs: np.ndarray, radius: int) -> np.ndarray:
-    """Each lung closed by itself, so that the space between the two stays open."""
+    """Each lung closed and filled by itself, so that what lies between the two stays out."""
     middle = _middle_column(lungs)
     closed = np.zeros_like(lungs)
     for columns in (slice(0, middle), slice(middle, None)):
-        side = np.zeros_like(lungs)
-        side[:, columns] = lungs[:, columns]
-        wide = cv2.copyMakeBorder(side, *(radius,) * 4, cv2.BORDER_CONSTANT, value=0)
+        x, y, width, height = cv2.boundingRect(lungs[:, columns])
+        if not width:
+            continue
+        box = slice(y, y + height), slice(columns.start + x, columns.start + x + width)
+        wide = cv2.copyMakeBorder(lungs[box], *(radius,) * 4, cv2.BORDER_CONSTANT, value=0)
         wide = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, _disc(radius))
-        closed |= wide[radius:-radius, radius:-radius]
-    return _filled(closed)
+        closed[box] |= _filled(wide)[radius:-radius, radius:-radius]
+    return closed

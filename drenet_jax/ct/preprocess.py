@@ -6,16 +6,20 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from drenet_jax.ct import lungs, slices
 from drenet_jax.ct.fill import fill_blank
-from drenet_jax.ct.series import Excluded, Series, open_series
+from drenet_jax.ct.series import Excluded, Series, UnreadableSlice, open_series
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.window import window
 from drenet_jax.errors import InputError
+
+# A person's largest lung area over the picture's is 0.2 to 0.6; 0.04 in the widest field of view.
+_LEAST_LUNG_SHARE = 0.04
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,15 +83,16 @@ def prepare_person(paths: Sequence[Path], settings: CtSettings) -> PreparedPerso
     One path to a folder is a series: `settings.slices_per_person` slices are picked, and those are
     kept whose lung area is at least `settings.min_area_share` of the largest among them. Several
     paths, or one to a file, are single images: all in which lungs are found are kept (DESIGN 3.1).
-    A slice that cannot be decoded is excluded, and the rest goes on.
+    A slice that cannot be decoded is excluded, and the rest goes on; a person may end with nothing
+    kept.
 
     Args:
       paths: a folder, or one or more single slices; at least one.
       settings: how slices are picked and cropped.
 
     Raises:
-      InputError: a path does not exist or holds no CT slice; a folder among several paths; pictures
-        of different sizes in one folder.
+      InputError: a path does not exist; the only path holds no CT slice; a folder among several
+        paths; pictures of different sizes in one folder.
     """
     assert paths
     paths = [Path(path) for path in paths]
@@ -124,80 +129,90 @@ def filled(picked: PickedSlice, settings: CtSettings, seed: int, patient_id: str
 
 def _prepare_series(series: Series, settings: CtSettings) -> PreparedPerson:
     excluded = list(series.excluded)
-    indices, sources, air = [], [], []
+    decoded: list[_Decoded] = []
     for index in slices.pick(len(series.names), settings.slices_per_person):
+        name = series.names[index]
         try:
-            pixels = series.read(index)
-        except InputError as error:
-            excluded.append(Excluded(series.names[index], str(error)))
+            one = _decode(series, index, index, settings)
+        except UnreadableSlice as error:
+            excluded.append(Excluded(name, error.why))
             continue
-        if sources and pixels.shape != sources[0].shape:
+        if decoded and one.source.shape != decoded[0].source.shape:
             raise InputError(
-                f"{series.path} holds pictures of different sizes ({series.names[indices[0]]}, "
-                f"{series.names[index]}), so they are no series; give them as single images."
+                f"{series.path} holds pictures of different sizes ({decoded[0].name} and {name}), "
+                "so they are no series; give them as single images, each with a row of its own."
             )
-        indices.append(index)
-        sources.append(_windowed(pixels, series, settings))
-        air.append(lungs.find_lungs(pixels))
-    masks = lungs.complete_by_neighbours(air)
-    areas = [int(mask.sum()) for mask in masks]
-    least = settings.min_area_share * max(areas, default=0)
-    picked = []
-    for index, source, mask, area in zip(indices, sources, masks, areas, strict=True):
-        why = ""
-        if area == 0:
-            why = "no lungs found"
-        elif area < least:
-            why = (
-                f"lung area {area / max(areas):.0%} of the person's largest, "
-                f"below {settings.min_area_share:.0%}"
-            )
-        picked.append(_crop(index, series.names[index], source, mask, why, settings))
-    return _person(picked, excluded, len(series.names))
+        decoded.append(one)
+    masks = lungs.complete_by_neighbours([one.mask for one in decoded])
+    decoded = [one._replace(mask=mask) for one, mask in zip(decoded, masks, strict=True)]
+    return _person(decoded, excluded, len(series.names), settings.min_area_share, settings)
 
 
 def _prepare_single_images(paths: Sequence[Path], settings: CtSettings) -> PreparedPerson:
-    picked, excluded = [], []
+    excluded, decoded = [], []
     for index, path in enumerate(paths):
-        series = open_series(path)
         try:
-            pixels = series.read(0)
-        except InputError as error:
-            excluded.append(Excluded(path.name, str(error)))
-            continue
-        mask = lungs.find_lungs(pixels)
-        why = "" if mask.any() else "no lungs found"
-        source = _windowed(pixels, series, settings)
-        picked.append(_crop(index, path.name, source, mask, why, settings))
-    return _person(picked, excluded, len(paths))
+            decoded.append(_decode(open_series(path), 0, index, settings))
+        except UnreadableSlice as error:
+            if len(paths) == 1:
+                raise
+            excluded.append(Excluded(path.name, error.why))
+    return _person(decoded, excluded, len(paths), 0.0, settings)
+
+
+class _Decoded(NamedTuple):
+    index: int
+    name: str
+    source: np.ndarray
+    mask: np.ndarray
+
+
+def _decode(series: Series, place: int, index: int, settings: CtSettings) -> _Decoded:
+    pixels = series.read(place)
+    mask = lungs.find_lungs(pixels)
+    if series.is_hu:
+        pixels = window(pixels, settings.window_level_hu, settings.window_width_hu)
+    return _Decoded(index, series.names[place], pixels, mask)
 
 
 def _person(
-    picked: Sequence[PickedSlice], excluded: Sequence[Excluded], n_slices: int
+    decoded: Sequence[_Decoded],
+    excluded: Sequence[Excluded],
+    n_slices: int,
+    min_area_share: float,
+    settings: CtSettings,
 ) -> PreparedPerson:
+    # In a chest some slice is full of lung; what is found elsewhere is gas in gut or sinuses.
+    is_chest = any(one.mask.mean() > _LEAST_LUNG_SHARE for one in decoded)
+    areas = [int(one.mask.sum()) if is_chest else 0 for one in decoded]
+    largest = max(areas, default=0)
+    picked = []
+    for one, area in zip(decoded, areas, strict=True):
+        why = ""
+        if area == 0:
+            one = one._replace(mask=np.zeros_like(one.mask))
+            why = "no lungs found"
+        elif area < min_area_share * largest:
+            why = (
+                f"lung area {area / largest:.1%} of the person's largest, "
+                f"below {min_area_share:.0%}"
+            )
+        picked.append(_crop(one, why, settings.image_size_px))
     not_kept = [Excluded(one.name, one.why_excluded) for one in picked if not one.kept]
     return PreparedPerson(tuple(picked), (*excluded, *not_kept), n_slices)
 
 
-def _windowed(pixels: np.ndarray, series: Series, settings: CtSettings) -> np.ndarray:
-    if not series.is_hu:
-        return pixels
-    return window(pixels, settings.window_level_hu, settings.window_width_hu)
-
-
-def _crop(
-    index: int, name: str, source: np.ndarray, mask: np.ndarray, why: str, settings: CtSettings
-) -> PickedSlice:
+def _crop(decoded: _Decoded, why: str, size_px: int) -> PickedSlice:
+    index, name, source, mask = decoded
     if not mask.any():
         return PickedSlice(index, name, source, mask, None, None, None, why)
     x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
     y1, x1 = y0 + height, x0 + width
-    size_px = settings.image_size_px
     shrinks = height >= size_px and width >= size_px
     image = cv2.resize(
         source[y0:y1, x0:x1],
         (size_px, size_px),
         interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
-    soft_mask = cv2.resize(mask[y0:y1, x0:x1].view(np.uint8) * np.uint8(255), (size_px, size_px))
-    return PickedSlice(index, name, source, mask, (y0, x0, y1, x1), image, soft_mask >= 128, why)
+    lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
+    return PickedSlice(index, name, source, mask, (y0, x0, y1, x1), image, lung_mask, why)

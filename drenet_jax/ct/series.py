@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import os
 import re
 import struct
@@ -35,6 +36,11 @@ _HEADER_TAGS = (
     "RescaleIntercept",
 )
 
+# A pixel is coloured if its channels lie further apart than this: JPEG blurs colour, and scans of
+# print are tinted.
+_GREY_SPREAD = 40
+_COLOURED_SHARE = 0.1
+
 # What pydicom and its decoders raise on damaged files.
 _DICOM_ERRORS = (
     AttributeError,
@@ -62,6 +68,14 @@ class Excluded:
 
     name: str
     why: str
+
+
+class UnreadableSlice(InputError):
+    """A file that is no CT slice or cannot be decoded; `why` is the reason without the path."""
+
+    def __init__(self, file: Path, why: str, mend: str):
+        super().__init__(f"{file} is {why}; {mend}.")
+        self.why = why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +108,7 @@ class Series:
           float32 [H, W] in HU, at least -1024 (padding is air), or uint8 [H, W].
 
         Raises:
-          InputError: the file cannot be decoded, or is a colour picture.
+          UnreadableSlice: the file cannot be decoded, or is a colour picture.
         """
         name = self.names[index]
         file = self.path / name if self.path.is_dir() else self.path
@@ -113,7 +127,7 @@ def open_series(path: Path) -> Series:
         pictures, or a single file of either kind.
 
     Raises:
-      InputError: `path` does not exist or holds no CT slice.
+      InputError: `path` does not exist or holds no CT slice (UnreadableSlice if it is a file).
     """
     path = Path(path)
     if not path.exists():
@@ -144,23 +158,19 @@ def open_series(path: Path) -> Series:
         excluded += others
     elif pictures:
         names = pictures
+    elif path.is_dir():
+        first = excluded[0]
+        raise InputError(
+            f"{path} holds no CT slice ({first.name}: {first.why}); "
+            "name a folder with DICOM or PNG/JPEG slices."
+        )
     else:
-        raise InputError(_no_slices(path, excluded))
+        raise UnreadableSlice(path, excluded[0].why, "name a CT slice in DICOM, PNG or JPEG")
     return Series(
         path=path,
         names=tuple(names),
         excluded=tuple(sorted(excluded, key=lambda one: _natural(one.name))),
         is_hu=bool(headers),
-    )
-
-
-def _no_slices(path: Path, excluded: Sequence[Excluded]) -> str:
-    first = excluded[0]
-    if not path.is_dir():
-        return f"{path} is {first.why}; name a CT slice in DICOM, PNG or JPEG."
-    return (
-        f"{path} holds no CT slice ({first.name}: {first.why}); "
-        "name a folder with DICOM or PNG/JPEG slices."
     )
 
 
@@ -217,47 +227,63 @@ def _read_header(name: str, file: Path, *, needs_place: bool) -> _Header | Exclu
         header = pydicom.dcmread(
             file, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS), force=True
         )
-        values = {tag: header.get(tag) for tag in _HEADER_TAGS}
+        values = {tag: _values(header, tag) for tag in _HEADER_TAGS}
         return _checked_header(name, values, needs_place=needs_place)
     except _DICOM_ERRORS as error:
         return Excluded(name, f"a DICOM file whose header cannot be read ({_one_line(error)})")
 
 
-def _checked_header(name: str, values: dict, *, needs_place: bool) -> _Header | Excluded:
-    image_type = [str(part).upper() for part in values["ImageType"] or ()]
-    position, orientation = values["ImagePositionPatient"], values["ImageOrientationPatient"]
-    if values["Modality"] != "CT":
-        return Excluded(name, f"a DICOM file that is no CT (modality {values['Modality']})")
+def _values(header: pydicom.Dataset, tag: str) -> tuple[str, ...]:
+    """An element's values as text; none if it is missing or empty.
+
+    Taken from the raw bytes: pydicom's conversions take longer than the reading of the file.
+    """
+    element = header.get_item(tag)
+    if element is None or not element.value:
+        return ()
+    return tuple(part.strip(" \0") for part in element.value.decode("latin-1").split("\\"))
+
+
+def _checked_header(
+    name: str, values: dict[str, tuple[str, ...]], *, needs_place: bool
+) -> _Header | Excluded:
+    modality, photometric = (
+        "\\".join(values[tag]) for tag in ("Modality", "PhotometricInterpretation")
+    )
+    if modality != "CT":
+        return Excluded(name, f"a DICOM file that is no CT (modality {modality or 'not given'})")
     if not values["Rows"] or not values["Columns"]:
         return Excluded(name, "a DICOM file without an image")
-    if int(values["NumberOfFrames"] or 1) > 1:
+    if values["NumberOfFrames"] and int(values["NumberOfFrames"][0]) > 1:
         return Excluded(name, "a DICOM file with several frames; write one file a slice")
-    if "LOCALIZER" in image_type:
+    if "LOCALIZER" in values["ImageType"]:
         return Excluded(name, "a localizer")
-    if values["PhotometricInterpretation"] != "MONOCHROME2":
-        return Excluded(
-            name, f"a DICOM file that is no CT slice ({values['PhotometricInterpretation']})"
-        )
-    if values["RescaleSlope"] is None or values["RescaleIntercept"] is None:
+    if photometric != "MONOCHROME2":
+        return Excluded(name, f"a DICOM file that is no CT slice ({photometric or 'no'} pixels)")
+    if not values["RescaleSlope"] or not values["RescaleIntercept"]:
         return Excluded(name, "a DICOM file without RescaleSlope and RescaleIntercept: no HU")
+    position, orientation = values["ImagePositionPatient"], values["ImageOrientationPatient"]
     if not position or not orientation:
         if needs_place:
             return Excluded(name, "a DICOM file without position and orientation: no known place")
         return _Header(name, (), 0.0)
 
-    cosines = np.array(orientation, float)
-    normal = np.cross(cosines[:3], cosines[3:])
+    cosines, normal = _cosines_and_normal(orientation)
     if abs(normal[2]) < 0.7:
         return Excluded(name, "a slice that is not axial")
     # The normal may point to the feet; one direction for all keeps the order the same everywhere.
-    place_mm = float(np.dot(normal, np.array(position, float)) * np.sign(normal[2]))
-    series = (
-        str(values["SeriesInstanceUID"]),
-        int(values["Rows"]),
-        int(values["Columns"]),
-        tuple(np.round(cosines, 2).tolist()),
-    )
-    return _Header(name, series, place_mm)
+    place_mm = sum(n * float(p) for n, p in zip(normal, position, strict=True))
+    series = (values["SeriesInstanceUID"], values["Rows"], values["Columns"], cosines)
+    return _Header(name, series, place_mm if normal[2] > 0 else -place_mm)
+
+
+@functools.lru_cache(maxsize=16)
+def _cosines_and_normal(
+    orientation: tuple[str, ...],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The direction cosines of rows and columns, rounded, and the normal of the image plane."""
+    cosines = np.array(orientation, float).reshape(2, 3)
+    return tuple(np.round(cosines, 2).ravel().tolist()), tuple(np.cross(*cosines).tolist())
 
 
 def _order(headers: Sequence[_Header]) -> tuple[list[str], list[Excluded]]:
@@ -299,42 +325,39 @@ def _read_hu(file: Path) -> np.ndarray:
             low, high = sorted((int(padding), int(limit)))
             hu[(stored >= low) & (stored <= high)] = PADDING_HU
     except _DICOM_ERRORS as error:
-        raise InputError(
-            f"{file} cannot be decoded ({_one_line(error)}); export the slice again."
+        raise UnreadableSlice(
+            file, f"a DICOM file that cannot be decoded ({_one_line(error)})", "export it again"
         ) from error
-    if hu.ndim != 2:
-        raise InputError(f"{file} is not a single grey slice but has the shape {hu.shape}.")
     return np.maximum(hu, PADDING_HU, out=hu)
 
 
 def _read_picture(file: Path) -> np.ndarray:
-    # imdecode rather than imread: the latter cannot open every file name everywhere.
-    data = file.read_bytes()
+    try:
+        # imdecode rather than imread, which cannot open every file name on every system.
+        data = file.read_bytes()
+    except OSError as error:
+        raise UnreadableSlice(
+            file, f"a file that cannot be opened ({error.strerror})", "check its permissions"
+        ) from error
+    # A JPEG without its end marker was cut off; OpenCV would make up the rest.
     cut_off = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < 0
     image = None if cut_off else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise InputError(f"{file} cannot be decoded as a picture; export the slice again.")
+        raise UnreadableSlice(file, "a picture that cannot be decoded", "export it again")
     if image.dtype != np.uint8:
-        raise InputError(
-            f"{file} has {8 * image.dtype.itemsize} bits a pixel; "
-            "give DICOM, or a lung-windowed picture of 8 bits."
+        raise UnreadableSlice(
+            file,
+            f"a picture with {8 * image.dtype.itemsize} bits a pixel, neither HU nor windowed",
+            "give DICOM, or a lung-windowed picture of 8 bits",
         )
     if image.ndim == 2:
         return image
-    if image.shape[2] not in (3, 4):
-        raise InputError(f"{file} has {image.shape[2]} channels; give a grey picture.")
     colour = image[..., :3]
-    spread = colour.max(axis=2) - colour.min(axis=2)
     # Arrows and letters of a reader are coloured, too, but small.
+    spread = colour.max(axis=2) - colour.min(axis=2)
     if np.mean(spread > _GREY_SPREAD) > _COLOURED_SHARE:
-        raise InputError(f"{file} is a colour picture, no CT slice; give a grey CT slice.")
+        raise UnreadableSlice(file, "a colour picture, no CT slice", "give a grey CT slice")
     return cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY)
-
-
-# A pixel is coloured if its channels lie further apart than this: JPEG blurs colour, and scans of
-# print are tinted.
-_GREY_SPREAD = 40
-_COLOURED_SHARE = 0.1
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import csv
 import dataclasses
 import functools
-import itertools
-import multiprocessing
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import cv2
-
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.data.cohort import SPLITS, Cohort, Person
+from drenet_jax.data.cohort import SPLITS, Cohort
 from drenet_jax.data.qc import qc_page
 from drenet_jax.data.split import split_persons
 from drenet_jax.data.transform import PreparedSummary, prepare_to_spool, read_spool
 from drenet_jax.errors import InputError
-
-# Persons handed to the workers ahead of the one whose turn it is, for each worker.
-_AHEAD = 4
+from drenet_jax.workers import map_in_order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +68,12 @@ def prepare_cohort(
 
     spool = folder / "spool"
     spool.mkdir()
-    done = _transform(cohort.persons, spool, settings, seed, workers)
-    summaries = list(progress(done, len(cohort.persons)))
+    tasks = [
+        (person, spool / f"{i:08d}.pickle", settings, seed)
+        for i, person in enumerate(cohort.persons)
+    ]
+    done = map_in_order(prepare_to_spool, tasks, workers)
+    summaries = list(progress(done, len(tasks)))
     kept = {one.person.patient_id: one for one in summaries if one.n_kept}
     if not kept:
         first = summaries[0]
@@ -113,32 +109,6 @@ def prepare_cohort(
         },
         n_excluded=n_excluded,
     )
-
-
-def _transform(
-    persons: Sequence[Person], spool: Path, settings: CtSettings, seed: int, workers: int
-) -> Iterator[PreparedSummary]:
-    """The summaries in the order of the persons, whatever the number of workers."""
-    spools = (spool / f"{i:08d}.pickle" for i in itertools.count())
-    work = zip(persons, spools)  # noqa: B905 - the names are endless
-    if workers == 1:
-        for person, file in work:
-            yield prepare_to_spool(person, file, settings, seed)
-        return
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        pending: deque[concurrent.futures.Future] = deque()
-        try:
-            for person, file in work:
-                pending.append(pool.submit(prepare_to_spool, person, file, settings, seed))
-                if len(pending) > _AHEAD * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _split(

@@ -76,7 +76,11 @@ class Checkpoints:
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self._folder,
-            item_names=("weights", "optimizer", "meta"),
+            item_handlers={
+                "weights": ocp.StandardCheckpointHandler(),
+                "optimizer": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 best_fn=_goodness,
                 preservation_policy=AnyPreservationPolicy(

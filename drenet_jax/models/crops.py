@@ -30,7 +30,8 @@ def crop_and_resize(images: jax.Array, boxes: jax.Array, size: tuple[int, int]) 
 
 
 def _crop_one(image: jax.Array, box: jax.Array, size: tuple[int, int]) -> jax.Array:
-    y0, x0, y1, x1 = box.astype(jnp.float32)
+    # Positions are float32 at least: bfloat16 cannot tell neighbouring pixels apart.
+    y0, x0, y1, x1 = box.astype(jnp.promote_types(box.dtype, jnp.float32))
     (y_low, y_high), (wy_low, wy_high) = _samples(y0, y1, size[0], image.shape[0])
     (x_low, x_high), (wx_low, wx_high) = _samples(x0, x1, size[1], image.shape[1])
     dtype = image.dtype
@@ -43,11 +44,13 @@ def _crop_one(image: jax.Array, box: jax.Array, size: tuple[int, int]) -> jax.Ar
 
 def _samples(start: jax.Array, stop: jax.Array, n: int, length: int):
     """The two pixels beside each sample along one axis and their weights, 0 outside the image."""
-    last = stop - 1
-    fraction = jnp.arange(n, dtype=jnp.float32) / max(n - 1, 1)
-    position = start * (1 - fraction) + last * fraction
+    # Whole pixels apart from fractions: what is left is as exact at the far side of the image.
+    whole = jnp.floor(start)
+    scale = (stop - 1 - start) / max(n - 1, 1)
+    position = (start - whole) + scale * jnp.arange(n, dtype=scale.dtype)
     low = jnp.floor(position)
     weight_high = position - low
+    low = whole + low
     pixels, weights = [], []
     for pixel, weight in ((low, 1 - weight_high), (low + 1, weight_high)):
         inside = (pixel >= 0) & (pixel <= length - 1)

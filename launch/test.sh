@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Sets up and runs the default test suite; arguments go to pytest.
+#
+#   bash launch/test.sh                 # the default suite
+#   bash launch/test.sh -m slow         # the long tests
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. launch/_environment.sh
+use_environment '[test]'
+
+ruff format --check --quiet .
+ruff check --quiet .
+python -m pytest "$@"

@@ -1,0 +1,60 @@
+"""ResNet's size and numerics."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drenet_jax.models.resnet import Conv1x1, ResNet
+
+# torchvision's published counts less the class head (features × 1000 + 1000).
+PARAMETERS = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032}
+
+
+@pytest.mark.parametrize("architecture", PARAMETERS)
+def test_parameter_counts_are_torchvisions(architecture):
+    model = ResNet(architecture, 64, jnp.float32, None)
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    )
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    assert count == PARAMETERS[architecture]
+
+
+def test_features_have_stride_32_and_pooled_is_their_mean():
+    model = ResNet("resnet50", 4, jnp.float32, None)
+    images = jax.random.normal(jax.random.key(1), (2, 70, 96, 3))
+    variables = model.init(jax.random.key(0), images, train=False)
+    feature_map, pooled = model.apply(variables, images, train=False)
+    assert feature_map.shape == (2, 3, 3, 4 * 8 * 4)
+    np.testing.assert_allclose(pooled, feature_map.mean((1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_1x1_convolution_as_a_product_equals_the_convolution(stride):
+    images = jax.random.normal(jax.random.key(1), (2, 9, 8, 5))
+    module = Conv1x1(7, stride)
+    variables = module.init(jax.random.key(0), images)
+    expected = jax.lax.conv_general_dilated(
+        images,
+        variables["params"]["kernel"],
+        (stride, stride),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    np.testing.assert_allclose(module.apply(variables, images), expected, atol=1e-5)
+
+
+def test_bfloat16_keeps_parameters_statistics_and_pooled_in_float32():
+    model = ResNet("resnet18", 4, jnp.bfloat16, None)
+    images = jnp.ones((2, 64, 64, 3))
+    variables = model.init(jax.random.key(0), images, train=False)
+    (feature_map, pooled), updates = model.apply(
+        variables, images, train=True, mutable=["batch_stats"]
+    )
+    assert feature_map.dtype == jnp.bfloat16
+    assert pooled.dtype == jnp.float32
+    for leaf in jax.tree.leaves((variables, updates)):
+        assert leaf.dtype == jnp.float32
