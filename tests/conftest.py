@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
-# Before JAX is imported: tests of several devices need several, and an odd number finds more.
+# Before JAX is imported: tests of several devices need several.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# The same small networks are compiled again and again, in commands too.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import pytest
+
+from drenet_jax.ct.settings import CtSettings
+from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.preparation import prepare_cohort
+from drenet_jax.outputs import new_folder
+from drenet_jax.synthesize import synthesize
+from drenet_jax.training.loop import train_and_evaluate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -27,10 +42,60 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def ct_settings() -> CtSettings:
+    """The settings of `configs/prepare.py`."""
+    return CtSettings.from_dict(_config("prepare").to_dict())
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """What `synthesize` writes: twelve persons of 96 pixels."""
+    out = tmp_path_factory.mktemp("cohort") / "phantoms"
+    synthesize(out, persons=12, seed=3, size_px=96, site="A", workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def prepared(phantoms, ct_settings) -> Path:
+    """What `prepare` writes of `phantoms`, in crops of 96 pixels."""
+    out = phantoms.parent / "data"
+    with new_folder(out) as folder:
+        prepare_cohort(
+            read_cohort(phantoms / "cohort.csv"),
+            folder,
+            settings=dataclasses.replace(ct_settings, image_size_px=96),
+            seed=0,
+            fractions=(50, 25, 25),
+            workers=1,
+            progress=lambda summaries, n: summaries,
+        )
+    return out
+
+
+def _config(name: str):
+    return runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))["get_config"]()
+
+
 @pytest.fixture
 def tiny_config():
     """DRENet with a narrow ResNet18 on 96 pixels: seconds, not minutes."""
-    config = runpy.run_path(str(REPOSITORY / "configs" / "drenet.py"))["get_config"]()
+    return _tiny_config()
+
+
+@pytest.fixture(scope="session")
+def trained(prepared) -> Path:
+    """A workdir after one epoch of `tiny_config` on `prepared`."""
+    config = _tiny_config()
+    config.data.dir = str(prepared)
+    config.train.epochs = 1
+    workdir = prepared.parent / "run"
+    train_and_evaluate(config, workdir)
+    return workdir
+
+
+def _tiny_config():
+    config = _config("drenet")
     config.model.backbone = "resnet18"
     config.model.width = 4
     config.model.image_size_px = 96
@@ -42,4 +107,22 @@ def tiny_config():
     config.model.hidden = (8,)
     config.data.batch_size = 8
     config.evaluation.batch_size = 8
+    config.evaluation.bootstrap_draws = 50
     return config
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Runs `python -m drenet_jax.<name>` as a user would; returns the finished process."""
+
+    def run(name: str, *flags: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", f"drenet_jax.{name}", *flags],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run

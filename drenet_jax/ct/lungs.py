@@ -18,6 +18,9 @@ _GAS_BELOW_HU = -960.0
 # The lungs' largest share of the body: where there is more, the threshold took tissue for air.
 _MOST_LUNG = 0.75
 
+# A slice tells about the slices around it if its lungs are this large, relative to the largest.
+_LEAST_WITNESS_SHARE = 0.25
+
 
 def find_lungs(image: np.ndarray) -> np.ndarray:
     """Finds the lungs: air inside the body, closed over vessels and disease (paper 2.2.1).
@@ -32,29 +35,83 @@ def find_lungs(image: np.ndarray) -> np.ndarray:
     Returns:
       bool [H, W]; all False if no lungs are found.
     """
+    return _to_size(_on_grid(image), image.shape)
+
+
+def find_lungs_in_series(images: Sequence[np.ndarray], *, from_feet: bool) -> list[np.ndarray]:
+    """Finds the lungs in slices that follow each other, each with the help of the others.
+
+    Lungs that are white with disease are given back: what both neighbours hold is lung. Of slices
+    known to run from the feet to the head, a gap at the chest wall is lung, too, if there is lung
+    below it. The domes of the diaphragm and the heart have no lung below them.
+
+    Args:
+      images: as for `find_lungs`, all of one size, in order.
+      from_feet: whether they are known to run from the feet to the head.
+
+    Returns:
+      bool [H, W] for each image.
+    """
+    masks = [_on_grid(image) for image in images]
+    areas = [np.count_nonzero(mask) for mask in masks]
+    completed = []
+    below = np.zeros_like(masks[0]) if masks else None
+    for i, mask in enumerate(masks):
+        found = mask
+        if 0 < i < len(masks) - 1:
+            found = found | _opened(masks[i - 1] & masks[i + 1] & ~mask)
+        if from_feet:
+            found = found | _at_the_wall(_opened(below & _hulls(found) & ~found), found)
+            # Small areas may be gas in the gut.
+            if areas[i] > _LEAST_WITNESS_SHARE * max(areas):
+                below = below | mask
+        completed.append(found)
+    return [_to_size(mask, image.shape) for mask, image in zip(completed, images, strict=True)]
+
+
+def _on_grid(image: np.ndarray) -> np.ndarray:
+    """bool [h, w]: the lungs of one slice on the grid."""
     height, width = image.shape
     scale = _GRID_PX / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     if image.dtype == np.uint8:
-        lungs = _in_picture(small)
-    else:
-        lungs = _segment(small, _AIR_BELOW_HU, _GAS_BELOW_HU)[0]
-    if not lungs.any():
-        return np.zeros(image.shape, bool)
-    return cv2.resize(lungs * np.uint8(255), (width, height)) >= 128
+        return _in_picture(small).view(bool)
+    lungs = _segment(small, _AIR_BELOW_HU, _GAS_BELOW_HU)[0]
+    return _to_the_walls(lungs).view(bool)
 
 
-def complete_by_neighbours(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Adds to each mask what both its neighbours hold: a slice white with disease is not lost.
+def _to_size(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(mask * np.uint8(255), shape[::-1]) >= 128
 
-    Args:
-      masks: bool [H, W] each, the lungs in slices that follow each other; they are not changed.
-    """
-    completed = list(masks)
-    for i in range(1, len(masks) - 1):
-        completed[i] = masks[i] | (masks[i - 1] & masks[i + 1])
-    return completed
+
+def _opened(mask: np.ndarray) -> np.ndarray:
+    return cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_OPEN, _disc(2)).view(bool)
+
+
+def _at_the_wall(missing: np.ndarray, lungs: np.ndarray) -> np.ndarray:
+    """The pieces of `missing` that have no lung between them and the chest wall."""
+    outermost = np.logical_or.accumulate(lungs, axis=1)
+    outermost &= np.logical_or.accumulate(lungs[:, ::-1], axis=1)[:, ::-1]
+    _, labels = cv2.connectedComponents(missing.view(np.uint8))
+    beside = np.unique(labels[missing & ~outermost])
+    return np.isin(labels, beside) & missing
+
+
+def _hulls(mask: np.ndarray) -> np.ndarray:
+    """The convex hull of each lung."""
+    lungs = mask.view(np.uint8)
+    hulls = np.zeros_like(lungs)
+    middle = _middle_column(lungs)
+    for columns in (slice(0, middle), slice(middle, None)):
+        contours, _ = cv2.findContours(
+            np.ascontiguousarray(lungs[:, columns]), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        )
+        if contours:
+            side = np.zeros_like(lungs[:, columns])
+            cv2.fillConvexPoly(side, cv2.convexHull(np.concatenate(contours)), 1)
+            hulls[:, columns] |= side
+    return hulls.view(bool)
 
 
 def _in_picture(picture: np.ndarray) -> np.ndarray:
@@ -187,11 +244,16 @@ def _without_frame(image: np.ndarray) -> tuple[slice, slice]:
     def inside(lines: np.ndarray) -> slice:
         middle = np.median(lines, axis=1, keepdims=True)
         varied = np.flatnonzero(np.mean(np.abs(lines - middle) > 12, axis=1) >= 0.03)
-        if varied.size == 0:
+        if varied.size < 5:
             return slice(0, 0)
         first, end = int(varied[0]), int(varied[-1]) + 1
-        # Between frame and picture lies a line that is a blend of both.
-        return slice(first + 2 * (first > 0), end - 2 * (end < len(lines)))
+        # Between frame and picture lies a blend of both; a thin light frame is all blend.
+        light = lines.mean(axis=1)
+        if first > 0 or light[0] > light[3] + 25:
+            first += 2
+        if end < len(lines) or light[-1] > light[-4] + 25:
+            end -= 2
+        return slice(first, end)
 
     values = image.astype(np.int16)
     return inside(values), inside(values.T)
@@ -311,3 +373,35 @@ def _closed(lungs: np.ndarray, radius: int) -> np.ndarray:
         wide = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, _disc(radius))
         closed[box] |= _filled(wide)[radius:-radius, radius:-radius]
     return closed
+
+
+def _to_the_walls(lungs: np.ndarray) -> np.ndarray:
+    """Adds to each lung what lies between it and the chest wall beside it."""
+    middle = _middle_column(lungs)
+    left = _to_the_wall(lungs[:, :middle])
+    right = _to_the_wall(lungs[:, middle:][:, ::-1])[:, ::-1]
+    return np.ascontiguousarray(np.hstack([left, right]))
+
+
+def _to_the_wall(lung: np.ndarray) -> np.ndarray:
+    """Adds what lies between a lung and the convex chest wall to its left: consolidation."""
+    rows = np.flatnonzero(lung.any(axis=1))
+    if len(rows) < 2:
+        return lung
+    width = lung.shape[1]
+    first = lung[rows].argmax(axis=1)
+    outline = np.stack([first, rows], axis=1)
+    # Closed far on the other side, the hull has the wall's course as its remaining corners.
+    ends = np.array([[width, rows[-1]], [width, rows[0]]])
+    hull = cv2.convexHull(np.concatenate([outline, ends]).astype(np.int32))[:, 0]
+    course = hull[hull[:, 0] < width]
+    wall_x, wall_y = course[np.argsort(course[:, 1])].T
+    wall = np.interp(rows, wall_y, wall_x)
+    # Where the hull runs across the chest it spans the dome of the diaphragm, not the wall.
+    slopes = np.diff(wall_x) / np.diff(wall_y)
+    steep = np.abs(slopes)[np.searchsorted(wall_y[1:-1], rows, side="right")] < 0.7
+    columns = np.arange(width)
+    beside = (columns >= wall[:, None]) & (columns < first[:, None]) & steep[:, None]
+    added = lung.copy()
+    added[rows] |= beside.view(np.uint8)
+    return added

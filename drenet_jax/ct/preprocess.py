@@ -129,65 +129,70 @@ def filled(picked: PickedSlice, settings: CtSettings, seed: int, patient_id: str
 
 def _prepare_series(series: Series, settings: CtSettings) -> PreparedPerson:
     excluded = list(series.excluded)
-    decoded: list[_Decoded] = []
+    indices, images = [], []
     for index in slices.pick(len(series.names), settings.slices_per_person):
         name = series.names[index]
         try:
-            one = _decode(series, index, index, settings)
+            image = series.read(index)
         except UnreadableSlice as error:
             excluded.append(Excluded(name, error.why))
             continue
-        if decoded and one.source.shape != decoded[0].source.shape:
+        if images and image.shape != images[0].shape:
             raise InputError(
-                f"{series.path} holds pictures of different sizes ({decoded[0].name} and {name}), "
-                "so they are no series; give them as single images, each with a row of its own."
+                f"{series.path} holds pictures of different sizes ({series.names[indices[0]]} and "
+                f"{name}), so they are no series; give them as single images, each in a row."
             )
-        decoded.append(one)
-    masks = lungs.complete_by_neighbours([one.mask for one in decoded])
-    decoded = [one._replace(mask=mask) for one, mask in zip(decoded, masks, strict=True)]
-    return _person(decoded, excluded, len(series.names), settings.min_area_share, settings)
+        indices.append(index)
+        images.append(image)
+    masks = lungs.find_lungs_in_series(images, from_feet=series.is_hu)
+    found = [
+        _Found(index, series.names[index], _windowed(image, settings), mask)
+        for index, image, mask in zip(indices, images, masks, strict=True)
+    ]
+    return _person(found, excluded, len(series.names), settings.min_area_share, settings)
 
 
 def _prepare_single_images(paths: Sequence[Path], settings: CtSettings) -> PreparedPerson:
-    excluded, decoded = [], []
+    excluded, found = [], []
     for index, path in enumerate(paths):
         try:
-            decoded.append(_decode(open_series(path), 0, index, settings))
+            image = open_series(path).read(0)
         except UnreadableSlice as error:
             if len(paths) == 1:
                 raise
             excluded.append(Excluded(path.name, error.why))
-    return _person(decoded, excluded, len(paths), 0.0, settings)
+            continue
+        mask = lungs.find_lungs(image)
+        found.append(_Found(index, path.name, _windowed(image, settings), mask))
+    return _person(found, excluded, len(paths), 0.0, settings)
 
 
-class _Decoded(NamedTuple):
+class _Found(NamedTuple):
     index: int
     name: str
     source: np.ndarray
     mask: np.ndarray
 
 
-def _decode(series: Series, place: int, index: int, settings: CtSettings) -> _Decoded:
-    pixels = series.read(place)
-    mask = lungs.find_lungs(pixels)
-    if series.is_hu:
-        pixels = window(pixels, settings.window_level_hu, settings.window_width_hu)
-    return _Decoded(index, series.names[place], pixels, mask)
+def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
+    if image.dtype == np.uint8:
+        return image
+    return window(image, settings.window_level_hu, settings.window_width_hu)
 
 
 def _person(
-    decoded: Sequence[_Decoded],
+    found: Sequence[_Found],
     excluded: Sequence[Excluded],
     n_slices: int,
     min_area_share: float,
     settings: CtSettings,
 ) -> PreparedPerson:
     # In a chest some slice is full of lung; what is found elsewhere is gas in gut or sinuses.
-    is_chest = any(one.mask.mean() > _LEAST_LUNG_SHARE for one in decoded)
-    areas = [int(one.mask.sum()) if is_chest else 0 for one in decoded]
+    is_chest = any(one.mask.mean() > _LEAST_LUNG_SHARE for one in found)
+    areas = [int(one.mask.sum()) if is_chest else 0 for one in found]
     largest = max(areas, default=0)
     picked = []
-    for one, area in zip(decoded, areas, strict=True):
+    for one, area in zip(found, areas, strict=True):
         why = ""
         if area == 0:
             one = one._replace(mask=np.zeros_like(one.mask))
@@ -202,8 +207,8 @@ def _person(
     return PreparedPerson(tuple(picked), (*excluded, *not_kept), n_slices)
 
 
-def _crop(decoded: _Decoded, why: str, size_px: int) -> PickedSlice:
-    index, name, source, mask = decoded
+def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
+    index, name, source, mask = found
     if not mask.any():
         return PickedSlice(index, name, source, mask, None, None, None, why)
     x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))

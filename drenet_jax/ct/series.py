@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
+import io
 import os
 import re
 import struct
-from collections.abc import Sequence
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -21,8 +25,10 @@ from drenet_jax.errors import InputError
 # The HU of air outside the scanned field. Some scanners write -2000 or -3024 there.
 PADDING_HU = -1024.0
 
+# How much of each file is read at first: most headers are shorter.
+_HEAD_BYTES = 1 << 16
+
 _HEADER_TAGS = (
-    "SOPClassUID",
     "Modality",
     "SeriesInstanceUID",
     "ImageType",
@@ -53,6 +59,7 @@ _DICOM_ERRORS = (
     TypeError,
     ValueError,
     struct.error,
+    zlib.error,
     pydicom.errors.InvalidDicomError,
 )
 
@@ -143,14 +150,19 @@ def open_series(path: Path) -> Series:
     headers: list[_Header] = []
     pictures: list[str] = []
     for name, file in files.items():
-        kind = _kind(file)
-        if kind == "picture":
+        try:
+            with file.open("rb") as stream:
+                head = stream.read(_HEAD_BYTES)
+        except OSError as error:
+            excluded.append(Excluded(name, f"a file that cannot be opened ({error.strerror})"))
+            continue
+        if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
             pictures.append(name)
-        elif kind == "dicom":
-            header = _read_header(name, file, needs_place=len(files) > 1)
+        elif _is_dicom(head):
+            header = _read_header(name, file, head, needs_place=len(files) > 1)
             (headers if isinstance(header, _Header) else excluded).append(header)
         else:
-            excluded.append(Excluded(name, kind))
+            excluded.append(Excluded(name, _what_it_is(file, head)))
 
     if headers:
         excluded += [Excluded(name, "a picture beside a DICOM series") for name in pictures]
@@ -194,20 +206,16 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
     ]
 
 
-def _kind(file: Path) -> str:
-    """'dicom' or 'picture' by the file's first bytes, otherwise why it is neither."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(132)
-    except OSError as error:
-        return f"a file that cannot be opened ({error.strerror})"
+def _is_dicom(head: bytes) -> bool:
+    # Old files lack the preamble and begin with an element of group 0002 or 0008.
+    return head[128:132] == b"DICM" or (
+        head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
+    )
+
+
+def _what_it_is(file: Path, head: bytes) -> str:
     if not head:
         return "an empty file"
-    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
-        return "picture"
-    # Old files lack the preamble and begin with a tag of group 0002 or 0008.
-    if head[128:] == b"DICM" or (head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"):
-        return "dicom"
     if file.suffix.lower() in (".dcm", ".dicom", ".ima"):
         return f"no DICOM file in spite of its name ({file.suffix})"
     return "neither a DICOM file nor a PNG or JPEG picture"
@@ -222,15 +230,34 @@ class _Header:
     place_mm: float
 
 
-def _read_header(name: str, file: Path, *, needs_place: bool) -> _Header | Excluded:
+def _read_header(name: str, file: Path, head: bytes, *, needs_place: bool) -> _Header | Excluded:
     try:
-        header = pydicom.dcmread(
-            file, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS), force=True
-        )
+        header = _dicom_header(file, head)
         values = {tag: _values(header, tag) for tag in _HEADER_TAGS}
         return _checked_header(name, values, needs_place=needs_place)
     except _DICOM_ERRORS as error:
         return Excluded(name, f"a DICOM file whose header cannot be read ({_one_line(error)})")
+
+
+def _dicom_header(file: Path, head: bytes) -> pydicom.Dataset:
+    """The header from the file's first bytes, or from the file where they are too few."""
+
+    def read(source: Path | io.BytesIO) -> pydicom.Dataset:
+        tags = list(_HEADER_TAGS)
+        with _without_warnings():
+            return pydicom.dcmread(source, stop_before_pixels=True, specific_tags=tags, force=True)
+
+    # pydicom is faster in memory than in a file: it seeks and tells at every element.
+    stream = io.BytesIO(head)
+    is_whole_file = len(head) < _HEAD_BYTES
+    try:
+        header = read(stream)
+    except _DICOM_ERRORS:
+        if is_whole_file:
+            raise
+        return read(file)
+    reached_pixels = stream.tell() < len(head)
+    return header if is_whole_file or reached_pixels else read(file)
 
 
 def _values(header: pydicom.Dataset, tag: str) -> tuple[str, ...]:
@@ -288,8 +315,7 @@ def _cosines_and_normal(
 
 def _order(headers: Sequence[_Header]) -> tuple[list[str], list[Excluded]]:
     """The names of the largest series by place, and what is no slice of it."""
-    counts = collections.Counter(header.series for header in headers)
-    series, count = counts.most_common(1)[0]
+    series, _ = collections.Counter(header.series for header in headers).most_common(1)[0]
     excluded = []
     slices: list[_Header] = []
     for header in headers:
@@ -299,7 +325,7 @@ def _order(headers: Sequence[_Header]) -> tuple[list[str], list[Excluded]]:
             why = "a slice of another size or orientation than the rest of its series"
             excluded.append(Excluded(header.name, why))
         else:
-            why = f"of another series, with {counts[header.series]} slices ({count} are taken)"
+            why = "of another series than the largest, which is taken"
             excluded.append(Excluded(header.name, why))
     slices.sort(key=lambda header: header.place_mm)
     names: list[str] = []
@@ -315,8 +341,9 @@ def _order(headers: Sequence[_Header]) -> tuple[list[str], list[Excluded]]:
 
 def _read_hu(file: Path) -> np.ndarray:
     try:
-        dataset = pydicom.dcmread(file, force=True)
-        stored = dataset.pixel_array
+        with _without_warnings():
+            dataset = pydicom.dcmread(file, force=True)
+            stored = dataset.pixel_array
         hu = np.multiply(stored, dataset.RescaleSlope, dtype=np.float32)
         hu += np.float32(dataset.RescaleIntercept)
         padding = dataset.get("PixelPaddingValue")
@@ -358,6 +385,14 @@ def _read_picture(file: Path) -> np.ndarray:
     if np.mean(spread > _GREY_SPREAD) > _COLOURED_SHARE:
         raise UnreadableSlice(file, "a colour picture, no CT slice", "give a grey CT slice")
     return cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps pydicom from warning of each oddity of each file: what matters raises, and is told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _one_line(error: BaseException) -> str:

@@ -46,9 +46,10 @@ def train_batches(
     first_slice = first_step * batch_size
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        key = tf.random.experimental.stateless_fold_in([seed, 0], number)
         return records.shuffle(
             min(shuffle_buffer, n),
-            seed=tf.random.experimental.stateless_fold_in([seed, 0], number)[0],
+            seed=tf.random.stateless_uniform([], key, minval=None, maxval=None, dtype=tf.int64),
             reshuffle_each_iteration=False,
         )
 

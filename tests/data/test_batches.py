@@ -1,0 +1,85 @@
+"""The order of the training slices, and evaluation's every-slice-once."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from drenet_jax.data.batches import split_batches, train_batches
+from drenet_jax.data.records import open_data
+
+
+def _batches(prepared, n, **changes):
+    options = {
+        "batch_size": 4,
+        "first_step": 0,
+        "fill": "train",
+        "shuffle_buffer": 1000,
+        "seed": 0,
+    } | changes
+    return list(itertools.islice(train_batches(open_data(prepared), **options), n))
+
+
+def test_a_run_that_goes_on_sees_the_batches_of_one_that_never_stopped(prepared):
+    n = open_data(prepared).n_slices["train"]
+    steps = 2 * n // 4 + 3
+    whole = _batches(prepared, steps)
+    for first_step in (1, n // 4, steps - 2):
+        rest = _batches(prepared, steps - first_step, first_step=first_step)
+        for ours, theirs in zip(whole[first_step:], rest, strict=True):
+            for a, b in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_epochs_hold_every_slice_once_in_another_order(prepared):
+    n = open_data(prepared).n_slices["train"]
+    batches = _batches(prepared, 3 * n, batch_size=1)
+    images = [image.tobytes() for image, _ in batches]
+    epochs = [images[i * n : (i + 1) * n] for i in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == sorted(epochs[0])
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert len({epoch[0] for epoch in epochs} | {epochs[0][1]}) > 1
+
+
+def test_another_seed_gives_another_order(prepared):
+    first, other = (_batches(prepared, 1, seed=seed)[0][0] for seed in (0, 1))
+    assert not np.array_equal(first, other)
+
+
+def test_batches_are_uint8_slices_and_int32_labels(prepared):
+    image, label = _batches(prepared, 1)[0]
+    assert image.dtype == np.uint8
+    assert image.shape == (4, 96, 96)
+    assert label.dtype == np.int32
+
+
+@pytest.mark.parametrize("fill", ["train", "always", "never"])
+def test_the_blank_is_filled_when_the_config_says_so(fill, prepared):
+    data = open_data(prepared)
+    image = np.concatenate([image for image, _ in _batches(prepared, 5, fill=fill)])
+    test = np.concatenate(
+        [batch["image"] for batch in split_batches(data, "test", batch_size=8, fill=fill)]
+    )
+    # Masked crops are black in the corners; lungs never reach them.
+    assert np.any(image[:, :4, :4]) == (fill != "never")
+    assert np.any(test[:, :4, :4]) == (fill == "always")
+
+
+def test_every_slice_of_a_split_comes_once_whatever_the_batch(prepared):
+    data = open_data(prepared)
+    seen = []
+    for batch_size in (1, 5, 8):
+        batches = split_batches(data, "validation", batch_size=batch_size, fill="train")
+        names = [
+            key
+            for batch in batches
+            for key in zip(batch["patient_id"], batch["slice_name"], strict=True)
+        ]
+        assert len(names) == data.n_slices["validation"]
+        seen.append(collections.Counter(names))
+    assert seen[0] == seen[1] == seen[2]
+    assert max(seen[0].values()) == 1

@@ -1,0 +1,83 @@
+"""Checkpoints: which are kept, and how misfits are told."""
+
+from __future__ import annotations
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from drenet_jax.errors import InputError
+from drenet_jax.models.checkpoints import Checkpoints, Meta, check_shapes
+
+
+@pytest.fixture
+def meta(ct_settings):
+    config = ml_collections.ConfigDict({"model": {"hidden": (3, 4)}, "seed": 1})
+    return Meta(config, ("a", "b"), ct_settings, 7, "0.1.0")
+
+
+def _weights(value):
+    return {"params": {"w": np.full((2, 3), value, np.float32)}, "batch_stats": {}}
+
+
+def _shapes(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _save(workdir, meta, figures):
+    checkpoints = Checkpoints(workdir)
+    for step, (auc, cross_entropy) in figures.items():
+        metrics = {"auc": auc, "cross_entropy": cross_entropy}
+        checkpoints.save(step, _weights(step), {"m": np.ones(2)}, meta, metrics)
+    checkpoints.wait()
+    return checkpoints
+
+
+@pytest.mark.parametrize(
+    ("figures", "best"),
+    [
+        ({1: (0.5, 1.0), 2: (0.9, 2.0), 3: (0.7, 0.1)}, 2),
+        ({1: (1.0, 0.4), 2: (1.0, 0.2), 3: (1.0, 0.3)}, 2),
+        ({1: (None, 0.4), 2: (None, 0.2), 3: (0.1, 0.3)}, 3),
+        ({1: (None, None), 2: (None, None), 3: (None, None)}, 3),
+    ],
+)
+def test_the_best_and_the_latest_are_kept(figures, best, meta, tmp_path):
+    checkpoints = _save(tmp_path, meta, figures)
+    assert checkpoints.best_step == best
+    assert checkpoints.latest_step == 3
+    kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {best, 3}
+    checkpoints.close()
+
+
+def test_what_was_saved_comes_back(meta, tmp_path):
+    _save(tmp_path, meta, {4: (0.5, 1.0)}).close()
+    checkpoints = Checkpoints.of(tmp_path, flag="--workdir")
+    found = checkpoints.meta(4)
+    assert (found.labels, found.ct, found.fill_seed) == (meta.labels, meta.ct, 7)
+    assert found.config.to_dict() == {"model": {"hidden": [3, 4]}, "seed": 1}
+    weights = checkpoints.weights(4, _shapes(_weights(0)))
+    np.testing.assert_array_equal(weights["params"]["w"], np.full((2, 3), 4))
+    checkpoints.close()
+
+
+def test_weights_of_another_model_are_told_by_name(meta, tmp_path):
+    checkpoints = _save(tmp_path, meta, {1: (0.5, 1.0)})
+    other = {"params": {"v": np.zeros(3), "w": np.zeros((2, 4))}, "batch_stats": {}}
+    with pytest.raises(InputError) as caught:
+        checkpoints.weights(1, _shapes(other))
+    assert "params/v is missing; params/w has shape (2, 3) instead of (2, 4)" in str(caught.value)
+    checkpoints.close()
+
+
+def test_extra_arrays_are_told_by_name():
+    with pytest.raises(InputError, match="b is not expected"):
+        check_shapes({"a": np.zeros(2), "b": np.zeros(1)}, {"a": np.zeros(2)}, "there")
+
+
+def test_a_workdir_without_a_checkpoint_is_told(tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        Checkpoints.of(tmp_path, flag="--workdir")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,60 @@
+"""The four losses against PyTorch and plain loops."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drenet_jax.models.drenet import Outputs
+from drenet_jax.training.losses import drenet_losses, ranking_loss
+
+
+@pytest.fixture
+def outputs():
+    rng = np.random.default_rng(0)
+    return Outputs(
+        logits=jnp.asarray(rng.normal(size=(5, 3)), jnp.float32),
+        raw_logits=jnp.asarray(rng.normal(size=(5, 3)), jnp.float32),
+        part_logits=jnp.asarray(rng.normal(size=(5, 4, 3)), jnp.float32),
+        scores=jnp.asarray(rng.normal(size=(5, 4)), jnp.float32),
+        boxes=jnp.zeros((5, 4, 4)),
+    )
+
+
+LABEL = np.array([0, 2, 1, 1, 0])
+
+
+def test_cross_entropies_equal_pytorch(outputs):
+    torch = pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
+    losses = drenet_losses(outputs, jnp.asarray(LABEL))
+    label = torch.from_numpy(LABEL)
+
+    def expected(logits, label):
+        return torch.nn.functional.cross_entropy(torch.from_numpy(np.array(logits)), label).item()
+
+    assert losses["raw"] == pytest.approx(expected(outputs.raw_logits, label), rel=1e-5)
+    assert losses["concat"] == pytest.approx(expected(outputs.logits, label), rel=1e-5)
+    parts = expected(outputs.part_logits.reshape(20, 3), label.repeat_interleave(4))
+    assert losses["parts"] == pytest.approx(parts, rel=1e-5)
+    names = ("raw", "concat", "parts", "rank")
+    assert losses["loss"] == pytest.approx(sum(float(losses[name]) for name in names), rel=1e-6)
+
+
+def test_ranking_equals_a_loop_over_pairs(outputs):
+    rng = np.random.default_rng(1)
+    scores, part_loss = rng.normal(size=(2, 6, 5)).astype(np.float32)
+    part_loss[0] = 1.0  # equal losses rank nothing
+    expected = [
+        sum(max(0.0, 1 - s[i] + s[j]) for i in range(5) for j in range(5) if t[j] > t[i])
+        for s, t in zip(scores, part_loss, strict=True)
+    ]
+    np.testing.assert_allclose(ranking_loss(scores, part_loss), expected, rtol=1e-5)
+
+
+def test_ranking_raises_the_score_of_the_better_proposal_and_leaves_its_loss_alone():
+    scores, part_loss = jnp.array([[0.0, 0.0]]), jnp.array([[0.2, 0.9]])
+    by_score, by_loss = jax.grad(lambda s, t: ranking_loss(s, t).sum(), (0, 1))(scores, part_loss)
+    assert by_score[0, 0] < 0 < by_score[0, 1]
+    np.testing.assert_array_equal(by_loss, 0)
