@@ -34,9 +34,6 @@ def run(
       doc: the module's docstring, which `--help` prints above the flags.
       required: flags without which the command cannot run.
     """
-    define_flags()
-    for name in required:
-        flags.mark_flag_as_required(name)
     sys.modules["__main__"].__doc__ = doc
     absl_logging.set_verbosity(absl_logging.WARNING)
 
@@ -51,7 +48,10 @@ def run(
             print("\nstopped.", file=sys.stderr)
             sys.exit(130)
 
-    app.run(checked, flags_parser=_parse_flags)
+    def parsed(argv: list[str]) -> list[str]:
+        return _parse_flags(argv, define_flags, required)
+
+    app.run(checked, flags_parser=parsed)
 
 
 def define_workers() -> None:
@@ -70,21 +70,37 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "drenet_jax" / "xla"))
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(
+    argv: list[str], define_flags: Callable[[], None], required: Sequence[str]
+) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        # ml_collections reads the command line already where a config flag is defined.
+        define_flags()
+        for name in required:
+            flags.mark_flag_as_required(name)
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            # A file that cannot be loaded is told at the first look into it.
+            list(flags.FLAGS.config)
+        return rest
+    except SystemExit:
+        # --help ends so; absl calls that a failure.
+        sys.exit(0)
     except flags.Error as error:
         _fail(f"{_one_line(error)}; see --help.")
-    except FileNotFoundError as error:
-        _fail(f"{_one_line(error)}; check the path given to --config.")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections tells a misspelt or mistyped config field so.
         _fail(f"a --config field cannot be set: {_one_line(error)}; see the config file's fields.")
+    except OSError as error:
+        _fail(f"--config: {_one_line(error)}; check the path.")
     raise AssertionError("unreachable")
 
 
-def _one_line(error: Exception) -> str:
-    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+def _one_line(error: BaseException) -> str:
+    # ml_collections wraps one error in another.
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    text = str(error.args[0]) if len(error.args) == 1 else str(error)
     return " ".join(text.split()).rstrip(".")
 
 

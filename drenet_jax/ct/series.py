@@ -151,12 +151,11 @@ def open_series(path: Path) -> Series:
     pictures: list[str] = []
     for name, file in files.items():
         try:
-            with file.open("rb") as stream:
-                head = stream.read(_HEAD_BYTES)
+            head = _read_head(file)
         except OSError as error:
             excluded.append(Excluded(name, f"a file that cannot be opened ({error.strerror})"))
             continue
-        if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        if _is_picture(head):
             pictures.append(name)
         elif _is_dicom(head):
             header = _read_header(name, file, head, needs_place=len(files) > 1)
@@ -184,6 +183,34 @@ def open_series(path: Path) -> Series:
         excluded=tuple(sorted(excluded, key=lambda one: _natural(one.name))),
         is_hu=bool(headers),
     )
+
+
+def require_images(path: Path) -> None:
+    """Looks for a file that might be a slice, and stops at the first: a cheap check beforehand.
+
+    Args:
+      path: as for `open_series`.
+
+    Raises:
+      InputError: `path` does not exist, or no file there begins like DICOM, PNG or JPEG.
+    """
+    if path.exists():
+        files = _files_below(path).values() if path.is_dir() else [path]
+        for file in files:
+            with contextlib.suppress(OSError):
+                head = _read_head(file)
+                if _is_picture(head) or _is_dicom(head):
+                    return
+    open_series(path)  # which says what is wrong
+
+
+def _read_head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(_HEAD_BYTES)
+
+
+def _is_picture(head: bytes) -> bool:
+    return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
 def _files_below(folder: Path) -> dict[str, Path]:

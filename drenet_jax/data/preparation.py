@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from drenet_jax.ct.series import require_images
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import SPLITS, Cohort
 from drenet_jax.data.qc import qc_page
@@ -61,11 +62,14 @@ def prepare_cohort(
       progress: wraps the summaries (and their number) as they come, for a progress bar.
 
     Raises:
-      InputError: nothing is left of the whole cohort.
+      InputError: a path holds nothing that might be a slice; nothing is left of the whole cohort.
     """
     # Imported here: the workers, which import this module, would each load TensorFlow.
     from drenet_jax.data.records import write_records
 
+    for person in cohort.persons:
+        for path in person.paths:
+            require_images(path)
     spool = folder / "spool"
     spool.mkdir()
     tasks = [

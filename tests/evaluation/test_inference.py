@@ -1,0 +1,106 @@
+"""From files to a diagnosis: what the predictor returns, and that all paths agree."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import drenet_jax
+from drenet_jax.ct.preprocess import prepare_person
+from drenet_jax.data.batches import split_batches
+from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.records import open_data
+from drenet_jax.errors import InputError
+from drenet_jax.evaluation.inference import _source_boxes
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return drenet_jax.load(trained)
+
+
+@pytest.fixture(scope="module")
+def person(phantoms):
+    return read_cohort(phantoms / "cohort.csv").persons[0]
+
+
+def test_slices_have_the_shapes_and_types_of_the_design(predictor):
+    images = np.random.default_rng(0).integers(0, 255, (11, 96, 96), np.uint8)
+    found = predictor.slices(images)
+    assert found["probabilities"].shape == found["logits"].shape == (11, 3)
+    assert found["raw_logits"].shape == (11, 3)
+    assert found["boxes"].shape == (11, 2, 4)
+    assert found["scores"].shape == (11, 2)
+    for array in found.values():
+        assert isinstance(array, np.ndarray)
+    np.testing.assert_allclose(found["probabilities"].sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_slice_is_scored_alike_in_any_batch(predictor):
+    images = np.random.default_rng(0).integers(0, 255, (11, 96, 96), np.uint8)
+    together = predictor.slices(images)
+    for i in (0, 7, 10):
+        alone = predictor.slices(images[i : i + 1])
+        np.testing.assert_allclose(alone["logits"][0], together["logits"][i], atol=1e-4)
+        np.testing.assert_array_equal(alone["boxes"][0], together["boxes"][i])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((2, 90, 96), np.uint8), np.zeros((2, 96, 96)), np.zeros((0, 96, 96), np.uint8)],
+)
+def test_images_that_do_not_fit_are_refused(images, predictor):
+    with pytest.raises(InputError):
+        predictor.slices(images)
+
+
+def test_a_person_is_the_mean_of_the_kept_slices(predictor, person):
+    result = predictor.person(person.paths[0])
+    prepared = prepare_person(person.paths, predictor.meta.ct)
+    assert [one["name"] for one in result["slices"]] == [one.name for one in prepared.kept]
+    assert [one["name"] for one in result["excluded"]] == [one.name for one in prepared.excluded]
+    assert result["person"]["n_slices"] == len(prepared.kept)
+    for label, p in result["person"]["probabilities"].items():
+        mean = np.mean([one["probabilities"][label] for one in result["slices"]])
+        assert p == pytest.approx(mean, abs=1e-6)
+    assert result["person"]["label"] == max(
+        result["person"]["probabilities"], key=result["person"]["probabilities"].get
+    )
+    assert result["model"]["labels"] == list(predictor.meta.labels)
+    json.dumps(result, allow_nan=False)
+
+
+def test_boxes_lie_in_the_lung_crop_of_the_original_slice(predictor, person):
+    found = predictor.explain(person.paths[0])
+    for row, picture in zip(found.result["slices"], found.pictures, strict=True):
+        y0, x0, y1, x1 = picture.source_box
+        assert len(row["boxes"]) == 2
+        for box in row["boxes"]:
+            assert y0 <= box["y0"] < box["y1"] <= y1
+            assert x0 <= box["x0"] < box["x1"] <= x1
+            assert 0 <= box["score"] <= 1
+
+
+def test_a_box_of_the_input_is_drawn_where_it_was_cut_out():
+    boxes = np.array([[0, 0, 50, 100], [-10, 25, 60, 75]])
+    found = _source_boxes(boxes, np.array([0.9, 0.1]), (100, 200, 300, 500), 100)
+    assert found[0] == {"y0": 100.0, "x0": 200.0, "y1": 200.0, "x1": 500.0, "score": 0.9}
+    # What reaches over the crop's border is clipped to it.
+    assert found[1] == {"y0": 100.0, "x0": 275.0, "y1": 220.0, "x1": 425.0, "score": 0.1}
+
+
+def test_predict_sees_the_images_of_the_records(predictor, prepared, phantoms):
+    data = open_data(prepared)
+    cohort = {one.patient_id: one for one in read_cohort(phantoms / "cohort.csv").persons}
+    for batch in split_batches(data, "test", batch_size=64, fill="train"):
+        scored = predictor.slices(batch["image"])
+        patient = batch["patient_id"][0]
+        result = predictor.person(cohort[patient].paths[0])
+        rows = {one["name"]: one["probabilities"] for one in result["slices"]}
+        for i, name in enumerate(batch["slice_name"]):
+            if batch["patient_id"][i] == patient:
+                np.testing.assert_allclose(
+                    list(rows[name].values()), scored["probabilities"][i], atol=1e-5
+                )

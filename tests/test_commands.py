@@ -1,0 +1,49 @@
+"""The commands as a user runs them, from nothing to a report."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_from_nothing_to_a_report(tmp_path, command):
+    flags = [
+        "--config=configs/demo.py",
+        "--config.model.width=4",
+        "--config.model.image_size_px=96",
+        "--config.model.crop_size_px=48",
+        "--config.model.anchor_sizes_px=(24,40)",
+        "--config.model.train_proposals=2",
+        "--config.model.top_k=2",
+        "--config.model.nms_iou=0.5",
+        "--config.train.steps=2",
+        "--config.evaluation.bootstrap_draws=20",
+    ]
+
+    def run(name, *flags):
+        done = command(name, *flags)
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr, done.stderr
+        return done.stdout
+
+    run("synthesize", f"--out={tmp_path}/phantoms", "--persons=9", "--size=96", "--workers=1")
+    said = run(
+        "prepare",
+        f"--cohort={tmp_path}/phantoms/cohort.csv",
+        f"--out={tmp_path}/data",
+        "--config.image_size_px=96",
+        "--fractions=40,30,30",
+        "--workers=2",
+    )
+    assert "train: 3 persons" in said
+    assert f"{tmp_path}/data/qc.html" in said
+    run("train", *flags, f"--config.data.dir={tmp_path}/data", f"--workdir={tmp_path}/run")
+    said = run("evaluate", f"--workdir={tmp_path}/run", f"--out={tmp_path}/test")
+    assert "person AUC, COVID-19 against the rest" in said
+    person = next((tmp_path / "phantoms" / "dicom").iterdir())
+    said = run("predict", f"--workdir={tmp_path}/run", f"--input={person}", f"--out={tmp_path}/one")
+    result = json.loads((tmp_path / "one" / "result.json").read_text())
+    assert said.startswith(result["person"]["label"])
+    report = (tmp_path / "one" / "report.html").read_text()
+    assert result["person"]["label"] in report
+    assert "http://" not in report
+    assert "https://" not in report

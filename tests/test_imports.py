@@ -1,0 +1,114 @@
+"""One direction of flow: no module imports one above it, and light commands stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "drenet_jax"
+
+# From the ground up; a folder may import from folders with a lower number, and from itself.
+FLOORS = {
+    "errors": 0,
+    "outputs": 1,
+    "workers": 1,
+    "parallel": 1,
+    "ct": 2,
+    "data": 3,
+    "models": 3,
+    "evaluation": 4,
+    "training": 5,
+    "cli": 6,
+}
+ENTRY_POINT_FLOOR = 7
+
+
+def _modules() -> dict[str, Path]:
+    modules = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
+
+
+def _imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name in _modules()} - {"drenet_jax"}
+
+
+def _part(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_no_module_imports_one_above_it():
+    for module, path in _modules().items():
+        if module == "drenet_jax":
+            continue
+        part = _part(module)
+        floor = FLOORS.get(part, ENTRY_POINT_FLOOR)
+        for other in _imports(path):
+            other_part = _part(other)
+            other_floor = FLOORS.get(other_part, ENTRY_POINT_FLOOR)
+            assert other_part == part or other_floor < floor, f"{module} imports {other}"
+
+
+def test_no_circle_within_a_folder():
+    graph = {module: _imports(path) for module, path in _modules().items()}
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join((*above, module))
+        if module not in done:
+            for other in graph[module]:
+                visit(other, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        if module != "drenet_jax":
+            visit(module, ())
+
+
+def _loaded(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    ("modules", "forbidden"),
+    [
+        ("ct.series ct.preprocess ct.phantom synthesize", {"jax", "tensorflow"}),
+        ("data.transform data.preparation data.cohort", {"jax", "tensorflow"}),
+        ("predict evaluation.inference", {"tensorflow", "tensorflow_datasets", "sklearn"}),
+    ],
+)
+def test_light_modules_load_nothing_heavy(modules, forbidden):
+    code = "\n".join(f"import drenet_jax.{module}" for module in modules.split())
+    assert not _loaded(code) & forbidden
+
+
+def test_a_prediction_never_loads_tensorflow(trained, phantoms):
+    folder = next((phantoms / "dicom").iterdir())
+    code = (
+        f"import drenet_jax\npredictor = drenet_jax.load({str(trained)!r})\n"
+        f"assert predictor.person({str(folder)!r})['slices']"
+    )
+    assert not _loaded(code) & {"tensorflow", "tensorflow_datasets"}
