@@ -23,11 +23,6 @@ def mean_over_devices(tree: PyTree) -> PyTree:
     return lax.pmean(tree, AXIS)
 
 
-def device_index() -> jax.Array:
-    """Inside a mapped function: this device's place among all devices of all hosts."""
-    return lax.axis_index(AXIS)
-
-
 def map_over_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable:
     """`function` on every local device at once.
 
@@ -49,6 +44,15 @@ def replicate(tree: PyTree) -> PyTree:
 def unreplicate(tree: PyTree) -> PyTree:
     """One device's copy of a replicated `tree`."""
     return flax.jax_utils.unreplicate(tree)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """A replicated `tree` as NumPy arrays of their own.
+
+    A copy, since on CPU NumPy would look into the device's memory, which a step that donates it
+    writes over while a checkpoint is still being saved in the background.
+    """
+    return jax.tree.map(lambda x: np.array(x, copy=True), unreplicate(tree))
 
 
 def shard(batch: PyTree) -> PyTree:

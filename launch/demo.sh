@@ -23,7 +23,7 @@ fi
 step "preparation: slices, lungs, records"
 if [ ! -e "$folder/data" ]; then
   python -m drenet_jax.prepare --cohort="$folder/phantoms/cohort.csv" --out="$folder/data" \
-    --seed="$seed" --config.image_size_px=224
+    --seed="$seed" --config.image_size_px=160
 fi
 
 step "training"

@@ -108,6 +108,7 @@ def _tiny_config():
     config.data.batch_size = 8
     config.evaluation.batch_size = 8
     config.evaluation.bootstrap_draws = 50
+    config.train.accumulate = 1
     return config
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -79,9 +80,7 @@ def train_and_evaluate(
         print(f"{workdir} has made its {start} steps; nothing is left to do.")
         return log[-1]["validation"]
 
-    step_on_devices = parallel.map_over_devices(
-        make_train_step(model, optimizer, schedule, config), donate=(0,)
-    )
+    make_step = make_train_step(model, optimizer, schedule, config)
     replicated = parallel.replicate(state)
     del state
     batches = train_batches(
@@ -93,9 +92,12 @@ def train_and_evaluate(
         seed=config.seed,
     )
     since_validation: list[dict] = []
-    with tqdm(total=last_step, initial=start, unit="step", desc="train") as bar:
+    with (
+        _out_of_memory_told(config),
+        tqdm(total=last_step, initial=start, unit="step", desc="train") as bar,
+    ):
         for step, batch in zip(range(start + 1, last_step + 1), batches, strict=False):
-            replicated, metrics = step_on_devices(replicated, *parallel.shard(batch))
+            replicated, metrics = make_step(replicated, *batch)
             since_validation.append(metrics)
             # One step late, so that the host does not wait for the devices.
             if len(since_validation) > 1:
@@ -108,7 +110,7 @@ def train_and_evaluate(
             log.append(_log_line(step, step * batch_size / n, since_validation, figures))
             since_validation = []
             bar.set_postfix(loss=log[-1]["train"]["loss"], **figures)
-            _save(checkpoints, step, parallel.unreplicate(replicated), meta, figures)
+            _save(checkpoints, step, parallel.to_host(replicated), meta, figures)
             _write_log(workdir / METRICS_FILE, log)
     checkpoints.wait()
     checkpoints.close()
@@ -237,6 +239,20 @@ def _validate(
     true_logits = np.take_along_axis(logits, slices.label[:, None], axis=1)[:, 0]
     log_sum = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
     return {"auc": figures["auc"], "cross_entropy": float(np.mean(log_sum - true_logits))}
+
+
+@contextlib.contextmanager
+def _out_of_memory_told(config: ml_collections.ConfigDict) -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not any(text in str(error) for text in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        raise InputError(
+            f"a step of --config.data.batch_size={config.data.batch_size} slices in "
+            f"--config.train.accumulate={config.train.accumulate} micro-batches does not fit the "
+            "memory; raise train.accumulate, or lower the batch size."
+        ) from error
 
 
 def _check_finite(metrics: dict, step: int, checkpoints: ckpt.Checkpoints, workdir: Path) -> None:

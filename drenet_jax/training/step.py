@@ -1,4 +1,4 @@
-"""One training step, written for one device of many."""
+"""One training step over all devices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from drenet_jax import parallel
@@ -24,16 +25,51 @@ def make_train_step(
     schedule: optax.Schedule,
     config: ml_collections.ConfigDict,
 ) -> Callable:
-    """`step(state, image, label) -> (state, metrics)` for one device; to be mapped over devices.
+    """`step(state, image, label) -> (state, metrics)`; state and metrics are replicated.
 
-    `image` is uint8 [b, S, S] and `label` int32 [b], this device's part of the global batch, in
+    `image` is uint8 [B, S, S] and `label` int32 [B], this host's part of the global batch, in
     order. Chance depends on (seed, step, place in the global batch) alone, so any number of devices
-    draws the same. With `train.accumulate` = n the part is worked off in n micro-batches; their
-    gradients are averaged, batch norms see one micro-batch (of all devices) at a time.
-    """
-    accumulate = config.train.accumulate
+    draws the same. With `train.accumulate` = n, each device works off its part in n micro-batches
+    and averages their gradients; batch norms see one micro-batch (of all devices) at a time.
 
-    def losses_of(params, batch_stats, image, label, keys):
+    The state is donated: it must not be used again.
+    """
+    gradient_on_devices = parallel.map_over_devices(_make_gradient(model, config))
+    add_on_devices = parallel.map_over_devices(
+        lambda a, b: jax.tree.map(jnp.add, a, b), donate=(0,)
+    )
+    update_on_devices = parallel.map_over_devices(
+        _make_update(optimizer, schedule, config.train.accumulate), donate=(0,)
+    )
+
+    def step(state: TrainState, image: np.ndarray, label: np.ndarray):
+        # Hosts follow each other in the global batch.
+        place = jax.process_index() * len(label) + np.arange(len(label), dtype=np.int32)
+        image, label, place = parallel.shard((image, label, place))
+        slices = label.shape[1]
+        total, batch_stats = None, state.batch_stats
+        # Calls of one compiled program rather than a loop inside it: on CPU, XLA runs convolutions
+        # within a loop on a single core.
+        for first in range(0, slices, slices // config.train.accumulate):
+            part = slice(first, first + slices // config.train.accumulate)
+            found, batch_stats = gradient_on_devices(
+                state.params,
+                batch_stats,
+                state.step,
+                place[:, part],
+                image[:, part],
+                label[:, part],
+            )
+            total = found if total is None else add_on_devices(total, found)
+        return update_on_devices(state, total, batch_stats)
+
+    return step
+
+
+def _make_gradient(model: DRENet, config: ml_collections.ConfigDict) -> Callable:
+    """For one device: the gradient and the metrics of a micro-batch, and new batch statistics."""
+
+    def losses_of(params, batch_stats, keys, image, label):
         fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
         image = augment(
             image.astype(jnp.float32) / 255,
@@ -52,33 +88,26 @@ def make_train_step(
         accuracy = jnp.mean(jnp.argmax(outputs.logits, axis=1) == label)
         return losses["loss"], (updates["batch_stats"], {**losses, "accuracy": accuracy})
 
-    gradient_of = jax.grad(losses_of, has_aux=True)
+    def gradient(params, batch_stats, step, place, image, label):
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
+        found, (batch_stats, metrics) = jax.grad(losses_of, has_aux=True)(
+            params, batch_stats, keys, image, label
+        )
+        return (found, metrics), batch_stats
 
-    def step(state: TrainState, image: jax.Array, label: jax.Array):
-        keys = _slice_keys(config.seed, state.step, len(image))
+    return gradient
 
-        def micro_batch(carry, micro):
-            batch_stats, total = carry
-            gradient, (batch_stats, metrics) = gradient_of(state.params, batch_stats, *micro)
-            total = jax.tree.map(jnp.add, total, gradient)
-            return (batch_stats, total), metrics
 
-        if accumulate == 1:
-            gradient, (batch_stats, metrics) = gradient_of(
-                state.params, state.batch_stats, image, label, keys
-            )
-        else:
-            micro_batches = jax.tree.map(
-                lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (image, label, keys)
-            )
-            zeros = jax.tree.map(jnp.zeros_like, state.params)
-            (batch_stats, total), stacked = jax.lax.scan(
-                micro_batch, (state.batch_stats, zeros), micro_batches
-            )
-            gradient = jax.tree.map(lambda x: x / accumulate, total)
-            metrics = jax.tree.map(jnp.mean, stacked)
+def _make_update(
+    optimizer: optax.GradientTransformation, schedule: optax.Schedule, accumulate: int
+) -> Callable:
+    """For one device: the state after a step, from the sums over its micro-batches."""
 
-        gradient, metrics = parallel.mean_over_devices((gradient, metrics))
+    def update(state: TrainState, total, batch_stats):
+        gradient, metrics = parallel.mean_over_devices(
+            jax.tree.map(lambda x: x / accumulate, total)
+        )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         metrics["learning_rate"] = schedule(state.step)
         metrics["gradient_norm"] = optax.global_norm(gradient)
@@ -89,11 +118,4 @@ def make_train_step(
             opt_state=opt_state,
         ), metrics
 
-    return step
-
-
-def _slice_keys(seed: int, step: jax.Array, slices: int) -> jax.Array:
-    """A PRNG key for each slice on this device, by its place in the global batch."""
-    place = parallel.device_index() * slices + jnp.arange(slices)
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
+    return update

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +19,8 @@ from drenet_jax.models.build import build_model, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.training import loop
 from drenet_jax.training.loop import train_and_evaluate
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def _weights(workdir):
@@ -46,6 +52,26 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(config, t
         jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(resumed), strict=True
     ):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def test_one_device_ends_like_eight(config, tmp_path):
+    assert jax.device_count() == 8
+    config.train.steps = 3
+    train_and_evaluate(config, tmp_path / "eight")
+    code = (
+        "import jax, json, pathlib, ml_collections\n"
+        "from drenet_jax.training.loop import train_and_evaluate\n"
+        "assert jax.device_count() == 1\n"
+        f"config = ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n"
+        f"train_and_evaluate(config, pathlib.Path({str(tmp_path / 'one')!r}))\n"
+    )
+    environment = os.environ | {"XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=REPOSITORY)
+    (_, eight), (_, one) = _weights(tmp_path / "eight"), _weights(tmp_path / "one")
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(eight), strict=True
+    ):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
 def test_a_finished_run_called_again_does_nothing(config, trained, capsys):
