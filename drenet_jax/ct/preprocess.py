@@ -199,7 +199,7 @@ def _person(
             why = "no lungs found"
         elif area < min_area_share * largest:
             why = (
-                f"lung area {area / largest:.1%} of the person's largest, "
+                f"small lung area: {area / largest:.1%} of the person's largest, "
                 f"below {min_area_share:.0%}"
             )
         picked.append(_crop(one, why, settings.image_size_px))

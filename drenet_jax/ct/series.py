@@ -70,7 +70,7 @@ class Excluded:
 
     Attributes:
       name: the file's name, relative to the series' folder.
-      why: the reason, a few words.
+      why: the reason, a few words; what concerns this file alone comes after a colon.
     """
 
     name: str

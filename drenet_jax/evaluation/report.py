@@ -147,7 +147,8 @@ def evaluation_report(
     Returns:
       The text of an HTML file that needs nothing outside it.
     """
-    reasons = collections.Counter(row["why"] for row in excluded)
+    # What stands after a colon is of the one slice.
+    reasons = collections.Counter(row["why"].split(":")[0] for row in excluded)
     return _render(
         "evaluation.html.j2",
         model_name=model["name"],
