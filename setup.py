@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(
-    r'^__version__ = "(.+)"$', (HERE / "drenet_jax" / "__init__.py").read_text("utf-8"), re.M
+    r'^__version__ = "(.+)"$', (HERE / "drenet_jax" / "version.py").read_text("utf-8"), re.M
 ).group(1)
 
 # Bounded above where a package changes its interfaces between minor versions. jax 0.11 needs

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import typing
 
+from drenet_jax.version import __version__
+
 if typing.TYPE_CHECKING:
     from drenet_jax.evaluation.inference import Predictor
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 

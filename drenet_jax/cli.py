@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -65,8 +66,11 @@ def use_compilation_cache() -> None:
     """Keeps compiled programs between calls, unless JAX_COMPILATION_CACHE_DIR names a place."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    # Without a home, as in some containers, programs are compiled anew each time.
+    with contextlib.suppress(RuntimeError):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "drenet_jax" / "xla"))
 
 
@@ -91,8 +95,8 @@ def _parse_flags(
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections tells a misspelt or mistyped config field so.
         _fail(f"a --config field cannot be set: {_one_line(error)}; see the config file's fields.")
-    except OSError as error:
-        _fail(f"--config: {_one_line(error)}; check the path.")
+    except (OSError, SyntaxError, ImportError, NameError) as error:
+        _fail(f"--config: {_one_line(error)}; check the config file and its path.")
     raise AssertionError("unreachable")
 
 

@@ -22,6 +22,7 @@ from drenet_jax import cli
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The folder of the run.")
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which persons.")
+    flags.DEFINE_string("data", "", "The data set, if it has moved since the run was trained.")
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     cli.use_compilation_cache()
     values = flags.FLAGS
     with new_folder(values.out) as folder:
-        metrics = evaluate_split(Path(values.workdir), values.split, folder)
+        metrics = evaluate_split(Path(values.workdir), values.split, folder, values.data)
     for level in ("person", "image"):
         auc = metrics[level]["auc"]
         print(f"{level} AUC, {metrics['positive']} against the rest: {_interval(auc)}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -24,7 +26,8 @@ def new_folder(path: str | os.PathLike, *, flag: str = "--out") -> Iterator[Path
       flag: the command-line flag that `path` came from, for messages.
 
     Raises:
-      InputError: `path` exists already, or cannot be written.
+      InputError: `path` exists already, cannot be written, or is being written by another call; or
+        the disk gets full.
     """
     path = Path(path)
     if os.path.lexists(path):
@@ -32,13 +35,20 @@ def new_folder(path: str | os.PathLike, *, flag: str = "--out") -> Iterator[Path
             f"{flag}={path} exists already; name a new folder, or remove that one first."
         )
     scratch = path.with_name(f".{path.name}.unfinished")
-    made = []
+    made: list[Path] = []
+    lock = None
     try:
         made = _make_parents(path.absolute().parent)
-        if scratch.exists():
-            shutil.rmtree(scratch)
-        scratch.mkdir()
+        lock = _lock(scratch)
+        for left_over in scratch.iterdir():
+            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+    except BlockingIOError as error:
+        raise InputError(
+            f"{flag}={path} is being written by another call; wait for it, or name another folder."
+        ) from error
     except OSError as error:
+        if lock is not None:
+            os.close(lock)
         _remove_empty(made)
         raise InputError(
             f"{flag}={path} cannot be written ({error.strerror}); "
@@ -48,10 +58,28 @@ def new_folder(path: str | os.PathLike, *, flag: str = "--out") -> Iterator[Path
         with _sigterm_raises():
             yield scratch
         os.rename(scratch, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
         _remove_empty(made)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise InputError(
+                f"{flag}={path}: the disk is full; free some space, or name another place."
+            ) from error
         raise
+    finally:
+        os.close(lock)
+
+
+def _lock(scratch: Path) -> int:
+    """Makes the folder if needed and locks it; the lock goes when the descriptor is closed."""
+    scratch.mkdir(exist_ok=True)
+    descriptor = os.open(scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _make_parents(folder: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.jax_utils
@@ -64,6 +65,23 @@ def shard(batch: PyTree) -> PyTree:
 def unshard(tree: PyTree) -> PyTree:
     """[local devices, b, ...] -> NumPy [local devices · b, ...], for every array of `tree`."""
     return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
+
+
+def round_up_to_devices(batch_size: int) -> int:
+    """The smallest multiple of the number of local devices that is not below `batch_size`."""
+    n = jax.local_device_count()
+    return -(-batch_size // n) * n
+
+
+@contextlib.contextmanager
+def out_of_memory_told(message: str) -> Iterator[None]:
+    """Turns the devices' "out of memory" into an InputError with this message."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not any(text in str(error) for text in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        raise InputError(f"{message}.") from error
 
 
 def check_batch_size(batch_size: int, accumulate: int) -> None:

@@ -14,6 +14,7 @@ Examples:
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def _fractions(texts: list[str]) -> list[float]:
         fractions = [float(text) for text in texts]
     except ValueError:
         fractions = []
-    if len(fractions) != len(SPLITS) or min(fractions) < 0 or not fractions[0] > 0:
+    usable = len(fractions) == len(SPLITS) and all(map(math.isfinite, fractions))
+    if not usable or min(fractions) < 0 or fractions[0] == 0:
         raise InputError(
             f"--fractions={','.join(texts)} must be three numbers for training (above 0), "
             "validation and test, as in 60,10,30."

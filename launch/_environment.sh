@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the launchers: makes the virtual environment of this checkout, or reuses it.
 #
 #   use_environment EXTRAS     e.g. use_environment '[test]'

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # From nothing to a report: phantoms, preparation, training, evaluation, one person's prediction.
 #
-#   bash launch/demo.sh [FOLDER] [SEED]       # default: demo 0
+#   bash launch/demo.sh [SEED] [FOLDER]       # default: 0 demo/SEED
 #
 # Called again with the same folder, it goes on where it stopped.
 set -euo pipefail
+seed=${1:-0}
+folder=$(realpath -m "${2:-$(dirname "$0")/../demo/$seed}")
 cd "$(dirname "$0")/.."
 . launch/_environment.sh
 use_environment ''
 
-folder=${1:-demo}
-seed=${2:-0}
 mkdir -p "$folder"
 
 step() { echo; echo "== $*"; }
@@ -57,5 +57,5 @@ auc = metrics["person"]["auc"]
 print("person AUC of the test split, {} against the rest: {value:.3f} "
       "(95% interval {low:.3f} to {high:.3f})".format(metrics["positive"], **auc))
 END
-echo "open the evaluation:  $PWD/$folder/test/report.html"
-echo "open the prediction:  $PWD/$folder/person/report.html"
+echo "open the evaluation:  $folder/test/report.html"
+echo "open the prediction:  $folder/person/report.html"

@@ -87,7 +87,7 @@ def test_train_refuses_a_misspelt_field_and_data_that_is_not_there(tmp_path, com
     _check(command("train", *flags, "--config.train.step=3"), "step", "steps")
     _check(command("train", *flags, "--config.train.steps=three"), "train.steps")
     done = command("train", *flags, f"--config.data.dir={tmp_path}")
-    _check(done, f"--config.data.dir={tmp_path} is not a folder that prepare wrote")
+    _check(done, f"{tmp_path} is not a folder that prepare wrote", "--config.data.dir")
     assert not list(tmp_path.iterdir())
 
 

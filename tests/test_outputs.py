@@ -46,6 +46,15 @@ def test_what_a_killed_call_left_is_removed_by_the_next(tmp_path):
     assert not (tmp_path / ".out.unfinished").exists()
 
 
+def test_two_calls_do_not_write_the_same_folder(tmp_path):
+    out = tmp_path / "out"
+    with new_folder(out) as folder:
+        (folder / "file").touch()
+        with pytest.raises(InputError, match="another call"), new_folder(out):
+            pass
+    assert (out / "file").exists()
+
+
 def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "out"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from drenet_jax.ct import lungs, slices
 from drenet_jax.ct.fill import fill_blank
-from drenet_jax.ct.series import Excluded, Series, UnreadableSlice, open_series
+from drenet_jax.ct.series import Excluded, Series, UnreadableSlice, open_series, printable
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.window import window
 from drenet_jax.errors import InputError
@@ -107,14 +108,14 @@ def prepare_person(paths: Sequence[Path], settings: CtSettings) -> PreparedPerso
     return _prepare_single_images(paths, settings)
 
 
-def filled(picked: PickedSlice, settings: CtSettings, seed: int, patient_id: str) -> np.ndarray:
+def filled(picked: PickedSlice, settings: CtSettings, seed: int) -> np.ndarray:
     """The crop with its blank filled, the same in every run for the same arguments.
 
     Args:
       picked: a slice in which lungs were found.
       settings: how many copies fill the blank.
-      seed: the seed of the data set.
-      patient_id: whose slice it is.
+      seed: the seed of the data set. Chance depends on it and on the picture, not on names, so a
+        slice is filled alike in a data set and in a prediction.
 
     Returns:
       uint8 [S, S].
@@ -122,8 +123,8 @@ def filled(picked: PickedSlice, settings: CtSettings, seed: int, patient_id: str
     assert picked.image is not None
     assert picked.lung_mask is not None
     # Python's hash() differs between processes.
-    whose = hashlib.sha256(f"{patient_id}\n{picked.index}\n{picked.name}".encode()).digest()
-    entropy = (seed, int.from_bytes(whose[:8], "little"))
+    picture = hashlib.sha256(picked.masked.tobytes()).digest()
+    entropy = (seed, int.from_bytes(picture[:8], "little"))
     return fill_blank(picked.image, picked.lung_mask, settings.fill_copies, entropy)
 
 
@@ -154,16 +155,18 @@ def _prepare_series(series: Series, settings: CtSettings) -> PreparedPerson:
 
 def _prepare_single_images(paths: Sequence[Path], settings: CtSettings) -> PreparedPerson:
     excluded, found = [], []
+    above = os.path.commonpath([path.parent for path in paths])
     for index, path in enumerate(paths):
+        name = printable(os.path.relpath(path, above))
         try:
             image = open_series(path).read(0)
         except UnreadableSlice as error:
             if len(paths) == 1:
                 raise
-            excluded.append(Excluded(path.name, error.why))
+            excluded.append(Excluded(name, error.why))
             continue
         mask = lungs.find_lungs(image)
-        found.append(_Found(index, path.name, _windowed(image, settings), mask))
+        found.append(_Found(index, name, _windowed(image, settings), mask))
     return _person(found, excluded, len(paths), 0.0, settings)
 
 

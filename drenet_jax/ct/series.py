@@ -85,6 +85,18 @@ class UnreadableSlice(InputError):
         self.why = why
 
 
+class NoSlices(InputError):
+    """A folder without any CT slice; `excluded` says of each file why it is none."""
+
+    def __init__(self, folder: Path, excluded: Sequence[Excluded]):
+        first = excluded[0]
+        super().__init__(
+            f"{folder} holds no CT slice ({first.name}: {first.why}); "
+            "name a folder with DICOM or PNG/JPEG slices."
+        )
+        self.excluded = tuple(excluded)
+
+
 @dataclasses.dataclass(frozen=True)
 class Series:
     """The slices of one series, in order; pixels are read one slice at a time.
@@ -92,13 +104,15 @@ class Series:
     Attributes:
       path: the folder, or the single file.
       names: the slices' file names relative to the folder, from the feet to the head for DICOM, in
-        natural order for pictures.
+        natural order for pictures. Bytes that are not UTF-8 are written as escapes.
+      files: the slices' files.
       excluded: the files in the folder that are no slices of this series.
       is_hu: True for DICOM, whose slices are in HU; pictures are lung-windowed 8 bits already.
     """
 
     path: Path
     names: tuple[str, ...]
+    files: tuple[Path, ...]
     excluded: tuple[Excluded, ...]
     is_hu: bool
 
@@ -117,8 +131,7 @@ class Series:
         Raises:
           UnreadableSlice: the file cannot be decoded, or is a colour picture.
         """
-        name = self.names[index]
-        file = self.path / name if self.path.is_dir() else self.path
+        file = self.files[index]
         return _read_hu(file) if self.is_hu else _read_picture(file)
 
 
@@ -137,16 +150,17 @@ def open_series(path: Path) -> Series:
       InputError: `path` does not exist or holds no CT slice (UnreadableSlice if it is a file).
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist; check the path.")
+    # os.path's, which take a path that may not be looked at for one that is not there.
+    if not os.path.exists(path):
+        raise InputError(f"{path} does not exist or may not be read; check the path.")
+    excluded: list[Excluded] = []
     if path.is_dir():
-        files = _files_below(path)
-        if not files:
+        files, excluded = _files_below(path)
+        if not files and not excluded:
             raise InputError(f"{path} is an empty folder; name one with DICOM or PNG/JPEG slices.")
     else:
-        files = {path.name: path}
+        files = {printable(path.name): path}
 
-    excluded: list[Excluded] = []
     headers: list[_Header] = []
     pictures: list[str] = []
     for name, file in files.items():
@@ -170,16 +184,13 @@ def open_series(path: Path) -> Series:
     elif pictures:
         names = pictures
     elif path.is_dir():
-        first = excluded[0]
-        raise InputError(
-            f"{path} holds no CT slice ({first.name}: {first.why}); "
-            "name a folder with DICOM or PNG/JPEG slices."
-        )
+        raise NoSlices(path, excluded)
     else:
         raise UnreadableSlice(path, excluded[0].why, "name a CT slice in DICOM, PNG or JPEG")
     return Series(
         path=path,
         names=tuple(names),
+        files=tuple(files[name] for name in names),
         excluded=tuple(sorted(excluded, key=lambda one: _natural(one.name))),
         is_hu=bool(headers),
     )
@@ -194,8 +205,8 @@ def require_images(path: Path) -> None:
     Raises:
       InputError: `path` does not exist, or no file there begins like DICOM, PNG or JPEG.
     """
-    if path.exists():
-        files = _files_below(path).values() if path.is_dir() else [path]
+    if os.path.exists(path):
+        files = _files_below(path)[0].values() if path.is_dir() else [path]
         for file in files:
             with contextlib.suppress(OSError):
                 head = _read_head(file)
@@ -213,15 +224,31 @@ def _is_picture(head: bytes) -> bool:
     return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
-def _files_below(folder: Path) -> dict[str, Path]:
-    """All files below a folder by relative name, in natural order."""
-    found = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    ]
-    by_name = {file.relative_to(folder).as_posix(): file for file in found}
-    return {name: by_name[name] for name in sorted(by_name, key=_natural)}
+def printable(name: str) -> str:
+    """A file's name with bytes that are not UTF-8, which no text file could hold, as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _files_below(folder: Path) -> tuple[dict[str, Path], list[Excluded]]:
+    """All files below a folder by relative name, in natural order; and folders not to be read."""
+    found: list[Path] = []
+    unreadable: list[Excluded] = []
+    seen: set[tuple[int, int]] = set()
+
+    def tell(error: OSError) -> None:
+        name = printable(os.path.relpath(error.filename, folder))
+        unreadable.append(Excluded(name, f"a folder that cannot be opened ({error.strerror})"))
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=tell):
+        status = os.stat(parent)
+        # A link to a folder above would be followed round and round.
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        found += [Path(parent, name) for name in names]
+    by_name = {printable(file.relative_to(folder).as_posix()): file for file in found}
+    return {name: by_name[name] for name in sorted(by_name, key=_natural)}, unreadable
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

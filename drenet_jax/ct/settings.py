@@ -42,7 +42,18 @@ class CtSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> CtSettings:
-        """The settings from a mapping with exactly these fields."""
+        """The settings from a mapping with exactly these fields.
+
+        Raises:
+          InputError: it has others.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != fields:
+            differing = ", ".join(sorted(fields ^ set(values)))
+            raise InputError(
+                f"the settings of the image side must be {', '.join(sorted(fields))}; "
+                f"missing or unknown: {differing}; give a config like configs/prepare.py."
+            )
         return cls(**values)
 
     def to_dict(self) -> dict:

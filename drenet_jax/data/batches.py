@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
@@ -40,6 +40,9 @@ def train_batches(
 
     Yields:
       image uint8 [b, S, S] and label int32 [b], b = batch_size / hosts.
+
+    Raises:
+      InputError: the records hold a person whom `split.json` has in another split.
     """
     n = data.n_slices["train"]
     records = _records(data, "train")
@@ -71,7 +74,9 @@ def train_batches(
         deterministic=True,
     )
     batches = decoded.batch(per_host, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    members = {person.encode() for person in data.persons["train"]}
     for batch in tfds.as_numpy(batches):
+        _check_persons(data, "train", members, batch["patient_id"])
         yield batch["image"], batch["label"]
 
 
@@ -87,7 +92,7 @@ def split_batches(
     Raises:
       InputError: the records hold a person whom `split.json` has in another split.
     """
-    members = set(data.persons[split])
+    members = {person.encode() for person in data.persons[split]}
     if not data.n_slices[split]:
         return
     decoded = _records(data, split).map(
@@ -96,15 +101,21 @@ def split_batches(
         deterministic=True,
     )
     for batch in tfds.as_numpy(decoded.batch(batch_size).prefetch(tf.data.AUTOTUNE)):
+        _check_persons(data, split, members, batch["patient_id"])
         for name in ("patient_id", "slice_name", "site"):
             batch[name] = [text.decode() for text in batch[name]]
-        strangers = set(batch["patient_id"]) - members
-        if strangers:
-            raise InputError(
-                f"{data.path}: the records of {split} hold {sorted(strangers)[0]!r}, "
-                "whom split.json has elsewhere; run prepare again."
-            )
         yield batch
+
+
+def _check_persons(
+    data: PreparedData, split: str, members: set[bytes], found: Iterable[bytes]
+) -> None:
+    strangers = set(found) - members
+    if strangers:
+        raise InputError(
+            f"{data.path}: the records of {split} hold {min(strangers).decode()!r}, "
+            "whom split.json has elsewhere; run prepare again."
+        )
 
 
 def _records(data: PreparedData, split: str) -> tf.data.Dataset:

@@ -70,7 +70,8 @@ def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
 
     Raises:
       InputError: the file cannot be read, a column or a value is missing, a path does not exist, a
-        label is unknown, or a person has two labels, two splits or two sites.
+        label is unknown, a path is there twice, or a person has two labels, splits or sites, or a
+        folder and anything else.
     """
     path = Path(path)
     rows = _read_rows(path)
@@ -82,6 +83,7 @@ def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
 
     first_rows: dict[str, tuple[int, dict[str, str]]] = {}
     paths: dict[str, list[Path]] = {}
+    lines: dict[Path, int] = {}
     for line, row in rows:
         where = f"{path}, line {line}"
         if row["label"] not in labels:
@@ -98,13 +100,24 @@ def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
                     f"{first[column]!r} in line {first_line}; give a person one {column}."
                 )
         file = path.parent / row["path"]
-        if not file.exists():
+        # os.path's, which take a path that may not be looked at for one that is not there.
+        if not os.path.exists(file):
             raise InputError(
-                f"{where}: {file} does not exist; paths are relative to {path.parent}."
+                f"{where}: {file} does not exist or may not be read; "
+                f"paths are relative to {path.parent}."
             )
-        if file in paths.setdefault(patient_id, []):
-            raise InputError(f"{where}: {row['path']} is there twice; remove one of the rows.")
-        paths[patient_id].append(file)
+        if file in lines:
+            raise InputError(
+                f"{where}: {row['path']} is in line {lines[file]} already; remove one of the rows."
+            )
+        lines[file] = line
+        others = paths.setdefault(patient_id, [])
+        if others and (file.is_dir() or others[0].is_dir()):
+            raise InputError(
+                f"{where}: person {patient_id!r} has another row beside a folder; "
+                "give a person one folder, or single slices only."
+            )
+        others.append(file)
 
     persons = tuple(
         Person(patient_id, tuple(paths[patient_id]), row["label"], row["split"], row["site"])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 
-import jinja2
-
 from drenet_jax.data.transform import PreparedSummary
+from drenet_jax.pages import render
 
 
 def qc_page(summaries: Sequence[PreparedSummary], persons: Mapping[str, Sequence[str]]) -> str:
@@ -40,14 +39,7 @@ def qc_page(summaries: Sequence[PreparedSummary], persons: Mapping[str, Sequence
         }
         for one in sorted(summaries, key=_doubt)
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("drenet_jax.data"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("qc.html.j2").render(rows=rows)
+    return render("drenet_jax.data", "qc.html.j2", rows=rows)
 
 
 def _doubt(summary: PreparedSummary) -> tuple[float, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -102,6 +103,7 @@ class PreparedData:
       seed: of the split and the fill.
       persons: split -> patient_ids.
       n_slices: split -> number of examples.
+      fingerprint: another one means other persons, splits, labels or settings.
     """
 
     path: Path
@@ -110,6 +112,7 @@ class PreparedData:
     seed: int
     persons: Mapping[str, tuple[str, ...]]
     n_slices: Mapping[str, int]
+    fingerprint: str
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
@@ -168,28 +171,52 @@ def open_data(folder: str | os.PathLike) -> PreparedData:
     Raises:
       InputError: `folder` is not such a folder, or somebody is in two splits.
     """
+    if not os.fspath(folder):
+        raise InputError("--config.data.dir is not set; give the --out of prepare.")
     folder = Path(folder)
-    if not str(folder) or not (folder / _SETTINGS_FILE).is_file():
+    if not (folder / _SETTINGS_FILE).is_file():
         raise InputError(
-            f"--config.data.dir={folder} is not a folder that prepare wrote "
-            f"(it has no {_SETTINGS_FILE}); give the --out of prepare."
+            f"{folder} is not a folder that prepare wrote (it has no {_SETTINGS_FILE}); "
+            "give the --out of prepare as --config.data.dir to train, or as --data to evaluate."
         )
     settings = _read_json(folder / _SETTINGS_FILE)
     persons = _read_json(folder / _SPLIT_FILE)
     try:
         check_split(persons, str(folder / _SPLIT_FILE))
-        return PreparedData(
+        data = PreparedData(
             path=folder,
             labels=tuple(settings["labels"]),
             ct=CtSettings.from_dict(settings["ct"]),
             seed=settings["seed"],
             persons={split: tuple(persons[split]) for split in SPLITS},
             n_slices=dict(settings["n_slices"]),
+            fingerprint=_fingerprint(settings, persons),
         )
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder} was written by another version of drenet_jax ({error}); run prepare again."
         ) from error
+    _check_counts(data)
+    return data
+
+
+def _check_counts(data: PreparedData) -> None:
+    try:
+        splits = data.builder.info.splits
+    except tfds.core.DatasetNotFoundError as error:
+        raise InputError(f"{data.path} holds no records; run prepare again.") from error
+    for split in SPLITS:
+        found = splits[split].num_examples if split in splits else 0
+        if found != data.n_slices[split]:
+            raise InputError(
+                f"{data.path} holds {found} {split} slices instead of {data.n_slices[split]}; "
+                "run prepare again."
+            )
+
+
+def _fingerprint(settings: Mapping, persons: Mapping) -> str:
+    text = json.dumps([settings, persons], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from drenet_jax.ct.preprocess import PickedSlice, filled, prepare_person
+from drenet_jax.ct.series import NoSlices
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import Person
 from drenet_jax.errors import InputError
@@ -58,7 +59,9 @@ def prepare_to_spool(
     try:
         prepared = prepare_person(person.paths, settings)
     except InputError as error:
-        return PreparedSummary(person, 0, 0, (("", str(error)),), (), spool)
+        files = error.excluded if isinstance(error, NoSlices) else ()
+        excluded = (*((one.name, one.why) for one in files), ("", str(error)))
+        return PreparedSummary(person, 0, 0, excluded, (), spool)
     examples = [_example(person, picked, settings, seed) for picked in prepared.kept]
     excluded = [(one.name, one.why) for one in prepared.excluded]
     if examples:
@@ -82,7 +85,7 @@ def read_spool(spool: Path) -> list[dict[str, Any]]:
 
 def _example(person: Person, picked: PickedSlice, settings: CtSettings, seed: int) -> dict:
     return {
-        "image": _png(filled(picked, settings, seed, person.patient_id)),
+        "image": _png(filled(picked, settings, seed)),
         "lung_mask": _png(picked.lung_mask.view(np.uint8) * np.uint8(255)),
         "label": person.label,
         "patient_id": person.patient_id,

@@ -21,11 +21,12 @@ from drenet_jax.evaluation.splits import positive_class, score_split
 BOOTSTRAP_SEED = 0
 
 
-def evaluate_split(workdir: Path, split: str, folder: Path) -> dict:
+def evaluate_split(workdir: Path, split: str, folder: Path, data_dir: str = "") -> dict:
     """Scores a split with the best checkpoint of `workdir` and writes the result into `folder`.
 
     Args:
-      workdir: of the run. The data set is the one that it was trained on.
+      workdir: of the run.
+      data_dir: the data set that it was trained on, if it has moved since; "": it has not.
       split: `train`, `validation` or `test`.
       folder: an existing folder for the files of DESIGN section 2.
 
@@ -37,8 +38,12 @@ def evaluate_split(workdir: Path, split: str, folder: Path) -> dict:
     """
     predictor = Predictor.load(workdir)
     config = predictor.meta.config
-    data = open_data(config.data.dir)
-    _check_same_data(predictor, data)
+    data = open_data(data_dir or config.data.dir)
+    if data.fingerprint != predictor.meta.data_fingerprint:
+        raise InputError(
+            f"{data.path} was prepared anew since {workdir} was trained on it, so persons of its "
+            f"{split} split may be known to the model; train again, or restore the data set."
+        )
     if not data.n_slices[split]:
         raise InputError(f"--split={split}: {data.path} has nobody in it; name another split.")
     positive = positive_class(data.labels, config.evaluation.positive_label)
@@ -88,19 +93,6 @@ def _validation_threshold(predictor: Predictor, data: PreparedData, positive: in
         return None
     persons = person_predictions(_score(predictor, data, "validation"))
     return youden_threshold(np.equal(persons.label, positive), persons.probabilities[:, positive])
-
-
-def _check_same_data(predictor: Predictor, data: PreparedData) -> None:
-    meta = predictor.meta
-    for what, trained, found in (
-        ("labels", meta.labels, data.labels),
-        ("settings of the image side", meta.ct, data.ct),
-    ):
-        if trained != found:
-            raise InputError(
-                f"{data.path} was prepared with other {what} ({found}) than the model was trained "
-                f"on ({trained}); prepare the data as before, or train again."
-            )
 
 
 def _excluded(path: Path) -> list[dict[str, str]]:

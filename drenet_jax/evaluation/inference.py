@@ -16,6 +16,7 @@ from drenet_jax.evaluation.report import SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import build_model, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, Meta
+from drenet_jax.models.drenet import DRENet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Predictor:
       variables: its weights, replicated over the devices.
     """
 
-    def __init__(self, meta: Meta, step: int, workdir: Path, variables: dict, batch_size: int):
+    def __init__(self, meta: Meta, step: int, workdir: Path, model: DRENet, variables: dict):
         """See `load`."""
         self.meta = meta
         self.identity = {
@@ -52,7 +53,7 @@ class Predictor:
             "ct": meta.ct.to_dict(),
             "version": meta.version,
         }
-        self.scorer = SliceScorer(build_model(meta.config, len(meta.labels)), batch_size)
+        self.scorer = SliceScorer(model, meta.config.evaluation.batch_size)
         self.variables = parallel.replicate(variables)
 
     @classmethod
@@ -62,13 +63,12 @@ class Predictor:
         Raises:
           InputError: `workdir` holds no checkpoint that can be used.
         """
-        checkpoints = Checkpoints.of(workdir, flag="--workdir")
-        step = checkpoints.best_step
-        meta = checkpoints.meta(step)
-        model = build_model(meta.config, len(meta.labels))
-        variables = checkpoints.weights(step, variable_shapes(model))
-        checkpoints.close()
-        return cls(meta, step, Path(workdir), variables, meta.config.evaluation.batch_size)
+        with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
+            step = checkpoints.best_step
+            meta = checkpoints.meta(step)
+            model = build_model(meta.config, len(meta.labels))
+            variables = checkpoints.weights(step, variable_shapes(model))
+        return cls(meta, step, Path(workdir), model, variables)
 
     def slices(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Scores prepared slices.
@@ -119,8 +119,7 @@ class Predictor:
     def _input_image(self, picked: PickedSlice) -> np.ndarray:
         if self.meta.config.data.fill != "always":
             return picked.masked
-        # A new person has no patient_id; the fill needs only to be the same every time.
-        return filled(picked, self.meta.ct, self.meta.fill_seed, "")
+        return filled(picked, self.meta.ct, self.meta.fill_seed)
 
     def _person_result(self, prepared: PreparedPerson, scored: dict) -> PersonResult:
         labels = self.meta.labels

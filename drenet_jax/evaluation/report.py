@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import collections
 import dataclasses
-import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
-import jinja2
 import numpy as np
 
 from drenet_jax.evaluation.persons import PersonPredictions, SlicePredictions
+from drenet_jax.pages import render
+
+_PACKAGE = "drenet_jax.evaluation"
 
 # Paper, Fig. 3, and DESIGN 3.8: boxes "with normalized predicted scores above 0.8" are shown. It is
 # not lowered where no box passes.
@@ -97,7 +98,8 @@ def person_report(result: Mapping, pictures: Sequence[SlicePicture]) -> str:
     shown = sorted(pictures, key=lambda picture: (-picture.probabilities[label], picture.index))
     shown = shown[:_SHOWN_SLICES]
     shown_slices = {(picture.index, picture.name) for picture in shown}
-    return _render(
+    return render(
+        _PACKAGE,
         "person.html.j2",
         label=label,
         probability=result["person"]["probabilities"][label],
@@ -149,7 +151,8 @@ def evaluation_report(
     """
     # What stands after a colon is of the one slice.
     reasons = collections.Counter(row["why"].split(":")[0] for row in excluded)
-    return _render(
+    return render(
+        _PACKAGE,
         "evaluation.html.j2",
         model_name=model["name"],
         metrics=metrics,
@@ -327,20 +330,3 @@ def _facts(values: Mapping[str, object]) -> list[tuple[str, str]]:
 
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("drenet_jax.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _render(template: str, **values: object) -> str:
-    html = _environment().get_template(template).render(**values)
-    # A file name that is not UTF-8 reaches us with lone surrogates, which no encoding can write.
-    return html.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -21,18 +21,10 @@ class SliceScorer:
 
         Args:
           model: the network.
-          batch_size: slices in a forward pass, over all local devices.
-
-        Raises:
-          InputError: the batch does not split evenly over the devices.
+          batch_size: slices in a forward pass, over all local devices; rounded up to a multiple of
+            their number.
         """
-        devices = jax.local_device_count()
-        if batch_size < 1 or batch_size % devices:
-            raise InputError(
-                f"--config.evaluation.batch_size={batch_size} must be a multiple of the "
-                f"{devices} devices."
-            )
-        self.batch_size = batch_size
+        self.batch_size = parallel.round_up_to_devices(batch_size)
         self._forward = parallel.map_over_devices(_make_forward(model))
 
     def __call__(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -47,6 +39,9 @@ class SliceScorer:
           boxes: [N, K, 4], y0, x0, y1, x1 in pixels of the input, best first.
           scores: [N, K], the proposal head's scores.
           part_probabilities: [N, K, C], what each box alone predicts.
+
+        Raises:
+          InputError: a result is not finite, or the batch does not fit the memory.
         """
         parts = [
             self._padded(variables, images[start : start + self.batch_size])
@@ -58,8 +53,18 @@ class SliceScorer:
         n = len(images)
         padded = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
         padded[:n] = images
-        outputs = self._forward(variables, parallel.shard(padded))
-        return {name: array[:n] for name, array in parallel.unshard(outputs).items()}
+        with parallel.out_of_memory_told(
+            f"--config.evaluation.batch_size={self.batch_size} slices do not fit the memory; "
+            "train with a smaller one (it may change when a run goes on)"
+        ):
+            outputs = self._forward(variables, parallel.shard(padded))
+            found = {name: array[:n] for name, array in parallel.unshard(outputs).items()}
+        if not np.isfinite(found["logits"]).all():
+            raise InputError(
+                "the model's output is not finite; use an earlier checkpoint, or lower "
+                "--config.optimizer.learning_rate."
+            )
+        return found
 
 
 def _make_forward(model: DRENet) -> Callable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from tqdm import tqdm
 
 from drenet_jax.data.batches import split_batches
 from drenet_jax.data.records import PreparedData
@@ -30,7 +31,9 @@ def score_split(
         name: [] for name in ("patient_id", "slice_name", "slice_index", "site", "label")
     }
     probabilities, logits = [], []
-    for batch in split_batches(data, split, batch_size=scorer.batch_size, fill=fill):
+    batches = split_batches(data, split, batch_size=scorer.batch_size, fill=fill)
+    n_batches = -(-data.n_slices[split] // scorer.batch_size)
+    for batch in tqdm(batches, desc=f"score {split}", total=n_batches, unit="batch", leave=False):
         outputs = scorer(variables, batch["image"])
         probabilities.append(outputs["probabilities"])
         logits.append(outputs["logits"])

@@ -36,6 +36,10 @@ def build_model(config: ml_collections.ConfigDict, classes: int) -> DRENet:
         model.top_k,
         f"must be from 1 to model.train_proposals={model.train_proposals}",
     )
+    for field in ("width", "image_size_px", "crop_size_px", "head_features"):
+        _check(model[field] >= 1, field, model[field], "must be 1 or more")
+    _check(all(n >= 1 for n in model.hidden), "hidden", tuple(model.hidden), "must all be above 0")
+    _check(0 < model.nms_iou <= 1, "nms_iou", model.nms_iou, "must be above 0 and at most 1")
     _check(0 <= model.dropout < 1, "dropout", model.dropout, "must be from 0 to below 1")
     _check(
         len(model.anchor_sizes_px) == len(model.anchor_strides_px),

@@ -38,6 +38,7 @@ class Meta:
       labels: names of the classes, in order.
       ct: the settings of the image side; a new person is prepared in the same way.
       fill_seed: of the data set's fill.
+      data_fingerprint: of the data set (`records.PreparedData`): which persons are in which split.
       version: of drenet_jax.
     """
 
@@ -45,6 +46,7 @@ class Meta:
     labels: tuple[str, ...]
     ct: CtSettings
     fill_seed: int
+    data_fingerprint: str
     version: str
 
     def to_dict(self) -> dict:
@@ -54,6 +56,7 @@ class Meta:
             "labels": list(self.labels),
             "ct": self.ct.to_dict(),
             "fill_seed": self.fill_seed,
+            "data_fingerprint": self.data_fingerprint,
             "version": self.version,
         }
 
@@ -64,15 +67,21 @@ class Meta:
             labels=tuple(values["labels"]),
             ct=CtSettings.from_dict(values["ct"]),
             fill_seed=values["fill_seed"],
+            data_fingerprint=values["data_fingerprint"],
             version=values["version"],
         )
 
 
 class Checkpoints:
-    """The checkpoints of a workdir."""
+    """The checkpoints of a workdir; to be used in a `with` statement."""
 
-    def __init__(self, workdir: str | os.PathLike):
-        """Opens the checkpoints of `workdir`; makes the folder if needed."""
+    def __init__(self, workdir: str | os.PathLike, *, read_only: bool = False):
+        """Opens the checkpoints of `workdir`.
+
+        Args:
+          workdir: of the run; made if needed.
+          read_only: touch nothing, since a run may be writing there.
+        """
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -86,24 +95,31 @@ class Checkpoints:
                 preservation_policy=AnyPreservationPolicy(
                     [LatestN(1), BestN(get_metric_fn=_goodness, n=1)]
                 ),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *error) -> None:
+        # Orbax's threads outlive an error otherwise, and complain.
+        self._manager.close()
+
     @classmethod
     def of(cls, workdir: str | os.PathLike, *, flag: str) -> Checkpoints:
-        """The checkpoints of a workdir that must have some.
+        """The checkpoints of a workdir that must have some, for reading.
 
         Raises:
           InputError: it has none; `flag` is named as the place to mend it.
         """
-        folder = Path(workdir) / "checkpoints"
-        if not folder.is_dir() or not any(one.name.isdigit() for one in folder.iterdir()):
+        if not has_checkpoint(workdir):
             raise InputError(
                 f"{flag}={workdir} holds no checkpoint; name a folder in which train has finished "
                 "an epoch."
             )
-        return cls(workdir)
+        return cls(workdir, read_only=True)
 
     @property
     def latest_step(self) -> int | None:
@@ -143,9 +159,6 @@ class Checkpoints:
         """Returns when all that was saved is whole on disk."""
         self._manager.wait_until_finished()
 
-    def close(self) -> None:
-        self._manager.close()
-
     def meta(self, step: int) -> Meta:
         """The account of a checkpoint."""
         values = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
@@ -155,6 +168,10 @@ class Checkpoints:
                 "train again, or use that version."
             )
         return Meta.from_dict(values["meta"])
+
+    def figures(self, step: int) -> dict[str, float | None]:
+        """The `metrics` that `save` was given."""
+        return dict(self._manager.metrics(step))
 
     def weights(self, step: int, shapes: PyTree) -> PyTree:
         """Weights as NumPy arrays.
@@ -222,6 +239,12 @@ def _named_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in leaves
     }
+
+
+def has_checkpoint(workdir: str | os.PathLike) -> bool:
+    """Whether `workdir` holds a checkpoint that got whole."""
+    folder = Path(workdir) / "checkpoints"
+    return folder.is_dir() and any(one.name.isdigit() for one in folder.iterdir())
 
 
 def remove(workdir: str | os.PathLike) -> None:

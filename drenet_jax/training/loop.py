@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
+import optax
 from tqdm import tqdm
 
-import drenet_jax
 from drenet_jax import parallel
 from drenet_jax.data.batches import FILLS, train_batches
 from drenet_jax.data.records import PreparedData, open_data
@@ -24,10 +23,14 @@ from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.evaluation.splits import positive_class, score_split
 from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
+from drenet_jax.models.drenet import DRENet
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
+from drenet_jax.version import __version__
 
 METRICS_FILE = "metrics.jsonl"
+
+_GROUPS = ("seed", "data", "model", "optimizer", "train", "init", "evaluation")
 
 # Config fields that may differ between the start of a run and its continuation.
 _MAY_CHANGE = ("data.dir", "train.epochs", "train.steps", "train.validate_every_epochs")
@@ -54,6 +57,7 @@ def train_and_evaluate(
       InputError: the config cannot be used, does not fit the data or the workdir's run, or the loss
         is no longer finite.
     """
+    _check_groups(config)
     data = open_data(config.data.dir)
     _check(config, data)
     batch_size, n = config.data.batch_size, data.n_slices["train"]
@@ -62,59 +66,70 @@ def train_and_evaluate(
     schedule = learning_rate(config, n, batch_size)
     optimizer = make_optimizer(config, schedule)
     scorer = SliceScorer(model, config.evaluation.batch_size)
-    meta = ckpt.Meta(config, data.labels, data.ct, data.seed, drenet_jax.__version__)
+    meta = _meta(config, data)
     last_step = _last_step(config, n)
     validation_steps = _validation_steps(config, n, last_step)
 
+    goes_on = ckpt.has_checkpoint(workdir) and not fresh
+    if not goes_on:
+        # Before anything is removed or made: the weights to start from may not be usable.
+        state = create_state(_first_variables(config, model, data), optimizer)
     if fresh:
         ckpt.remove(workdir)
         (workdir / METRICS_FILE).unlink(missing_ok=True)
-    checkpoints = _open_checkpoints(workdir)
-    state = create_state(_first_variables(config, model), optimizer)
-    start = checkpoints.latest_step or 0
-    if start:
-        _check_same_run(checkpoints.meta(start), meta, workdir)
-        state = _restore(checkpoints, start, state)
-    log = _read_log(workdir / METRICS_FILE, start)
-    if start >= last_step:
-        print(f"{workdir} has made its {start} steps; nothing is left to do.")
-        return log[-1]["validation"]
+    with _open_checkpoints(workdir) as checkpoints:
+        start = 0
+        if goes_on:
+            start = checkpoints.latest_step
+            _check_same_run(checkpoints.meta(start), meta, workdir)
+            state = _restore(checkpoints, start, model, optimizer)
+        if start >= last_step:
+            print(f"{workdir} has made its {start} steps; nothing is left to do.")
+            return checkpoints.figures(start)
 
-    make_step = make_train_step(model, optimizer, schedule, config)
-    replicated = parallel.replicate(state)
-    del state
-    batches = train_batches(
-        data,
-        batch_size=batch_size,
-        first_step=start,
-        fill=config.data.fill,
-        shuffle_buffer=config.data.shuffle_buffer,
-        seed=config.seed,
-    )
-    since_validation: list[dict] = []
-    with (
-        _out_of_memory_told(config),
-        tqdm(total=last_step, initial=start, unit="step", desc="train") as bar,
-    ):
-        for step, batch in zip(range(start + 1, last_step + 1), batches, strict=False):
-            replicated, metrics = make_step(replicated, *batch)
-            since_validation.append(metrics)
-            # One step late, so that the host does not wait for the devices.
-            if len(since_validation) > 1:
-                _check_finite(since_validation[-2], step - 1, checkpoints, workdir)
-            bar.update()
-            if step not in validation_steps:
-                continue
-            _check_finite(since_validation[-1], step, checkpoints, workdir)
-            figures = _validate(scorer, replicated, data, config.data.fill, positive)
-            log.append(_log_line(step, step * batch_size / n, since_validation, figures))
-            since_validation = []
-            bar.set_postfix(loss=log[-1]["train"]["loss"], **figures)
-            _save(checkpoints, step, parallel.to_host(replicated), meta, figures)
-            _write_log(workdir / METRICS_FILE, log)
-    checkpoints.wait()
-    checkpoints.close()
-    return log[-1]["validation"]
+        log = _read_log(workdir / METRICS_FILE, start)
+        make_step = make_train_step(model, optimizer, schedule, config)
+        replicated = parallel.replicate(state)
+        del state
+        batches = train_batches(
+            data,
+            batch_size=batch_size,
+            first_step=start,
+            fill=config.data.fill,
+            shuffle_buffer=config.data.shuffle_buffer,
+            seed=config.seed,
+        )
+        since_validation: list[dict] = []
+        with tqdm(total=last_step, initial=start, unit="step", desc="train") as bar:
+            for step, batch in zip(range(start + 1, last_step + 1), batches, strict=False):
+                with parallel.out_of_memory_told(_too_large(config)):
+                    replicated, metrics = make_step(replicated, *batch)
+                    since_validation.append(metrics)
+                    # One step late, so that the host does not wait for the devices.
+                    for late in since_validation[-2:-1]:
+                        _check_finite(late, step - 1, checkpoints, workdir)
+                bar.update()
+                if step not in validation_steps:
+                    continue
+                _check_finite(metrics, step, checkpoints, workdir)
+                figures = _validate(scorer, replicated, data, config.data.fill, positive)
+                log.append(_log_line(step, step * batch_size / n, since_validation, figures))
+                since_validation = []
+                bar.set_postfix(loss=log[-1]["train"]["loss"], **figures)
+                # The log first: of a checkpoint that did not get whole, its line is dropped.
+                _write_log(workdir / METRICS_FILE, log)
+                _save(checkpoints, step, parallel.to_host(replicated), meta, figures)
+        checkpoints.wait()
+        return figures
+
+
+def _check_groups(config: ml_collections.ConfigDict) -> None:
+    missing = [name for name in _GROUPS if name not in config]
+    if missing:
+        raise InputError(
+            f"--config: the file has no {', '.join(missing)}; give a training config like "
+            "configs/drenet.py."
+        )
 
 
 def _check(config: ml_collections.ConfigDict, data: PreparedData) -> None:
@@ -163,13 +178,33 @@ def _open_checkpoints(workdir: Path) -> ckpt.Checkpoints:
         ) from error
 
 
-def _first_variables(config: ml_collections.ConfigDict, model) -> dict:
+def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.Meta:
+    config = config.copy_and_resolve_references()
+    # As seen from everywhere: evaluate may be called from another folder.
+    config.data.dir = str(data.path.resolve())
+    return ckpt.Meta(
+        config=config,
+        labels=data.labels,
+        ct=data.ct,
+        fill_seed=data.seed,
+        data_fingerprint=data.fingerprint,
+        version=__version__,
+    )
+
+
+def _first_variables(config: ml_collections.ConfigDict, model: DRENet, data: PreparedData) -> dict:
     if not config.init.weights:
         return init_variables(model, config.seed)
-    source = ckpt.Checkpoints.of(config.init.weights, flag="--config.init.weights")
-    variables = source.weights(source.best_step, variable_shapes(model))
-    source.close()
-    return variables
+    with ckpt.Checkpoints.of(config.init.weights, flag="--config.init.weights") as source:
+        step = source.best_step
+        labels = source.meta(step).labels
+        if labels != data.labels:
+            raise InputError(
+                f"--config.init.weights={config.init.weights} has the labels {', '.join(labels)}, "
+                f"{data.path} has {', '.join(data.labels)}; "
+                f"prepare the data with --labels={','.join(labels)}."
+            )
+        return source.weights(step, variable_shapes(model))
 
 
 def _check_same_run(found: ckpt.Meta, wanted: ckpt.Meta, workdir: Path) -> None:
@@ -183,8 +218,8 @@ def _check_same_run(found: ckpt.Meta, wanted: ckpt.Meta, workdir: Path) -> None:
     ]
     if found.labels != wanted.labels:
         differing.append(f"labels {', '.join(found.labels)} there, {', '.join(wanted.labels)} now")
-    if found.ct != wanted.ct:
-        differing.append("the data's settings of the image side (dataset.json)")
+    if found.data_fingerprint != wanted.data_fingerprint:
+        differing.append("the data were prepared anew, with other persons, splits or settings")
     if differing:
         raise InputError(
             f"--workdir={workdir} holds a run with other settings ({'; '.join(differing)}); "
@@ -203,14 +238,17 @@ def _flat(values: Mapping, prefix: str = "") -> dict:
     return flat
 
 
-def _restore(checkpoints: ckpt.Checkpoints, step: int, like: TrainState) -> TrainState:
-    shapes = jax.eval_shape(lambda: like)
-    weights = checkpoints.weights(
-        step, {"params": shapes.params, "batch_stats": shapes.batch_stats}
-    )
+def _restore(
+    checkpoints: ckpt.Checkpoints,
+    step: int,
+    model: DRENet,
+    optimizer: optax.GradientTransformation,
+) -> TrainState:
+    shapes = jax.eval_shape(lambda: create_state(init_variables(model, 0), optimizer))
+    weights = {"params": shapes.params, "batch_stats": shapes.batch_stats}
     return TrainState(
         step=np.int32(step),
-        **weights,
+        **checkpoints.weights(step, weights),
         **checkpoints.optimizer(step, {"opt_state": shapes.opt_state}),
     )
 
@@ -241,27 +279,23 @@ def _validate(
     return {"auc": figures["auc"], "cross_entropy": float(np.mean(log_sum - true_logits))}
 
 
-@contextlib.contextmanager
-def _out_of_memory_told(config: ml_collections.ConfigDict) -> Iterator[None]:
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if not any(text in str(error) for text in ("RESOURCE_EXHAUSTED", "Out of memory")):
-            raise
-        raise InputError(
-            f"a step of --config.data.batch_size={config.data.batch_size} slices in "
-            f"--config.train.accumulate={config.train.accumulate} micro-batches does not fit the "
-            "memory; raise train.accumulate, or lower the batch size."
-        ) from error
+def _too_large(config: ml_collections.ConfigDict) -> str:
+    return (
+        f"a step of --config.data.batch_size={config.data.batch_size} slices in "
+        f"--config.train.accumulate={config.train.accumulate} micro-batches does not fit the "
+        "memory; raise train.accumulate, or lower the batch size"
+    )
 
 
 def _check_finite(metrics: dict, step: int, checkpoints: ckpt.Checkpoints, workdir: Path) -> None:
-    if np.isfinite(parallel.unreplicate(metrics)["loss"]):
+    metrics = parallel.unreplicate(metrics)
+    # A loss that is finite still, with a gradient that is not, has spoilt the weights already.
+    if np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"]):
         return
     checkpoints.wait()
     last = checkpoints.latest_step
     raise InputError(
-        f"--workdir={workdir}: the loss is not finite at step {step} "
+        f"--workdir={workdir}: the loss or its gradient is not finite at step {step} "
         f"(last good checkpoint: {'none' if last is None else f'step {last}'}); "
         "lower --config.optimizer.learning_rate, or look for broken slices in qc.html."
     )

@@ -29,8 +29,9 @@ def make_train_step(
 
     `image` is uint8 [B, S, S] and `label` int32 [B], this host's part of the global batch, in
     order. Chance depends on (seed, step, place in the global batch) alone, so any number of devices
-    draws the same. With `train.accumulate` = n, each device works off its part in n micro-batches
-    and averages their gradients; batch norms see one micro-batch (of all devices) at a time.
+    draws the same. With `train.accumulate` = n, the host's part is worked off in n micro-batches,
+    one after the other over all devices, and their gradients are averaged; batch norms see one
+    micro-batch at a time.
 
     The state is donated: it must not be used again.
     """
@@ -45,20 +46,15 @@ def make_train_step(
     def step(state: TrainState, image: np.ndarray, label: np.ndarray):
         # Hosts follow each other in the global batch.
         place = jax.process_index() * len(label) + np.arange(len(label), dtype=np.int32)
-        image, label, place = parallel.shard((image, label, place))
-        slices = label.shape[1]
         total, batch_stats = None, state.batch_stats
         # Calls of one compiled program rather than a loop inside it: on CPU, XLA runs convolutions
         # within a loop on a single core.
-        for first in range(0, slices, slices // config.train.accumulate):
-            part = slice(first, first + slices // config.train.accumulate)
+        for micro in np.split(np.arange(len(label)), config.train.accumulate):
             found, batch_stats = gradient_on_devices(
                 state.params,
                 batch_stats,
                 state.step,
-                place[:, part],
-                image[:, part],
-                label[:, part],
+                *parallel.shard((place[micro], image[micro], label[micro])),
             )
             total = found if total is None else add_on_devices(total, found)
         return update_on_devices(state, total, batch_stats)

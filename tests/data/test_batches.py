@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import collections
 import itertools
+import json
+import shutil
 
 import numpy as np
 import pytest
 
 from drenet_jax.data.batches import split_batches, train_batches
 from drenet_jax.data.records import open_data
+from drenet_jax.errors import InputError
 
 
 def _batches(prepared, n, **changes):
@@ -39,10 +42,43 @@ def test_epochs_hold_every_slice_once_in_another_order(prepared):
     batches = _batches(prepared, 3 * n, batch_size=1)
     images = [image.tobytes() for image, _ in batches]
     epochs = [images[i * n : (i + 1) * n] for i in range(3)]
-    for epoch in epochs:
-        assert sorted(epoch) == sorted(epochs[0])
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert len({epoch[0] for epoch in epochs} | {epochs[0][1]}) > 1
+    for epoch, other in itertools.combinations(epochs, 2):
+        assert sorted(epoch) == sorted(other)
+        assert epoch != other
+
+
+def test_a_small_shuffle_buffer_loses_nothing(prepared):
+    n = open_data(prepared).n_slices["train"]
+    batches = _batches(prepared, n, batch_size=1, shuffle_buffer=3)
+    everything = _batches(prepared, n, batch_size=1)
+    assert sorted(x.tobytes() for x, _ in batches) == sorted(x.tobytes() for x, _ in everything)
+
+
+def _with_changed_split(prepared, tmp_path):
+    changed = tmp_path / "data"
+    shutil.copytree(prepared, changed)
+    persons = json.loads((changed / "split.json").read_text())
+    persons["train"], persons["test"] = persons["test"], persons["train"]
+    (changed / "split.json").write_text(json.dumps(persons))
+    return changed
+
+
+def test_records_that_disagree_with_split_json_are_refused(prepared, tmp_path):
+    changed = _with_changed_split(prepared, tmp_path)
+    with pytest.raises(InputError, match=r"whom split\.json has elsewhere"):
+        _batches(changed, 1)
+    with pytest.raises(InputError, match=r"whom split\.json has elsewhere"):
+        next(split_batches(open_data(changed), "test", batch_size=1, fill="train"))
+
+
+def test_records_that_are_not_complete_are_refused(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    path = tmp_path / "data" / "dataset.json"
+    settings = json.loads(path.read_text())
+    settings["n_slices"]["train"] += 1
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="train slices instead of"):
+        open_data(tmp_path / "data")
 
 
 def test_another_seed_gives_another_order(prepared):

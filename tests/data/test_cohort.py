@@ -67,7 +67,9 @@ HEADER = "patient_id,path,label\n"
         (HEADER + "p1,a,well\np1,b,ill\n", "line 3: person 'p1' has label 'ill' here"),
         (HEADER + "p1,a,well\np2,,ill\n", "line 3: path is empty"),
         (HEADER + "p1,a,well\np2,b\n", "line 3: the row has not as many fields"),
-        (HEADER + "p1,a,well\np1,a,well\np2,b,ill\n", "line 3: a is there twice"),
+        (HEADER + "p1,a,well\np1,a,well\np2,b,ill\n", "line 3: a is in line 2 already"),
+        (HEADER + "p1,a,well\np2,a,ill\n", "line 3: a is in line 2 already"),
+        (HEADER + "p1,a,well\np1,b,well\np2,c,ill\n", "line 3: person 'p1' has another row"),
         ("patient_id,path,label,split\np1,a,well,dev\n", "unknown split 'dev'"),
         (
             "patient_id,path,label,split\np1,a,well,train\np1,b,well,test\np2,c,ill,test\n",

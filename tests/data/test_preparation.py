@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import filecmp
 import json
+import os
+import shutil
 
 import cv2
 import numpy as np
@@ -91,23 +93,72 @@ def test_two_workers_write_the_same_bytes_as_one(phantoms, prepared, tmp_path):
             assert filecmp.cmp(prepared / name, tmp_path / name, shallow=False), name
 
 
-def test_persons_who_cannot_be_used_are_left_out_and_told(tmp_path, ct_settings):
-    rng = np.random.default_rng(0)
+@pytest.fixture
+def bad_persons(tmp_path):
+    """Rows of a cohort: noise without lungs, and a folder without a slice that can be read."""
     for name in ("noise", "broken"):
         (tmp_path / name).mkdir()
-    cv2.imwrite(str(tmp_path / "noise" / "1.png"), rng.integers(0, 255, (200, 200), np.uint8))
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200), np.uint8)
+    cv2.imwrite(str(tmp_path / "noise" / "1.png"), noise)
     (tmp_path / "broken" / "1.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"junk" * 50)
+    (tmp_path / "broken" / "notes.txt").write_text("seen on Monday")
+    return ["noise,noise,healthy", "broken,broken,bacterial"]
+
+
+def _prepare(tmp_path, rows, settings):
     cohort = tmp_path / "cohort.csv"
-    cohort.write_text("patient_id,path,label\nn,noise,ill\nb,broken,well\n")
+    cohort.write_text("\n".join(["patient_id,path,label", *rows]) + "\n")
     out = tmp_path / "out"
     out.mkdir()
+    return prepare_cohort(
+        read_cohort(cohort),
+        out,
+        settings=settings,
+        seed=0,
+        fractions=(60, 10, 30),
+        workers=1,
+        progress=lambda summaries, n: summaries,
+    )
+
+
+def test_persons_who_cannot_be_used_are_left_out_and_told(
+    bad_persons, tmp_path, phantoms, ct_settings
+):
+    good = [
+        f"{one.patient_id},{one.paths[0]},{one.label}"
+        for one in read_cohort(phantoms / "cohort.csv").persons[:4]
+    ]
+    account = _prepare(tmp_path, [*good, *bad_persons], ct_settings)
+    assert set(account.persons_left_out) == {"noise", "broken"}
+    assert sum(len(persons) for persons in account.persons.values()) == 4
+    with (tmp_path / "out" / "excluded.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["patient_id"] in ("noise", "broken")]
+    assert [(row["patient_id"], row["file"]) for row in rows] == [
+        ("noise", "1.png"),
+        ("noise", ""),
+        ("broken", "1.dcm"),
+        ("broken", "notes.txt"),
+        ("broken", ""),
+    ]
+    assert "no lungs found" in rows[0]["why"]
+    assert (tmp_path / "out" / "qc.html").read_text().count("Left out: ") == 2
+
+
+def test_a_cohort_of_which_nothing_is_left_is_refused(bad_persons, tmp_path, ct_settings):
     with pytest.raises(InputError, match="no slice of any person was kept"):
-        prepare_cohort(
-            read_cohort(cohort),
-            out,
-            settings=ct_settings,
-            seed=0,
-            fractions=(60, 10, 30),
-            workers=1,
-            progress=lambda summaries, n: summaries,
-        )
+        _prepare(tmp_path, bad_persons, ct_settings)
+
+
+def test_a_file_name_that_is_not_utf_8_is_no_fault(tmp_path, phantoms, ct_settings):
+    rows = []
+    for one in read_cohort(phantoms / "cohort.csv").persons[:4]:
+        folder = tmp_path / one.patient_id
+        folder.mkdir()
+        for path in one.paths[0].iterdir():
+            name = os.fsencode(path.name).replace(b"IM", b"caf\xe9")
+            shutil.copy(path, os.path.join(os.fsencode(folder), name))
+        rows.append(f"{one.patient_id},{one.patient_id},{one.label}")
+    _prepare(tmp_path, rows, ct_settings)
+    names = [one["slice_name"].decode() for one in _records(tmp_path / "out", "train")]
+    assert names
+    assert all(name.startswith("caf\\xe9_") for name in names)

@@ -29,8 +29,8 @@ def test_every_person_is_in_one_split_and_labels_are_shared_out_alike(counts, fr
         share = fraction / sum(fractions)
         by_label = collections.Counter(labels[one] for one in split[name])
         for label, count in enumerate(counts):
-            # Whole persons: at most one below, and what is over goes where it is missing most.
-            assert by_label[str(label)] >= share * count - 1 - (fraction != fractions[0])
+            # Whole persons: what a label's share does not settle, and training's first person.
+            assert abs(by_label[str(label)] - share * count) < len(SPLITS)
         if not fraction:
             assert not split[name]
     assert {labels[one] for one in split["train"]} == set(labels.values())

@@ -14,7 +14,7 @@ from drenet_jax.models.checkpoints import Checkpoints, Meta, check_shapes
 @pytest.fixture
 def meta(ct_settings):
     config = ml_collections.ConfigDict({"model": {"hidden": (3, 4)}, "seed": 1})
-    return Meta(config, ("a", "b"), ct_settings, 7, "0.1.0")
+    return Meta(config, ("a", "b"), ct_settings, 7, "abc", "0.1.0")
 
 
 def _weights(value):
@@ -26,12 +26,11 @@ def _shapes(tree):
 
 
 def _save(workdir, meta, figures):
-    checkpoints = Checkpoints(workdir)
-    for step, (auc, cross_entropy) in figures.items():
-        metrics = {"auc": auc, "cross_entropy": cross_entropy}
-        checkpoints.save(step, _weights(step), {"m": np.ones(2)}, meta, metrics)
-    checkpoints.wait()
-    return checkpoints
+    with Checkpoints(workdir) as checkpoints:
+        for step, (auc, cross_entropy) in figures.items():
+            metrics = {"auc": auc, "cross_entropy": cross_entropy}
+            checkpoints.save(step, _weights(step), {"m": np.ones(2)}, meta, metrics)
+        checkpoints.wait()
 
 
 @pytest.mark.parametrize(
@@ -44,32 +43,45 @@ def _save(workdir, meta, figures):
     ],
 )
 def test_the_best_and_the_latest_are_kept(figures, best, meta, tmp_path):
-    checkpoints = _save(tmp_path, meta, figures)
-    assert checkpoints.best_step == best
-    assert checkpoints.latest_step == 3
+    _save(tmp_path, meta, figures)
+    with Checkpoints.of(tmp_path, flag="--workdir") as checkpoints:
+        assert checkpoints.best_step == best
+        assert checkpoints.latest_step == 3
+        assert checkpoints.figures(3) == dict(
+            zip(("auc", "cross_entropy"), figures[3], strict=True)
+        )
     kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {best, 3}
-    checkpoints.close()
+
+
+def test_a_reader_leaves_the_checkpoint_that_is_being_saved_alone(meta, tmp_path):
+    _save(tmp_path, meta, {1: (0.5, 1.0)})
+    saving = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    saving.mkdir()
+    with Checkpoints.of(tmp_path, flag="--workdir") as checkpoints:
+        assert checkpoints.latest_step == 1
+    assert saving.exists()
 
 
 def test_what_was_saved_comes_back(meta, tmp_path):
-    _save(tmp_path, meta, {4: (0.5, 1.0)}).close()
-    checkpoints = Checkpoints.of(tmp_path, flag="--workdir")
-    found = checkpoints.meta(4)
+    _save(tmp_path, meta, {4: (0.5, 1.0)})
+    with Checkpoints.of(tmp_path, flag="--workdir") as checkpoints:
+        found = checkpoints.meta(4)
+        weights = checkpoints.weights(4, _shapes(_weights(0)))
     assert (found.labels, found.ct, found.fill_seed) == (meta.labels, meta.ct, 7)
     assert found.config.to_dict() == {"model": {"hidden": [3, 4]}, "seed": 1}
-    weights = checkpoints.weights(4, _shapes(_weights(0)))
     np.testing.assert_array_equal(weights["params"]["w"], np.full((2, 3), 4))
-    checkpoints.close()
 
 
 def test_weights_of_another_model_are_told_by_name(meta, tmp_path):
-    checkpoints = _save(tmp_path, meta, {1: (0.5, 1.0)})
+    _save(tmp_path, meta, {1: (0.5, 1.0)})
     other = {"params": {"v": np.zeros(3), "w": np.zeros((2, 4))}, "batch_stats": {}}
-    with pytest.raises(InputError) as caught:
+    with (
+        Checkpoints.of(tmp_path, flag="--workdir") as checkpoints,
+        pytest.raises(InputError) as caught,
+    ):
         checkpoints.weights(1, _shapes(other))
     assert "params/v is missing; params/w has shape (2, 3) instead of (2, 4)" in str(caught.value)
-    checkpoints.close()
 
 
 def test_extra_arrays_are_told_by_name():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -15,8 +17,9 @@ import pytest
 from drenet_jax.data import batches
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.evaluate import evaluate_split
 from drenet_jax.models.build import build_model, variable_shapes
-from drenet_jax.models.checkpoints import Checkpoints
+from drenet_jax.models.checkpoints import Checkpoints, has_checkpoint
 from drenet_jax.training import loop
 from drenet_jax.training.loop import train_and_evaluate
 
@@ -24,12 +27,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def _weights(workdir):
-    checkpoints = Checkpoints.of(workdir, flag="--workdir")
-    step = checkpoints.latest_step
-    meta = checkpoints.meta(step)
-    weights = checkpoints.weights(step, variable_shapes(build_model(meta.config, len(meta.labels))))
-    checkpoints.close()
-    return step, weights
+    with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
+        step = checkpoints.latest_step
+        meta = checkpoints.meta(step)
+        shapes = variable_shapes(build_model(meta.config, len(meta.labels)))
+        return step, checkpoints.weights(step, shapes)
 
 
 @pytest.fixture
@@ -37,6 +39,47 @@ def config(tiny_config, prepared):
     tiny_config.data.dir = str(prepared)
     tiny_config.train.epochs = 1
     return tiny_config
+
+
+def _start(config, workdir, devices):
+    """`train_and_evaluate` in a process with so many devices."""
+    code = (
+        "import jax, json, pathlib, ml_collections\n"
+        "from drenet_jax.training.loop import train_and_evaluate\n"
+        f"assert jax.device_count() == {devices}\n"
+        f"config = ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n"
+        f"train_and_evaluate(config, pathlib.Path({str(workdir)!r}))\n"
+    )
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=REPOSITORY)
+
+
+def _assert_equal(found, expected):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found), strict=True
+    ):
+        np.testing.assert_array_equal(b, a, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_run_that_was_killed_ends_bit_for_bit_like_one_that_was_not(config, tmp_path):
+    config.train.epochs = 3
+    whole = tmp_path / "whole"
+    assert _start(config, whole, 2).wait() == 0
+    killed = tmp_path / "killed"
+    process = _start(config, killed, 2)
+    while not has_checkpoint(killed):
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.3)  # some steps on
+    process.kill()
+    process.wait()
+    stood_at = _weights(killed)[0]
+    assert _start(config, killed, 2).wait() == 0
+    (last, expected), (step, found) = _weights(whole), _weights(killed)
+    assert stood_at < step == last
+    _assert_equal(found, expected)
+    assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
 def test_a_run_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(config, trained, tmp_path):
@@ -48,25 +91,17 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(config, t
     train_and_evaluate(config, tmp_path)
     (whole_step, whole), (step, resumed) = _weights(trained), _weights(tmp_path)
     assert step == whole_step > 3
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(resumed), strict=True
-    ):
-        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    _assert_equal(resumed, whole)
 
 
-def test_one_device_ends_like_eight(config, tmp_path):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_one_device_ends_like_eight(accumulate, config, tmp_path):
     assert jax.device_count() == 8
+    config.data.batch_size = 8 * accumulate
+    config.train.accumulate = accumulate
     config.train.steps = 3
     train_and_evaluate(config, tmp_path / "eight")
-    code = (
-        "import jax, json, pathlib, ml_collections\n"
-        "from drenet_jax.training.loop import train_and_evaluate\n"
-        "assert jax.device_count() == 1\n"
-        f"config = ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n"
-        f"train_and_evaluate(config, pathlib.Path({str(tmp_path / 'one')!r}))\n"
-    )
-    environment = os.environ | {"XLA_FLAGS": ""}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=REPOSITORY)
+    assert _start(config, tmp_path / "one", 1).wait() == 0
     (_, eight), (_, one) = _weights(tmp_path / "eight"), _weights(tmp_path / "one")
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(eight), strict=True
@@ -109,6 +144,43 @@ def test_another_config_in_the_same_workdir_is_refused_by_field(config, trained)
     config.seed = 5
     with pytest.raises(InputError, match=r"model\.width 4 there, 8 now; seed 0 there, 5 now"):
         train_and_evaluate(config, trained)
+
+
+def test_data_that_were_prepared_anew_are_refused(config, trained, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    path = tmp_path / "data" / "split.json"
+    persons = json.loads(path.read_text())
+    persons["train"], persons["test"] = persons["test"], persons["train"]
+    path.write_text(json.dumps(persons))
+    config.data.dir = str(tmp_path / "data")
+    with pytest.raises(InputError, match="the data were prepared anew"):
+        train_and_evaluate(config, trained)
+    with pytest.raises(InputError, match="may be known to the model"):
+        evaluate_split(trained, "test", tmp_path, str(tmp_path / "data"))
+
+
+def test_a_run_goes_on_with_data_that_have_moved(config, trained, prepared, tmp_path):
+    config.data.dir = os.path.relpath(prepared)
+    train_and_evaluate(config, trained)
+
+
+def test_fresh_keeps_the_old_run_if_the_new_one_cannot_start(config, trained):
+    config.init.weights = "/nowhere"
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        train_and_evaluate(config, trained, fresh=True)
+    assert has_checkpoint(trained)
+
+
+def test_weights_with_the_labels_in_another_order_are_refused(config, trained, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    path = tmp_path / "data" / "dataset.json"
+    settings = json.loads(path.read_text())
+    settings["labels"].reverse()
+    path.write_text(json.dumps(settings))
+    config.data.dir = str(tmp_path / "data")
+    config.init.weights = str(trained)
+    with pytest.raises(InputError, match="prepare the data with --labels="):
+        train_and_evaluate(config, tmp_path / "run")
 
 
 def test_fresh_starts_over(config, tmp_path):
@@ -154,7 +226,6 @@ def test_weights_of_another_run_are_the_start(config, trained, tmp_path):
         ("train.epochs", 0, "must be 1 or more"),
         ("optimizer.name", "lion", "must be sgd or adamw"),
         ("evaluation.positive_label", "flu", "names none of the labels"),
-        ("evaluation.batch_size", 3, "must be a multiple of the 8 devices"),
         ("init.weights", "/nowhere", "holds no checkpoint"),
     ],
 )
@@ -162,4 +233,6 @@ def test_a_config_that_does_not_fit_is_told_by_field(field, value, message, conf
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message) as caught:
         train_and_evaluate(config, tmp_path)
-    assert f"--config.{field}={value}" in str(caught.value).replace("'", "")
+    said = str(caught.value).replace("'", "")
+    assert (value if field == "data.dir" else f"--config.{field}={value}") in said
+    assert not list(tmp_path.iterdir())
