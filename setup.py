@@ -44,6 +44,7 @@ EXTRAS = {
     "test": [
         "hypothesis>=6.100",
         "pytest>=8.3",
+        "safetensors>=0.4",
         "ruff==0.17.6",  # another version may format otherwise
         "scikit-image>=0.25",
         "torch==2.13.0",

@@ -43,17 +43,23 @@ def get_config() -> ml_collections.ConfigDict:
     # Two levels, one square anchor a cell (paper 2.2.2: maps 14x14 and 7x7, regions 48 and 96).
     model.anchor_strides_px = (32, 64)
     model.anchor_sizes_px = (48, 96)
-    model.anchor_scales = (1.0,)
-    model.anchor_aspect_ratios = (1.0,)
+    # Of each level: factors on the side, and height over width; an anchor for each pair of them.
+    model.anchor_scales = ((1.0,), (1.0,))
+    model.anchor_aspect_ratios = ((1.0,), (1.0,))
+    # The group of each level; a group's anchors compete with each other only.
+    model.anchor_groups = (0, 0)
     # Channels inside the proposal head (NTS-Net, authors' code).
     model.head_features = 128
     # Proposals overlap less than this (intersection over union; NTS-Net).
     model.nms_iou = 0.25
-    # M: proposals that are scored and ranked while training (NTS-Net).
-    model.train_proposals = 6
-    # K: proposals that go into the prediction (paper 2.3).
-    model.top_k = 3
-    # Sizes of the MLP's hidden layers; the paper gives none.
+    # M of each group: proposals that are scored and ranked while training (NTS-Net).
+    model.train_proposals = (6,)
+    # K of each group: proposals that go into the prediction (paper 2.3).
+    model.top_k = (3,)
+    # The image of the third pass: "weighted" by the boxes' confidences (paper 2.2.2), the best box
+    # of the last group at full size ("zoom", the authors' code), or "none" (NTS-Net).
+    model.context = "weighted"
+    # Sizes of the MLP's hidden layers, of which the paper says nothing; (): a linear classifier.
     model.hidden = (512,)
     # Share of pooled features dropped while training (NTS-Net, authors' code).
     model.dropout = 0.5
@@ -84,7 +90,8 @@ def get_config() -> ml_collections.ConfigDict:
     train.validate_every_epochs = 1
 
     config.init = init = ml_collections.ConfigDict()
-    # Start from the weights of this workdir (its best checkpoint); empty: from random ones.
+    # Start from these weights: what `convert_weights` wrote, or a workdir (its best checkpoint);
+    # empty: from random ones.
     init.weights = ""
 
     config.evaluation = evaluation = ml_collections.ConfigDict()

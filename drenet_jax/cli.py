@@ -36,7 +36,8 @@ def run(
       required: flags without which the command cannot run.
     """
     sys.modules["__main__"].__doc__ = doc
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    # Orbax warns of what it does on purpose.
+    absl_logging.set_verbosity(absl_logging.ERROR)
 
     def checked(argv: list[str]) -> None:
         if len(argv) > 1:

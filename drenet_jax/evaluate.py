@@ -22,7 +22,11 @@ from drenet_jax import cli
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The folder of the run.")
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which persons.")
-    flags.DEFINE_string("data", "", "The data set, if it has moved since the run was trained.")
+    flags.DEFINE_string(
+        "data",
+        "",
+        "The data set, if it has moved since the run was trained; any, for converted weights.",
+    )
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
 
 

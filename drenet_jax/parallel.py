@@ -64,7 +64,9 @@ def shard(batch: PyTree) -> PyTree:
 
 def unshard(tree: PyTree) -> PyTree:
     """[local devices, b, ...] -> NumPy [local devices · b, ...], for every array of `tree`."""
-    return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
+    return jax.tree.map(
+        lambda x: np.asarray(x).reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree
+    )
 
 
 def round_up_to_devices(batch_size: int) -> int:

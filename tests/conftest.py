@@ -101,8 +101,8 @@ def _tiny_config():
     config.model.image_size_px = 96
     config.model.crop_size_px = 32
     config.model.anchor_sizes_px = (24, 40)
-    config.model.train_proposals = 2
-    config.model.top_k = 2
+    config.model.train_proposals = (2,)
+    config.model.top_k = (2,)
     config.model.nms_iou = 0.5
     config.model.hidden = (8,)
     config.data.batch_size = 8

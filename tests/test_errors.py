@@ -156,7 +156,9 @@ def test_predict_refuses_what_holds_no_slice(what, cohort, tmp_path, command, tr
     assert _tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["synthesize", "prepare", "train", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    "name", ["synthesize", "prepare", "train", "evaluate", "predict", "convert_weights"]
+)
 def test_help_shows_examples(name, command):
     done = command(name, "--help")
     assert done.returncode == 0

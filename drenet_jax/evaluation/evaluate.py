@@ -26,7 +26,8 @@ def evaluate_split(workdir: Path, split: str, folder: Path, data_dir: str = "") 
 
     Args:
       workdir: of the run.
-      data_dir: the data set that it was trained on, if it has moved since; "": it has not.
+      data_dir: the data set that it was trained on, if it has moved since, or any data set for
+        converted weights; "": where it was.
       split: `train`, `validation` or `test`.
       folder: an existing folder for the files of DESIGN section 2.
 
@@ -39,7 +40,15 @@ def evaluate_split(workdir: Path, split: str, folder: Path, data_dir: str = "") 
     predictor = Predictor.load(workdir)
     config = predictor.meta.config
     data = open_data(data_dir or config.data.dir)
-    if data.fingerprint != predictor.meta.data_fingerprint:
+    if data.labels != predictor.meta.labels:
+        raise InputError(
+            f"{data.path} has the labels {', '.join(data.labels)}, the model of {workdir} has "
+            f"{', '.join(predictor.meta.labels)}; prepare the data with "
+            f"--labels={','.join(predictor.meta.labels)}."
+        )
+    # Converted weights were trained elsewhere, on data that nobody here has.
+    trained_on = predictor.meta.data_fingerprint
+    if trained_on and trained_on != data.fingerprint:
         raise InputError(
             f"{data.path} was prepared anew since {workdir} was trained on it, so persons of its "
             f"{split} split may be known to the model; train again, or restore the data set."

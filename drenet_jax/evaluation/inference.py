@@ -14,9 +14,8 @@ from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled, prepar
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.report import SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
-from drenet_jax.models.build import build_model, variable_shapes
+from drenet_jax.models.build import Model, build_model, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, Meta
-from drenet_jax.models.drenet import DRENet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Predictor:
       variables: its weights, replicated over the devices.
     """
 
-    def __init__(self, meta: Meta, step: int, workdir: Path, model: DRENet, variables: dict):
+    def __init__(self, meta: Meta, step: int, workdir: Path, model: Model, variables: dict):
         """See `load`."""
         self.meta = meta
         self.identity = {

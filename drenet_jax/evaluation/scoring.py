@@ -10,13 +10,13 @@ import numpy as np
 
 from drenet_jax import parallel
 from drenet_jax.errors import InputError
-from drenet_jax.models.drenet import DRENet
+from drenet_jax.models.build import Model
 
 
 class SliceScorer:
     """A model on all local devices of this host, compiled for one batch size."""
 
-    def __init__(self, model: DRENet, batch_size: int):
+    def __init__(self, model: Model, batch_size: int):
         """Prepares the forward pass; it is compiled at the first call.
 
         Args:
@@ -67,7 +67,7 @@ class SliceScorer:
         return found
 
 
-def _make_forward(model: DRENet) -> Callable:
+def _make_forward(model: Model) -> Callable:
     def forward(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
         outputs = model.apply(variables, images.astype(jnp.float32) / 255, train=False)
         return {

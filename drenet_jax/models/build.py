@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import ml_collections
 
 from drenet_jax.errors import InputError
-from drenet_jax.models import proposals, resnet
-from drenet_jax.models.drenet import DRENet
+from drenet_jax.models import classifier, drenet, proposals, resnet
 from drenet_jax.parallel import AXIS
 
-MODELS = ("drenet",)
+MODELS = ("drenet", *classifier.ARCHITECTURES)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+Model = drenet.DRENet | classifier.Classifier
 
-def build_model(config: ml_collections.ConfigDict, classes: int) -> DRENet:
+
+def build_model(config: ml_collections.ConfigDict, classes: int) -> Model:
     """The network that `config.model` describes.
 
     Raises:
@@ -23,59 +24,50 @@ def build_model(config: ml_collections.ConfigDict, classes: int) -> DRENet:
     """
     model = config.model
     _check(model.name in MODELS, "name", model.name, f"is none of {', '.join(MODELS)}")
-    _check(
-        model.backbone in resnet.ARCHITECTURES,
-        "backbone",
-        model.backbone,
-        f"is none of {', '.join(resnet.ARCHITECTURES)}",
-    )
     _check(model.dtype in DTYPES, "dtype", model.dtype, f"is none of {', '.join(DTYPES)}")
-    _check(
-        1 <= model.top_k <= model.train_proposals,
-        "top_k",
-        model.top_k,
-        f"must be from 1 to model.train_proposals={model.train_proposals}",
+    _check(0 <= model.dropout < 1, "dropout", model.dropout, "must be from 0 to below 1")
+    _check_positive(model, "width", "image_size_px")
+    if model.name == "drenet":
+        return _build_drenet(model, classes)
+    return classifier.Classifier(
+        classes=classes,
+        architecture=model.name,
+        width=model.width,
+        image_size_px=model.image_size_px,
+        dropout=model.dropout,
+        dtype=DTYPES[model.dtype],
+        axis_name=AXIS,
     )
-    for field in ("width", "image_size_px", "crop_size_px", "head_features"):
-        _check(model[field] >= 1, field, model[field], "must be 1 or more")
+
+
+def _build_drenet(model: ml_collections.ConfigDict, classes: int) -> drenet.DRENet:
+    for field, known in (("backbone", resnet.ARCHITECTURES), ("context", drenet.CONTEXTS)):
+        _check(model[field] in known, field, model[field], f"is none of {', '.join(known)}")
+    _check_positive(model, "crop_size_px", "head_features")
     _check(all(n >= 1 for n in model.hidden), "hidden", tuple(model.hidden), "must all be above 0")
     _check(0 < model.nms_iou <= 1, "nms_iou", model.nms_iou, "must be above 0 and at most 1")
-    _check(0 <= model.dropout < 1, "dropout", model.dropout, "must be from 0 to below 1")
-    _check(
-        len(model.anchor_sizes_px) == len(model.anchor_strides_px),
-        "anchor_sizes_px",
-        tuple(model.anchor_sizes_px),
-        f"must have one size for each of model.anchor_strides_px={tuple(model.anchor_strides_px)}",
-    )
-    levels = tuple(
-        proposals.Level(stride, size, tuple(model.anchor_scales), tuple(model.anchor_aspect_ratios))
-        for stride, size in zip(model.anchor_strides_px, model.anchor_sizes_px, strict=True)
-    )
-    # The feature map has stride 32, and each level halves the one before.
-    _check(
-        [level.stride_px for level in levels] == [32 * 2**i for i in range(len(levels))],
-        "anchor_strides_px",
-        tuple(model.anchor_strides_px),
-        "must be 32, 64, 128, ...",
-    )
-    iou = proposals.pairwise_iou(proposals.anchor_boxes(levels, model.image_size_px))
-    _check(
-        proposals.can_select(iou, model.nms_iou, model.train_proposals),
-        "train_proposals",
-        model.train_proposals,
-        f"may be more boxes than fit without overlap into an image of {model.image_size_px} pixels",
-    )
-    return DRENet(
+    levels, groups = _levels(model), _groups(model)
+    for group, (_, _, iou) in zip(
+        groups, proposals.group_anchors(levels, groups, model.image_size_px), strict=True
+    ):
+        _check(
+            proposals.can_select(iou, model.nms_iou, group.train_proposals),
+            "train_proposals",
+            tuple(model.train_proposals),
+            "may be more boxes than fit without overlap into an image of "
+            f"{model.image_size_px} pixels",
+        )
+    return drenet.DRENet(
         classes=classes,
         backbone=model.backbone,
         width=model.width,
         image_size_px=model.image_size_px,
         crop_size_px=model.crop_size_px,
         levels=levels,
+        groups=groups,
         head_features=model.head_features,
         nms_iou=model.nms_iou,
-        train_proposals=model.train_proposals,
-        top_k=model.top_k,
+        context=model.context,
         hidden=tuple(model.hidden),
         dropout=model.dropout,
         dtype=DTYPES[model.dtype],
@@ -83,16 +75,77 @@ def build_model(config: ml_collections.ConfigDict, classes: int) -> DRENet:
     )
 
 
-def init_variables(model: DRENet, seed: int) -> dict:
+def _levels(model: ml_collections.ConfigDict) -> tuple[proposals.Level, ...]:
+    strides = tuple(model.anchor_strides_px)
+    # The feature map has stride 32, and each level halves the one before.
+    _check(
+        strides and strides == tuple(32 * 2**i for i in range(len(strides))),
+        "anchor_strides_px",
+        strides,
+        "must be 32, 64, 128, ...",
+    )
+    for field in ("anchor_sizes_px", "anchor_scales", "anchor_aspect_ratios", "anchor_groups"):
+        _check(
+            len(model[field]) == len(strides),
+            field,
+            tuple(model[field]),
+            f"must have one entry for each of model.anchor_strides_px={strides}",
+        )
+    return tuple(
+        proposals.Level(stride, size, tuple(scales), tuple(ratios))
+        for stride, size, scales, ratios in zip(
+            strides,
+            model.anchor_sizes_px,
+            model.anchor_scales,
+            model.anchor_aspect_ratios,
+            strict=True,
+        )
+    )
+
+
+def _groups(model: ml_collections.ConfigDict) -> tuple[proposals.Group, ...]:
+    of_level = list(model.anchor_groups)
+    n = len(set(of_level))
+    _check(
+        of_level == sorted(of_level) and set(of_level) == set(range(n)),
+        "anchor_groups",
+        tuple(of_level),
+        "must number the groups from 0, level by level",
+    )
+    for field in ("train_proposals", "top_k"):
+        _check(
+            len(model[field]) == n and all(count >= 1 for count in model[field]),
+            field,
+            tuple(model[field]),
+            f"must have a number above 0 for each of the {n} groups of model.anchor_groups",
+        )
+    _check(
+        all(k <= m for k, m in zip(model.top_k, model.train_proposals, strict=True)),
+        "top_k",
+        tuple(model.top_k),
+        f"must not exceed model.train_proposals={tuple(model.train_proposals)}",
+    )
+    return tuple(
+        proposals.Group(of_level.count(i), model.train_proposals[i], model.top_k[i])
+        for i in range(n)
+    )
+
+
+def init_variables(model: Model, seed: int) -> dict:
     """`{"params": ..., "batch_stats": ...}`, drawn from `seed`."""
     images = jnp.zeros((1, model.image_size_px, model.image_size_px))
     variables = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(seed))
-    return dict(variables)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def variable_shapes(model: DRENet) -> dict:
+def variable_shapes(model: Model) -> dict:
     """Shapes and types of what `init_variables` returns, without computing them."""
     return jax.eval_shape(lambda: init_variables(model, 0))
+
+
+def _check_positive(model: ml_collections.ConfigDict, *fields: str) -> None:
+    for field in fields:
+        _check(model[field] >= 1, field, model[field], "must be 1 or more")
 
 
 def _check(good: bool, field: str, value, rule: str) -> None:

@@ -2,7 +2,8 @@
 
 A workdir holds `checkpoints/<step>/` with three items: `weights` (params and batch statistics, all
 that a prediction needs), `optimizer` (what else a run needs to go on) and `meta` (JSON: config,
-labels, settings of the image side). The latest and the best by validation are kept.
+labels, settings of the image side). The latest and the best by validation are kept. Weights that
+`convert_weights` made are step 0, without an optimiser.
 """
 
 from __future__ import annotations
@@ -72,6 +73,33 @@ class Meta:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class PartMeta:
+    """What must be known of weights of some parts of a model, from which training can start.
+
+    Attributes:
+      architecture: of the backbone.
+      width: channels of the backbone's first stage.
+      parts: names of the parts among a model's parameters, such as `backbone`.
+      source: the name of the file from which they were converted.
+      version: of drenet_jax.
+    """
+
+    architecture: str
+    width: int
+    parts: tuple[str, ...]
+    source: str
+    version: str
+
+    def to_dict(self) -> dict:
+        return {"format": FORMAT, **dataclasses.asdict(self), "parts": list(self.parts)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> PartMeta:
+        fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        return cls(**fields | {"parts": tuple(values["parts"])})
+
+
 class Checkpoints:
     """The checkpoints of a workdir; to be used in a `with` statement."""
 
@@ -132,26 +160,30 @@ class Checkpoints:
         return self._manager.latest_step() if step is None else step
 
     def save(
-        self, step: int, weights: PyTree, optimizer: PyTree, meta: Meta, metrics: Mapping
+        self,
+        step: int,
+        weights: PyTree,
+        optimizer: PyTree | None,
+        meta: Meta | PartMeta,
+        metrics: Mapping,
     ) -> None:
         """Writes a checkpoint in the background; see `wait`.
 
         Args:
           step: updates made so far; above the latest one.
           weights: `{"params", "batch_stats"}`.
-          optimizer: everything else that a run needs to go on.
+          optimizer: everything else that a run needs to go on; None: there is no run.
           meta: the account.
           metrics: of the validation: `auc` (of persons, or None) and `cross_entropy` (of slices).
         """
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                weights=ocp.args.StandardSave(weights),
-                optimizer=ocp.args.StandardSave(optimizer),
-                meta=ocp.args.JsonSave(meta.to_dict()),
-            ),
-            metrics=dict(metrics),
-        )
+        items = {
+            "weights": ocp.args.StandardSave(weights),
+            "meta": ocp.args.JsonSave(meta.to_dict()),
+        }
+        if optimizer is not None:
+            items["optimizer"] = ocp.args.StandardSave(optimizer)
+        args = ocp.args.Composite(**items)
+        saved = self._manager.save(step, args=args, metrics=dict(metrics))
         # Orbax says nothing when a step lies below the latest.
         assert saved, step
 
@@ -160,14 +192,30 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def meta(self, step: int) -> Meta:
-        """The account of a checkpoint."""
+        """The account of a checkpoint of a whole model.
+
+        Raises:
+          InputError: it holds parts of a model only, or another version wrote it.
+        """
+        account = self.account(step)
+        if isinstance(account, PartMeta):
+            raise InputError(
+                f"{self._folder.parent} holds only the {' and the '.join(account.parts)} of a "
+                f"model ({account.architecture} of {account.source}); train one that starts from "
+                "it, with --config.init.weights."
+            )
+        return account
+
+    def account(self, step: int) -> Meta | PartMeta:
+        """As `meta`, of parts of a model too."""
         values = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         if values["meta"].get("format") != FORMAT:
             raise InputError(
                 f"{self._folder / str(step)} was written by another version of drenet_jax; "
                 "train again, or use that version."
             )
-        return Meta.from_dict(values["meta"])
+        kind = PartMeta if "parts" in values["meta"] else Meta
+        return kind.from_dict(values["meta"])
 
     def figures(self, step: int) -> dict[str, float | None]:
         """The `metrics` that `save` was given."""
@@ -210,8 +258,32 @@ def _goodness(metrics: Mapping) -> tuple[float, float]:
     return (-1.0 if auc is None else auc, 0.0 if cross_entropy is None else -cross_entropy)
 
 
-def check_shapes(found: PyTree, wanted: PyTree, where: str) -> None:
+def save_converted(folder: str | os.PathLike, weights: PyTree, meta: Meta | PartMeta) -> None:
+    """Writes weights that no run of ours made as the only checkpoint of `folder`, step 0.
+
+    Args:
+      folder: made if needed; `Checkpoints.of` reads it.
+      weights: `{"params", "batch_stats"}`, of a whole model or of the parts that `meta` names.
+      meta: the account.
+    """
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(0, weights, None, meta, {"auc": None, "cross_entropy": None})
+        checkpoints.wait()
+
+
+def check_shapes(
+    found: PyTree,
+    wanted: PyTree,
+    where: str,
+    mend: str = "use the config with which the weights were made",
+) -> None:
     """Compares two trees of arrays (or of their shapes) by name.
+
+    Args:
+      found: what there is.
+      wanted: what there should be.
+      where: `found` is, for the message.
+      mend: what the caller can do, for the message.
 
     Raises:
       InputError: one sentence that lists every missing, extra and wrongly shaped array.
@@ -227,10 +299,7 @@ def check_shapes(found: PyTree, wanted: PyTree, where: str) -> None:
         ),
     ]
     if faults:
-        raise InputError(
-            f"{where} does not fit the model: {'; '.join(faults)}; "
-            "use the config with which the weights were made."
-        )
+        raise InputError(f"{where} does not fit the model: {'; '.join(faults)}; {mend}.")
 
 
 def _named_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -1,51 +1,28 @@
-"""DRENet (paper 2.2.2): whole image, top-K details and their relation, scored together."""
+"""DRENet (paper 2.2.2) and its family: whole image, top-K details and their relation together."""
 
 from __future__ import annotations
 
-import functools
-
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from drenet_jax.models import proposals
 from drenet_jax.models.crops import box_attention, crop_and_resize
+from drenet_jax.models.dropout import drop
+from drenet_jax.models.outputs import Outputs, normalise
 from drenet_jax.models.resnet import ResNet
 
-# ImageNet's mean and standard deviation of RGB in 0..1, which pretrained weights expect.
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
-
-
-@flax.struct.dataclass
-class Outputs:
-    """What DRENet says of a batch of B slices; P proposals: M while training, else K.
-
-    Attributes:
-      logits: [B, classes] from all features together: the prediction.
-      raw_logits: [B, classes] from the whole image alone.
-      part_logits: [B, P, classes] from each proposal alone.
-      scores: [B, P] the proposal head's scores, best first.
-      boxes: [B, P, 4] y0, x0, y1, x1 in pixels of the model's input, half open.
-    All are float32.
-    """
-
-    logits: jax.Array
-    raw_logits: jax.Array
-    part_logits: jax.Array
-    scores: jax.Array
-    boxes: jax.Array
+# What the image of the third pass shows: the boxes weighted by their confidences (paper), the best
+# box of the last group at full size (the authors' code), or there is none (NTS-Net).
+CONTEXTS = ("weighted", "zoom", "none")
 
 
 class DRENet(nn.Module):
     """Details Relation Extraction network.
 
-    One ResNet sees the whole image, each of the top-K crops, and the image weighted by the
-    confidences of the K boxes; an MLP scores the concatenated features. Gradients reach the
-    proposal head through the ranking loss and through the confidences of the weighted image, never
-    through the feature map.
+    One ResNet sees the whole image, each of the top-K crops, and a context image made of the boxes;
+    an MLP scores the concatenated features. Gradients reach the proposal head through the ranking
+    loss and through the confidences of a weighted context image, never through the feature map.
 
     Attributes:
       classes: how many.
@@ -54,11 +31,11 @@ class DRENet(nn.Module):
       image_size_px: height and width of an input image.
       crop_size_px: height and width to which a proposal is resized.
       levels: of the proposal head.
+      groups: of the levels; each has proposals of its own.
       head_features: channels inside the proposal head.
-      nms_iou: proposals overlap less than this.
-      train_proposals: M, proposals while training.
-      top_k: K, proposals that go into the prediction.
-      hidden: sizes of the MLP's hidden layers.
+      nms_iou: proposals of a group overlap less than this.
+      context: one of `CONTEXTS`.
+      hidden: sizes of the MLP's hidden layers; none: a linear classifier.
       dropout: share of pooled features dropped while training.
       dtype: of the convolutions.
       axis_name: the pmap axis of batch statistics.
@@ -70,10 +47,10 @@ class DRENet(nn.Module):
     image_size_px: int
     crop_size_px: int
     levels: tuple[proposals.Level, ...]
+    groups: tuple[proposals.Group, ...]
     head_features: int
     nms_iou: float
-    train_proposals: int
-    top_k: int
+    context: str
     hidden: tuple[int, ...]
     dropout: float
     dtype: jnp.dtype
@@ -90,68 +67,75 @@ class DRENet(nn.Module):
           train: batch statistics of the batch, M proposals, dropout; else K proposals.
           dropout_keys: [B] PRNG keys, one for each image, while training: a slice's dropout then
             depends on its own key alone, whatever the number of devices.
+
+        Returns:
+          logits of all that was seen; proposals group by group.
         """
         assert images.shape[1:] == (self.image_size_px,) * 2, images.shape
         batch = images.shape[0]
         backbone = ResNet(self.backbone, self.width, self.dtype, self.axis_name, name="backbone")
-        n_proposals = self.train_proposals if train else self.top_k
 
-        def drop(features: jax.Array, stream: int) -> jax.Array:
-            if not train or not self.dropout:
-                return features
-            return _dropout(features, dropout_keys, stream, self.dropout)
+        def features(pixels: jax.Array, stream: int) -> tuple[jax.Array, jax.Array]:
+            feature_map, pooled = backbone(pixels, train)
+            pooled = pooled.reshape(batch, -1)  # all features of an image are dropped by its key
+            if train and self.dropout:
+                pooled = drop(pooled, dropout_keys, stream, self.dropout)
+            return feature_map, pooled
 
         pixels = normalise(images).astype(self.dtype)
-        feature_map, pooled = backbone(pixels, train)
-        pooled = drop(pooled, 0)
+        feature_map, whole = features(pixels, 0)
 
-        anchors, iou = _anchors(self.levels, self.image_size_px)
         all_scores = proposals.ProposalHead(
             self.levels, self.head_features, self.dtype, name="proposal_head"
         )(jax.lax.stop_gradient(feature_map))
-        picks = proposals.select_top(all_scores, iou, self.nms_iou, n_proposals)
-        scores = jnp.take_along_axis(all_scores, picks, axis=1)
-        boxes = jnp.asarray(anchors)[picks]
+        counts = [group.train_proposals if train else group.top_k for group in self.groups]
+        scores, boxes = proposals.select_proposals(
+            all_scores, self.levels, self.groups, self.image_size_px, self.nms_iou, counts
+        )
+        top = _top_of_groups(counts, [group.top_k for group in self.groups])
 
         crops = crop_and_resize(pixels, boxes, (self.crop_size_px,) * 2)
-        _, parts = backbone(crops.reshape(batch * n_proposals, *crops.shape[2:]), train)
-        parts = drop(parts.reshape(batch, n_proposals, -1), 1)
+        _, parts = features(crops.reshape(-1, *crops.shape[2:]), 1)
+        parts = parts.reshape(batch, len(boxes[0]), -1)
 
-        top_boxes = boxes[:, : self.top_k]
-        confidences = nn.sigmoid(scores[:, : self.top_k])
-        attention = box_attention(top_boxes, confidences, self.image_size_px, self.image_size_px)
-        _, relation = backbone(pixels * attention[..., None].astype(self.dtype), train)
-        relation = drop(relation, 2)
-
-        top_parts = parts[:, : self.top_k].reshape(batch, -1)
-        x = jnp.concatenate([top_parts, pooled, relation], axis=1)
-        for i, features in enumerate(self.hidden):
-            x = nn.relu(nn.Dense(features, name=f"mlp{i + 1}")(x))
+        seen = [parts[:, top].reshape(batch, -1), whole]
+        if self.context != "none":
+            context = self._context(pixels, boxes, scores, top, counts)
+            seen.append(features(context, 2)[1])
+        x = jnp.concatenate(seen, axis=1)
+        for i, size in enumerate(self.hidden):
+            x = nn.relu(nn.Dense(size, name=f"mlp{i + 1}")(x))
         return Outputs(
             logits=nn.Dense(self.classes, name="concat_head")(x),
-            raw_logits=nn.Dense(self.classes, name="raw_head")(pooled),
+            raw_logits=nn.Dense(self.classes, name="raw_head")(whole),
             part_logits=nn.Dense(self.classes, name="part_head")(parts),
             scores=scores,
             boxes=boxes,
         )
 
+    def _context(
+        self,
+        pixels: jax.Array,
+        boxes: jax.Array,
+        scores: jax.Array,
+        top: list[int],
+        counts: list[int],
+    ) -> jax.Array:
+        """[B, S, S, 3]: the image of the third pass."""
+        size_px = self.image_size_px
+        if self.context == "zoom":
+            best_of_last = sum(counts[:-1])
+            box = jnp.clip(boxes[:, best_of_last : best_of_last + 1], 0, size_px)
+            return crop_and_resize(pixels, box, (size_px, size_px))[:, 0]
+        confidences = nn.sigmoid(scores[:, top])
+        attention = box_attention(boxes[:, top], confidences, size_px, size_px)
+        return pixels * attention[..., None].astype(self.dtype)
 
-def normalise(images: jax.Array) -> jax.Array:
-    """Grey [B, H, W] in 0..1 -> [B, H, W, 3] float32 with ImageNet's mean and deviation."""
-    return (images[..., None].astype(jnp.float32) - IMAGENET_MEAN) / IMAGENET_STD
 
-
-def _dropout(features: jax.Array, keys: jax.Array, stream: int, rate: float) -> jax.Array:
-    """Drops features of each image by the image's own key; `stream` tells the passes apart."""
-
-    def one_image(x: jax.Array, key: jax.Array) -> jax.Array:
-        kept = jax.random.bernoulli(jax.random.fold_in(key, stream), 1 - rate, x.shape)
-        return jnp.where(kept, x / (1 - rate), 0)
-
-    return jax.vmap(one_image)(features, keys)
-
-
-@functools.cache
-def _anchors(levels: tuple[proposals.Level, ...], image_size_px: int):
-    boxes = proposals.anchor_boxes(levels, image_size_px)
-    return boxes, proposals.pairwise_iou(boxes)
+def _top_of_groups(counts: list[int], top_k: list[int]) -> list[int]:
+    """Places of each group's best K among the proposals of all groups."""
+    places, first = [], 0
+    for count, k in zip(counts, top_k, strict=True):
+        places += range(first, first + k)
+        first += count
+    return places

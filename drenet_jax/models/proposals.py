@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -35,6 +36,21 @@ class Level:
     def cells(self, image_size_px: int) -> int:
         """Cells along one side of the level's grid."""
         return math.ceil(image_size_px / self.stride_px)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Levels whose anchors compete with each other.
+
+    Attributes:
+      levels: how many levels it takes, after those of the groups before it.
+      train_proposals: M, how many are picked while training.
+      top_k: K, how many go into the prediction; at most M.
+    """
+
+    levels: int
+    train_proposals: int
+    top_k: int
 
 
 def anchor_boxes(levels: Sequence[Level], image_size_px: int) -> np.ndarray:
@@ -107,6 +123,53 @@ def can_select(iou: np.ndarray, threshold: float, count: int) -> bool:
     """
     dropped = int((iou >= threshold).sum(axis=1).max())
     return dropped * (count - 1) < len(iou)
+
+
+@functools.cache
+def group_anchors(
+    levels: tuple[Level, ...], groups: tuple[Group, ...], image_size_px: int
+) -> tuple[tuple[int, np.ndarray, np.ndarray], ...]:
+    """Of each group: its first anchor's index, its anchors [A, 4] and their overlaps [A, A]."""
+    found, first, rest = [], 0, list(levels)
+    for group in groups:
+        boxes = anchor_boxes(rest[: group.levels], image_size_px)
+        found.append((first, boxes, pairwise_iou(boxes)))
+        first += len(boxes)
+        del rest[: group.levels]
+    assert not rest, (levels, groups)
+    return tuple(found)
+
+
+def select_proposals(
+    scores: jax.Array,
+    levels: tuple[Level, ...],
+    groups: tuple[Group, ...],
+    image_size_px: int,
+    threshold: float,
+    counts: Sequence[int],
+) -> tuple[jax.Array, jax.Array]:
+    """The best anchors of each group.
+
+    Args:
+      scores: [B, A], of all anchors in the order of `anchor_boxes`.
+      levels: of the proposal head.
+      groups: of the levels.
+      image_size_px: height and width of the image.
+      threshold: see `select_top`.
+      counts: how many to take of each group; P together.
+
+    Returns:
+      scores [B, P] and boxes [B, P, 4], group by group, best first.
+    """
+    found = []
+    for (first, boxes, iou), count in zip(
+        group_anchors(levels, groups, image_size_px), counts, strict=True
+    ):
+        own = scores[:, first : first + len(boxes)]
+        picks = select_top(own, iou, threshold, count)
+        found.append((jnp.take_along_axis(own, picks, axis=1), jnp.asarray(boxes)[picks]))
+    scores, boxes = zip(*found, strict=True)
+    return jnp.concatenate(scores, axis=1), jnp.concatenate(boxes, axis=1)
 
 
 class ProposalHead(nn.Module):

@@ -22,8 +22,8 @@ from drenet_jax.evaluation.persons import person_predictions
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.evaluation.splits import positive_class, score_split
 from drenet_jax.models import checkpoints as ckpt
-from drenet_jax.models.build import build_model, init_variables, variable_shapes
-from drenet_jax.models.drenet import DRENet
+from drenet_jax.models.build import Model, build_model, init_variables
+from drenet_jax.models.pretrained import start_from
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
 from drenet_jax.version import __version__
@@ -192,19 +192,11 @@ def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.Meta:
     )
 
 
-def _first_variables(config: ml_collections.ConfigDict, model: DRENet, data: PreparedData) -> dict:
+def _first_variables(config: ml_collections.ConfigDict, model: Model, data: PreparedData) -> dict:
+    variables = init_variables(model, config.seed)
     if not config.init.weights:
-        return init_variables(model, config.seed)
-    with ckpt.Checkpoints.of(config.init.weights, flag="--config.init.weights") as source:
-        step = source.best_step
-        labels = source.meta(step).labels
-        if labels != data.labels:
-            raise InputError(
-                f"--config.init.weights={config.init.weights} has the labels {', '.join(labels)}, "
-                f"{data.path} has {', '.join(data.labels)}; "
-                f"prepare the data with --labels={','.join(labels)}."
-            )
-        return source.weights(step, variable_shapes(model))
+        return variables
+    return start_from(config.init.weights, model, variables, data.labels)
 
 
 def _check_same_run(found: ckpt.Meta, wanted: ckpt.Meta, workdir: Path) -> None:
@@ -241,7 +233,7 @@ def _flat(values: Mapping, prefix: str = "") -> dict:
 def _restore(
     checkpoints: ckpt.Checkpoints,
     step: int,
-    model: DRENet,
+    model: Model,
     optimizer: optax.GradientTransformation,
 ) -> TrainState:
     shapes = jax.eval_shape(lambda: create_state(init_variables(model, 0), optimizer))

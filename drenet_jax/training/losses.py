@@ -1,4 +1,4 @@
-"""The four losses of DRENet (DESIGN 3.6; after NTS-Net, Yang et al. 2018), in float32."""
+"""The losses of DRENet (DESIGN 3.6; after NTS-Net, Yang et al. 2018), in float32."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from drenet_jax.models.drenet import Outputs
+from drenet_jax.models.outputs import Outputs
 
 
-def drenet_losses(outputs: Outputs, label: jax.Array) -> dict[str, jax.Array]:
+def all_losses(outputs: Outputs, label: jax.Array) -> dict[str, jax.Array]:
     """The losses of a batch, each averaged over its B images; their sum is under `loss`.
 
     `raw`, `concat` and `parts` are cross-entropies of the whole image, of all features together and
-    of each proposal alone. `rank` asks that a proposal which predicts better has a higher score.
+    of each proposal alone. `rank` asks that a proposal which predicts better has a higher score. A
+    model without proposals has `concat` only.
 
     Args:
       outputs: of a training pass, with M proposals.
       label: [B] integers.
     """
+    concat = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, label).mean()
+    if not outputs.scores.shape[1]:
+        return {"loss": concat, "concat": concat}
     part_loss = optax.softmax_cross_entropy_with_integer_labels(
         outputs.part_logits, jnp.broadcast_to(label[:, None], outputs.part_logits.shape[:2])
     )
     losses = {
         "raw": optax.softmax_cross_entropy_with_integer_labels(outputs.raw_logits, label).mean(),
-        "concat": optax.softmax_cross_entropy_with_integer_labels(outputs.logits, label).mean(),
+        "concat": concat,
         "parts": part_loss.mean(),
         "rank": ranking_loss(outputs.scores, part_loss).mean(),
     }

@@ -11,16 +11,16 @@ import numpy as np
 import optax
 
 from drenet_jax import parallel
-from drenet_jax.models.drenet import DRENet
+from drenet_jax.models.build import Model
 from drenet_jax.training.augment import augment
-from drenet_jax.training.losses import drenet_losses
+from drenet_jax.training.losses import all_losses
 from drenet_jax.training.state import TrainState
 
 AUGMENT_STREAM, DROPOUT_STREAM = 0, 1
 
 
 def make_train_step(
-    model: DRENet,
+    model: Model,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     config: ml_collections.ConfigDict,
@@ -62,7 +62,7 @@ def make_train_step(
     return step
 
 
-def _make_gradient(model: DRENet, config: ml_collections.ConfigDict) -> Callable:
+def _make_gradient(model: Model, config: ml_collections.ConfigDict) -> Callable:
     """For one device: the gradient and the metrics of a micro-batch, and new batch statistics."""
 
     def losses_of(params, batch_stats, keys, image, label):
@@ -80,7 +80,7 @@ def _make_gradient(model: DRENet, config: ml_collections.ConfigDict) -> Callable
             dropout_keys=fold(keys, DROPOUT_STREAM),
             mutable=["batch_stats"],
         )
-        losses = drenet_losses(outputs, label)
+        losses = all_losses(outputs, label)
         accuracy = jnp.mean(jnp.argmax(outputs.logits, axis=1) == label)
         return losses["loss"], (updates["batch_stats"], {**losses, "accuracy": accuracy})
 

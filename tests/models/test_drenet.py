@@ -10,7 +10,7 @@ import pytest
 from drenet_jax import parallel
 from drenet_jax.errors import InputError
 from drenet_jax.models.build import build_model, init_variables
-from drenet_jax.training.losses import drenet_losses
+from drenet_jax.training.losses import all_losses
 
 BATCH = 3
 
@@ -39,7 +39,7 @@ def _eval_pass(model, variables, images):
 
 
 def test_outputs_have_the_shapes_of_the_design(tiny_config, images):
-    tiny_config.model.train_proposals = 3
+    tiny_config.model.train_proposals = (3,)
     model = build_model(tiny_config, 3)
     variables = init_variables(model, 0)
     outputs = _eval_pass(model, variables, images)
@@ -64,14 +64,14 @@ def test_a_slice_is_scored_alike_alone_and_in_a_batch(tiny_config, images):
 def test_every_parameter_gets_a_gradient(tiny_config, images):
     # So many proposals that both levels are among them.
     tiny_config.model.nms_iou = 0.9
-    tiny_config.model.train_proposals = tiny_config.model.top_k = 8
+    tiny_config.model.train_proposals = tiny_config.model.top_k = (8,)
     model = build_model(tiny_config, 3)
     variables = init_variables(model, 0)
     label = jnp.array([0, 1, 2])
 
     def loss(params):
         outputs, _ = _train_pass(model, {**variables, "params": params}, images)
-        return drenet_losses(outputs, label)["loss"]
+        return all_losses(outputs, label)["loss"]
 
     gradient = jax.jit(jax.grad(loss))(variables["params"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
@@ -84,14 +84,14 @@ def test_the_proposal_head_learns_from_ranking_and_through_the_weighted_image(
 ):
     # So many proposals that both levels are among them.
     tiny_config.model.nms_iou = 0.9
-    tiny_config.model.train_proposals = tiny_config.model.top_k = 8
+    tiny_config.model.train_proposals = tiny_config.model.top_k = (8,)
     model = build_model(tiny_config, 3)
     variables = init_variables(model, 0)
     label = jnp.array([0, 1, 2])
 
     def loss(params):
         outputs, _ = _train_pass(model, {**variables, "params": params}, images)
-        return drenet_losses(outputs, label)[loss_name]
+        return all_losses(outputs, label)[loss_name]
 
     gradient = jax.jit(jax.grad(loss))(variables["params"])
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["proposal_head"]))
@@ -118,11 +118,11 @@ def test_dropout_of_a_slice_depends_on_its_own_key_only(tiny_config, images):
         ("name", "alexnet"),
         ("backbone", "resnet19"),
         ("dtype", "float16"),
-        ("top_k", 9),
+        ("top_k", (9,)),
         ("dropout", 1.0),
         ("anchor_strides_px", (16, 32)),
         ("anchor_sizes_px", (48,)),
-        ("train_proposals", 60),
+        ("train_proposals", (60,)),
     ],
 )
 def test_a_config_that_cannot_be_built_is_told_by_field(field, value, tiny_config):

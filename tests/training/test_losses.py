@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drenet_jax.models.drenet import Outputs
-from drenet_jax.training.losses import drenet_losses, ranking_loss
+from drenet_jax.models.outputs import Outputs
+from drenet_jax.training.losses import all_losses, ranking_loss
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ LABEL = np.array([0, 2, 1, 1, 0])
 
 def test_cross_entropies_equal_pytorch(outputs):
     torch = pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
-    losses = drenet_losses(outputs, jnp.asarray(LABEL))
+    losses = all_losses(outputs, jnp.asarray(LABEL))
     label = torch.from_numpy(LABEL)
 
     def expected(logits, label):

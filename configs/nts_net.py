@@ -1,0 +1,28 @@
+"""NTS-Net (Yang et al., ECCV 2018), from which DRENet descends: a rival in the same harness.
+
+Three levels with 6, 6 and 9 anchors a cell (1614 in all), 4 of 6 crops into the prediction, no
+context image, a linear classifier.
+"""
+
+import pathlib
+import runpy
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = runpy.run_path(str(pathlib.Path(__file__).with_name("drenet.py")))["get_config"]()
+
+    config.model.anchor_strides_px = (32, 64, 128)
+    config.model.anchor_sizes_px = (48, 96, 192)
+    two, three = (2 ** (1 / 3), 2 ** (2 / 3)), (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    config.model.anchor_scales = (two, two, three)
+    config.model.anchor_aspect_ratios = ((0.667, 1.0, 1.5),) * 3
+    config.model.anchor_groups = (0, 0, 0)
+    config.model.nms_iou = 0.25
+    config.model.train_proposals = (6,)
+    config.model.top_k = (4,)
+    config.model.context = "none"
+    config.model.hidden = ()
+
+    return config

@@ -1,0 +1,68 @@
+"""The rivals of the paper's tables: a network that looks at the whole image only."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from drenet_jax.models import densenet, resnet, vgg
+from drenet_jax.models.dropout import drop
+from drenet_jax.models.outputs import Outputs, normalise
+
+ARCHITECTURES = (*resnet.ARCHITECTURES, *densenet.ARCHITECTURES, *vgg.ARCHITECTURES)
+
+
+class Classifier(nn.Module):
+    """A ResNet, DenseNet or VGG with a linear class head.
+
+    Attributes:
+      classes: how many.
+      architecture: one of `ARCHITECTURES`.
+      width: channels of the first stage.
+      image_size_px: height and width of an input image.
+      dropout: share of features dropped while training: of the pooled ones before the head, or of
+        each hidden layer of a VGG.
+      dtype: of the convolutions.
+      axis_name: the pmap axis of batch statistics.
+    """
+
+    classes: int
+    architecture: str
+    width: int
+    image_size_px: int
+    dropout: float
+    dtype: jnp.dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool, dropout_keys: jax.Array | None = None
+    ) -> Outputs:
+        """Scores a batch of slices; see `DRENet.__call__`. There are no proposals."""
+        assert images.shape[1:] == (self.image_size_px,) * 2, images.shape
+        pixels = normalise(images).astype(self.dtype)
+        if self.architecture in vgg.ARCHITECTURES:
+            backbone = vgg.VGG(
+                self.architecture, self.width, self.dropout, self.dtype, name="backbone"
+            )
+            _, pooled = backbone(pixels, train, dropout_keys)
+        else:
+            network = (
+                resnet.ResNet if self.architecture in resnet.ARCHITECTURES else densenet.DenseNet
+            )
+            backbone = network(
+                self.architecture, self.width, self.dtype, self.axis_name, name="backbone"
+            )
+            _, pooled = backbone(pixels, train)
+            if train and self.dropout:
+                pooled = drop(pooled, dropout_keys, 0, self.dropout)
+        logits = nn.Dense(self.classes, name="head")(pooled)
+        batch = len(images)
+        return Outputs(
+            logits=logits,
+            raw_logits=logits,
+            part_logits=jnp.zeros((batch, 0, self.classes)),
+            scores=jnp.zeros((batch, 0)),
+            boxes=jnp.zeros((batch, 0, 4)),
+        )

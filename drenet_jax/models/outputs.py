@@ -1,0 +1,40 @@
+"""What every model takes and gives."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# ImageNet's mean and standard deviation of RGB in 0..1, which pretrained weights expect.
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+@flax.struct.dataclass
+class Outputs:
+    """What a model says of a batch of B slices.
+
+    P proposals: while training M of each group, else K of each; none from a model that looks at the
+    whole image only.
+
+    Attributes:
+      logits: [B, classes], the prediction.
+      raw_logits: [B, classes] from the whole image alone.
+      part_logits: [B, P, classes] from each proposal alone.
+      scores: [B, P] the proposal head's scores, best first in each group.
+      boxes: [B, P, 4] y0, x0, y1, x1 in pixels of the model's input, half open.
+    All are float32.
+    """
+
+    logits: jax.Array
+    raw_logits: jax.Array
+    part_logits: jax.Array
+    scores: jax.Array
+    boxes: jax.Array
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """Grey [B, H, W] in 0..1 -> [B, H, W, 3] float32 with ImageNet's mean and deviation."""
+    return (images[..., None].astype(jnp.float32) - IMAGENET_MEAN) / IMAGENET_STD

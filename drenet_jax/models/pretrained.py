@@ -1,0 +1,500 @@
+"""Weights that people have: PyTorch's arrays by PyTorch's names, turned into ours."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from drenet_jax.errors import InputError
+from drenet_jax.models import classifier, densenet, vgg
+from drenet_jax.models.build import Model, build_model, variable_shapes
+from drenet_jax.models.checkpoints import Checkpoints, Meta, check_shapes
+from drenet_jax.models.drenet import DRENet
+
+BACKBONES = classifier.ARCHITECTURES
+WHOLE_MODELS = ("nts_net", "drenet_authors")
+
+# Channels of the first stage, in all published weights.
+PUBLISHED_WIDTH = 64
+
+# What may be left out of a whole model: it has as many rows as the classes of its training.
+CLASS_HEADS = ("raw_head", "part_head", "concat_head")
+
+_TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
+_WRAPPERS = ("net_state_dict", "state_dict", "model")
+
+_SAFETENSORS_TYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+}
+
+# Flax's leaf -> PyTorch's.
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+# Our part -> the module of NTS-Net and of the authors' code. The class head of the whole image is
+# what their ResNet ends with.
+_WHOLE_MODEL_PARTS = {
+    "backbone": "pretrained_model",
+    "proposal_head": "proposal_net",
+    "raw_head": "pretrained_model.fc",
+    "part_head": "partcls_net",
+    "concat_head": "concat_net",
+}
+
+# Children of torchvision's ResNet by number, as a Sequential of them names them (RadImageNet).
+_RESNET_CHILDREN = {"0": "conv1", "1": "bn1", **{str(3 + i): f"layer{i}" for i in range(1, 5)}}
+_RESNET_CHILDREN["9"] = "fc"
+
+_HOW_TO_SAVE = "give what torch.save(network.state_dict(), ...) wrote"
+
+
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file of PyTorch weights by their names.
+
+    A state dict inside a dictionary (`net_state_dict`, `state_dict`, `model`) is taken out of it,
+    the prefix `module.` of DataParallel is removed, and counters of batches are dropped.
+
+    Args:
+      path: a `.safetensors` file, for which PyTorch is not needed, or a `.pth`, `.pt` or `.ckpt`
+        file, of which arrays and plain values alone are loaded: a pickle can run code.
+
+    Returns:
+      float32 arrays, in PyTorch's layout.
+
+    Raises:
+      InputError: there is no such file, it is damaged, holds something else than arrays, or needs
+        a package that is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".safetensors", *_TORCH_SUFFIXES):
+        raise InputError(
+            f"{path} is no file of weights that can be read; give one that ends in .safetensors, "
+            f"{', '.join(_TORCH_SUFFIXES[:-1])} or {_TORCH_SUFFIXES[-1]}."
+        )
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file; name a file of weights.")
+    arrays = _read_safetensors(path) if suffix == ".safetensors" else _read_torch(path)
+    if all(name.startswith("module.") for name in arrays):
+        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
+    arrays = {name: array for name, array in arrays.items() if not _is_counter(name)}
+    if not arrays:
+        raise InputError(f"{path} holds no arrays; {_HOW_TO_SAVE}.")
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from safetensors import SafetensorError, deserialize
+    except ImportError as error:
+        raise InputError(
+            f"{path} needs the package safetensors; install it by pip install safetensors."
+        ) from error
+    try:
+        # Not safetensors.numpy, which does not know bfloat16. The order differs from call to call.
+        entries = sorted(deserialize(path.read_bytes()), key=lambda entry: entry[0])
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged or cut off ({error}); fetch it again.") from error
+    unknown = sorted({entry["dtype"] for _, entry in entries} - _SAFETENSORS_TYPES.keys())
+    if unknown:
+        raise InputError(
+            f"{path} holds arrays of the types {', '.join(unknown)}; give weights in float32, "
+            "float16 or bfloat16."
+        )
+    return {
+        name: np.frombuffer(entry["data"], _SAFETENSORS_TYPES[entry["dtype"]]).reshape(
+            entry["shape"]
+        )
+        for name, entry in entries
+    }
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"{path} needs PyTorch to be read; install the extra `convert` by "
+            "pip install 'drenet_jax[convert]', or give a .safetensors file."
+        ) from error
+    # A figure of the validation is often kept beside the weights.
+    numpy_scalars = [
+        (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+        (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.bool_)),
+    ]
+    try:
+        with torch.serialization.safe_globals(numpy_scalars), warnings.catch_warnings():
+            # Of what is refused right after.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # PyTorch's unpickler fails on a damaged file in whatever way the bytes have it.
+        raise InputError(f"{path} {_why_unread(error)}.") from error
+    state_dict = _unwrapped(content)
+    if not isinstance(state_dict, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        for name, tensor in state_dict.items()
+    ):
+        raise InputError(f"{path} is no state dict (names with their arrays); {_HOW_TO_SAVE}.")
+    floats = {
+        # NumPy has no bfloat16 of its own.
+        name: tensor.detach().float() if tensor.is_floating_point() else tensor
+        for name, tensor in state_dict.items()
+    }
+    return {name: tensor.numpy() for name, tensor in floats.items()}
+
+
+def _unwrapped(content: object) -> object:
+    if isinstance(content, Mapping):
+        for name in _WRAPPERS:
+            if isinstance(content.get(name), Mapping):
+                return content[name]
+    return content
+
+
+def _why_unread(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        # The end of a file may be missing in the middle of a name.
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks for {named[1]}" if named else "is a pickle of something else than arrays"
+        return f"was refused, since it {what}, which may run code, or is damaged; {_HOW_TO_SAVE}"
+    if "TorchScript" in str(error):
+        return f"is a TorchScript program; {_HOW_TO_SAVE}"
+    return "is damaged or cut off; fetch it again"
+
+
+def to_flax(
+    state_dict: Mapping[str, np.ndarray], architecture: str, *, source: str = "the state dict"
+) -> dict:
+    """Turns PyTorch's weights of a backbone into ours.
+
+    Names are those of torchvision (the old ones of DenseNet's layers too), of timm, or those of a
+    Sequential of a ResNet's children (RadImageNet), also behind `backbone.`. Class heads are left
+    out (`class_head_names`).
+
+    Args:
+      state_dict: arrays in PyTorch's layout, by name.
+      architecture: one of `BACKBONES`.
+      source: what to call `state_dict` in messages.
+
+    Returns:
+      `{"params", "batch_stats"}` of `ResNet`, `DenseNet` or `VGG` with 64 channels in the first
+      stage, as NumPy arrays; `batch_stats` is empty for VGG.
+
+    Raises:
+      InputError: arrays are missing, not expected or have another shape; all are listed by name.
+    """
+    heads = class_head_names(state_dict, architecture)
+    arrays = {
+        # timm's hidden layers of a VGG are convolutions that cover the whole plane.
+        name: array.reshape(len(array), -1) if "pre_logits." in name and array.ndim == 4 else array
+        for name, array in state_dict.items()
+        if name not in heads
+    }
+    variables = _fill(
+        _backbone_shapes(architecture),
+        arrays,
+        torch_name=lambda path: _backbone_name(architecture, path),
+        rename=lambda name: _torchvision_name(name, architecture),
+        source=source,
+        mend=lambda: _other_architecture(state_dict, architecture),
+    )
+    if architecture in vgg.ARCHITECTURES:
+        hidden = variables["params"]["classifier_0"]
+        hidden["kernel"] = _channel_last(hidden["kernel"], vgg.POOLED_CELLS)
+    return variables
+
+
+def whole_model_to_flax(
+    state_dict: Mapping[str, np.ndarray],
+    config: ml_collections.ConfigDict,
+    *,
+    classes: int | None = None,
+    skip_head: bool = False,
+    source: str = "the state dict",
+) -> dict:
+    """Turns a checkpoint of NTS-Net or of the authors' DRENet into variables of our DRENet.
+
+    Args:
+      state_dict: arrays in PyTorch's layout: `pretrained_model.*`, `proposal_net.*`,
+        `partcls_net.*` and `concat_net.*`.
+      config: as in `configs/nts_net.py` or `configs/drenet_authors.py`; its classifier is linear.
+      classes: how many there should be; None: as many as the class heads have.
+      skip_head: leave out the class heads (`CLASS_HEADS`), whatever their size.
+      source: what to call `state_dict` in messages.
+
+    Returns:
+      `{"params", "batch_stats"}`, as NumPy arrays.
+
+    Raises:
+      InputError: arrays are missing, not expected or have another shape; all are listed by name.
+    """
+    found = _classes(state_dict)
+    model = build_model(config, found if classes is None or skip_head else classes)
+    shapes = variable_shapes(model)
+    arrays = state_dict
+    if skip_head:
+        shapes = {
+            collection: {part: tree[part] for part in tree if part not in CLASS_HEADS}
+            for collection, tree in shapes.items()
+        }
+        heads = class_head_names(state_dict, "nts_net")
+        arrays = {name: array for name, array in state_dict.items() if name not in heads}
+    mend = "check that --arch names the model that the file holds"
+    if not skip_head and found != model.classes:
+        mend = (
+            f"its class heads are for {found} classes and not {model.classes}: name those, or "
+            "leave the heads out with --skip_head"
+        )
+    return _fill(
+        shapes,
+        arrays,
+        torch_name=lambda path: _whole_model_name(config.model.backbone, path),
+        rename=lambda name: name,
+        source=source,
+        mend=lambda: mend,
+    )
+
+
+def class_head_names(state_dict: Mapping[str, np.ndarray], architecture: str) -> tuple[str, ...]:
+    """Names in `state_dict` of the arrays that give the classes.
+
+    Args:
+      state_dict: arrays by PyTorch's names.
+      architecture: one of `BACKBONES` or `WHOLE_MODELS`.
+    """
+    if architecture in WHOLE_MODELS:
+        modules = tuple(_WHOLE_MODEL_PARTS[head] for head in CLASS_HEADS)
+    elif architecture in vgg.ARCHITECTURES:
+        modules = ("classifier.6", "head")
+    else:
+        modules = ("fc", "classifier", "head")
+    prefixes = tuple(f"{module}." for module in modules)
+    return tuple(
+        name for name in state_dict if _torchvision_name(name, architecture).startswith(prefixes)
+    )
+
+
+def _backbone_shapes(architecture: str) -> dict:
+    """Shapes of a published backbone's variables."""
+    network = classifier.Classifier(
+        classes=1,
+        architecture=architecture,
+        width=PUBLISHED_WIDTH,
+        image_size_px=64,
+        dropout=0.0,
+        dtype=jnp.float32,
+        axis_name=None,
+    )
+    return {
+        collection: tree.get("backbone", {})
+        for collection, tree in variable_shapes(network).items()
+    }
+
+
+def _other_architecture(state_dict: Mapping[str, np.ndarray], architecture: str) -> str:
+    """What to do if the arrays do not fit `architecture`."""
+    if any(name.startswith("pretrained_model.") for name in state_dict):
+        return f"its names are those of a whole model: give --arch={' or '.join(WHOLE_MODELS)}"
+    for other in BACKBONES:
+        if other == architecture:
+            continue
+        heads = class_head_names(state_dict, other)
+        names = {
+            _torchvision_name(name, other)
+            for name in state_dict
+            if name not in heads and not _is_counter(name)
+        }
+        leaves, _ = jax.tree_util.tree_flatten_with_path(_backbone_shapes(other))
+        if names == {_backbone_name(other, [key.key for key in path[1:]]) for path, _ in leaves}:
+            return f"its names are those of {other}: give --arch={other}"
+    return f"give weights of {architecture}, or another --arch"
+
+
+def _classes(state_dict: Mapping[str, np.ndarray]) -> int:
+    """For how many classes a whole model is; 1 if its heads are missing, which is told later."""
+    biases = (f"{_WHOLE_MODEL_PARTS[head]}.bias" for head in reversed(CLASS_HEADS))
+    return next((len(state_dict[name]) for name in biases if np.ndim(state_dict.get(name))), 1)
+
+
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] == "num_batches_tracked"
+
+
+def _torchvision_name(name: str, architecture: str) -> str:
+    """What torchvision calls an array that others call `name`."""
+    if architecture in WHOLE_MODELS:
+        return name
+    name = name.removeprefix("backbone.")
+    if architecture in vgg.ARCHITECTURES:
+        # timm writes the hidden layers as convolutions.
+        name = re.sub(r"^pre_logits\.fc1\.", "classifier.0.", name)
+        return re.sub(r"^pre_logits\.fc2\.", "classifier.3.", name)
+    if architecture in densenet.ARCHITECTURES:
+        # Of torchvision's first DenseNet weights.
+        return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)
+    first, dot, rest = name.partition(".")
+    return _RESNET_CHILDREN.get(first, first) + dot + rest
+
+
+def _backbone_name(architecture: str, path: Sequence[str]) -> str:
+    """torchvision's name of a leaf of a backbone's variables."""
+    *modules, leaf = path
+    module = ".".join(modules).replace("_", ".")
+    if architecture in densenet.ARCHITECTURES:
+        module = f"features.{module}"
+    # A ResNet's shortcut is a Sequential.
+    module = module.replace("downsample.conv", "downsample.0").replace(
+        "downsample.bn", "downsample.1"
+    )
+    return f"{module}.{_LEAVES[leaf]}"
+
+
+def _whole_model_name(architecture: str, path: Sequence[str]) -> str:
+    """NTS-Net's name of a leaf of DRENet's variables."""
+    part, *rest = path
+    if part == "backbone":
+        name = _backbone_name(architecture, rest)
+    else:
+        *modules, leaf = rest
+        name = ".".join([*modules, _LEAVES[leaf]])
+    return f"{_WHOLE_MODEL_PARTS[part]}.{name}"
+
+
+def _fill(
+    shapes: dict,
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    torch_name: Callable[[Sequence[str]], str],
+    rename: Callable[[str], str],
+    source: str,
+    mend: Callable[[], str],
+) -> dict:
+    """The tree of `shapes` with the arrays of `state_dict`.
+
+    Args:
+      shapes: `{"params", "batch_stats"}` of what is to be filled.
+      state_dict: arrays in PyTorch's layout; all must be of use.
+      torch_name: from the path of a leaf below its collection to the array's name.
+      rename: from a name in `state_dict` to the one that `torch_name` gives.
+      source: what to call `state_dict` in messages.
+      mend: says what the caller can do about a misfit.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    names = [torch_name([key.key for key in path[1:]]) for path, _ in leaves]
+    wanted = {
+        name: jax.ShapeDtypeStruct(_torch_shape(leaf.shape), leaf.dtype)
+        for name, (_, leaf) in zip(names, leaves, strict=True)
+    }
+    arrays: dict[str, np.ndarray] = {}
+    for name, array in state_dict.items():
+        if _is_counter(name):
+            continue
+        # What is not expected is told by its own name.
+        known = rename(name) if rename(name) in wanted else name
+        if known in arrays:
+            raise InputError(f"{source} holds {known} twice, once as {name}; {mend()}.")
+        arrays[known] = array
+    if any(np.shape(arrays.get(name)) != one.shape for name, one in wanted.items()) or (
+        arrays.keys() - wanted.keys()
+    ):
+        check_shapes(arrays, wanted, source, mend())
+    return jax.tree.unflatten(
+        structure,
+        [np.asarray(_from_torch(arrays[name]), np.float32) for name in names],
+    )
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in PyTorch of a leaf of ours."""
+    if len(shape) == 4:
+        height, width, channels_in, channels_out = shape
+        return channels_out, channels_in, height, width
+    return shape[::-1]
+
+
+def _from_torch(array: np.ndarray) -> np.ndarray:
+    """An array in our layout: convolutions [O, I, H, W] -> [H, W, I, O], matrices [O, I] -> [I, O].
+
+    A view where that is possible.
+    """
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    return array.T
+
+
+def _channel_last(kernel: np.ndarray, cells: int) -> np.ndarray:
+    """The inputs of a VGG's first hidden layer, from the order channel, row, column to row, column,
+    channel: [cells² C, O] -> the same."""
+    _, n_out = kernel.shape
+    by_axis = kernel.reshape(-1, cells, cells, n_out)
+    return by_axis.transpose(1, 2, 0, 3).reshape(-1, n_out)
+
+
+def start_from(
+    folder: str | os.PathLike, model: Model, variables: dict, labels: Sequence[str]
+) -> dict:
+    """The first variables of a run that starts from weights which are there already.
+
+    Weights of a whole model are taken as they are. Weights of some parts (a backbone that
+    `convert_weights` made) go into their places in `variables`.
+
+    Args:
+      folder: `config.init.weights`: a workdir, or what `convert_weights` wrote.
+      model: that is to be trained.
+      variables: of `model`, freshly drawn (`build.init_variables`).
+      labels: of the data.
+
+    Returns:
+      variables of `model`.
+
+    Raises:
+      InputError: `folder` holds no weights, or they do not fit the model or the labels.
+    """
+    flag = f"--config.init.weights={folder}"
+    with Checkpoints.of(folder, flag="--config.init.weights") as source:
+        step = source.best_step
+        account = source.account(step)
+        if isinstance(account, Meta):
+            if tuple(labels) != account.labels:
+                theirs = ", ".join(account.labels)
+                raise InputError(
+                    f"{flag} has the labels {theirs}, the data have {', '.join(labels)}; "
+                    f"prepare the data with --labels={','.join(account.labels)}."
+                )
+            return source.weights(step, variables)
+        # The field of the config that names the architecture.
+        field = "backbone" if isinstance(model, DRENet) else "name"
+        architecture = model.backbone if isinstance(model, DRENet) else model.architecture
+        if (account.architecture, account.width) != (architecture, model.width):
+            raise InputError(
+                f"{flag} is of a {account.architecture} of width {account.width}, but "
+                f"--config.model.{field}={architecture} and --config.model.width={model.width}; "
+                "set both to what the weights are, or name other weights."
+            )
+        shapes = {
+            collection: {part: tree[part] for part in account.parts if part in tree}
+            for collection, tree in variables.items()
+        }
+        found = source.weights(step, shapes)
+    return {collection: tree | found[collection] for collection, tree in variables.items()}
