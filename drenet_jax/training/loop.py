@@ -226,7 +226,7 @@ def _flat(values: Mapping, prefix: str = "") -> dict:
             flat |= _flat(value, f"{prefix}{name}.")
         else:
             # JSON, through which a checkpoint's config went, knows no tuples.
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+            flat[prefix + name] = json.loads(json.dumps(value))
     return flat
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import runpy
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +17,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
 
 from oracles import torch_nts  # noqa: E402
-from oracles.torch_random import randomise, switch_channels  # noqa: E402
+from oracles.torch_random import randomise  # noqa: E402
 
 from drenet_jax import parallel  # noqa: E402
+from drenet_jax.models import proposals  # noqa: E402
 from drenet_jax.models.build import build_model  # noqa: E402
 from drenet_jax.models.outputs import Outputs, normalise  # noqa: E402
 from drenet_jax.models.pretrained import whole_model_to_flax  # noqa: E402
-from drenet_jax.models.proposals import anchor_boxes  # noqa: E402
 from drenet_jax.training.losses import all_losses  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -34,7 +35,8 @@ REFERENCES = {
 LOSSES = ("raw", "concat", "parts", "rank")
 SIZE_PX = 448
 CLASSES = 3
-BATCH = 2
+LABEL = np.array([2, 0])
+BATCH = len(LABEL)
 TOLERANCE = 1e-3
 
 
@@ -81,6 +83,19 @@ def full_pair(request) -> Pair:
     return _pair(request.param, small=False)
 
 
+@pytest.fixture
+def double(monkeypatch):
+    """float64 throughout; the positions of a crop's samples have the type of the anchors."""
+    anchor_boxes = proposals.anchor_boxes
+    monkeypatch.setattr(
+        proposals, "anchor_boxes", lambda *args: anchor_boxes(*args).astype(np.float64)
+    )
+    proposals.group_anchors.cache_clear()
+    with jax.enable_x64(True):
+        yield
+    proposals.group_anchors.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
     return _images(2)
@@ -110,84 +125,84 @@ def _assert_same_outputs(outputs: Outputs, expected: torch_nts.Result) -> None:
     """All that both have; a prediction of ours has only the proposals that go into it."""
     n = outputs.boxes.shape[1]
     np.testing.assert_array_equal(outputs.boxes, expected.boxes[:, :n])
-    _assert_close(outputs.scores, expected.scores[:, :n].detach(), "scores")
-    _assert_close(outputs.raw_logits, expected.raw_logits.detach(), "raw logits")
-    _assert_close(outputs.part_logits, expected.part_logits[:, :n].detach(), "part logits")
-    _assert_close(outputs.logits, expected.logits.detach(), "logits")
+    _assert_close(outputs.scores, expected.scores[:, :n], "scores")
+    _assert_close(outputs.raw_logits, expected.raw_logits, "raw logits")
+    _assert_close(outputs.part_logits, expected.part_logits[:, :n], "part logits")
+    _assert_close(outputs.logits, expected.logits, "logits")
 
 
-def _check_evaluation(pair: Pair, images: np.ndarray) -> None:
-    pair.reference.eval()
-    with torch.no_grad():
-        expected = pair.reference(_to_torch(images))
-    # The images differ in what is looked at and in what is said of them.
-    assert (expected.boxes[0] != expected.boxes[1]).any()
-    outputs = jax.jit(lambda *args: pair.model.apply(*args, train=False))(pair.variables, images)
-    _assert_same_outputs(outputs, expected)
+def _forward(model: nn.Module, variables: dict, images: jax.Array) -> tuple[dict, Outputs]:
+    """A training pass: losses and outputs."""
+    # Batch statistics are averaged over a mapped axis, here of one device.
+    outputs, _ = jax.vmap(
+        lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]),
+        axis_name=parallel.AXIS,
+    )(images[None])
+    outputs = jax.tree.map(lambda x: x[0], outputs)
+    return all_losses(outputs, jnp.asarray(LABEL)), outputs
 
 
-def _check_training(pair: Pair, images: np.ndarray) -> None:
-    label = np.array([2, 0])
+def _check_gradients(pair: Pair, images: np.ndarray) -> None:
+    """In float64: a gradient jumps where the input of a ReLU passes 0.
 
-    def weighted(params, batch_stats, images, weights):
-        variables = {"params": params, "batch_stats": batch_stats}
-        # Batch statistics are averaged over a mapped axis, here of one device.
-        outputs, _ = jax.vmap(
-            lambda x: pair.model.apply(variables, x, train=True, mutable=["batch_stats"]),
-            axis_name=parallel.AXIS,
-        )(images[None])
-        outputs = jax.tree.map(lambda x: x[0], outputs)
-        losses = all_losses(outputs, jnp.asarray(label))
+    Among millions of inputs some are so near 0 that rounding decides. In float32 PyTorch's own
+    gradient differs from its gradient in float64 by 1 to 10 percent for that reason.
+    """
+    expected, expected_losses, expected_gradients = _torch_gradients(pair, images)
+    model = pair.model.clone(dtype=jnp.float64)
+    variables = jax.tree.map(lambda x: x.astype(np.float64), pair.variables)
+
+    def weighted(params, images, weights):
+        losses, outputs = _forward(model, {**variables, "params": params}, images)
         return sum(weights[name] * losses[name] for name in LOSSES), (losses, outputs)
 
     # Compiled once: which of the losses it is comes as an argument.
     gradient = jax.jit(jax.grad(weighted, has_aux=True))
-
-    switched = switch_channels(copy.deepcopy(pair.reference))
-    for reference, compare in ((switched, _assert_same_gradient), (pair.reference, _assert_alike)):
-        reference.train()
-        expected = reference(_to_torch(images))
-        expected_losses = torch_nts.losses(expected, torch.from_numpy(label))
-        variables = whole_model_to_flax(_arrays(reference), pair.config)
-        for name in LOSSES:
-            weights = {other: float(other == name) for other in LOSSES}
-            got, (losses, outputs) = gradient(
-                variables["params"], variables["batch_stats"], images, weights
-            )
-            if name == LOSSES[0]:
-                _assert_same_outputs(outputs, expected)
-                for key, value in expected_losses.items():
-                    _assert_close(losses[key], value.detach(), key)
-            by_ours = _torch_gradient(reference, pair.config, expected_losses[name])
-            assert jax.tree.structure(got) == jax.tree.structure(by_ours)
-            compare(got, by_ours, name)
+    for name in LOSSES:
+        weights = {other: float(other == name) for other in LOSSES}
+        got, (losses, outputs) = gradient(variables["params"], images, weights)
+        assert losses["raw"].dtype == np.float64
+        _assert_same_outputs(outputs, expected)
+        _assert_close(losses[name], expected_losses[name], name)
+        for (path, ours), theirs in zip(
+            jax.tree_util.tree_leaves_with_path(got),
+            jax.tree.leaves(expected_gradients[name]),
+            strict=True,
+        ):
+            _assert_close(ours, theirs, f"gradient of {name} by {jax.tree_util.keystr(path)}")
 
 
-def _torch_gradient(reference: torch_nts.NTSNet, config, loss: torch.Tensor) -> dict:
-    """The gradient by each of our parameters: it is converted as the parameters are."""
+def _torch_gradients(
+    pair: Pair, images: np.ndarray
+) -> tuple[torch_nts.Result, dict[str, np.ndarray], dict[str, dict]]:
+    """Of a training pass in float64: the outputs, the losses, and the gradient of each loss.
+
+    A gradient by PyTorch's parameters is converted to one by ours as the parameters are.
+    """
+    reference = copy.deepcopy(pair.reference).double().train()
+    result = reference(_to_torch(images).double())
+    losses = torch_nts.losses(result, torch.from_numpy(LABEL))
     parameters = dict(reference.named_parameters())
-    gradients = torch.autograd.grad(
-        loss, list(parameters.values()), retain_graph=True, materialize_grads=True
+    gradients = {}
+    for name in LOSSES:
+        found = torch.autograd.grad(
+            losses[name], list(parameters.values()), retain_graph=True, materialize_grads=True
+        )
+        arrays = {key: one.numpy() for key, one in zip(parameters, found, strict=True)}
+        gradients[name] = whole_model_to_flax({**_arrays(reference), **arrays}, pair.config)[
+            "params"
+        ]
+    # The graph takes gigabytes in full size: it must not stay while ours is computed.
+    detached = {
+        field.name: getattr(result, field.name).detach()
+        for field in dataclasses.fields(result)
+        if field.name != "boxes"
+    }
+    return (
+        torch_nts.Result(**detached, boxes=result.boxes),
+        {name: loss.detach().numpy() for name, loss in losses.items()},
+        gradients,
     )
-    gradients = {name: one.numpy() for name, one in zip(parameters, gradients, strict=True)}
-    return whole_model_to_flax({**_arrays(reference), **gradients}, config)["params"]
-
-
-def _assert_same_gradient(got: dict, expected: dict, loss: str) -> None:
-    for (path, ours), theirs in zip(
-        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
-    ):
-        _assert_close(ours, theirs, f"gradient of {loss} by {jax.tree_util.keystr(path)}")
-
-
-def _assert_alike(got: dict, expected: dict, loss: str) -> None:
-    """As near as PyTorch's float32 is to its float64 where ReLUs switch; see `switch_channels`."""
-    ours, theirs = (
-        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-        for tree in (got, expected)
-    )
-    error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-    assert error < 0.1, f"gradient of {loss}: {error:.2g}"
 
 
 def test_anchors_are_those_of_the_published_codes(small_pair):
@@ -199,25 +214,39 @@ def test_anchors_are_those_of_the_published_codes(small_pair):
         cells = ours.cells(SIZE_PX)
         expected = (padded - small_pair.reference.border_px).reshape(-1, cells, cells, 4)
         np.testing.assert_array_equal(
-            anchor_boxes([ours], SIZE_PX), np.moveaxis(expected, 0, 2).reshape(-1, 4)
+            proposals.anchor_boxes([ours], SIZE_PX), np.moveaxis(expected, 0, 2).reshape(-1, 4)
         )
     ours = [(g.levels, g.train_proposals, g.top_k) for g in small_pair.model.groups]
     assert ours == [(len(g.levels), g.proposals, g.concatenated) for g in groups]
 
 
-def test_boxes_and_logits_are_pytorchs(small_pair, images):
-    _check_evaluation(small_pair, images)
+def test_boxes_and_logits_are_pytorchs(full_pair, images):
+    full_pair.reference.eval()
+    with torch.no_grad():
+        expected = full_pair.reference(_to_torch(images))
+    # The images differ in what is looked at and in what is said of them.
+    assert (expected.boxes[0] != expected.boxes[1]).any()
+    outputs = jax.jit(lambda *args: full_pair.model.apply(*args, train=False))(
+        full_pair.variables, images
+    )
+    _assert_same_outputs(outputs, expected)
 
 
-def test_losses_and_gradients_are_pytorchs(small_pair, images):
-    _check_training(small_pair, images)
+def test_losses_are_pytorchs(full_pair, images):
+    reference = full_pair.reference.train()
+    with torch.no_grad():
+        expected = reference(_to_torch(images))
+    variables = full_pair.variables
+    losses, outputs = jax.jit(lambda *args: _forward(full_pair.model, *args))(variables, images)
+    _assert_same_outputs(outputs, expected)
+    for name, value in torch_nts.losses(expected, torch.from_numpy(LABEL)).items():
+        _assert_close(losses[name], value, name)
+
+
+def test_gradients_are_pytorchs(small_pair, images, double):
+    _check_gradients(small_pair, images)
 
 
 @pytest.mark.slow
-def test_boxes_and_logits_are_pytorchs_in_full_size(full_pair, images):
-    _check_evaluation(full_pair, images)
-
-
-@pytest.mark.slow
-def test_losses_and_gradients_are_pytorchs_in_full_size(full_pair, images):
-    _check_training(full_pair, images)
+def test_gradients_are_pytorchs_in_full_size(full_pair, images, double):
+    _check_gradients(full_pair, images)

@@ -35,20 +35,3 @@ def randomise(network: nn.Module, images: torch.Tensor, seed: int) -> nn.Module:
         norm.running_mean += shift * norm.running_var.sqrt()
         norm.running_var *= torch.empty_like(shift).uniform_(0.7, 1.4, generator=generator)
     return network.eval()
-
-
-@torch.no_grad()
-def switch_channels(network: nn.Module) -> nn.Module:
-    """Changes batch norms so that a ReLU lets a channel through whole or not at all; returns it.
-
-    For gradients to compare: they jump where the input of a ReLU passes 0, and among millions of
-    inputs some are so near 0 that rounding decides. PyTorch's own gradients in float32 and float64
-    differ by some percent for that reason. Every fourth channel is off, in all layers, or the two
-    sides of a shortcut could cancel out.
-    """
-    for norm in network.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.weight *= 0.1
-            norm.bias.copy_(10 * norm.weight)
-            norm.bias[::4] *= -1
-    return network
