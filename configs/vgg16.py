@@ -1,6 +1,6 @@
 """VGG16 without batch norm on the whole image: a rival in the paper's Tables 1 and 2 and Fig. 2.
 
-The same data, training, evaluation and prediction as `drenet.py`, without proposals.
+The same as `resnet50.py` with another network.
 """
 
 import pathlib
@@ -10,17 +10,8 @@ import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("drenet.py")))["get_config"]()
-
-    config.model = model = ml_collections.ConfigDict()
-    model.name = "vgg16"
-    # Channels of the first stage (torchvision: 64).
-    model.width = 64
-    # Height and width of the input, in pixels; must be what `prepare` wrote.
-    model.image_size_px = 448
-    # Share of features dropped while training (torchvision: 0.5, of each hidden layer).
-    model.dropout = 0.5
-    # Type of the convolutions: float32 or bfloat16. Parameters and losses are float32 always.
-    model.dtype = "float32"
-
+    config = runpy.run_path(str(pathlib.Path(__file__).with_name("resnet50.py")))["get_config"]()
+    config.model.name = "vgg16"
+    # Of each hidden layer (torchvision).
+    config.model.dropout = 0.5
     return config

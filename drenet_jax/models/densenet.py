@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drenet_jax.models.resnet import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, Conv1x1
+from drenet_jax.models.resnet import Conv1x1, batch_norm
 
 # As torchvision draws them. Conv1x1 draws by what goes out; a batch norm follows and undoes it.
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -84,14 +83,7 @@ class DenseNet(nn.Module):
           pooled: [B, C] float32, its mean over the plane.
         """
         block_sizes = ARCHITECTURES[self.architecture]
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=BATCH_NORM_MOMENTUM,
-            epsilon=BATCH_NORM_EPSILON,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
+        norm = batch_norm(train, self.dtype, self.axis_name)
         x = nn.Conv(
             self.width,
             (7, 7),

@@ -20,6 +20,24 @@ BATCH_NORM_EPSILON = 1e-5
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
+def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> Callable[..., nn.Module]:
+    """Makes batch norms with PyTorch's numerics.
+
+    Args:
+      train: whether statistics are those of the batch.
+      dtype: of what they give.
+      axis_name: the pmap axis over which a batch's statistics are averaged.
+    """
+    return functools.partial(
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=BATCH_NORM_MOMENTUM,
+        epsilon=BATCH_NORM_EPSILON,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
+
+
 class Conv1x1(nn.Module):
     """A 1×1 convolution without bias, written as a matrix product.
 
@@ -137,14 +155,7 @@ class ResNet(nn.Module):
           pooled: [B, C] float32, its mean over the plane.
         """
         block, stage_sizes = ARCHITECTURES[self.architecture]
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=BATCH_NORM_MOMENTUM,
-            epsilon=BATCH_NORM_EPSILON,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
+        norm = batch_norm(train, self.dtype, self.axis_name)
         x = nn.Conv(
             self.width,
             (7, 7),

@@ -176,6 +176,6 @@ def test_bfloat16_stays_near_float32(tiny_config):
     same = np.all(half.boxes == full.boxes, axis=(1, 2))
     assert same.sum() >= 8
     for name in ("logits", "raw_logits", "part_logits"):
-        np.testing.assert_allclose(
-            getattr(half, name)[same], getattr(full, name)[same], atol=2e-2, err_msg=name
-        )
+        ours, theirs = getattr(half, name)[same], getattr(full, name)[same]
+        # bfloat16 has 8 bits: the error grows with the size of what is added up.
+        np.testing.assert_allclose(ours, theirs, atol=2e-2 * np.abs(theirs).max(), err_msg=name)

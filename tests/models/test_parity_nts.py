@@ -11,6 +11,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -43,7 +44,7 @@ TOLERANCE = 1e-3
 class Pair(NamedTuple):
     """A model twice, with the same random weights."""
 
-    config: object
+    config: ml_collections.ConfigDict
     reference: torch_nts.NTSNet
     model: nn.Module
     variables: dict
@@ -51,7 +52,7 @@ class Pair(NamedTuple):
 
 def _pair(name: str, *, small: bool) -> Pair:
     config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
-    # Each draws its own; see test_vgg.py and test_drenet.py for what it does.
+    # PyTorch and JAX draw other numbers.
     config.model.dropout = 0.0
     sizes = {}
     if small:
@@ -64,8 +65,18 @@ def _pair(name: str, *, small: bool) -> Pair:
     groups, context = REFERENCES[name]
     reference = torch_nts.NTSNet(groups, context, CLASSES, dropout=0.0, **sizes)
     randomise(reference, _to_torch(_images(1)), seed=11)
+    _let_all_anchors_compete(reference, _to_torch(_images(1)))
     variables = whole_model_to_flax(_arrays(reference), config)
     return Pair(config, reference, build_model(config, CLASSES), variables)
+
+
+@torch.no_grad()
+def _let_all_anchors_compete(reference: torch_nts.NTSNet, images: torch.Tensor) -> None:
+    """Makes the best score of each kind of anchor 0, or random weights would pick one kind only."""
+    feature_map, _ = reference.pretrained_model.features(images)
+    for i, scores in enumerate(reference.proposal_net(feature_map), start=1):
+        bias = reference.proposal_net.get_submodule(f"tidy{i}").bias
+        bias -= scores.reshape(len(images), len(bias), -1).amax((0, 2))
 
 
 def _arrays(reference: torch_nts.NTSNet) -> dict[str, np.ndarray]:
@@ -189,9 +200,8 @@ def _torch_gradients(
             losses[name], list(parameters.values()), retain_graph=True, materialize_grads=True
         )
         arrays = {key: one.numpy() for key, one in zip(parameters, found, strict=True)}
-        gradients[name] = whole_model_to_flax({**_arrays(reference), **arrays}, pair.config)[
-            "params"
-        ]
+        converted = whole_model_to_flax({**_arrays(reference), **arrays}, pair.config)
+        gradients[name] = converted["params"]
     # The graph takes gigabytes in full size: it must not stay while ours is computed.
     detached = {
         field.name: getattr(result, field.name).detach()
@@ -220,12 +230,51 @@ def test_anchors_are_those_of_the_published_codes(small_pair):
     assert ours == [(len(g.levels), g.proposals, g.concatenated) for g in groups]
 
 
+def test_picks_are_those_of_a_plain_loop(small_pair):
+    """Also where overlaps are just the limit, as those of many of NTS-Net's anchors are."""
+    random = np.random.default_rng(0)
+    model, border_px = small_pair.model, small_pair.reference.border_px
+    scores, expected = [], []
+    for group, (_, ours, iou) in zip(
+        small_pair.reference.groups,
+        proposals.group_anchors(model.levels, model.groups, SIZE_PX),
+        strict=True,
+    ):
+        theirs = torch_nts.padded_anchors(group.levels, SIZE_PX, border_px)
+        place = {tuple(box): i for i, box in enumerate((theirs - border_px).tolist())}
+        order = [place[tuple(box)] for box in ours.astype(int).tolist()]
+        assert sorted(order) == list(range(len(theirs)))
+
+        drawn = random.normal(size=(200, len(ours))).astype(np.float32)
+        at_limit = np.argwhere(np.isclose(iou, group.nms_iou, rtol=0, atol=1e-6))
+        if len(at_limit):
+            # The two best of each of these images overlap by just the limit.
+            for row, pair in zip(drawn[::2], random.permutation(at_limit), strict=False):
+                row[pair] += 10
+        by_theirs = np.empty_like(drawn)
+        by_theirs[:, order] = drawn
+        picks = [torch_nts.suppress(row, theirs, group) for row in by_theirs]
+        scores.append(drawn)
+        expected.append(theirs[np.stack(picks)] - border_px)
+
+    _, boxes = proposals.select_proposals(
+        jnp.asarray(np.concatenate(scores, axis=1)),
+        model.levels,
+        model.groups,
+        SIZE_PX,
+        model.nms_iou,
+        [group.train_proposals for group in model.groups],
+    )
+    np.testing.assert_array_equal(boxes, np.concatenate(expected, axis=1))
+
+
 def test_boxes_and_logits_are_pytorchs(full_pair, images):
     full_pair.reference.eval()
     with torch.no_grad():
         expected = full_pair.reference(_to_torch(images))
-    # The images differ in what is looked at and in what is said of them.
+    # What is looked at differs between the images, and some of it reaches over an edge.
     assert (expected.boxes[0] != expected.boxes[1]).any()
+    assert (expected.boxes < 0).any() or (expected.boxes > SIZE_PX).any()
     outputs = jax.jit(lambda *args: full_pair.model.apply(*args, train=False))(
         full_pair.variables, images
     )
