@@ -13,7 +13,11 @@ from drenet_jax.errors import InputError
 from drenet_jax.evaluation import figures
 from drenet_jax.evaluation.inference import Predictor
 from drenet_jax.evaluation.metrics import evaluation_metrics, youden_threshold
-from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
+from drenet_jax.evaluation.persons import (
+    PersonPredictions,
+    SlicePredictions,
+    person_predictions,
+)
 from drenet_jax.evaluation.report import evaluation_report
 from drenet_jax.evaluation.splits import positive_class, score_split
 
@@ -59,6 +63,13 @@ def evaluate_split(workdir: Path, split: str, folder: Path, data_dir: str = "") 
 
     slices = _score(predictor, data, split)
     persons = person_predictions(slices)
+    if split == "validation":
+        threshold = _validation_threshold(persons, positive)
+    elif data.n_slices["validation"]:
+        validation = person_predictions(_score(predictor, data, "validation"))
+        threshold = _validation_threshold(validation, positive)
+    else:
+        threshold = None
     metrics = evaluation_metrics(
         slices,
         persons,
@@ -66,7 +77,7 @@ def evaluate_split(workdir: Path, split: str, folder: Path, data_dir: str = "") 
         positive=positive,
         draws=config.evaluation.bootstrap_draws,
         seed=BOOTSTRAP_SEED,
-        validation_threshold=_validation_threshold(predictor, data, positive),
+        validation_threshold=threshold,
     )
 
     slices.to_csv(folder / "slices.csv")
@@ -96,12 +107,11 @@ def _score(predictor: Predictor, data: PreparedData, split: str) -> SlicePredict
     return score_split(predictor.scorer, predictor.variables, data, split, fill)[0]
 
 
-def _validation_threshold(predictor: Predictor, data: PreparedData, positive: int) -> float | None:
-    """The threshold that is best on validation persons (DESIGN 3.7); None without any."""
-    if not data.n_slices["validation"]:
-        return None
-    persons = person_predictions(_score(predictor, data, "validation"))
-    return youden_threshold(np.equal(persons.label, positive), persons.probabilities[:, positive])
+def _validation_threshold(validation: PersonPredictions, positive: int) -> float | None:
+    """The threshold that is best on validation persons (DESIGN 3.7)."""
+    return youden_threshold(
+        np.equal(validation.label, positive), validation.probabilities[:, positive]
+    )
 
 
 def _excluded(path: Path) -> list[dict[str, str]]:
