@@ -25,9 +25,12 @@ DEPENDENCIES = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.12,<0.13",
     "pydicom>=3.0",
+    "pylibjpeg>=2.0",
+    "pylibjpeg-openjpeg>=2.3",  # high-throughput JPEG 2000, which gdcm lacks
     "python-gdcm>=3.0.24",
     "scikit-learn>=1.6",
     "scipy>=1.14",
+    "SimpleITK>=2.4",
     "tensorflow-cpu>=2.20,<2.23; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.20,<2.23; sys_platform != 'linux' or platform_machine != 'x86_64'",
     "tensorflow-datasets>=4.9.8",
@@ -42,6 +45,7 @@ EXTRAS = {
     "convert": ["safetensors>=0.4", "torch>=2.6"],
     # torch is the independent oracle of the parity tests.
     "test": [
+        "apache-beam>=2.70,<3",
         "hypothesis>=6.100",
         "pytest>=8.3",
         "safetensors>=0.4",

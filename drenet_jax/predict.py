@@ -1,11 +1,15 @@
 """One person's diagnosis by a trained model, with the slices and boxes that speak for it.
 
---input is a DICOM folder, a folder of PNG/JPEG slices (lung window), or a single slice. The folder
---out gets `result.json` and `report.html`. For research only, not for clinical use.
+--input is a folder or a zip of DICOM files or of PNG/JPEG slices (lung window), a NIfTI, MetaImage
+or NRRD volume, or a single slice. The folder --out gets `result.json` and `report.html`. For
+research only, not for clinical use.
 
 Examples:
 
   python -m drenet_jax.predict --workdir=runs/mine --input=exports/person7 --out=person7
+  python -m drenet_jax.predict --workdir=runs/mine --input=person8.zip --out=person8
+  python -m drenet_jax.predict --workdir=runs/mine --input=exports/person9 --out=person9 \\
+      --series_uid=1.2.840.113619.2.55.3
 """
 
 from __future__ import annotations
@@ -22,6 +26,11 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The folder of the run.")
     flags.DEFINE_string("input", None, "The person's CT.")
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
+    flags.DEFINE_string(
+        "series_uid",
+        "",
+        "The DICOM series to take (SeriesInstanceUID), if not the largest.",
+    )
 
 
 def main() -> None:
@@ -33,7 +42,7 @@ def main() -> None:
     cli.use_compilation_cache()
     values = flags.FLAGS
     with new_folder(values.out) as folder:
-        found = drenet_jax.load(values.workdir).explain(values.input)
+        found = drenet_jax.load(values.workdir).explain(values.input, series_uid=values.series_uid)
         text = json.dumps(found.result, indent=2, allow_nan=False)
         (folder / "result.json").write_text(text + "\n", encoding="utf-8")
         report = person_report(found.result, found.pictures)

@@ -13,11 +13,16 @@ import cv2
 import numpy as np
 
 from drenet_jax.ct import lungs, slices
+from drenet_jax.ct.files import CtError, Excluded, printable
 from drenet_jax.ct.fill import fill_blank
-from drenet_jax.ct.series import Excluded, Series, UnreadableSlice, open_series, printable
+from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_series
 from drenet_jax.ct.settings import CtSettings
+from drenet_jax.ct.turn import Box, Turn
 from drenet_jax.ct.window import window
-from drenet_jax.errors import InputError
+
+# What every chest has: lung or the air around, and muscle.
+_AIR_BELOW_HU = -500.0
+_TISSUE_ABOVE_HU = -100.0
 
 # A person's largest lung area over the picture's is 0.2 to 0.6; 0.04 in the widest field of view.
 _LEAST_LUNG_SHARE = 0.04
@@ -30,9 +35,10 @@ class PickedSlice:
     Attributes:
       index: its place in the ordered series (in the list of paths for single images).
       name: its file name, relative to the series' folder.
-      source: uint8 [H, W], the original slice, lung-windowed.
+      source: uint8 [H, W], the original slice, lung-windowed and upright.
       source_mask: bool [H, W], the lungs; all False if none were found.
       source_box: the lungs' box (y0, x0, y1, x1) in pixels of the source, half open, or None.
+      turn: how the slice as stored became upright.
       image: uint8 [S, S], the lungs' box resized, neither masked nor filled, or None.
       lung_mask: bool [S, S], the lungs in `image`, or None.
       why_excluded: '' if the slice is kept.
@@ -42,7 +48,8 @@ class PickedSlice:
     name: str
     source: np.ndarray
     source_mask: np.ndarray
-    source_box: tuple[int, int, int, int] | None
+    source_box: Box | None
+    turn: Turn
     image: np.ndarray | None
     lung_mask: np.ndarray | None
     why_excluded: str
@@ -50,6 +57,17 @@ class PickedSlice:
     @property
     def kept(self) -> bool:
         return not self.why_excluded
+
+    @property
+    def file_size(self) -> tuple[int, int]:
+        """(H, W) of the slice as its file has it."""
+        return self.turn.stored_shape(self.source.shape)
+
+    @property
+    def file_box(self) -> Box:
+        """The lungs' box in pixels of the slice as its file has it. For slices with lungs only."""
+        assert self.source_box is not None
+        return self.turn.stored_box(self.source_box, self.source.shape)
 
     @property
     def masked(self) -> np.ndarray:
@@ -66,11 +84,13 @@ class PreparedPerson:
     Attributes:
       picked: the picked slices in order, kept or not.
       excluded: files that are no slices of the series, and picked slices that were not kept.
+      notes: what is odd about the files, in words.
       n_slices: how many slices the series has (how many single images were given).
     """
 
     picked: tuple[PickedSlice, ...]
     excluded: tuple[Excluded, ...]
+    notes: tuple[str, ...]
     n_slices: int
 
     @property
@@ -78,34 +98,63 @@ class PreparedPerson:
         return tuple(one for one in self.picked if one.kept)
 
 
-def prepare_person(paths: Sequence[Path], settings: CtSettings) -> PreparedPerson:
+def prepare_person(
+    paths: Sequence[Path],
+    settings: CtSettings,
+    *,
+    series_uid: str = "",
+    guard: Guard = no_guard,
+) -> PreparedPerson:
     """Picks a person's slices, finds the lungs in them and crops to the lungs (paper 2.2.1).
 
-    One path to a folder is a series: `settings.slices_per_person` slices are picked, and those are
-    kept whose lung area is at least `settings.min_area_share` of the largest among them. Several
-    paths, or one to a file, are single images: all in which lungs are found are kept (DESIGN 3.1).
-    A slice that cannot be decoded is excluded, and the rest goes on; a person may end with nothing
-    kept.
+    A folder, a zip, a volume or a file of several frames is a series:
+    `settings.slices_per_person` slices are picked, and those are kept whose lung area is at least
+    `settings.min_area_share` of the largest among them. Files of one slice each are single images:
+    all in which lungs are found are kept (DESIGN 3.1). What cannot be read is excluded, and the
+    rest goes on; a person may end with nothing kept.
 
     Args:
-      paths: a folder, or one or more single slices; at least one.
+      paths: one or more series or single images; at least one.
       settings: how slices are picked and cropped.
+      series_uid: takes the DICOM series with this SeriesInstanceUID, in every path.
+      guard: asked before a file is opened; see `isolated`.
 
     Raises:
-      InputError: a path does not exist; the only path holds no CT slice; a folder among several
-        paths; pictures of different sizes in one folder.
+      CtError: a path does not exist, or the only path cannot be used.
     """
     assert paths
     paths = [Path(path) for path in paths]
-    if len(paths) == 1 and paths[0].is_dir():
-        return _prepare_series(open_series(paths[0]), settings)
-    for path in paths:
-        if path.is_dir():
-            raise InputError(
-                f"{path} is a folder beside other paths of the same person; "
-                "give a person one folder, or single slices only."
-            )
-    return _prepare_single_images(paths, settings)
+    if len(paths) == 1:
+        opened = open_series(paths[0], series_uid, guard=guard)
+        if not opened.is_single:
+            return _prepare_series(opened, "", settings)
+        return _prepare_single_images([opened], opened.names, [], settings)
+
+    above = os.path.commonpath([path.parent for path in paths])
+    singles, names, parts, excluded = [], [], [], []
+    for i, path in enumerate(paths):
+        name = printable(os.path.relpath(path, above))
+        try:
+            opened = open_series(path, series_uid, guard=guard)
+            if opened.is_single:
+                singles.append(opened)
+                names.append(f"file {i + 1:04d}" if opened.is_renamed else name)
+            else:
+                # Not the folder's name, which may be the patient's.
+                parts.append(_prepare_series(opened, f"{i + 1}/", settings))
+        except CtError as error:
+            if not os.path.exists(path):
+                raise
+            excluded.append(Excluded(name, error.why))
+    if singles or not parts:
+        parts.append(_prepare_single_images(singles, names, excluded, settings))
+        excluded = []
+    return PreparedPerson(
+        picked=tuple(one for part in parts for one in part.picked),
+        excluded=(*excluded, *(one for part in parts for one in part.excluded)),
+        notes=tuple(note for part in parts for note in part.notes),
+        n_slices=sum(part.n_slices for part in parts),
+    )
 
 
 def filled(picked: PickedSlice, settings: CtSettings, seed: int) -> np.ndarray:
@@ -128,46 +177,74 @@ def filled(picked: PickedSlice, settings: CtSettings, seed: int) -> np.ndarray:
     return fill_blank(picked.image, picked.lung_mask, settings.fill_copies, entropy)
 
 
-def _prepare_series(series: Series, settings: CtSettings) -> PreparedPerson:
-    excluded = list(series.excluded)
+def _prepare_series(series: Series, prefix: str, settings: CtSettings) -> PreparedPerson:
+    """Prepares one series; `prefix` is put before all names."""
+    excluded = [Excluded(prefix + one.name, one.why) for one in series.excluded]
     indices, images = [], []
-    for index in slices.pick(len(series.names), settings.slices_per_person):
+    for index in slices.pick(len(series), settings.slices_per_person):
         name = series.names[index]
         try:
             image = series.read(index)
         except UnreadableSlice as error:
-            excluded.append(Excluded(name, error.why))
+            excluded.append(Excluded(prefix + name, error.why))
             continue
         if images and image.shape != images[0].shape:
-            raise InputError(
-                f"{series.path} holds pictures of different sizes ({series.names[indices[0]]} and "
-                f"{name}), so they are no series; give them as single images, each in a row."
+            why = f"pictures of different sizes ({series.names[indices[0]]} and {name})"
+            raise CtError(
+                f"{series.path} holds {why}, so they are no series; "
+                "give them as single images, each in a row.",
+                why,
             )
         indices.append(index)
         images.append(image)
-    masks = lungs.find_lungs_in_series(images, from_feet=series.is_hu)
+    _require_one_scale(series, images)
+    masks = lungs.find_lungs_in_series(images, from_feet=series.from_feet)
     found = [
-        _Found(index, series.names[index], _windowed(image, settings), mask)
+        _Found(index, prefix + series.names[index], _windowed(image, settings), mask, series.turn)
         for index, image, mask in zip(indices, images, masks, strict=True)
     ]
-    return _person(found, excluded, len(series.names), settings.min_area_share, settings)
+    notes = tuple(f"{prefix}: {note}" if prefix else note for note in series.notes)
+    return _person(found, excluded, notes, len(series), settings.min_area_share, settings)
 
 
-def _prepare_single_images(paths: Sequence[Path], settings: CtSettings) -> PreparedPerson:
-    excluded, found = [], []
-    above = os.path.commonpath([path.parent for path in paths])
-    for index, path in enumerate(paths):
-        name = printable(os.path.relpath(path, above))
+def _require_one_scale(series: Series, images: Sequence[np.ndarray]) -> None:
+    """Refuses pictures of two scales in one series, and numbers that cannot be HU of a chest."""
+    why = ""
+    if len({image.dtype for image in images}) > 1:
+        why = "pictures of 8 bits and pictures of 16 bits in HU"
+    elif images and images[0].dtype != np.uint8:
+        lowest, highest = min(map(np.min, images)), max(map(np.max, images))
+        if not _is_hu(lowest, highest):
+            why = f"values from {lowest:.0f} to {highest:.0f}, which are no HU of a chest"
+    if why:
+        raise CtError(f"{series.path} holds {why}; export the series anew.", why)
+
+
+def _is_hu(lowest: float, highest: float) -> bool:
+    """Whether a chest may have this range: it holds air and muscle."""
+    return lowest < _AIR_BELOW_HU and highest > _TISSUE_ABOVE_HU
+
+
+def _prepare_single_images(
+    singles: Sequence[Series],
+    names: Sequence[str],
+    excluded: Sequence[Excluded],
+    settings: CtSettings,
+) -> PreparedPerson:
+    excluded, found = list(excluded), []
+    for index, (single, name) in enumerate(zip(singles, names, strict=True)):
         try:
-            image = open_series(path).read(0)
-        except UnreadableSlice as error:
-            if len(paths) == 1:
+            image = single.read(0)
+            _require_one_scale(single, [image])
+        except CtError as error:
+            if len(singles) == 1 and not excluded:
                 raise
             excluded.append(Excluded(name, error.why))
             continue
         mask = lungs.find_lungs(image)
-        found.append(_Found(index, name, _windowed(image, settings), mask))
-    return _person(found, excluded, len(paths), 0.0, settings)
+        found.append(_Found(index, name, _windowed(image, settings), mask, single.turn))
+    notes = tuple(dict.fromkeys(note for single in singles for note in single.notes))
+    return _person(found, excluded, notes, len(singles) + len(excluded), 0.0, settings)
 
 
 class _Found(NamedTuple):
@@ -175,6 +252,7 @@ class _Found(NamedTuple):
     name: str
     source: np.ndarray
     mask: np.ndarray
+    turn: Turn
 
 
 def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
@@ -186,6 +264,7 @@ def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
 def _person(
     found: Sequence[_Found],
     excluded: Sequence[Excluded],
+    notes: tuple[str, ...],
     n_slices: int,
     min_area_share: float,
     settings: CtSettings,
@@ -207,13 +286,13 @@ def _person(
             )
         picked.append(_crop(one, why, settings.image_size_px))
     not_kept = [Excluded(one.name, one.why_excluded) for one in picked if not one.kept]
-    return PreparedPerson(tuple(picked), (*excluded, *not_kept), n_slices)
+    return PreparedPerson(tuple(picked), (*excluded, *not_kept), notes, n_slices)
 
 
 def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
-    index, name, source, mask = found
+    index, name, source, mask, turn = found
     if not mask.any():
-        return PickedSlice(index, name, source, mask, None, None, None, why)
+        return PickedSlice(index, name, source, mask, None, turn, None, None, why)
     x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
     y1, x1 = y0 + height, x0 + width
     shrinks = height >= size_px and width >= size_px
@@ -223,4 +302,4 @@ def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
         interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
     lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
-    return PickedSlice(index, name, source, mask, (y0, x0, y1, x1), image, lung_mask, why)
+    return PickedSlice(index, name, source, mask, (y0, x0, y1, x1), turn, image, lung_mask, why)

@@ -27,10 +27,11 @@ class Person:
 
     Attributes:
       patient_id: as the cohort has it.
-      paths: a folder with a series, or one or more single slices.
+      paths: one or more series (folders, zips, volumes) or single slices.
       label: the diagnosis.
       split: one of `SPLITS`, or "" where the cohort gives none.
       site: the hospital, or "".
+      series_uid: the DICOM series to take where a folder holds several, or "": the largest.
     """
 
     patient_id: str
@@ -38,6 +39,7 @@ class Person:
     label: str
     split: str
     site: str
+    series_uid: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Cohort:
 
 
 def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
-    """Reads `cohort.csv`: columns patient_id, path, label and, if wanted, split and site.
+    """Reads `cohort.csv`: columns patient_id, path, label and, if wanted, split, site, series_uid.
 
     A person has one or many rows; `path` is relative to the file.
 
@@ -70,8 +72,8 @@ def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
 
     Raises:
       InputError: the file cannot be read, a column or a value is missing, a path does not exist, a
-        label is unknown, a path is there twice, or a person has two labels, splits or sites, or a
-        folder and anything else.
+        label is unknown, a path is there twice, or a person has two labels, splits, sites or
+        series.
     """
     path = Path(path)
     rows = _read_rows(path)
@@ -93,7 +95,7 @@ def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
             )
         patient_id = row["patient_id"]
         first_line, first = first_rows.setdefault(patient_id, (line, row))
-        for column in ("label", "split", "site"):
+        for column in ("label", "split", "site", "series_uid"):
             if row[column] != first[column]:
                 raise InputError(
                     f"{where}: person {patient_id!r} has {column} {row[column]!r} here and "
@@ -111,16 +113,17 @@ def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
                 f"{where}: {row['path']} is in line {lines[file]} already; remove one of the rows."
             )
         lines[file] = line
-        others = paths.setdefault(patient_id, [])
-        if others and (file.is_dir() or others[0].is_dir()):
-            raise InputError(
-                f"{where}: person {patient_id!r} has another row beside a folder; "
-                "give a person one folder, or single slices only."
-            )
-        others.append(file)
+        paths.setdefault(patient_id, []).append(file)
 
     persons = tuple(
-        Person(patient_id, tuple(paths[patient_id]), row["label"], row["split"], row["site"])
+        Person(
+            patient_id=patient_id,
+            paths=tuple(paths[patient_id]),
+            label=row["label"],
+            split=row["split"],
+            site=row["site"],
+            series_uid=row["series_uid"],
+        )
         for patient_id, (_, row) in first_rows.items()
     )
     without_split = [person.patient_id for person in persons if not person.split]
@@ -150,7 +153,7 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         if column not in header:
             raise InputError(
                 f"{path} has no column {column!r}; its first line must name "
-                f"{', '.join(_REQUIRED_COLUMNS)} and may name split and site."
+                f"{', '.join(_REQUIRED_COLUMNS)} and may name split, site and series_uid."
             )
     if not rows:
         raise InputError(f"{path} lists no person; add a row for each.")
@@ -171,4 +174,5 @@ def _checked_row(where: str, row: dict) -> dict[str, str]:
         **{column: row[column] for column in _REQUIRED_COLUMNS},
         "split": _SPLIT_NAMES[split.lower()] if split else "",
         "site": row.get("site", ""),
+        "series_uid": row.get("series_uid", ""),
     }

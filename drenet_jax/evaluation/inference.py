@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from drenet_jax import parallel
-from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled, prepare_person
+from drenet_jax.ct.isolated import Reader
+from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.report import SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
@@ -54,6 +55,7 @@ class Predictor:
         }
         self.scorer = SliceScorer(model, meta.config.evaluation.batch_size)
         self.variables = parallel.replicate(variables)
+        self._reader = Reader()
 
     @classmethod
     def load(cls, workdir: str | os.PathLike) -> Predictor:
@@ -94,21 +96,31 @@ class Predictor:
             raise InputError("there are no images; give at least one.")
         return self.scorer(self.variables, images)
 
-    def person(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> dict:
+    def person(
+        self, path: str | os.PathLike | Sequence[str | os.PathLike], *, series_uid: str = ""
+    ) -> dict:
         """The diagnosis of one person: what `predict` writes to `result.json`.
 
+        Files are decoded in a child process, which a damaged one may bring down.
+
         Args:
-          path: a DICOM folder, a folder of PNG/JPEG slices, or one or several single slices.
+          path: a folder or a zip of DICOM files or of PNG/JPEG slices (lung window), a NIfTI,
+            MetaImage or NRRD volume, or a single slice; or several of these.
+          series_uid: takes the DICOM series with this SeriesInstanceUID, not the largest.
 
         Raises:
           InputError: `path` holds no chest CT slice.
         """
-        return self.explain(path).result
+        return self.explain(path, series_uid=series_uid).result
 
-    def explain(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> PersonResult:
+    def explain(
+        self, path: str | os.PathLike | Sequence[str | os.PathLike], *, series_uid: str = ""
+    ) -> PersonResult:
         """As `person`, with the pictures that show why."""
         paths = [path] if isinstance(path, str | os.PathLike) else list(path)
-        prepared = prepare_person([Path(one) for one in paths], self.meta.ct)
+        prepared = self._reader.prepare(
+            [Path(one) for one in paths], self.meta.ct, series_uid=series_uid
+        )
         if not prepared.kept:
             raise InputError(_nothing_kept(paths, prepared))
         images = np.stack([self._input_image(picked) for picked in prepared.kept])
@@ -152,11 +164,12 @@ class Predictor:
                     "name": picture.name,
                     "index": picture.index,
                     "probabilities": picture.probabilities,
-                    "boxes": picture.boxes,
+                    "boxes": [_as_stored(box, picked) for box in picture.boxes],
                 }
-                for picture in pictures
+                for picture, picked in zip(pictures, prepared.kept, strict=True)
             ],
             "excluded": [{"name": one.name, "why": one.why} for one in prepared.excluded],
+            "notes": list(prepared.notes),
             "model": self.identity,
         }
         return PersonResult(result, tuple(pictures))
@@ -184,6 +197,14 @@ def _source_boxes(
         }
         for box, score in zip(edges, scores, strict=True)
     ]
+
+
+def _as_stored(box: dict[str, float], picked: PickedSlice) -> dict[str, float]:
+    """A box of the upright slice in pixels of the slice as its file has it."""
+    edges = picked.turn.stored_box(
+        (box["y0"], box["x0"], box["y1"], box["x1"]), picked.source.shape
+    )
+    return {**dict(zip(("y0", "x0", "y1", "x1"), edges, strict=True)), "score": box["score"]}
 
 
 def _nothing_kept(paths: Sequence, prepared: PreparedPerson) -> str:

@@ -121,6 +121,7 @@ def person_report(result: Mapping, pictures: Sequence[SlicePicture]) -> str:
             for row in result["slices"]
         ],
         excluded=result["excluded"],
+        notes=result["notes"],
         model=_facts(result["model"]),
     )
 

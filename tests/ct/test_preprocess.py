@@ -153,10 +153,26 @@ def test_pictures_of_different_sizes_are_no_series(write_picture, settings):
         prepare_person([folder], settings)
 
 
-def test_a_folder_among_several_paths_is_refused(write_picture, settings):
-    file = write_picture("person/1.png")
-    with pytest.raises(InputError, match="is a folder beside other paths"):
-        prepare_person([file, file.parent], settings)
+def test_several_series_of_one_person_are_each_picked_and_cropped(
+    tmp_path, write_slice, chest_hu, settings
+):
+    for name, scales in (("first", [0.6, 1.0, 1.0]), ("second", [0.5, 0.8, 0.8])):
+        for i, scale in enumerate(scales):
+            write_slice(tmp_path / name / f"{i}.dcm", chest_hu(lung_scale=scale), i)
+    person = prepare_person([tmp_path / "first", tmp_path / "second"], settings)
+    assert person.n_slices == 6
+    # Each series has its own largest lung.
+    assert [one.name for one in person.kept] == ["1/1.dcm", "1/2.dcm", "2/1.dcm", "2/2.dcm"]
+    assert set(whys(person)) == {"1/0.dcm", "2/0.dcm"}
+
+
+def test_a_series_beside_single_images_is_no_fault(write_picture, write_series, tmp_path, settings):
+    folder = write_series([1.0, 1.0])
+    (tmp_path / "empty").mkdir()
+    paths = [folder, write_picture("a.png"), tmp_path / "empty"]
+    person = prepare_person(paths, settings)
+    assert [one.name for one in person.kept] == ["1/000.dcm", "1/001.dcm", "a.png"]
+    assert whys(person) == {"empty": "an empty folder"}
 
 
 def test_a_missing_path_is_refused_among_good_ones(write_picture, tmp_path, settings):

@@ -8,9 +8,12 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from drenet_jax.ct.series import PADDING_HU, UnreadableSlice, open_series
+from drenet_jax.ct.dicom import PADDING_HU
+from drenet_jax.ct.files import natural
+from drenet_jax.ct.series import UnreadableSlice, open_series
 from drenet_jax.errors import InputError
 
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 OTHER_SERIES = generate_uid(entropy_srcs=["another series"])
 
 
@@ -56,16 +59,20 @@ def test_pictures_are_in_natural_order(tmp_path):
         cv2.imwrite(str(tmp_path / name), flat(9).astype(np.uint8))
     series = open_series(tmp_path)
     assert series.names == ("im1.png", "im2.png", "im10.png")
-    assert not series.is_hu
+    assert not series.from_feet
+    assert series.read(0).dtype == np.uint8
 
 
 def test_the_real_series_are_ordered_by_z(shared_data):
     folder = shared_data / "covid_ct_md" / "CAP" / "cap001"
     series = open_series(folder)
+    # Its names hold the PatientID, so files are called by their numbers in natural order.
+    files = sorted(folder.iterdir(), key=lambda file: natural(file.name))
     places = [
-        pydicom.dcmread(folder / name, specific_tags=["SliceLocation"]).SliceLocation
+        pydicom.dcmread(files[int(name[-4:]) - 1], specific_tags=["SliceLocation"]).SliceLocation
         for name in series.names
     ]
+    assert series.is_renamed
     assert len(places) == 168
     assert places == sorted(places)
     assert series.excluded == ()
@@ -135,9 +142,27 @@ def test_a_colour_photograph_is_refused(tmp_path):
         open_series(tmp_path / "beach.jpg").read(0)
 
 
-def test_sixteen_bits_are_refused_rather_than_guessed(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8), np.uint16))
-    with pytest.raises(UnreadableSlice, match="16 bits a pixel"):
+@pytest.mark.parametrize(("offset", "values"), [(1024, (24, 3000)), (32768, (31768, 34000))])
+def test_hu_in_sixteen_bits_are_read(tmp_path, offset, values):
+    picture = np.full((64, 64), values[0], np.uint16)
+    picture[10:50, 10:50] = values[1]
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    hu = open_series(tmp_path / "a.png").read(0)
+    assert hu.dtype == np.float32
+    assert (hu[0, 0], hu[20, 20]) == (values[0] - offset, values[1] - offset)
+
+
+def test_a_window_in_sixteen_bits_becomes_eight(tmp_path):
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), ramp)
+    picture = open_series(tmp_path / "a.png").read(0)
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture, np.round(ramp / 257))
+
+
+def test_sixteen_bits_of_unknown_scale_are_refused_rather_than_guessed(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((8, 8), 20_000, np.uint16))
+    with pytest.raises(UnreadableSlice, match="16 bits that is neither HU nor in a window"):
         open_series(tmp_path / "a.png").read(0)
 
 
@@ -161,8 +186,9 @@ def test_each_file_that_is_no_slice_is_told_with_a_reason(tmp_path, write_slice)
     write_slice(tmp_path / "mr.dcm", flat(0), 9, Modality="MR")
     write_slice(tmp_path / "report.dcm", flat(0), 9, Rows=None)
     write_slice(tmp_path / "frames.dcm", flat(0), 9, NumberOfFrames=4)
+    write_slice(tmp_path / "dose.dcm", flat(0), 9, SOPClassUID=SECONDARY_CAPTURE)
     write_slice(tmp_path / "lost.dcm", flat(0), 9, ImagePositionPatient=None)
-    write_slice(tmp_path / "raw.dcm", flat(0), 9, RescaleIntercept=None)
+    write_slice(tmp_path / "raw.dcm", flat(0), 9, RescaleIntercept=None, PixelRepresentation=0)
     write_slice(tmp_path / "coronal.dcm", flat(0), ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     write_slice(tmp_path / "colour.dcm", flat(0), 9, PhotometricInterpretation="RGB")
     write_slice(tmp_path / "small.dcm", flat(0, (4, 4)), 9)
@@ -180,20 +206,21 @@ def test_each_file_that_is_no_slice_is_told_with_a_reason(tmp_path, write_slice)
     assert "localizer" in why(series, "scout.dcm")
     assert "no CT (modality MR)" in why(series, "mr.dcm")
     assert "without an image" in why(series, "report.dcm")
-    assert "several frames" in why(series, "frames.dcm")
+    assert "without the place of each" in why(series, "frames.dcm")
+    assert why(series, "dose.dcm") == "a secondary capture"
     assert "without position" in why(series, "lost.dcm")
     assert "no HU" in why(series, "raw.dcm")
-    assert "not axial" in why(series, "coronal.dcm")
-    assert "RGB" in why(series, "colour.dcm")
+    assert "a coronal slice" in why(series, "coronal.dcm")
+    assert "not grey" in why(series, "colour.dcm")
     assert "another size" in why(series, "small.dcm")
-    assert "same place as 2.dcm" in why(series, "copy.dcm")
-    assert "another series than the largest" in why(series, "other.dcm")
+    assert "same place as another slice: 2.dcm" in why(series, "copy.dcm")
+    assert "another series than the one that is taken" in why(series, "other.dcm")
     assert "no DICOM file in spite of its name" in why(series, "notes.dcm")
-    assert "neither a DICOM file nor" in why(series, "README")
+    assert "not DICOM, PNG" in why(series, "README")
     assert "empty file" in why(series, "nothing")
     assert "beside a DICOM series" in why(series, "thumb.png")
     assert why(series, "cut.dcm")
-    assert len(series.excluded) == 16
+    assert len(series.excluded) == 17
 
 
 def test_of_several_series_the_one_with_most_slices_is_taken(tmp_path, write_slice):
@@ -204,6 +231,25 @@ def test_of_several_series_the_one_with_most_slices_is_taken(tmp_path, write_sli
     series = open_series(tmp_path)
     assert series.names == ("second/0", "second/1", "second/2")
     assert {one.name for one in series.excluded} == {"first/0", "first/1"}
+    assert series.notes == (
+        "left out beside the series taken: series without a number of 2 slices",
+    )
+
+
+def test_the_caller_may_take_another_series(tmp_path, write_slice):
+    for i in range(2):
+        tags = {"SeriesInstanceUID": OTHER_SERIES, "SeriesNumber": 3}
+        write_slice(tmp_path / "first" / f"{i}", flat(0), i, **tags)
+    for i in range(3):
+        write_slice(tmp_path / "second" / f"{i}", flat(0), i, SeriesNumber=2)
+    series = open_series(tmp_path, OTHER_SERIES)
+    assert series.names == ("first/0", "first/1")
+    assert series.notes == ("left out beside the series taken: series 2 of 3 slices",)
+    with pytest.raises(
+        InputError,
+        match=r"series 2 of 3 slices, series 3 of 2 slices\); check --series_uid",
+    ):
+        open_series(tmp_path, "1.2.3")
 
 
 def test_files_without_preamble_are_read(tmp_path, write_slice):

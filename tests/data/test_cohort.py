@@ -40,6 +40,15 @@ def test_persons_come_in_the_order_of_their_first_rows_with_all_their_paths(fold
     assert cohort.has_split
 
 
+def test_a_person_may_have_several_series_and_one_of_them_be_named(folder):
+    path = _write(
+        folder, "patient_id,path,label,series_uid\np1,a,well,\np1,b,well,\np2,c,ill,1.2.3\n"
+    )
+    first, second = read_cohort(path).persons
+    assert first.paths == (folder / "a", folder / "b")
+    assert (first.series_uid, second.series_uid) == ("", "1.2.3")
+
+
 def test_labels_given_by_the_caller_set_the_order(folder):
     path = _write(folder, "patient_id,path,label\np1,a,well\np2,b,ill\n")
     cohort = read_cohort(path, ["ill", "well", "other"])
@@ -69,7 +78,10 @@ HEADER = "patient_id,path,label\n"
         (HEADER + "p1,a,well\np2,b\n", "line 3: the row has not as many fields"),
         (HEADER + "p1,a,well\np1,a,well\np2,b,ill\n", "line 3: a is in line 2 already"),
         (HEADER + "p1,a,well\np2,a,ill\n", "line 3: a is in line 2 already"),
-        (HEADER + "p1,a,well\np1,b,well\np2,c,ill\n", "line 3: person 'p1' has another row"),
+        (
+            "patient_id,path,label,series_uid\np1,a,well,1.2\np1,b,well,1.3\np2,c,ill,\n",
+            "person 'p1' has series_uid '1.3' here and '1.2' in line 2",
+        ),
         ("patient_id,path,label,split\np1,a,well,dev\n", "unknown split 'dev'"),
         (
             "patient_id,path,label,split\np1,a,well,train\np1,b,well,test\np2,c,ill,test\n",

@@ -107,6 +107,7 @@ def person(scores, boxes=(), names=None):
             for picture in pictures
         ],
         "excluded": [],
+        "notes": [],
         "model": {
             "name": "drenet",
             "workdir": "runs/demo",

@@ -1,0 +1,301 @@
+"""What lies under a path: the files of a folder, the members of a zip, or one file."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import lzma
+import os
+import re
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from drenet_jax.errors import InputError
+
+# How much of each file is read to tell what it is; most DICOM headers are shorter.
+HEAD_BYTES = 1 << 16
+
+# One person's CT has a few thousand files; a larger folder is a whole archive, named by mistake.
+MOST_FILES = 20_000
+# A thousand frames of 512 x 512 take half a GiB.
+MOST_FILE_BYTES = 2 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Excluded:
+    """A file that was left out, and why.
+
+    Attributes:
+      name: the file's name, relative to the person's folder.
+      why: the reason, a few words; what concerns this file alone comes after a colon or in
+        parentheses.
+    """
+
+    name: str
+    why: str
+
+
+class CtError(InputError):
+    """A path that cannot be used as a person's CT.
+
+    Attributes:
+      why: the reason without the path, which may hold a patient's name.
+      excluded: what is known of single files.
+    """
+
+    def __init__(self, message: str, why: str, excluded: Sequence[Excluded] = ()):
+        # All go to `args`, so that the error survives the way from a child process.
+        super().__init__(message, why, tuple(excluded))
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+    @property
+    def why(self) -> str:
+        return self.args[1]
+
+    @property
+    def excluded(self) -> tuple[Excluded, ...]:
+        return self.args[2]
+
+
+class TooLargeError(ValueError):
+    """A file of more than `MOST_FILE_BYTES`."""
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """A sort key under which 2 comes before 10."""
+    return [
+        (not part.isdigit(), int(part) if part.isdigit() else 0, part)
+        for part in re.split(r"([0-9]+)", name)
+        if part
+    ]
+
+
+def printable(name: str) -> str:
+    """A file's name with bytes that are not UTF-8, which no text file could hold, as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+class Files(abc.ABC):
+    """Files by their relative names, in natural order.
+
+    Attributes:
+      names: of the files.
+      excluded: what could not be looked at.
+    """
+
+    names: tuple[str, ...]
+    excluded: tuple[Excluded, ...]
+
+    @abc.abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """The file as a stream. Raises OSError or, of a damaged archive, ValueError."""
+
+    @abc.abstractmethod
+    def size(self, name: str) -> int:
+        """Number of bytes, as the file system or the archive says."""
+
+    @abc.abstractmethod
+    def place(self, name: str) -> Path:
+        """Where the file is, for messages; a member of a zip is named below the zip."""
+
+    @abc.abstractmethod
+    def on_disk(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """The file's place on disk, for libraries that read no streams."""
+
+    def head(self, name: str) -> bytes:
+        """The first `HEAD_BYTES` bytes."""
+        with self.open(name) as stream:
+            return stream.read(HEAD_BYTES)
+
+    def read(self, name: str) -> bytes:
+        """All bytes; a TooLargeError if there are more than `MOST_FILE_BYTES`."""
+        with self.open(name) as stream:
+            # A zip's directory may lie about sizes, so what comes is counted, too.
+            if self.size(name) <= MOST_FILE_BYTES:
+                data = stream.read(MOST_FILE_BYTES + 1)
+                if len(data) <= MOST_FILE_BYTES:
+                    return data
+        raise TooLargeError(f"a file larger than {MOST_FILE_BYTES >> 30} GiB")
+
+
+def open_files(path: Path) -> Files:
+    """The files of a folder, the members of a zip, or the one file that `path` is.
+
+    Raises:
+      CtError: `path` does not exist, is a damaged or locked zip, or holds too many files.
+    """
+    # os.path's, which take a path that may not be looked at for one that is not there.
+    if not os.path.exists(path):
+        raise CtError(
+            f"{path} does not exist or may not be read; check the path.", "a path that is not there"
+        )
+    if path.is_dir():
+        return _Folder(path)
+    if not path.is_file():
+        raise CtError(
+            f"{path} is neither a file nor a folder; name a CT series.", "neither a file nor folder"
+        )
+    return _Zip(path) if is_zip(path) else _Single(path)
+
+
+def is_zip(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    return False
+
+
+class _Single(Files):
+    def __init__(self, path: Path):
+        self._path = path
+        self.names = (printable(path.name),)
+        self.excluded = ()
+
+    def open(self, name: str) -> BinaryIO:
+        return self._path.open("rb")
+
+    def size(self, name: str) -> int:
+        return self._path.stat().st_size
+
+    def place(self, name: str) -> Path:
+        return self._path
+
+    @contextlib.contextmanager
+    def on_disk(self, name: str) -> Iterator[Path]:
+        yield self._path
+
+
+class _Folder(Files):
+    def __init__(self, folder: Path):
+        self._paths, excluded = _files_below(folder)
+        self.names = tuple(self._paths)
+        self.excluded = tuple(excluded)
+
+    def open(self, name: str) -> BinaryIO:
+        return self._paths[name].open("rb")
+
+    def size(self, name: str) -> int:
+        return self._paths[name].stat().st_size
+
+    def place(self, name: str) -> Path:
+        return self._paths[name]
+
+    @contextlib.contextmanager
+    def on_disk(self, name: str) -> Iterator[Path]:
+        yield self._paths[name]
+
+
+def _files_below(folder: Path) -> tuple[dict[str, Path], list[Excluded]]:
+    """All files below a folder by relative name, in natural order; and what cannot be read."""
+    found: list[Path] = []
+    excluded: list[Excluded] = []
+    seen: set[tuple[int, int]] = set()
+
+    def tell(error: OSError) -> None:
+        name = printable(os.path.relpath(error.filename, folder))
+        excluded.append(Excluded(name, f"a folder that cannot be opened ({error.strerror})"))
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=tell):
+        status = os.stat(parent)
+        # A link to a folder above would be followed round and round.
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        found += [Path(parent, name) for name in names]
+        if len(found) > MOST_FILES:
+            raise _too_many(folder)
+    by_name = {printable(file.relative_to(folder).as_posix()): file for file in found}
+    regular = {}
+    for name in sorted(by_name, key=natural):
+        try:
+            is_regular = stat.S_ISREG(os.stat(by_name[name]).st_mode)
+        except OSError as error:
+            excluded.append(Excluded(name, f"a file that cannot be opened ({error.strerror})"))
+            continue
+        if is_regular:
+            regular[name] = by_name[name]
+        else:  # reading from a pipe would wait for ever
+            excluded.append(Excluded(name, "a pipe, socket or device"))
+    return regular, excluded
+
+
+class _Zip(Files):
+    """Members are read where they are; nothing is unpacked but what must lie on the disk."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            self._archive = zipfile.ZipFile(path)
+            members = [one for one in self._archive.infolist() if not one.is_dir()]
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise CtError(
+                f"{path} is a zip that cannot be opened; make it anew.", "a damaged zip"
+            ) from error
+        if len(members) > MOST_FILES:
+            raise _too_many(path)
+        if any(one.flag_bits & 1 for one in members):
+            raise CtError(
+                f"{path} is locked with a password; unlock it first.", "a zip with a password"
+            )
+        # Mac's archiver adds a shadow of each file.
+        by_name = {
+            printable(one.filename): one
+            for one in members
+            if not one.filename.startswith("__MACOSX/")
+        }
+        self._members = {name: by_name[name] for name in sorted(by_name, key=natural)}
+        self.names = tuple(self._members)
+        self.excluded = ()
+
+    def open(self, name: str) -> BinaryIO:
+        try:
+            return _Checked(self._archive.open(self._members[name]))
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise ValueError("a damaged member of the zip") from error
+
+    def size(self, name: str) -> int:
+        return self._members[name].file_size
+
+    def place(self, name: str) -> Path:
+        return self._path / name
+
+    @contextlib.contextmanager
+    def on_disk(self, name: str) -> Iterator[Path]:
+        # Readers of volumes look at the suffix; the rest of the name may lead anywhere.
+        suffix = "".join(Path(name).suffixes[-2:])
+        with tempfile.TemporaryDirectory(prefix="drenet_jax_") as folder:
+            place = Path(folder, "member" + suffix)
+            place.write_bytes(self.read(name))
+            yield place
+
+
+class _Checked:
+    """A member of a zip whose damage shows as ValueError."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._stream.read(size)
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+            raise ValueError("a damaged member of the zip") from error
+
+    def __enter__(self) -> _Checked:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+
+def _too_many(path: Path) -> CtError:
+    why = f"more than {MOST_FILES} files"
+    return CtError(f"{path} holds {why}; name the folder of one person.", why)

@@ -1,0 +1,184 @@
+"""Persons prepared in a child process, so that a crash of a decoder costs one file.
+
+Decoders of images are C code, and a damaged file can bring one down or keep it busy for ever. The
+child says which file it opens before it does; if it dies or falls silent, a new child does the
+person again without that file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import BinaryIO
+
+from drenet_jax.ct.files import CtError
+from drenet_jax.ct.preprocess import PreparedPerson, prepare_person
+from drenet_jax.ct.settings import CtSettings
+
+# For one file. Decoding a slice takes milliseconds, unpacking the largest volume seconds.
+PATIENCE_S = 15.0
+# And so much more for each MiB of the file that is being read.
+_PATIENCE_S_PER_MIB = 0.05
+
+# What a child may ask for: a volume of the largest size that we read, with room to spare.
+_MEMORY_BYTES = 12 << 30
+
+# A folder on which more decoders crash is not worth more tries.
+_MOST_CRASHES = 20
+
+_CRASHED = "a file on which its decoder crashed"
+_TOO_SLOW = "a file that takes too long to read"
+
+
+class Reader:
+    """A child process that prepares persons; it ends with this object, or with this process.
+
+    Use it as a context manager, or call `close`. One thread at a time.
+    """
+
+    def __init__(self, patience_s: float = PATIENCE_S):
+        """The child is started when it is needed.
+
+        Args:
+          patience_s: how long one file may take, in seconds, apart from its size.
+        """
+        self._patience_s = patience_s
+        self._child: subprocess.Popen | None = None
+        self._connection: Connection | None = None
+        self._errors: BinaryIO | None = None
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Starts the child now, so that it is there when it is needed."""
+        if self._child is not None:
+            return
+        ours, theirs = socket.socketpair()
+        package = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "drenet_jax.ct.isolated", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                # Decoders write there what they think of a file: not for the user's terminal.
+                stderr=self._errors,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        self._connection = Connection(ours.detach())
+
+    def close(self) -> None:
+        """Ends the child."""
+        if self._child is None:
+            return
+        self._connection.close()
+        self._errors.close()
+        self._child.kill()
+        self._child.wait()
+        self._child = self._connection = None
+
+    def prepare(
+        self, paths: Sequence[Path], settings: CtSettings, *, series_uid: str = ""
+    ) -> PreparedPerson:
+        """As `preprocess.prepare_person`, except that a crash or a hang costs one file.
+
+        Raises:
+          CtError: as `prepare_person`; or too many files are of that kind.
+        """
+        left_out: dict[tuple[str, str], str] = {}
+        while len(left_out) < _MOST_CRASHES:
+            self.start()
+            reading = None
+            try:
+                self._connection.send((list(paths), settings, series_uid, left_out))
+                while self._connection.poll(self._patience_for(reading)):
+                    kind, content = self._connection.recv()
+                    if kind == "done":
+                        return content
+                    if kind == "refused":
+                        raise content
+                    if kind == "failed":
+                        raise RuntimeError(f"in the process that reads images:\n{content}")
+                    reading = content
+                why = _TOO_SLOW
+            except (EOFError, ConnectionError) as error:
+                if reading is None:
+                    raise RuntimeError(self._last_words()) from error
+                why = _CRASHED
+            self.close()
+            if reading is None or reading in left_out:
+                break
+            left_out[reading] = why
+        why = "files on which their decoders crash or hang"
+        raise CtError(f"{paths[0]} holds {why}; export the series anew.", why)
+
+    def _patience_for(self, reading: tuple[str, str] | None) -> float:
+        """Seconds that a file may take: larger ones more."""
+        if reading is None:
+            return self._patience_s
+        place = Path(reading[0])
+        # A member of a zip is no file; the zip is.
+        file = next((one for one in (place, *place.parents) if one.is_file()), None)
+        size = file.stat().st_size if file else 0
+        return self._patience_s + _PATIENCE_S_PER_MIB * size / (1 << 20)
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        said = self._errors.read().decode("utf-8", "replace")[-2000:]
+        return f"the process that reads images ended:\n{said}"
+
+
+def _serve(connection: Connection) -> None:
+    """The child: prepares one person after the other until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(ValueError, OSError):  # a lower limit is set already
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import cv2
+
+    cv2.setNumThreads(1)
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            paths, settings, series_uid, left_out = connection.recv()
+
+            def guard(place: str, what: str, left_out: dict = left_out) -> str:
+                if (place, what) not in left_out:
+                    connection.send(("file", (place, what)))
+                return left_out.get((place, what), "")
+
+            try:
+                prepared = prepare_person(paths, settings, series_uid=series_uid, guard=guard)
+            except CtError as error:
+                connection.send(("refused", error))
+            except (ConnectionError, KeyboardInterrupt):
+                return
+            except MemoryError:
+                os._exit(1)
+            except Exception:
+                connection.send(("failed", traceback.format_exc()))
+            else:
+                connection.send_bytes(pickle.dumps(("done", prepared), protocol=5))
+
+
+if __name__ == "__main__":
+    # So that what is pickled names the module as the parent knows it.
+    from drenet_jax.ct import isolated
+
+    isolated._serve(Connection(int(sys.argv[1])))

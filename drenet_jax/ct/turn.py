@@ -1,0 +1,57 @@
+"""How a slice as stored becomes upright: columns to the patient's left, rows to the back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+class Turn(NamedTuple):
+    """A transposition, then flips.
+
+    Attributes:
+      transpose: rows and columns change places.
+      flip_rows: the first row becomes the last.
+      flip_columns: the first column becomes the last.
+    """
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    def upright(self, stored: np.ndarray) -> np.ndarray:
+        """The slice [H, W] (or [W, H] if transposed) as it is looked at."""
+        turned = stored.T if self.transpose else stored
+        turned = turned[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+        return np.ascontiguousarray(turned)
+
+    def stored_shape(self, upright_shape: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the slice as stored."""
+        height, width = upright_shape
+        return (width, height) if self.transpose else (height, width)
+
+    def stored_box(self, box: Box, upright_shape: tuple[int, int]) -> Box:
+        """A box (y0, x0, y1, x1; half open) of the upright slice, in pixels as stored."""
+        height, width = upright_shape
+        y0, x0, y1, x1 = box
+        if self.flip_rows:
+            y0, y1 = height - y1, height - y0
+        if self.flip_columns:
+            x0, x1 = width - x1, width - x0
+        return (x0, y0, x1, y1) if self.transpose else (y0, x0, y1, x1)
+
+
+def turn_of(row_cosines: np.ndarray, column_cosines: np.ndarray) -> Turn:
+    """The turn for a slice in the patient's coordinates (x to the left, y to the back, z to the
+    head).
+
+    Args:
+      row_cosines: [3], the direction in which the column index grows.
+      column_cosines: [3], the direction in which the row index grows.
+    """
+    if abs(row_cosines[0]) >= abs(row_cosines[1]):
+        return Turn(False, bool(column_cosines[1] < 0), bool(row_cosines[0] < 0))
+    return Turn(True, bool(row_cosines[1] < 0), bool(column_cosines[0] < 0))

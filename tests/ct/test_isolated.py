@@ -1,0 +1,151 @@
+"""A decoder that crashes or hangs costs one file, not the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from drenet_jax.ct import isolated
+from drenet_jax.ct.files import CtError
+from drenet_jax.ct.isolated import Reader
+from drenet_jax.ct.preprocess import prepare_person
+
+
+@pytest.fixture
+def wicked(monkeypatch, tmp_path):
+    """Makes the child's decoder do something dreadful on files whose pixels hold a marker."""
+    site = tmp_path / "site"
+    site.mkdir()
+
+    def make(what: str) -> None:
+        (site / "sitecustomize.py").write_text(
+            "import os, time\n"
+            "from drenet_jax.ct import dicom\n"
+            "read_hu = dicom.read_hu\n"
+            "def wicked(one, source):\n"
+            "    if b'wicked' in source.getvalue():\n"
+            f"        {what}\n"
+            "    return read_hu(one, source)\n"
+            "dicom.read_hu = wicked\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(site))
+
+    return make
+
+
+@pytest.fixture
+def folder(write_series, write_slice, chest_hu):
+    folder = write_series([1.0] * 5)
+    write_slice(folder / "002.dcm", chest_hu(), 10.0, LongCodeValue="wicked")
+    return folder
+
+
+def test_the_result_is_that_of_this_process(folder, ct_settings):
+    with Reader() as reader:
+        there = reader.prepare([folder], ct_settings)
+    here = prepare_person([folder], ct_settings)
+    assert there.excluded == here.excluded
+    assert [one.name for one in there.picked] == [one.name for one in here.picked]
+    for one, two in zip(there.picked, here.picked, strict=True):
+        np.testing.assert_array_equal(one.image, two.image)
+
+
+def test_a_refusal_comes_as_it_is(tmp_path, ct_settings):
+    with Reader() as reader:
+        with pytest.raises(CtError) as there:
+            reader.prepare([tmp_path], ct_settings)
+        child = reader._child.pid
+        with pytest.raises(CtError):
+            reader.prepare([tmp_path / "gone"], ct_settings)
+        assert reader._child.pid == child
+    with pytest.raises(CtError) as here:
+        prepare_person([tmp_path], ct_settings)
+    assert type(there.value) is type(here.value)
+    assert str(there.value) == str(here.value)
+    assert there.value.why == here.value.why
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("os.kill(os.getpid(), 11)", "a file on which its decoder crashed"),
+        ("time.sleep(99)", "a file that takes too long to read"),
+    ],
+)
+def test_a_crash_or_a_hang_costs_one_slice(what, why, wicked, folder, ct_settings):
+    wicked(what)
+    with Reader(patience_s=1.5) as reader:
+        prepared = reader.prepare([folder], ct_settings)
+    assert [one.name for one in prepared.kept] == ["000.dcm", "001.dcm", "003.dcm", "004.dcm"]
+    # The others' places are what they were: the slice is known, though not its pixels.
+    assert [one.index for one in prepared.kept] == [0, 1, 3, 4]
+    assert [(one.name, one.why) for one in prepared.excluded] == [("002.dcm", why)]
+
+
+def test_a_folder_of_crashes_is_given_up(wicked, tmp_path, write_slice, chest_hu, ct_settings):
+    wicked("os.abort()")
+    for i in range(4):
+        write_slice(tmp_path / "bad" / f"{i}", chest_hu(), i, LongCodeValue="wicked")
+    with Reader() as reader:
+        prepared = reader.prepare([tmp_path / "bad"], ct_settings)
+    assert not prepared.kept
+    assert len(prepared.excluded) == 4
+
+
+def test_our_own_mistakes_keep_their_traceback(wicked, folder, ct_settings):
+    wicked("raise ZeroDivisionError('ours')")
+    with Reader() as reader, pytest.raises(RuntimeError, match="ZeroDivisionError: ours"):
+        reader.prepare([folder], ct_settings)
+
+
+def test_a_child_that_cannot_start_is_told(monkeypatch, tmp_path, folder, ct_settings):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nprint('no', file=open(2, 'w'))\nos._exit(3)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        Reader() as reader,
+        pytest.raises(RuntimeError, match="the process that reads images ended"),
+    ):
+        reader.prepare([folder], ct_settings)
+
+
+def test_the_child_ends_with_its_parent(folder):
+    code = (
+        "import os, signal, sys\n"
+        "from drenet_jax.ct.isolated import Reader\n"
+        "reader = Reader()\n"
+        "reader.start()\n"
+        "print(reader._child.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    child = int(done.stdout)
+    for _ in range(100):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        with open(f"/proc/{child}/stat") as stat:
+            if stat.read().split()[2] == "Z":
+                return
+        time.sleep(0.1)
+    pytest.fail("the child is still there")
+
+
+def test_larger_files_may_take_longer(tmp_path):
+    file = tmp_path / "a.zip"
+    file.touch()
+    os.truncate(file, 200 << 20)
+    reader = Reader()
+    assert reader._patience_for(None) == isolated.PATIENCE_S
+    assert reader._patience_for((str(file), "pixels")) == pytest.approx(isolated.PATIENCE_S + 10)
+    within = str(file / "a" / "b.nii")
+    assert reader._patience_for((within, "pixels")) == pytest.approx(isolated.PATIENCE_S + 10)

@@ -1,0 +1,110 @@
+"""Every odd or broken input is handled with a note or refused with a sentence; none hangs."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+
+import numpy as np
+import pytest
+from ct import odd_inputs
+
+from drenet_jax.ct.files import CtError
+from drenet_jax.ct.isolated import Reader
+from drenet_jax.ct.preprocess import prepare_person
+
+
+@pytest.fixture(scope="module")
+def reader():
+    with Reader() as reader:
+        yield reader
+
+
+@pytest.fixture
+def no_hang():
+    """Ends a test that takes 20 seconds."""
+
+    def stop(signum, frame):
+        raise TimeoutError("more than 20 seconds")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+def _told(prepared) -> str:
+    return "\n".join([*prepared.notes, *(f"{one.name}: {one.why}" for one in prepared.excluded)])
+
+
+@pytest.mark.parametrize("name", odd_inputs.CASES)
+def test_an_odd_input_is_handled_or_refused(name, tmp_path, reader, ct_settings, no_hang):
+    case = odd_inputs.CASES[name]
+    path = odd_inputs.make(name, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        prepared = reader.prepare([path], ct_settings)
+        n_kept, told, why = len(prepared.kept), _told(prepared), ""
+    except CtError as error:
+        n_kept, told, why = 0, str(error), error.why
+    assert n_kept == case.n_kept, told
+    assert str(tmp_path) not in why
+    if why:
+        assert len(told.splitlines()) == 1
+    for text in case.told:
+        assert text in told
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_table_has_more_than_forty_cases():
+    assert len(odd_inputs.CASES) > 40
+    assert sum(not case.n_kept for case in odd_inputs.CASES.values()) > 20
+
+
+_SAME = (
+    "feet_first",
+    "prone",
+    "transposed",
+    "monochrome1",
+    "signed_without_rescale",
+    "without_slope_only",
+    "twelve_bits_with_an_overlay_above",
+    "twelve_bits_signed",
+    "sixteen_bits_unsigned",
+    "run_lengths",
+    "jpeg_2000",
+    "jpeg_ls",
+    "jpeg_lossless",
+    "implicit_vr",
+    "big_endian",
+    "a_deflated_file",
+    "an_enhanced_ct",
+    "an_enhanced_ct_in_run_lengths",
+    "a_zip",
+    "nifti",
+    "nifti_packed",
+    "metaimage",
+    "nrrd",
+    "a_volume_stored_from_sagittal_planes",
+    "a_volume_stored_as_ras",
+    "hu_in_pngs_of_16_bits",
+)
+
+
+@pytest.mark.parametrize("name", _SAME)
+def test_one_chest_is_the_same_slice_however_it_is_stored(name, tmp_path, ct_settings):
+    plain = prepare_person(
+        [odd_inputs.make("from_head_to_feet_with_names_in_no_order", tmp_path)], ct_settings
+    )
+    other = prepare_person([odd_inputs.make(name, tmp_path)], ct_settings)
+    for one, two in zip(plain.kept, other.kept, strict=True):
+        np.testing.assert_array_equal(one.source, two.source)
+        np.testing.assert_array_equal(one.image, two.image)
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, ct_settings, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    prepare_person([odd_inputs.make("a_zip_of_a_volume", tmp_path)], ct_settings)
+    assert not list((tmp_path / "temporary").iterdir())
