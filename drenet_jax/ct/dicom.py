@@ -113,7 +113,6 @@ class DicomSlice:
       turn: makes it upright.
       syntax: the UID of its transfer syntax; '' if not given.
       slope, intercept: HU = slope * stored value + intercept.
-      identifiers: values of tags that name the patient or the examination.
     """
 
     name: str
@@ -127,7 +126,6 @@ class DicomSlice:
     syntax: str
     slope: float
     intercept: float
-    identifiers: tuple[str, ...]
 
 
 def is_dicom(head: bytes) -> bool:
@@ -139,7 +137,12 @@ def is_dicom(head: bytes) -> bool:
 
 
 def read_header(
-    name: str, head: bytes, open_file: Callable[[], BinaryIO], *, needs_place: bool
+    name: str,
+    head: bytes,
+    open_file: Callable[[], BinaryIO],
+    *,
+    needs_place: bool,
+    identifiers: set[str],
 ) -> list[DicomSlice] | Excluded:
     """The slices in a file: one, or as many as it has frames.
 
@@ -148,6 +151,7 @@ def read_header(
       head: its first bytes.
       open_file: gives the whole file as a stream, where the head is too short.
       needs_place: whether a slice without position is of no use.
+      identifiers: gets the values of tags that name the patient or the examination.
 
     Returns:
       The slices, or why there is none.
@@ -159,6 +163,7 @@ def read_header(
             header = _header(head, open_file)
             values = {keyword: _values(header, keyword) for keyword in _HEADER_TAGS}
             values["TransferSyntaxUID"] = (_transfer_syntax(io.BytesIO(head)),)
+            identifiers.update(_identifiers(values))
             why = _why_no_slice(values)
             if why:
                 return Excluded(name, why)
@@ -327,7 +332,6 @@ def _placed(
         syntax="".join(values["TransferSyntaxUID"]),
         slope=slope,
         intercept=intercept,
-        identifiers=_identifiers(values),
     )
 
 
@@ -355,7 +359,7 @@ def _plane(orientation: tuple[str, ...]) -> _Plane:
     )
 
 
-def _identifiers(values: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _identifiers(values: Mapping[str, tuple[str, ...]]) -> list[str]:
     parts = [part for tag in _IDENTIFYING_TAGS for part in values[tag] if len(part) >= 4]
     name = "^".join(values["PatientName"])
     parts += [part for part in re.split(r"[\^= ,]+", name) if len(part) >= 3]
@@ -363,13 +367,13 @@ def _identifiers(values: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
         if len(date) == 8:
             year, month, day = date[:4], date[4:6], date[6:]
             parts += [date, f"{year}-{month}-{day}", f"{day}{month}{year}", f"{day}.{month}.{year}"]
-    return tuple(dict.fromkeys(part.casefold() for part in parts))
+    return [part.casefold() for part in parts]
 
 
-def name_identifies(names: Iterable[str], identifiers: Iterable[str]) -> bool:
-    """Whether a file's name holds an identifier of the patient, or a UID of any kind."""
+def names_identify(names: Iterable[str], identifiers: Iterable[str]) -> bool:
+    """Whether names of files hold an identifier of the patient, or a UID of any kind."""
     text = "\n".join(names).casefold()
-    return any(one in text for one in set(identifiers)) or bool(_UID.search(text))
+    return any(one in text for one in identifiers) or bool(_UID.search(text))
 
 
 _UID = re.compile(r"\d+(?:\.\d+){5,}")

@@ -296,6 +296,28 @@ class _Checked:
         self._stream.close()
 
 
+class Numbered(Files):
+    """Files under the names "file 0001", "file 0002" and so on, since their own say too much."""
+
+    def __init__(self, files: Files):
+        self._files = files
+        self._names = {f"file {i + 1:04d}": name for i, name in enumerate(files.names)}
+        self.names = tuple(self._names)
+        self.excluded = ()
+
+    def open(self, name: str) -> BinaryIO:
+        return self._files.open(self._names[name])
+
+    def size(self, name: str) -> int:
+        return self._files.size(self._names[name])
+
+    def place(self, name: str) -> Path:
+        return self._files.place(self._names[name])
+
+    def on_disk(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        return self._files.on_disk(self._names[name])
+
+
 def _too_many(path: Path) -> CtError:
     why = f"more than {MOST_FILES} files"
     return CtError(f"{path} holds {why}; name the folder of one person.", why)

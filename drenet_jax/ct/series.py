@@ -14,10 +14,24 @@ import pydicom
 
 from drenet_jax.ct import dicom, pictures, volumes
 from drenet_jax.ct.dicom import PADDING_HU
-from drenet_jax.ct.files import CtError, Excluded, Files, TooLargeError, is_zip, natural, open_files
+from drenet_jax.ct.files import (
+    CtError,
+    Excluded,
+    Files,
+    Numbered,
+    TooLargeError,
+    is_zip,
+    natural,
+    open_files,
+)
 from drenet_jax.ct.turn import Turn
 
 KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
+
+_RENAMED = (
+    "names of files hold what identifies the patient, so files are called by their numbers in "
+    "natural order"
+)
 
 # Asked before a file is opened, with its place and what is sought in it ("header" or "pixels"): ''
 # to go on, or why to leave it out.
@@ -129,6 +143,9 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
         )
     excluded = list(files.excluded)
     found = _sorted_by_kind(files, guard, excluded)
+    is_renamed = dicom.names_identify(files.names, found.identifiers)
+    if is_renamed:
+        files, found, excluded = _renamed(files, found, excluded)
     is_file = path.is_file() and not is_zip(path)
     if found.dicom:
         series = _dicom_series(path, files, found, series_uid, guard, excluded)
@@ -145,8 +162,12 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
         raise UnreadableSlice.of(path, excluded[0].why, f"name a CT slice or series in {KINDS}")
     else:
         raise NoSlices.of(path, excluded)
-    single = is_file and len(series) == 1 and not found.volumes
-    return dataclasses.replace(series, is_single=single)
+    return dataclasses.replace(
+        series,
+        is_single=is_file and len(series) == 1 and not found.volumes,
+        is_renamed=is_renamed,
+        notes=(*series.notes, _RENAMED) if is_renamed and not is_file else series.notes,
+    )
 
 
 def require_images(path: Path) -> None:
@@ -175,6 +196,7 @@ class _Found:
     volumes: list[str] = dataclasses.field(default_factory=list)
     pictures: list[str] = dataclasses.field(default_factory=list)
     heads: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    identifiers: set[str] = dataclasses.field(default_factory=set)
 
 
 def _sorted_by_kind(files: Files, guard: Guard, excluded: list[Excluded]) -> _Found:
@@ -203,6 +225,7 @@ def _sorted_by_kind(files: Files, guard: Guard, excluded: list[Excluded]) -> _Fo
                 head,
                 functools.partial(_stream, files, name),
                 needs_place=len(files.names) > 1,
+                identifiers=found.identifiers,
             )
             if isinstance(header, Excluded):
                 excluded.append(header)
@@ -211,6 +234,26 @@ def _sorted_by_kind(files: Files, guard: Guard, excluded: list[Excluded]) -> _Fo
         else:
             excluded.append(Excluded(name, _what_it_is(name, head)))
     return found
+
+
+def _renamed(
+    files: Files, found: _Found, excluded: list[Excluded]
+) -> tuple[Files, _Found, list[Excluded]]:
+    """All with numbers in place of names that identify the patient."""
+    numbered = Numbered(files)
+    called = dict(zip(files.names, numbered.names, strict=True))
+    renamed = _Found(
+        dicom=[dataclasses.replace(one, name=called[one.name]) for one in found.dicom],
+        volumes=[called[name] for name in found.volumes],
+        pictures=[called[name] for name in found.pictures],
+        heads={called[name]: head for name, head in found.heads.items()},
+    )
+    # What could not be looked at has no number; its name goes unsaid.
+    return (
+        numbered,
+        renamed,
+        [Excluded(called.get(one.name, "(not named)"), one.why) for one in excluded],
+    )
 
 
 def _stream(files: Files, name: str) -> io.BytesIO:
@@ -236,25 +279,11 @@ def _dicom_series(
     guard: Guard,
     excluded: list[Excluded],
 ) -> Series:
-    identifiers = {text for one in found.dicom for text in one.identifiers}
-    is_renamed = dicom.name_identifies(files.names, identifiers)
-    shown = dict(zip(files.names, files.names, strict=True))
-    if is_renamed:
-        shown = {name: f"file {i + 1:04d}" for i, name in enumerate(files.names)}
-    slices = [dataclasses.replace(one, name=shown[one.name]) for one in found.dicom]
-    ordered = dicom.order(slices, series_uid)
+    ordered = dicom.order(found.dicom, series_uid)
     if isinstance(ordered, str):
         raise _no_such_series(path, ordered)
     excluded += [Excluded(name, "a volume beside a DICOM series") for name in found.volumes]
     excluded += [Excluded(name, "a picture beside a DICOM series") for name in found.pictures]
-    excluded = [dataclasses.replace(one, name=shown.get(one.name, one.name)) for one in excluded]
-    notes = list(ordered.notes)
-    if is_renamed:
-        notes.append(
-            "names of files hold what identifies the patient, so files are called by their numbers "
-            "in natural order"
-        )
-    file_of = {name: file for file, name in shown.items()}
 
     @functools.lru_cache(maxsize=1)
     def whole_file(file: str) -> pydicom.Dataset:
@@ -262,7 +291,7 @@ def _dicom_series(
 
     def read(index: int) -> np.ndarray:
         one = ordered.slices[index]
-        file = file_of[one.name]
+        file = one.name
         why = guard(str(files.place(file)), "pixels")
         if why:
             raise UnreadableSlice.of(files.place(file), why, "export it again")
@@ -282,10 +311,9 @@ def _dicom_series(
         path,
         names=[dicom.slice_name(one) for one in ordered.slices],
         excluded=[*excluded, *ordered.excluded],
-        notes=notes,
+        notes=ordered.notes,
         from_feet=True,
         turn=ordered.slices[0].turn,
-        is_renamed=is_renamed,
         read=read,
     )
 
@@ -322,7 +350,6 @@ def _volume_series(
         notes=volume.notes,
         from_feet=True,
         turn=Turn(),
-        is_renamed=False,
         read=volume.read,
     )
 
@@ -350,12 +377,11 @@ def _picture_series(
         notes=(),
         from_feet=False,
         turn=Turn(),
-        is_renamed=False,
         read=read,
     )
 
 
-def _series(path: Path, *, names, excluded, notes, from_feet, turn, is_renamed, read) -> Series:
+def _series(path: Path, *, names, excluded, notes, from_feet, turn, read) -> Series:
     return Series(
         path=path,
         names=tuple(names),
@@ -363,7 +389,7 @@ def _series(path: Path, *, names, excluded, notes, from_feet, turn, is_renamed, 
         notes=tuple(notes),
         from_feet=from_feet,
         is_single=False,
-        is_renamed=is_renamed,
+        is_renamed=False,
         turn=turn,
         _read=read,
     )
