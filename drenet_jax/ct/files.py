@@ -72,7 +72,7 @@ class TooLargeError(ValueError):
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """A sort key under which 2 comes before 10."""
     return [
-        (not part.isdigit(), int(part) if part.isdigit() else 0, part)
+        (not part.isdecimal(), int(part) if part.isdecimal() else 0, part)
         for part in re.split(r"([0-9]+)", name)
         if part
     ]

@@ -37,6 +37,8 @@ _MEMORY_BYTES = 12 << 30
 # A folder on which more decoders crash is not worth more tries.
 _MOST_CRASHES = 20
 
+_CHILD = "from drenet_jax.ct.isolated import serve"
+
 _CRASHED = "a file on which its decoder crashed"
 _TOO_SLOW = "a file that takes too long to read"
 
@@ -74,7 +76,7 @@ class Reader:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
         with theirs:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "drenet_jax.ct.isolated", str(theirs.fileno())],
+                [sys.executable, "-c", f"{_CHILD}; serve({theirs.fileno()})"],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -145,8 +147,13 @@ class Reader:
         return f"the process that reads images ended:\n{said}"
 
 
-def _serve(connection: Connection) -> None:
-    """The child: prepares one person after the other until the parent is gone."""
+def serve(descriptor: int) -> None:
+    """The child: prepares one person after the other until the parent is gone.
+
+    Args:
+      descriptor: of the socket to the parent.
+    """
+    connection = Connection(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
@@ -175,10 +182,3 @@ def _serve(connection: Connection) -> None:
                 connection.send(("failed", traceback.format_exc()))
             else:
                 connection.send_bytes(pickle.dumps(("done", prepared), protocol=5))
-
-
-if __name__ == "__main__":
-    # So that what is pickled names the module as the parent knows it.
-    from drenet_jax.ct import isolated
-
-    isolated._serve(Connection(int(sys.argv[1])))
