@@ -1,8 +1,7 @@
-"""DICOM CT: which files are slices of which stack, their order, and their HU (DESIGN 3.1)."""
+"""DICOM headers: which files are CT slices, where they lie, and how they become HU."""
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -19,14 +18,10 @@ import pydicom
 import pydicom.errors
 import pydicom.filereader
 import pydicom.uid
-from pydicom.pixels import pixel_array
 from pydicom.tag import Tag
 
 from drenet_jax.ct.files import HEAD_BYTES, Excluded
 from drenet_jax.ct.turn import Turn, turn_of
-
-# The HU of air outside the scanned field. Some scanners write -2000 or -3024 there.
-PADDING_HU = -1024.0
 
 # Larger claims are damage: the largest CT matrices have 2048 columns, the longest some 3000 frames.
 _LARGEST_PX = 4096
@@ -34,11 +29,8 @@ _MOST_FRAMES = 20_000
 # What a deflated file may unpack to.
 _MOST_INFLATED_BYTES = 256 << 20
 
-# From here on a slice counts as tilted, and as coronal or sagittal: cosines to the patient's axis.
-_TILTED_BELOW = 0.999
+# A slice whose normal is further from the patient's axis is coronal or sagittal; a cosine.
 _AXIAL_ABOVE = 0.7
-
-_PLACE_MM = 1e-3
 
 _HEADER_TAGS = {
     keyword: Tag(keyword)
@@ -64,12 +56,20 @@ _HEADER_TAGS = {
         "RescaleIntercept",
     )
 }
+# Those that are numbers of two bytes.
+_SHORTS = ("Rows", "Columns", "PixelRepresentation")
+_SHORT_TAGS = tuple(_HEADER_TAGS[keyword] for keyword in _SHORTS)
 # The last of them: what comes after need not be parsed.
 _LAST_TAG = 0x00281053
 _IDENTIFYING_TAGS = ("StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "PatientID")
 
 _DIRECTORY_CLASS = b"1.2.840.10008.1.3.10"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+_PLAIN_SYNTAXES = {
+    uid for uid in pydicom.uid.AllTransferSyntaxes if uid.is_little_endian and not uid.is_deflated
+}
+# Preamble, magic, and the element that gives the length of what is left of group 0002.
+_META_START = 144
 _SECONDARY_CAPTURE_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 _NO_SLICE_TYPES = {
     "LOCALIZER": "a localizer",
@@ -157,11 +157,10 @@ def read_header(
       The slices, or why there is none.
     """
     try:
-        with _without_warnings():
+        with without_warnings():
             if _DIRECTORY_CLASS in head[:1024]:
                 return Excluded(name, "a directory of DICOM files (DICOMDIR)")
-            header = _header(head, open_file)
-            values = {keyword: _values(header, keyword) for keyword in _HEADER_TAGS}
+            values = _values(_elements(head, open_file))
             values["TransferSyntaxUID"] = (_transfer_syntax(io.BytesIO(head)),)
             identifiers.update(_identifiers(values))
             why = _why_no_slice(values)
@@ -182,37 +181,61 @@ class _NoSliceError(Exception):
     """Why a file is no slice."""
 
 
-def _header(head: bytes, open_file: Callable[[], BinaryIO]) -> pydicom.Dataset:
-    """The header from the file's first bytes, or from the file where they are too few."""
+def _elements(head: bytes, open_file: Callable[[], BinaryIO]) -> dict[str, bytes | object]:
+    """The header's elements by keyword, raw, from the file's first bytes, or from the file where
+    they are too few."""
     # pydicom is faster in memory than in a file: it seeks and tells at every element.
     stream = io.BytesIO(head)
     is_whole_file = len(head) < HEAD_BYTES
     try:
-        header = _parse(stream)
+        elements = _parse(stream)
     except ERRORS:
         if is_whole_file:
             raise
         return _parse_file(open_file)
     is_complete = is_whole_file or stream.tell() < len(head)
-    return header if is_complete else _parse_file(open_file)
+    return elements if is_complete else _parse_file(open_file)
 
 
-def _parse_file(open_file: Callable[[], BinaryIO]) -> pydicom.Dataset:
+def _parse_file(open_file: Callable[[], BinaryIO]) -> dict[str, bytes | object]:
     with open_file() as stream:
         return _parse(stream)
 
 
-def _parse(stream: BinaryIO) -> pydicom.Dataset:
+def _parse(stream: BinaryIO) -> dict[str, bytes | object]:
     def is_behind(tag: int, vr: str | None, length: int) -> bool:
         # Not `>`, which pydicom overloads: this is asked of every element of every file.
         return int.__gt__(tag, _LAST_TAG)
 
     syntax = _transfer_syntax(stream)
-    if syntax == _DEFLATED:
-        _check_inflated(stream)
-    return pydicom.filereader.read_partial(
-        stream, is_behind, force=True, specific_tags=list(_HEADER_TAGS.values())
-    )
+    tags = list(_HEADER_TAGS.values())
+    is_implicit = syntax == pydicom.uid.ImplicitVRLittleEndian
+    if syntax in _PLAIN_SYNTAXES and _begins_well(stream, is_implicit):
+        # Most files by far; without the data set that pydicom builds of a file it takes half.
+        found = pydicom.filereader.data_element_generator(
+            stream, is_implicit, True, stop_when=is_behind, specific_tags=tags
+        )
+        raw = {element.tag: element.value for element in found}
+    else:
+        if syntax == DEFLATED:
+            check_inflated(stream)
+        header = pydicom.filereader.read_partial(stream, is_behind, force=True, specific_tags=tags)
+        raw = {tag: element.value for tag, element in header.items()}
+        if header.original_encoding[1] is False:
+            raw |= {tag: raw[tag][1::-1] for tag in _SHORT_TAGS if raw.get(tag)}
+    return {keyword: raw.get(tag) for keyword, tag in _HEADER_TAGS.items()}
+
+
+def _begins_well(stream: BinaryIO, is_implicit: bool) -> bool:
+    """Moves behind group 0002 if group 0008 follows in the encoding that is claimed."""
+    start = stream.read(_META_START)
+    stream.seek(_META_START + int.from_bytes(start[-4:], "little"))
+    first = stream.read(6)
+    stream.seek(-len(first), io.SEEK_CUR)
+    is_good = first[:2] == b"\x08\x00" and first[4:6].isupper() != is_implicit
+    if not is_good:
+        stream.seek(0)
+    return is_good
 
 
 def _transfer_syntax(stream: BinaryIO) -> str:
@@ -226,12 +249,12 @@ def _transfer_syntax(stream: BinaryIO) -> str:
     return start[at + 8 : at + 8 + length].strip(b" \0").decode("latin-1")
 
 
-def _check_inflated(stream: BinaryIO) -> None:
+def check_inflated(stream: BinaryIO) -> None:
     """Refuses a deflated file that would unpack to more than memory should hold."""
     data = stream.read()
     stream.seek(0)
     # The first element of group 0002 gives the group's length, counted from behind itself.
-    start = 144 + int.from_bytes(data[140:144], "little")
+    start = _META_START + int.from_bytes(data[:_META_START][-4:], "little")
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflater.decompress(data[start:], _MOST_INFLATED_BYTES)
     if inflater.unconsumed_tail:
@@ -240,21 +263,23 @@ def _check_inflated(stream: BinaryIO) -> None:
         )
 
 
-def _values(header: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
-    """An element's values as text; none if it is missing or empty.
+def _values(elements: Mapping[str, bytes | object]) -> dict[str, tuple[str, ...]]:
+    """The elements' values as text; none for one that is missing or empty.
 
     Taken from the raw bytes: pydicom's conversions take longer than the reading of the file.
     """
-    element = header.get_item(_HEADER_TAGS[keyword])
-    value = None if element is None else element.value
-    if not value:
-        return ()
-    if not isinstance(value, bytes):  # pydicom has converted it already
-        return (str(value),)
-    if keyword in ("Rows", "Columns", "PixelRepresentation"):
-        is_little = header.original_encoding[1] is not False
-        return (str(int.from_bytes(value[:2], "little" if is_little else "big")),)
-    return tuple(part.strip(" \0") for part in value.decode("latin-1").split("\\"))
+    values = {}
+    for keyword, value in elements.items():
+        if not value:
+            values[keyword] = ()
+        elif not isinstance(value, bytes):  # pydicom has converted it already
+            values[keyword] = (str(value),)
+        elif keyword in _SHORTS:
+            values[keyword] = (str(int.from_bytes(value[:2], "little")),)
+        else:
+            text = value.decode("latin-1")
+            values[keyword] = tuple(part.strip(" \0") for part in text.split("\\"))
+    return values
 
 
 def _why_no_slice(values: Mapping[str, tuple[str, ...]]) -> str:
@@ -420,143 +445,8 @@ def _frames(name: str, values: dict, open_file: Callable[[], BinaryIO]) -> list[
     return slices
 
 
-# Order
-
-
-@dataclasses.dataclass(frozen=True)
-class Ordered:
-    """The slices of the chosen stack from the feet to the head, and the rest."""
-
-    slices: tuple[DicomSlice, ...]
-    excluded: tuple[Excluded, ...]
-    notes: tuple[str, ...]
-
-
-def order(slices: Sequence[DicomSlice], series_uid: str) -> Ordered | str:
-    """Takes the stack with most slices and orders it by place along the slice normal.
-
-    Args:
-      slices: of all files.
-      series_uid: takes the largest stack of this series; '': of all.
-
-    Returns:
-      The stack, or, where there is no such series, which ones there are.
-    """
-    wanted = [one for one in slices if not series_uid or one.series_uid == series_uid]
-    if not wanted:
-        return _series_in_words(slices)
-    stack, _ = collections.Counter(one.stack for one in wanted).most_common(1)[0]
-    taken = sorted((one for one in slices if one.stack == stack), key=lambda one: one.place_mm)
-    excluded = []
-    for one in slices:
-        if one.stack == stack:
-            continue
-        if one.series_uid == taken[0].series_uid:
-            why = "a slice of another size or orientation than the rest of its series"
-        else:
-            why = "of another series than the one that is taken"
-        excluded.append(Excluded(slice_name(one), why))
-    kept: list[DicomSlice] = []
-    for one in taken:
-        if kept and one.place_mm - kept[-1].place_mm < _PLACE_MM:
-            why = f"at the same place as another slice: {slice_name(kept[-1])}"
-            excluded.append(Excluded(slice_name(one), why))
-        else:
-            kept.append(one)
-    others = [one for one in slices if one.series_uid != taken[0].series_uid]
-    notes = list(_notes_on_places(kept))
-    if others:
-        notes.append(f"left out beside the series taken: {_series_in_words(others)}")
-    return Ordered(tuple(kept), tuple(excluded), tuple(notes))
-
-
-def slice_name(one: DicomSlice) -> str:
-    return one.name if one.frame is None else f"{one.name}#{one.frame + 1}"
-
-
-def _series_in_words(slices: Sequence[DicomSlice]) -> str:
-    """Series by number and size: a UID would lead to the patient."""
-    counts = collections.Counter((one.series_uid, one.series_number) for one in slices)
-    return ", ".join(
-        f"series {number or 'without a number'} of {count} slice{'s' if count > 1 else ''}"
-        for (_, number), count in counts.most_common()
-    )
-
-
-def _notes_on_places(slices: Sequence[DicomSlice]) -> Iterator[str]:
-    if slices[0].cosine < _TILTED_BELOW:
-        yield f"the gantry is tilted by {np.degrees(np.arccos(slices[0].cosine)):.0f} degrees"
-    steps_mm = np.diff([one.place_mm for one in slices])
-    if len(steps_mm) < 2:
-        return
-    usual_mm = float(np.median(steps_mm))
-    missing = int(np.sum(np.maximum(np.rint(steps_mm / usual_mm) - 1, 0)))
-    if missing:
-        first = int(np.argmax(np.rint(steps_mm / usual_mm) > 1))
-        yield (
-            f"{missing} slice{'s' if missing > 1 else ''} missing (spacing {usual_mm:.1f} mm, up "
-            f"to {steps_mm.max():.1f} mm; first behind slice {first + 1} of {len(slices)})"
-        )
-    elif np.ptp(steps_mm) > max(0.1, 0.1 * usual_mm):
-        yield f"uneven spacing of slices: {steps_mm.min():.1f} to {steps_mm.max():.1f} mm"
-
-
-# Pixels
-
-
-def read_dataset(stream: BinaryIO) -> pydicom.Dataset:
-    """A whole file with several frames, which would take long to parse for each of them."""
-    with _without_warnings():
-        return pydicom.dcmread(stream, force=True)
-
-
-def read_hu(one: DicomSlice, source: BinaryIO | pydicom.Dataset) -> np.ndarray:
-    """Decodes a slice.
-
-    Args:
-      one: the slice.
-      source: its file, seekable, or what `read_dataset` made of it.
-
-    Returns:
-      float32 [H, W] in HU as stored, at least -1024 (padding is air).
-
-    Raises:
-      One of `ERRORS`: it cannot be decoded; `why_undecodable` has the reason.
-    """
-    with _without_warnings():
-        if not isinstance(source, pydicom.Dataset) and one.syntax == _DEFLATED:
-            _check_inflated(source)
-            source = pydicom.dcmread(source)
-        if isinstance(source, pydicom.Dataset):
-            dataset = source
-            stored = pixel_array(source, index=one.frame or 0, correct_unused_bits=True)
-        else:
-            dataset = pydicom.Dataset()
-            stored = pixel_array(source, ds_out=dataset, index=0, correct_unused_bits=True)
-        padding = dataset.get("PixelPaddingValue")
-        limit = dataset.get("PixelPaddingRangeLimit", padding)
-    if stored.ndim != 2:
-        raise ValueError("not one grey picture")
-    hu = np.multiply(stored, one.slope, dtype=np.float32)
-    hu += np.float32(one.intercept)
-    if padding is not None:
-        low, high = sorted((int(padding), int(limit)))
-        hu[(stored >= low) & (stored <= high)] = PADDING_HU
-    return np.maximum(hu, PADDING_HU, out=hu)
-
-
-def why_undecodable(error: BaseException, transfer_syntax: str) -> str:
-    """In words, without the error's text, which may quote a tag's value."""
-    syntax = pydicom.uid.UID(transfer_syntax)
-    if isinstance(error, MemoryError):
-        return "a DICOM file that needs more memory than it may have"
-    if syntax.is_transfer_syntax and syntax.is_compressed:
-        return f"a DICOM file that cannot be decoded (compressed as {syntax.name})"
-    return f"a DICOM file that cannot be decoded ({type(error).__name__})"
-
-
 @contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Keeps pydicom from warning of each oddity of each file: what matters raises, and is told."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

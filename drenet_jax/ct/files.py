@@ -19,7 +19,7 @@ from typing import BinaryIO
 from drenet_jax.errors import InputError
 
 # How much of each file is read to tell what it is; most DICOM headers are shorter.
-HEAD_BYTES = 1 << 16
+HEAD_BYTES = 1 << 15
 
 # One person's CT has a few thousand files; a larger folder is a whole archive, named by mistake.
 MOST_FILES = 20_000

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from drenet_jax.ct import dicom, pictures, volumes
-from drenet_jax.ct.dicom import PADDING_HU
+from drenet_jax.ct import dicom, dicom_pixels, pictures, stack, volumes
+from drenet_jax.ct.dicom_pixels import PADDING_HU
 from drenet_jax.ct.files import (
     CtError,
     Excluded,
@@ -279,7 +279,7 @@ def _dicom_series(
     guard: Guard,
     excluded: list[Excluded],
 ) -> Series:
-    ordered = dicom.order(found.dicom, series_uid)
+    ordered = stack.order(found.dicom, series_uid)
     if isinstance(ordered, str):
         raise _no_such_series(path, ordered)
     excluded += [Excluded(name, "a volume beside a DICOM series") for name in found.volumes]
@@ -287,7 +287,7 @@ def _dicom_series(
 
     @functools.lru_cache(maxsize=1)
     def whole_file(file: str) -> pydicom.Dataset:
-        return dicom.read_dataset(_stream(files, file))
+        return dicom_pixels.read_dataset(_stream(files, file))
 
     def read(index: int) -> np.ndarray:
         one = ordered.slices[index]
@@ -297,19 +297,19 @@ def _dicom_series(
             raise UnreadableSlice.of(files.place(file), why, "export it again")
         try:
             source = _stream(files, file) if one.frame is None else whole_file(file)
-            return dicom.read_hu(one, source)
+            return dicom_pixels.read_hu(one, source)
         except OSError as error:
             why = f"a file that cannot be opened ({error.strerror or 'damaged'})"
             raise UnreadableSlice.of(files.place(file), why, "check its permissions") from error
         except TooLargeError as error:
             raise UnreadableSlice.of(files.place(file), str(error), "export it again") from error
         except dicom.ERRORS as error:
-            why = dicom.why_undecodable(error, one.syntax)
+            why = dicom_pixels.why_undecodable(error, one.syntax)
             raise UnreadableSlice.of(files.place(file), why, "export it again") from error
 
     return _series(
         path,
-        names=[dicom.slice_name(one) for one in ordered.slices],
+        names=[stack.slice_name(one) for one in ordered.slices],
         excluded=[*excluded, *ordered.excluded],
         notes=ordered.notes,
         from_feet=True,

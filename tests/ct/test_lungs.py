@@ -3,9 +3,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracles.region_growing import grow_lungs
 
 from drenet_jax.ct.lungs import find_lungs, find_lungs_in_series
-from drenet_jax.ct.phantom import make_phantom
+from drenet_jax.ct.phantom import Phantom, make_phantom
 from drenet_jax.ct.series import open_series
 from drenet_jax.ct.slices import pick
 from drenet_jax.ct.window import window
@@ -13,6 +16,23 @@ from drenet_jax.ct.window import window
 
 def dice(found: np.ndarray, wanted: np.ndarray) -> float:
     return 2 * np.count_nonzero(found & wanted) / (found.sum() + wanted.sum())
+
+
+def disc(shape: tuple[int, int], x: int, y: int, radius: int) -> np.ndarray:
+    """bool [H, W]: a filled circle."""
+    return cv2.circle(np.zeros(shape, np.uint8), (x, y), radius, 1, cv2.FILLED) > 0
+
+
+def kept(masks: np.ndarray) -> np.ndarray:
+    """The slices [n] with at least half of the largest lung area (DESIGN 3.1)."""
+    areas = masks.sum(axis=(1, 2))
+    return np.flatnonzero(areas >= 0.5 * areas.max())
+
+
+def picked(phantom: Phantom) -> tuple[list[np.ndarray], np.ndarray]:
+    """The picked slices of a phantom and their true lungs."""
+    indices = pick(len(phantom.volume_hu), 15)
+    return list(phantom.volume_hu[indices].astype(np.float32)), phantom.lung_mask[indices]
 
 
 # Slices in HU
@@ -50,13 +70,56 @@ def test_air_everywhere_and_tissue_everywhere_hold_no_lungs():
         assert not find_lungs(np.full((64, 64), value, np.float32)).any()
 
 
-@pytest.mark.parametrize("label", ["healthy", "COVID-19"])
-def test_phantom_lungs_are_found(label):
-    phantom = make_phantom(label, 5, 128, "A")
-    areas = phantom.lung_mask.sum(axis=(1, 2))
-    full = np.flatnonzero(areas > 0.5 * areas.max())[::4]
-    found = [find_lungs(phantom.volume_hu[i].astype(np.float32)) for i in full]
-    assert min(dice(m, phantom.lung_mask[i]) for m, i in zip(found, full, strict=True)) > 0.9
+def test_arms_beside_the_chest_and_blankets_over_it_are_no_matter(chest_hu, chest_lungs):
+    hu = np.pad(chest_hu(256), ((0, 0), (40, 40)), constant_values=-1000)
+    for x in (24, 312):
+        hu[disc(hu.shape, x, 150, 20)] = 40
+    cv2.polylines(hu, [np.array([[5, 90], [90, 14], [240, 14], [330, 90]])], False, -600, 1)
+    assert dice(find_lungs(hu)[:, 40:-40], chest_lungs(256)) > 0.96
+
+
+def test_gas_in_the_gut_is_no_lung(chest_hu):
+    hu = chest_hu(256)
+    hu[hu == -860] = 40
+    hu[disc(hu.shape, 150, 90, 14) | disc(hu.shape, 90, 80, 9)] = -1000
+    assert not find_lungs(hu).any()
+
+
+def test_lungs_that_touch_do_not_enclose_the_heart(chest_hu, chest_lungs):
+    hu = chest_hu(256, trachea=False)
+    # In front and behind, as in breath held deep.
+    for y in (82, 156):
+        hu[y : y + 8, 100:156] = -860
+    found = find_lungs(hu)
+    assert not found[100:150, 124:132].any()
+    assert dice(found, chest_lungs(256)) > 0.93
+
+
+# The fixtures are functions without state.
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    dy=st.integers(-20, 20),
+    dx=st.integers(-12, 12),
+    noise_hu=st.floats(0, 60),
+    seed=st.integers(0, 99),
+)
+def test_lungs_move_with_the_body_through_noise(chest_hu, chest_lungs, dy, dx, noise_hu, seed):
+    hu = np.roll(chest_hu(256), (dy, dx), axis=(0, 1))
+    hu += np.random.default_rng(seed).normal(0, noise_hu, hu.shape).astype(np.float32)
+    assert dice(find_lungs(hu), np.roll(chest_lungs(256), (dy, dx), axis=(0, 1))) > 0.94
+
+
+@pytest.mark.parametrize("size_px", [512, 1024])
+def test_the_matrix_does_not_matter(size_px):
+    hu, _ = picked(make_phantom("COVID-19", 5, 256, "B"))
+    size = (size_px, size_px)
+    large = [cv2.resize(one, size, interpolation=cv2.INTER_CUBIC) for one in hu[4:9]]
+    masks = find_lungs_in_series(hu[4:9], from_feet=True)
+    for mask, found in zip(masks, find_lungs_in_series(large, from_feet=True), strict=True):
+        assert found.shape == size
+        assert dice(cv2.resize(mask * np.uint8(255), size) >= 128, found) > 0.985
 
 
 # Series
@@ -93,6 +156,68 @@ def test_the_dome_of_the_diaphragm_stays_out(chest_hu):
     with_help = find_lungs_in_series(slices, from_feet=True)
     assert not with_help[0][115, 80]
     assert with_help[2][115, 80]
+
+
+def test_a_dome_that_stands_free_in_a_lung_is_cut_out(chest_hu):
+    slices = [chest_hu(256) for _ in range(3)]
+    domes = [disc((256, 256), 80, 112, radius) for radius in (34, 16, 0)]
+    for one, dome in zip(slices, domes, strict=True):
+        one[dome & (one < -500)] = 60
+    alone = find_lungs_in_series(slices, from_feet=False)[1]
+    together = find_lungs_in_series(slices, from_feet=True)[1]
+    assert alone[112, 80]
+    assert together[domes[1]].mean() < 0.05
+    assert dice(alone & ~domes[1], together) > 0.98
+
+
+def test_a_mass_with_lung_below_it_stays_in(chest_hu, chest_lungs):
+    slices = [chest_hu(256) for _ in range(3)]
+    slices[1][disc((256, 256), 80, 112, 16)] = 60
+    assert dice(find_lungs_in_series(slices, from_feet=True)[1], chest_lungs(256)) > 0.96
+
+
+def test_a_white_lower_lobe_is_found_by_the_other_lung_and_the_lung_above(chest_hu, chest_lungs):
+    slices = [chest_hu(256) for _ in range(5)]
+    rows = np.arange(256)[:, None]
+    # White to the base and to the back, so that nothing below and nothing behind tells of it.
+    for one in slices[:3]:
+        one[(one < -500) & (np.arange(256) < 120) & (rows > 124)] = 20
+    wanted = chest_lungs(256)
+    alone = find_lungs_in_series(slices, from_feet=False)
+    together = find_lungs_in_series(slices, from_feet=True)
+    assert dice(alone[0], wanted) < 0.88
+    assert min(dice(one, wanted) for one in together) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("label", "seed", "site", "least"),
+    [
+        ("healthy", 5, "B", 0.97),
+        ("healthy", 2019, "A", 0.97),
+        ("COVID-19", 16, "A", 0.97),
+        # The worst of 120.
+        ("bacterial", 1, "A", 0.92),
+        # Lower lobes at 0 HU, against chest wall and diaphragm.
+        ("bacterial", 10, "A", 0.95),
+        ("bacterial", 18, "A", 0.95),
+        ("bacterial", 3016, "A", 0.95),
+    ],
+)
+def test_lungs_of_phantoms_are_found(label, seed, site, least):
+    hu, wanted = picked(make_phantom(label, seed, 256, site))
+    found = np.array(find_lungs_in_series(hu, from_feet=True))
+    full = kept(found)
+    assert dice(found[full], wanted[full]) > least
+    assert min(dice(found[i], wanted[i]) for i in full) > least - 0.12
+    assert np.array_equal(full, np.arange(full[0], full[-1] + 1))
+
+
+def test_lungs_of_a_phantom_are_those_of_region_growing():
+    phantom = make_phantom("COVID-19", 7, 256, "A")
+    hu, _ = picked(phantom)
+    found = np.array(find_lungs_in_series(hu, from_feet=True))
+    grown = grow_lungs(phantom.volume_hu, phantom.spacing_mm)[pick(len(phantom.volume_hu), 15)]
+    assert dice(found[kept(found)], grown[kept(found)]) > 0.98
 
 
 def test_no_slices_give_no_masks():
@@ -161,21 +286,35 @@ def test_what_is_no_chest_is_refused(what, negative):
 # Real slices
 
 
-@pytest.mark.parametrize("name", ["CAP/cap001", "COVID-19/P001", "Normal/normal001"])
-def test_no_slice_between_two_full_ones_is_lost(shared_data, name):
+@pytest.mark.parametrize(
+    ("name", "like_grown"),
+    # Region growing leaves out what is white at the chest wall: cap001 has that.
+    [("CAP/cap001", 0.96), ("COVID-19/P001", 0.98), ("Normal/normal001", 0.98)],
+)
+def test_lungs_of_real_series_are_whole(shared_data, name, like_grown):
     series = open_series(shared_data / "covid_ct_md" / name)
-    images = [series.read(index) for index in pick(len(series), 15)]
-    masks = find_lungs_in_series(images, from_feet=True)
-    areas = np.array([mask.mean() for mask in masks])
-    full = np.flatnonzero(areas >= 0.5 * areas.max())
-    assert 0.18 < areas.max() < 0.36
+    # Every third of these is a picked one; the others let region growing find its way.
+    indices = pick(len(series.names), 45)
+    assert indices[::3] == pick(len(series.names), 15)
+    images = [series.read(index) for index in indices]
+    masks = np.array(find_lungs_in_series(images[::3], from_feet=True))
+    shares = masks.mean(axis=(1, 2))
+    full = kept(masks)
+    assert 0.18 < shares.max() < 0.36
     assert 7 <= len(full) <= 12
     assert np.array_equal(full, np.arange(full[0], full[-1] + 1))
     for index in full:
         mask = masks[index]
-        assert np.median(images[index][mask]) < -700
+        assert np.median(images[3 * index][mask]) < -700
         left, right = np.array_split(mask, 2, axis=1)
         assert min(left.sum(), right.sum()) > 0.3 * max(left.sum(), right.sum())
+
+    small = [cv2.resize(one, (256, 256), interpolation=cv2.INTER_AREA) for one in images]
+    # The three series have slices of 2 mm; their pixels differ little.
+    grown = grow_lungs(np.array(small), (2.0 * len(series.names) / 45, 1.4, 1.4))[::3]
+    found = np.array([cv2.resize(one * np.uint8(255), (256, 256)) >= 128 for one in masks])
+    assert dice(found[full], grown[full]) > like_grown
+    assert min(dice(found[i], grown[i]) for i in full) > like_grown - 0.03
 
 
 def test_lungs_are_found_in_all_pictures_of_the_authors(shared_data):
@@ -188,8 +327,26 @@ def test_lungs_are_found_in_all_pictures_of_the_authors(shared_data):
         assert not mask[-mask.shape[0] // 6 :].any(), file.name
 
 
+@pytest.mark.parametrize(
+    ("person", "small"),
+    [
+        # The lowest base: 41% of the largest.
+        ("COVID-19/person001", {"109054_55.0.jpg"}),
+        # Apex and base: 42 and 41%.
+        ("non-COVID-19/person003", {"05_0061.jpg", "05_0232.jpg"}),
+    ],
+)
+def test_only_apex_and_base_of_the_authors_persons_are_below_half(shared_data, person, small):
+    series = open_series(shared_data / "authors_demo" / person)
+    images = [series.read(i) for i in range(len(series.names))]
+    areas = np.array([mask.sum() for mask in find_lungs_in_series(images, from_feet=False)])
+    shares = dict(zip(series.names, areas / areas.max(), strict=True))
+    assert {name for name, share in shares.items() if share < 0.5} == small
+    assert min(shares.values()) > 0.38
+
+
 def test_nearly_all_single_slices_of_covid_ct_are_taken(shared_data):
     files = sorted((shared_data / "covid_ct" / "images").iterdir())[::7]
     shares = np.array([find_lungs(open_series(file).read(0)).mean() for file in files])
-    assert np.mean(shares > 0) >= 0.95
+    assert np.mean(shares > 0) >= 0.98
     assert np.all(shares < 0.7)
