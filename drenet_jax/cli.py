@@ -10,6 +10,7 @@ from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 
 from drenet_jax.errors import InputError
 
@@ -60,6 +61,15 @@ def define_workers() -> None:
     """The flag --workers."""
     flags.DEFINE_integer(
         "workers", os.cpu_count() or 1, "Processes that work at once.", lower_bound=1
+    )
+
+
+def define_prepare_config() -> None:
+    """The flag --config of the image side; `prepare_settings` reads it."""
+    config_flags.DEFINE_config_file(
+        "config",
+        str(Path(__file__).resolve().parents[1] / "configs" / "prepare.py"),
+        "Settings of the image side.",
     )
 
 

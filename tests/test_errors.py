@@ -157,7 +157,17 @@ def test_predict_refuses_what_holds_no_slice(what, cohort, tmp_path, command, tr
 
 
 @pytest.mark.parametrize(
-    "name", ["synthesize", "prepare", "train", "evaluate", "predict", "convert_weights"]
+    "name",
+    [
+        "synthesize",
+        "cohort",
+        "prepare",
+        "train",
+        "evaluate",
+        "predict",
+        "convert_weights",
+        "benchmark",
+    ],
 )
 def test_help_shows_examples(name, command):
     done = command(name, "--help")

@@ -24,6 +24,7 @@ FLOORS = {
     "models": 3,
     "evaluation": 4,
     "training": 5,
+    "benchmarks": 6,
     "drenet_jax": 6,  # the package itself reaches up to the predictor
     "cli": 6,
 }
@@ -100,6 +101,7 @@ def _loaded(code: str) -> set[str]:
     ("modules", "forbidden"),
     [
         ("ct.series ct.preprocess ct.phantom synthesize", {"jax", "tensorflow"}),
+        ("cohort data.public", {"jax", "tensorflow", "cv2"}),
         ("data.transform data.preparation data.cohort", {"jax", "tensorflow"}),
         ("predict evaluation.inference", {"tensorflow", "tensorflow_datasets", "sklearn"}),
     ],

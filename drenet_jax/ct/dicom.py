@@ -107,6 +107,7 @@ class DicomSlice:
       frame: its number from 0 in a file with several frames, or None.
       series_uid: of its series.
       series_number: as the scanner counts its series; '' if not given.
+      patient: equal for files of one patient.
       stack: equal for the slices of one series with one size and orientation.
       place_mm: along the slice normal, growing from the feet to the head.
       cosine: of the angle between the slice normal and the patient's axis.
@@ -119,6 +120,7 @@ class DicomSlice:
     frame: int | None
     series_uid: str
     series_number: str
+    patient: tuple
     stack: tuple
     place_mm: float
     cosine: float
@@ -345,11 +347,13 @@ def _placed(
     if not np.isfinite(place_mm):
         raise _NoSliceError("a DICOM file without position and orientation: no known place")
     series_uid = "".join(values["SeriesInstanceUID"])
+    number = "".join(values["SeriesNumber"])
     return DicomSlice(
         name=name,
         frame=frame,
         series_uid=series_uid,
-        series_number="".join(values["SeriesNumber"])[:12],
+        series_number=number if number.isdecimal() and len(number) <= 12 else "",
+        patient=(values["PatientID"], values["PatientName"]),
         stack=(series_uid, values["Rows"], values["Columns"], plane.cosines),
         place_mm=place_mm,
         cosine=abs(plane.normal[2]),

@@ -62,6 +62,8 @@ def order(slices: Sequence[DicomSlice], series_uid: str) -> Ordered | str:
     notes = list(_notes_on_places(kept))
     if others:
         notes.append(f"left out beside the series taken: {_series_in_words(others)}")
+    if len({one.patient for one in slices}) > 1:
+        notes.append("the files are of more than one patient; those of the series taken are used")
     return Ordered(tuple(kept), tuple(excluded), tuple(notes))
 
 

@@ -320,6 +320,12 @@ def two_series(folder):
     return series(folder / "thin").parent
 
 
+@handled("the files are of more than one patient")
+def two_patients_in_one_folder(folder):
+    series(folder / "first", 2, PatientID="A", SeriesInstanceUID=OTHER_SERIES)
+    return series(folder / "second", PatientID="B").parent
+
+
 @handled("of another size or orientation")
 def slices_of_two_sizes(folder):
     series(folder)

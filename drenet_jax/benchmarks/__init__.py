@@ -1,0 +1,1 @@
+"""The project's speeds beside their references (DESIGN section 6)."""

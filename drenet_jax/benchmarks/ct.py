@@ -1,0 +1,85 @@
+"""What a series costs on its way to the records."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+
+from drenet_jax.benchmarks.timing import Row, plain_row, ratio_row, side_by_side
+from drenet_jax.ct import lungs, slices
+from drenet_jax.ct.phantom import make_phantom, write_dicom
+from drenet_jax.ct.preprocess import filled, prepare_person
+from drenet_jax.ct.series import open_series
+from drenet_jax.ct.settings import CtSettings
+from drenet_jax.data.cohort import Person
+from drenet_jax.data.transform import prepare_to_spool
+
+SUITE = "ct"
+PACKAGES = ("numpy", "opencv-python-headless", "pydicom", "python-gdcm")
+
+# A series of a phantom, where the caller names none: the size of a scanner's matrix.
+_PHANTOM_PX = 512
+
+
+def run(series: Sequence[Path], settings: CtSettings, seed: int, rounds: int) -> list[Row]:
+    """Times `prepare`'s transform of whole series, stage by stage, on one core.
+
+    Args:
+      series: paths of DICOM series; none: a phantom's is written for it.
+      settings: of the image side.
+      seed: of the fill and the phantom.
+      rounds: how often everything is measured.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # as in the workers of `prepare`
+    try:
+        with tempfile.TemporaryDirectory(prefix="drenet_jax_") as folder:
+            if not series:
+                series = [_phantom_series(Path(folder) / "phantom", seed)]
+            rows = []
+            for path in series:
+                rows += _rows(path, Path(folder) / "person.spool", settings, seed, rounds)
+            return rows
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _phantom_series(folder: Path, seed: int) -> Path:
+    folder.mkdir()
+    phantom = make_phantom("COVID-19", seed, _PHANTOM_PX, "A")
+    write_dicom(phantom, folder, patient_id="phantom", seed=seed)
+    return folder
+
+
+def _rows(path: Path, spool: Path, settings: CtSettings, seed: int, rounds: int) -> list[Row]:
+    opened = open_series(path)
+    indices = slices.pick(len(opened), settings.slices_per_person)
+    images = [opened.read(index) for index in indices]
+    prepared = prepare_person([path], settings)
+    person = Person("benchmark", (path,), "none", "", "")
+    times = side_by_side(
+        {
+            "decode": lambda: [opened.read(index) for index in indices],
+            "all": lambda: prepare_to_spool(person, spool, settings, seed),
+            "open": lambda: open_series(path),
+            "lungs": lambda: lungs.find_lungs_in_series(images, from_feet=opened.from_feet),
+            "person": lambda: prepare_person([path], settings),
+            "fill": lambda: [filled(one, settings, seed) for one in prepared.kept],
+        },
+        rounds,
+    )
+    name = path.name
+    decoding = f"decoding {len(indices)} files"
+    return [
+        ratio_row(
+            SUITE, f"{name}: the whole transform", times["all"], decoding, times["decode"], 2.5
+        ),
+        plain_row(SUITE, f"{name}: headers of {len(opened)} files, order", times["open"]),
+        plain_row(SUITE, f"{name}: decoding {len(indices)} slices", times["decode"]),
+        plain_row(SUITE, f"{name}: lungs in {len(images)} slices", times["lungs"]),
+        plain_row(SUITE, f"{name}: all before the fill", times["person"]),
+        plain_row(SUITE, f"{name}: fill of {len(prepared.kept)} slices", times["fill"]),
+    ]

@@ -1,0 +1,136 @@
+"""Timings side by side, and the table that shows them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of one piece of work over several rounds."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table: a figure, what it is measured against, and what we aim at.
+
+    Attributes:
+      suite: of the row.
+      what: is measured.
+      value: the figure.
+      low, high: its extremes over the rounds.
+      unit: of the three.
+      reference: what was measured beside it in the same rounds; '' if nothing.
+      ratio: the figure over the reference's, or None.
+      aim: what the ratio (or the figure) should be, in words; '' if there is no aim.
+      reached: whether it is, or None.
+    """
+
+    suite: str
+    what: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    reference: str = ""
+    ratio: float | None = None
+    aim: str = ""
+    reached: bool | None = None
+
+
+def side_by_side(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    """Times pieces of work in turn, so that a busy moment of the machine hits all of them.
+
+    Args:
+      works: name -> the work, which waits for its own result.
+      rounds: how often; one more round goes before, unmeasured.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for done in range(rounds + 1):
+        for name, work in works.items():
+            gc.collect()
+            start = time.perf_counter()
+            work()
+            if done:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def ratio_row(
+    suite: str, what: str, timing: Timing, reference: str, beside: Timing, at_most: float
+) -> Row:
+    """A row whose aim is a ratio of two times; rounds are compared with their own reference."""
+    ratios = np.array(timing.seconds) / np.array(beside.seconds)
+    ratio = float(np.median(ratios))
+    return Row(
+        suite=suite,
+        what=what,
+        value=1e3 * timing.median,
+        low=1e3 * min(timing.seconds),
+        high=1e3 * max(timing.seconds),
+        unit="ms",
+        reference=f"{reference}: {1e3 * beside.median:.1f} ms",
+        ratio=ratio,
+        aim=f"≤ {at_most:g}",
+        reached=ratio <= at_most,
+    )
+
+
+def plain_row(suite: str, what: str, timing: Timing) -> Row:
+    """A row of a time without a reference."""
+    seconds = timing.seconds
+    return Row(suite, what, 1e3 * timing.median, 1e3 * min(seconds), 1e3 * max(seconds), "ms")
+
+
+def machine(packages: Sequence[str]) -> dict[str, object]:
+    """What the figures depend on: processor, cores, versions."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "load_average_1_min": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| suite | what | measured (lowest to highest) | beside it | ratio | aim | reached |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        measured = f"{row.value:.1f} {row.unit} ({row.low:.1f} to {row.high:.1f})"
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        reached = {None: "", True: "yes", False: "no"}[row.reached]
+        lines.append(
+            f"| {row.suite} | {row.what} | {measured} | {row.reference} | {ratio} | {row.aim} "
+            f"| {reached} |"
+        )
+    return "\n".join(lines)
