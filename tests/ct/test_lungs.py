@@ -170,9 +170,13 @@ def test_a_dome_that_stands_free_in_a_lung_is_cut_out(chest_hu):
     assert dice(alone & ~domes[1], together) > 0.98
 
 
-def test_a_mass_with_lung_below_it_stays_in(chest_hu, chest_lungs):
+@pytest.mark.parametrize(("dome_below", "radius"), [(0, 16), (34, 8)])
+def test_a_mass_with_lung_below_it_and_a_spot_over_the_dome_stay_in(
+    chest_hu, chest_lungs, dome_below, radius
+):
     slices = [chest_hu(256) for _ in range(3)]
-    slices[1][disc((256, 256), 80, 112, 16)] = 60
+    for one, size in zip(slices, (dome_below, radius), strict=False):
+        one[disc(one.shape, 80, 112, size) & (one < -500)] = 60
     assert dice(find_lungs_in_series(slices, from_feet=True)[1], chest_lungs(256)) > 0.96
 
 
