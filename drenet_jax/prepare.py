@@ -2,21 +2,33 @@
 
 For each person 15 slices are picked, lungs are found and cropped, and the blank around them is
 filled. Persons are split into training, validation and test. The folder --out gets the records
-(`ct_slices/`), `split.json`, `excluded.csv` (all that was left out, and why), `dataset.json` (the
-settings) and `qc.html` (every picked slice with its lung outline).
+(`ct_slices/`), `split.json`, `dataset.json` (the settings), `excluded.csv` (all that was left out,
+and why), `notes.csv` (what is odd about a person's files) and `qc.html`: every picked slice with
+its lung outline, the doubtful persons first (100 persons a page; more are in `qc/`).
 
 Examples:
 
   python -m drenet_jax.prepare --cohort=phantoms/cohort.csv --out=data/phantoms
   python -m drenet_jax.prepare --cohort=mine.csv --out=data/mine --fractions=70,15,15 --seed=1
   python -m drenet_jax.prepare --cohort=mine.csv --out=data/small --config.image_size_px=224
+
+More than one machine: with --runner the same work is done by Apache Beam (pip install
+'drenet_jax[beam]'). The cohort's files and --out must then lie on a file system that all workers
+see under the same path; see docs/scaling.md.
+
+  python -m drenet_jax.prepare --cohort=/shared/all.csv --out=/shared/data/all \\
+      --runner=FlinkRunner --pipeline_options="--flink_master=host:8081 --parallelism=1000"
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import flags
 from ml_collections import config_flags
@@ -28,6 +40,14 @@ from drenet_jax.data.cohort import SPLITS, read_cohort
 from drenet_jax.data.preparation import Account, prepare_cohort
 from drenet_jax.errors import InputError
 from drenet_jax.outputs import new_folder
+
+if TYPE_CHECKING:
+    from drenet_jax.data.beam import Beam
+
+_DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "prepare.py"
+
+# Of reasons and of persons; all are in `excluded.csv`.
+_MOST_LINES = 20
 
 
 def define_flags() -> None:
@@ -43,19 +63,40 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "labels", [], "Names of the classes, in order; if not given, as they first appear."
     )
-    config_flags.DEFINE_config_file(
-        "config",
-        str(Path(__file__).resolve().parents[1] / "configs" / "prepare.py"),
-        "Settings of the image side.",
+    flags.DEFINE_string(
+        "runner",
+        "",
+        "Apache Beam's runner (DirectRunner, FlinkRunner, SparkRunner, DataflowRunner); if not "
+        "given, --workers processes of this machine do the work.",
     )
+    flags.DEFINE_string(
+        "pipeline_options", "", "With --runner: Beam's own flags, in one pair of quotes."
+    )
+    _require_config()
+    config_flags.DEFINE_config_file("config", str(_DEFAULT_CONFIG), "Settings of the image side.")
+
+
+def _require_config() -> None:
+    """Says what to do where the package is installed without the repository's configs."""
+    given = {argument.partition("=")[0].lstrip("-") for argument in sys.argv[1:]}
+    if not _DEFAULT_CONFIG.is_file() and not given & {"config", "help", "helpshort", "helpfull"}:
+        raise flags.Error(
+            f"the settings of the image side are not at {_DEFAULT_CONFIG}; give "
+            "--config=PATH/configs/prepare.py, from the repository"
+        )
 
 
 def main() -> None:
     values = flags.FLAGS
     fractions = _fractions(values.fractions)
     settings = CtSettings.from_dict(values.config.to_dict())
-    cohort = read_cohort(values.cohort, values.labels)
-    with new_folder(values.out) as folder:
+    beam = _beam(values.runner, values.pipeline_options)
+    cohort_csv, out = Path(values.cohort), Path(values.out)
+    if beam is not None:
+        # Workers elsewhere have another working folder.
+        cohort_csv, out = cohort_csv.absolute(), out.absolute()
+    cohort = read_cohort(cohort_csv, values.labels)
+    with new_folder(out) as folder:
         account = prepare_cohort(
             cohort,
             folder,
@@ -63,9 +104,56 @@ def main() -> None:
             seed=values.seed,
             fractions=fractions,
             workers=values.workers,
-            progress=lambda summaries, n: tqdm(summaries, total=n, unit="person", desc="prepare"),
+            progress=_with_bar if beam is None else functools.partial(_without_bar, values.runner),
+            beam=beam,
         )
-    _tell(account, Path(values.out))
+    _tell(account, out)
+
+
+def _beam(runner: str, options: str) -> Beam | None:
+    if not runner:
+        if options:
+            raise InputError(
+                f"--pipeline_options={options} are for Beam; name its --runner too, or leave out "
+                "the options."
+            )
+        return None
+    try:
+        from drenet_jax.data.beam import Beam
+    except ModuleNotFoundError as error:
+        if error.name != "apache_beam":
+            raise
+        raise InputError(
+            f"--runner={runner} needs Apache Beam; install it with pip install 'drenet_jax[beam]'."
+        ) from error
+    return Beam(runner, options)
+
+
+class _Bar(tqdm):
+    """A progress bar that counts persons by the minute: one takes about a second."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        values = super().format_dict
+        a_second = values["rate"] or self.n / max(values["elapsed"], 1e-9)
+        return {**values, "speed": f"{60 * a_second:.1f} persons/min"}
+
+
+def _with_bar(told: Iterable, n_persons: int) -> Iterator:
+    yield from _Bar(
+        told,
+        total=n_persons,
+        desc="prepare",
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} persons, {speed}, "
+        "{remaining} left",
+    )
+    print("writing the records and the QC pages", file=sys.stderr)
+
+
+def _without_bar(runner: str, told: Iterable, n_persons: int) -> Iterator:
+    print(f"{n_persons} persons are prepared on the {runner}", file=sys.stderr)
+    yield from told
+    print(f"the records are written on the {runner}", file=sys.stderr)
 
 
 def _fractions(texts: list[str]) -> list[float]:
@@ -85,10 +173,20 @@ def _fractions(texts: list[str]) -> list[float]:
 def _tell(account: Account, out: Path) -> None:
     for split in SPLITS:
         print(f"{split}: {len(account.persons[split])} persons, {account.n_slices[split]} slices")
-    print(f"left out: {account.n_excluded} files and persons, see {out / 'excluded.csv'}")
-    for patient_id, why in account.persons_left_out.items():
+    print(f"left out: {account.excluded.total()} files and persons, see {out / 'excluded.csv'}")
+    for why, count in account.excluded.most_common(_MOST_LINES):
+        print(f"  {count} × {why}")
+    _tell_of_more(len(account.excluded), "reasons")
+    print(f"notes: {account.n_notes}, see {out / 'notes.csv'}")
+    for patient_id, why in itertools.islice(account.persons_left_out.items(), _MOST_LINES):
         print(f"  person {patient_id} is in no split: {why}", file=sys.stderr)
+    _tell_of_more(len(account.persons_left_out), "persons in no split", file=sys.stderr)
     print(f"look at the lungs: {out / 'qc.html'}")
+
+
+def _tell_of_more(count: int, what: str, file: TextIO | None = None) -> None:
+    if count > _MOST_LINES:
+        print(f"  and {count - _MOST_LINES} more {what}", file=file)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -43,9 +45,18 @@ def map_in_order(function: Callable, tasks: Iterable[tuple], workers: int) -> It
 
 
 def _start_worker() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches the workers too; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The processes share the cores among them already.
     import cv2
 
     cv2.setNumThreads(1)
+
+
+def _end_with_parent() -> None:
+    """Ends the worker when the process that started it was killed; it would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -41,7 +41,7 @@ def _check(done, *said):
     ("rows", "flags", "said"),
     [
         (["p1,a,ill", "p2,empty,well"], [], ["/empty is an empty folder", "name one with"]),
-        (["p1,a,ill", "p2,text,well"], [], ["1.dcm", "name a folder with DICOM"]),
+        (["p1,a,ill", "p2,text,well"], [], ["1.dcm", "name a CT series in DICOM"]),
         (["p1,a,ill", "p2,gone,well"], [], ["line 3", "gone does not exist"]),
         (["p1,a,ill", "p2,b,odd"], ["--labels=ill,well"], ["unknown label 'odd'", "--labels"]),
         (["p1,a,ill"], ["--fractions=60,40"], ["--fractions=60,40 must be three numbers"]),

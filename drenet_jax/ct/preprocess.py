@@ -39,8 +39,8 @@ class PickedSlice:
       source_mask: bool [H, W], the lungs; all False if none were found.
       source_box: the lungs' box (y0, x0, y1, x1) in pixels of the source, half open, or None.
       turn: how the slice as stored became upright.
-      image: uint8 [S, S], the lungs' box resized, neither masked nor filled, or None.
-      lung_mask: bool [S, S], the lungs in `image`, or None.
+      image: uint8 [S, S], the lungs' box resized, neither masked nor filled; None if not kept.
+      lung_mask: bool [S, S], the lungs in `image`; None if not kept.
       why_excluded: '' if the slice is kept.
     """
 
@@ -71,7 +71,7 @@ class PickedSlice:
 
     @property
     def masked(self) -> np.ndarray:
-        """uint8 [S, S]: the crop with 0 outside the lungs. For slices with lungs only."""
+        """uint8 [S, S]: the crop with 0 outside the lungs. For kept slices only."""
         assert self.image is not None
         assert self.lung_mask is not None
         return np.where(self.lung_mask, self.image, np.uint8(0))
@@ -161,7 +161,7 @@ def filled(picked: PickedSlice, settings: CtSettings, seed: int) -> np.ndarray:
     """The crop with its blank filled, the same in every run for the same arguments.
 
     Args:
-      picked: a slice in which lungs were found.
+      picked: a kept slice.
       settings: how many copies fill the blank.
       seed: the seed of the data set. Chance depends on it and on the picture, not on names, so a
         slice is filled alike in a data set and in a prediction.
@@ -295,6 +295,9 @@ def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
         return PickedSlice(index, name, source, mask, None, turn, None, None, why)
     x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
     y1, x1 = y0 + height, x0 + width
+    box = (y0, x0, y1, x1)
+    if why:
+        return PickedSlice(index, name, source, mask, box, turn, None, None, why)
     shrinks = height >= size_px and width >= size_px
     image = cv2.resize(
         source[y0:y1, x0:x1],
@@ -302,4 +305,4 @@ def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
         interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
     lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
-    return PickedSlice(index, name, source, mask, (y0, x0, y1, x1), turn, image, lung_mask, why)
+    return PickedSlice(index, name, source, mask, box, turn, image, lung_mask, why)

@@ -28,7 +28,8 @@ from drenet_jax.ct.turn import Turn
 
 KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
 
-_RENAMED = (
+# The note on files that are called by numbers.
+RENAMED = (
     "names of files hold what identifies the patient, so files are called by their numbers in "
     "natural order"
 )
@@ -166,7 +167,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
         series,
         is_single=is_file and len(series) == 1 and not found.volumes,
         is_renamed=is_renamed,
-        notes=(*series.notes, _RENAMED) if is_renamed and not is_file else series.notes,
+        notes=(*series.notes, RENAMED) if is_renamed and not is_file else series.notes,
     )
 
 

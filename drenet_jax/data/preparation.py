@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import functools
+import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from drenet_jax.ct.series import require_images
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.data.cohort import SPLITS, Cohort
-from drenet_jax.data.qc import qc_page
+from drenet_jax.data.cohort import SPLITS, Cohort, Person
+from drenet_jax.data.qc import QcCounts, short, write_qc_pages
 from drenet_jax.data.split import split_persons
-from drenet_jax.data.transform import PreparedSummary, prepare_to_spool, read_spool
+from drenet_jax.data.spool import read_examples, spool_file
+from drenet_jax.data.transform import PreparedSummary, Told, prepare_to_spool
 from drenet_jax.errors import InputError
 from drenet_jax.workers import map_in_order
+
+if TYPE_CHECKING:
+    from drenet_jax.data.beam import Beam
+
+
+# `function(*task)` of every task, in the order of the tasks, perhaps in other processes.
+Spread = Callable[[Callable, Iterable[tuple]], Iterator[Any]]
+
+# A look at the files of so many takes about as long as starting the workers.
+_MANY_PERSONS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +44,16 @@ class Account:
       persons: split -> patient_ids.
       n_slices: split -> number of examples.
       persons_left_out: patient_id -> why, of the persons who are in no split.
-      n_excluded: rows of `excluded.csv`.
+      excluded: rows of `excluded.csv` by reason, without what concerns one file alone.
+      n_notes: rows of `notes.csv`.
     """
 
     labels: tuple[str, ...]
     persons: dict[str, list[str]]
     n_slices: dict[str, int]
     persons_left_out: dict[str, str]
-    n_excluded: int
+    excluded: collections.Counter[str]
+    n_notes: int
 
 
 def prepare_cohort(
@@ -46,47 +64,64 @@ def prepare_cohort(
     seed: int,
     fractions: Sequence[float],
     workers: int,
-    progress: Callable[[Iterable[PreparedSummary], int], Iterable[PreparedSummary]],
+    progress: Callable[[Iterable[Told], int], Iterable[Told]],
+    beam: Beam | None = None,
 ) -> Account:
-    """Prepares every person and writes the data set, `excluded.csv` and `qc.html` into `folder`.
+    """Prepares every person and writes the data set, the lists and the QC pages into `folder`.
 
-    The result has the same bytes for any number of workers.
+    The result has the same bytes for any number of workers. On Beam the records may lie in other
+    shards.
 
     Args:
       cohort: the persons.
-      folder: an existing, empty folder.
+      folder: an existing, empty folder; with `beam`, one that all its workers see.
       settings: of the image side.
       seed: of the split and the fill.
       fractions: parts for training, validation and test; a split that the cohort gives is kept.
-      workers: processes that work on persons at once.
-      progress: wraps the summaries (and their number) as they come, for a progress bar.
+      workers: processes that work on persons at once, without `beam`.
+      progress: wraps what is told of the persons (and their number) as it comes, for a progress
+        bar.
+      beam: does the work elsewhere.
 
     Raises:
       InputError: a path holds nothing that might be a slice; nothing is left of the whole cohort.
     """
-    # Imported here: the workers, which import this module, would each load TensorFlow.
-    from drenet_jax.data.records import write_records
+    # A name that no other run has: workers of a killed run on a cluster may still be writing.
+    work = folder / f"work-{secrets.token_hex(8)}"
+    spools = work / "spools"
+    spools.mkdir(parents=True)
+    if beam is None:
+        spread = functools.partial(map_in_order, workers=workers)
+    else:
+        spread = functools.partial(beam.map_in_order, work=work)
 
-    for person in cohort.persons:
-        for path in person.paths:
-            require_images(path)
-    spool = folder / "spool"
-    spool.mkdir()
-    tasks = [
-        (person, spool / f"{i:08d}.pickle", settings, seed)
-        for i, person in enumerate(cohort.persons)
-    ]
-    done = map_in_order(prepare_to_spool, tasks, workers)
-    summaries = list(progress(done, len(tasks)))
-    kept = {one.person.patient_id: one for one in summaries if one.n_kept}
-    if not kept:
-        first = summaries[0]
+    _require_images(cohort, spread)
+    tasks = (
+        (person, spool_file(spools, i), settings, seed) for i, person in enumerate(cohort.persons)
+    )
+    with _Lists(folder) as lists:
+        done = spread(prepare_to_spool, tasks)
+        summaries = {
+            person.patient_id: lists.add(person.patient_id, told)
+            for person, told in zip(
+                cohort.persons, progress(done, len(cohort.persons)), strict=True
+            )
+        }
+    if not any(one.n_kept for one in summaries.values()):
+        patient_id, first = next(iter(summaries.items()))
         raise InputError(
             f"{cohort.path}: no slice of any person was kept "
-            f"(first, {first.person.patient_id!r}: {first.excluded[-1][1].rstrip('.')})."
+            f"(first, {patient_id!r}: {first.why_left_out.rstrip('.')})."
         )
-    persons = _split(cohort, kept, fractions, seed)
-    n_slices = {split: sum(kept[one].n_kept for one in persons[split]) for split in SPLITS}
+    persons = _split(cohort, summaries, fractions, seed)
+    n_slices = {split: sum(summaries[one].n_kept for one in persons[split]) for split in SPLITS}
+    number_of = {person.patient_id: i for i, person in enumerate(cohort.persons)}
+
+    def spools_of(patient_ids: Iterable[str]) -> Iterator[Path]:
+        return (spool_file(spools, number_of[one]) for one in patient_ids)
+
+    # Imported here: the workers, which import this module, would each load TensorFlow.
+    from drenet_jax.data.records import write_records
 
     write_records(
         folder,
@@ -95,47 +130,111 @@ def prepare_cohort(
         seed=seed,
         persons=persons,
         n_slices=n_slices,
-        n_bytes=sum(one.spool.stat().st_size for one in kept.values()),
+        n_bytes=sum(one.n_bytes for one in summaries.values()),
         examples={
-            split: functools.partial(_examples, [kept[one].spool for one in persons[split]])
+            split: (
+                functools.partial(_examples, spools_of(persons[split]))
+                if beam is None
+                else functools.partial(beam.examples, spools_of(persons[split]), work)
+            )
             for split in SPLITS
         },
+        beam=beam,
     )
-    n_excluded = _write_excluded(folder / "excluded.csv", summaries)
-    (folder / "qc.html").write_text(qc_page(summaries, persons), encoding="utf-8")
-    shutil.rmtree(spool)
+    split_of = {one: split for split, members in persons.items() for one in members}
+    by_doubt = sorted(summaries, key=lambda one: (-summaries[one].doubt, one))
+    write_qc_pages(
+        folder,
+        zip(spools_of(by_doubt), (split_of.get(one, "") for one in by_doubt), strict=True),
+        QcCounts.of(one.doubt for one in summaries.values()),
+        spread,
+    )
+    # Several folders at once: to remove large files takes a disk's time, not ours.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(shutil.rmtree, spools.iterdir()))
+    shutil.rmtree(work)
     return Account(
         labels=cohort.labels,
         persons=persons,
         n_slices=n_slices,
         persons_left_out={
-            one.person.patient_id: one.excluded[-1][1] for one in summaries if not one.n_kept
+            patient_id: one.why_left_out
+            for patient_id, one in summaries.items()
+            if one.why_left_out
         },
-        n_excluded=n_excluded,
+        excluded=lists.excluded,
+        n_notes=lists.n_notes,
     )
 
 
+def _require_images(cohort: Cohort, spread: Spread) -> None:
+    """Refuses a cohort in which a path holds nothing that might be a slice, before all work."""
+    if len(cohort.persons) < _MANY_PERSONS:
+        spread = functools.partial(map_in_order, workers=1)
+    for refusal in spread(_refusal, ((person,) for person in cohort.persons)):
+        if refusal is not None:
+            raise refusal
+
+
+def _refusal(person: Person) -> InputError | None:
+    try:
+        for path in person.paths:
+            require_images(path)
+    except InputError as error:
+        return error
+    return None
+
+
 def _split(
-    cohort: Cohort, kept: dict[str, PreparedSummary], fractions: Sequence[float], seed: int
+    cohort: Cohort,
+    summaries: Mapping[str, PreparedSummary],
+    fractions: Sequence[float],
+    seed: int,
 ) -> dict[str, list[str]]:
+    kept = [person for person in cohort.persons if summaries[person.patient_id].n_kept]
     if not cohort.has_split:
-        labels = {patient_id: one.person.label for patient_id, one in kept.items()}
-        return split_persons(labels, fractions, seed)
+        return split_persons({person.patient_id: person.label for person in kept}, fractions, seed)
     persons: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for patient_id, one in sorted(kept.items()):
-        persons[one.person.split].append(patient_id)
+    for person in sorted(kept, key=lambda person: person.patient_id):
+        persons[person.split].append(person.patient_id)
     return persons
 
 
-def _examples(spools: Sequence[Path]) -> Iterator[dict]:
-    for file in spools:
-        yield from read_spool(file)
+def _examples(spools: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for spool in spools:
+        yield from read_examples(spool)
 
 
-def _write_excluded(path: Path, summaries: Sequence[PreparedSummary]) -> int:
-    rows = [(one.person.patient_id, file, why) for one in summaries for file, why in one.excluded]
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("patient_id", "file", "why"))
-        writer.writerows(rows)
-    return len(rows)
+class _Lists:
+    """`excluded.csv` and `notes.csv`, written as the persons come."""
+
+    def __init__(self, folder: Path):
+        self.excluded: collections.Counter[str] = collections.Counter()
+        self.n_notes = 0
+        with contextlib.ExitStack() as stack:
+            self._excluded_csv = _csv(folder / "excluded.csv", ("patient_id", "file", "why"), stack)
+            self._notes_csv = _csv(folder / "notes.csv", ("patient_id", "note"), stack)
+            self._files = stack.pop_all()
+
+    def __enter__(self) -> _Lists:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
+
+    def add(self, patient_id: str, told: Told) -> PreparedSummary:
+        """Writes what is told of a person; returns what is still needed."""
+        for file, why in told.excluded:
+            self._excluded_csv.writerow((patient_id, file, why))
+            self.excluded[short(why)] += 1
+        for note in told.notes:
+            self._notes_csv.writerow((patient_id, note))
+            self.n_notes += 1
+        return told.summary
+
+
+def _csv(path: Path, columns: Sequence[str], stack: contextlib.ExitStack) -> Any:
+    file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    writer = csv.writer(stack.enter_context(file), lineterminator="\n")
+    writer.writerow(columns)
+    return writer

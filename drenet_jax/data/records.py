@@ -9,9 +9,9 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -21,7 +21,11 @@ from drenet_jax.data.cohort import SPLITS
 from drenet_jax.data.split import check_split
 from drenet_jax.errors import InputError
 
-# Shards are kept near this size, and there are at least so many that 16 readers have work.
+if TYPE_CHECKING:
+    from drenet_jax.data.beam import Beam
+
+# Shards are kept near this size: a worker of Beam holds one in memory while it writes it, and one
+# is read again in a second. And there are at least so many that 16 hosts or readers have work.
 SHARD_BYTES = 128 << 20
 LEAST_SHARDS = 16
 
@@ -30,6 +34,22 @@ _SETTINGS_FILE = "dataset.json"
 _SPLIT_FILE = "split.json"
 
 tfds.disable_progress_bar()
+
+
+class _SameBytesWriter(tfds.core.ExampleWriter):
+    """Writes the features of every example in the order of their names.
+
+    TFDS leaves the order to protobuf, where it differs from process to process.
+    """
+
+    def write(self, path: os.PathLike, examples: Iterable[tuple[Any, bytes]]) -> Any:
+        return super().write(
+            path, ((key, _in_order_of_names(example)) for key, example in examples)
+        )
+
+
+def _in_order_of_names(example: bytes) -> bytes:
+    return tf.train.Example.FromString(example).SerializeToString(deterministic=True)
 
 
 class CtSlices(tfds.core.GeneratorBasedBuilder):
@@ -46,7 +66,7 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
         data_dir: os.PathLike,
         labels: tuple[str, ...],
         image_size_px: int,
-        examples: Mapping[str, Callable[[], Iterator[dict[str, Any]]]],
+        examples: Mapping[str, Callable[[], Any]],
     ):
         """A builder of the given examples.
 
@@ -54,7 +74,8 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
           data_dir: the folder under which `ct_slices/1.0.0` is made.
           labels: names of the classes, in order.
           image_size_px: height and width of the crops.
-          examples: split -> a function that yields its examples (see `transform`).
+          examples: split -> a function that gives its examples with their keys (see `spool`): an
+            iterator, or the Beam transform that makes them.
         """
         self._labels = labels
         self._image_size_px = image_size_px
@@ -82,14 +103,15 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager) -> dict:
+        # With an argument `pipeline` TFDS would import Beam, which need not be installed.
         del dl_manager
-        return {split: self._generate_examples(make()) for split, make in self._examples.items()}
+        return {split: self._generate_examples(make) for split, make in self._examples.items()}
 
-    def _generate_examples(self, examples: Iterator[dict[str, Any]]) -> Iterator:
-        for example in examples:
-            key = f"{example['patient_id']}\n{example['slice_index']}\n{example['slice_name']}"
-            images = {name: io.BytesIO(example[name]) for name in ("image", "lung_mask")}
-            yield key, {**example, **images}
+    def _generate_examples(self, make: Callable[[], Any]) -> Any:
+        return make()
+
+    def _example_writer(self) -> tfds.core.ExampleWriter:
+        return _SameBytesWriter(self.info.file_format)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,15 +151,21 @@ def write_records(
     persons: Mapping[str, list[str]],
     n_slices: Mapping[str, int],
     n_bytes: int,
-    examples: Mapping[str, Callable[[], Iterator[dict[str, Any]]]],
+    examples: Mapping[str, Callable[[], Any]],
+    beam: Beam | None,
 ) -> None:
     """Writes the TFDS folder, `split.json` and `dataset.json` into `folder`.
+
+    The records' order is that of a hash of their keys, so it does not depend on the order of the
+    spools. TFDS works in a folder of its own until the records are whole.
 
     Args:
       folder: an existing folder.
       labels, ct, seed, persons, n_slices: as in `PreparedData`.
       n_bytes: size of all examples, for the number of shards.
-      examples: split -> a function that yields its examples. Splits without any are left out.
+      examples: split -> a function that gives its examples, see `CtSlices`. Splits without any
+        are left out.
+      beam: where the records are written, or None: in this process.
     """
     filled = {split: make for split, make in examples.items() if n_slices[split]}
     n_shards = max(LEAST_SHARDS, -(-n_bytes // SHARD_BYTES))
@@ -150,7 +178,11 @@ def write_records(
         # TFDS prints as if it were downloading, and makes a folder for what it does not download.
         builder.download_and_prepare(
             download_dir=downloads,
-            download_config=tfds.download.DownloadConfig(num_shards=n_shards),
+            download_config=tfds.download.DownloadConfig(
+                num_shards=n_shards,
+                beam_runner=beam and beam.tfds_runner,
+                beam_options=beam and beam.pipeline_options(),
+            ),
             file_format="tfrecord",
         )
     _write_json(folder / _SPLIT_FILE, {split: persons[split] for split in SPLITS})

@@ -2,88 +2,116 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import dataclasses
-import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from drenet_jax.ct.preprocess import PickedSlice, filled, prepare_person
-from drenet_jax.ct.series import NoSlices
+from drenet_jax.ct.files import CtError
+from drenet_jax.ct.isolated import Reader
+from drenet_jax.ct.preprocess import PickedSlice, filled
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import Person
-from drenet_jax.errors import InputError
+from drenet_jax.data.looks import look_at, look_at_nothing
+from drenet_jax.data.spool import write_spool
 
-THUMBNAIL_PX = 112
-
-
-@dataclasses.dataclass(frozen=True)
-class Thumbnail:
-    """A picked slice for the QC page: JPEG with outline and box, and why it was left out."""
-
-    name: str
-    jpeg: bytes
-    why_excluded: str
+# Those that no thread uses now: a worker process keeps its reader, and one of Beam has threads.
+_idle_readers: list[Reader] = []
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PreparedSummary:
-    """What became of a person.
+    """What the parent process keeps of a person; one of millions, so it is small.
 
     Attributes:
-      person: who.
-      n_kept: slices written to `spool`.
-      n_slices: slices of the series (single images given).
-      excluded: (file, why) of all that was left out; a file of "" is the person.
-      thumbnails: of the picked slices.
-      spool: the file that holds the person's examples.
+      n_kept: examples in the person's spool.
+      n_bytes: of their pictures.
+      why_left_out: why there are none, or "".
+      doubt: of `looks.Look`.
     """
 
-    person: Person
     n_kept: int
-    n_slices: int
+    n_bytes: int
+    why_left_out: str
+    doubt: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Told:
+    """What `prepare` tells of a person.
+
+    Attributes:
+      summary: the figures.
+      excluded: (file, why) of all that was left out; a file of "" is the person.
+      notes: of the person's files.
+    """
+
+    summary: PreparedSummary
     excluded: tuple[tuple[str, str], ...]
-    thumbnails: tuple[Thumbnail, ...]
-    spool: Path
+    notes: tuple[str, ...]
 
 
-def prepare_to_spool(
-    person: Person, spool: Path, settings: CtSettings, seed: int
-) -> PreparedSummary:
-    """Prepares a person and writes the examples of the kept slices to `spool`.
+def prepare_to_spool(person: Person, spool: Path, settings: CtSettings, seed: int) -> Told:
+    """Prepares a person and writes the look and the examples of the kept slices to `spool`.
 
     A person whose files cannot be read, or of whom nothing is kept, is told in `excluded`.
+
+    Args:
+      person: of the cohort.
+      spool: the file to write, see `spool`.
+      settings: of the image side.
+      seed: of the fill.
     """
+    notes: tuple[str, ...] = ()
+    examples: list[dict[str, Any]] = []
+    why_left_out = ""
     try:
-        prepared = prepare_person(person.paths, settings)
-    except InputError as error:
-        files = error.excluded if isinstance(error, NoSlices) else ()
-        excluded = (*((one.name, one.why) for one in files), ("", str(error)))
-        return PreparedSummary(person, 0, 0, excluded, (), spool)
-    examples = [_example(person, picked, settings, seed) for picked in prepared.kept]
-    excluded = [(one.name, one.why) for one in prepared.excluded]
-    if examples:
-        spool.write_bytes(pickle.dumps(examples))
+        with _reader() as reader:
+            prepared = reader.prepare(person.paths, settings, series_uid=person.series_uid)
+    except CtError as error:
+        excluded = [(one.name, one.why) for one in error.excluded]
+        why_left_out = error.why
+        look = look_at_nothing(person, why_left_out)
     else:
-        excluded.append(("", "no slice was kept"))
-    return PreparedSummary(
-        person=person,
+        notes = prepared.notes
+        examples = [_example(person, picked, settings, seed) for picked in prepared.kept]
+        excluded = [(one.name, one.why) for one in prepared.excluded]
+        if not examples:
+            why_left_out = "no slice was kept"
+        look = look_at(person, prepared, settings, why_left_out=why_left_out)
+    if why_left_out:
+        excluded.append(("", why_left_out))
+    write_spool(spool, look, examples)
+    summary = PreparedSummary(
         n_kept=len(examples),
-        n_slices=prepared.n_slices,
-        excluded=tuple(excluded),
-        thumbnails=tuple(_thumbnail(picked) for picked in prepared.picked),
-        spool=spool,
+        n_bytes=sum(len(one["image"]) + len(one["lung_mask"]) for one in examples),
+        why_left_out=why_left_out,
+        doubt=look.doubt,
     )
+    return Told(summary, tuple(excluded), notes)
 
 
-def read_spool(spool: Path) -> list[dict[str, Any]]:
-    """The examples that `prepare_to_spool` wrote, as `records` wants them."""
-    return pickle.loads(spool.read_bytes())
+@contextlib.contextmanager
+def _reader() -> Iterator[Reader]:
+    try:
+        reader = _idle_readers.pop()
+    except IndexError:
+        reader = Reader()
+        atexit.register(reader.close)
+    try:
+        yield reader
+    finally:
+        _idle_readers.append(reader)
 
 
-def _example(person: Person, picked: PickedSlice, settings: CtSettings, seed: int) -> dict:
+def _example(
+    person: Person, picked: PickedSlice, settings: CtSettings, seed: int
+) -> dict[str, Any]:
     return {
         "image": _png(filled(picked, settings, seed)),
         "lung_mask": _png(picked.lung_mask.view(np.uint8) * np.uint8(255)),
@@ -91,8 +119,8 @@ def _example(person: Person, picked: PickedSlice, settings: CtSettings, seed: in
         "patient_id": person.patient_id,
         "slice_index": picked.index,
         "slice_name": picked.name,
-        "source_box": list(picked.source_box),
-        "source_size": list(picked.source.shape),
+        "source_box": list(picked.file_box),
+        "source_size": list(picked.file_size),
         "site": person.site,
     }
 
@@ -101,20 +129,3 @@ def _png(image: np.ndarray) -> bytes:
     done, data = cv2.imencode(".png", image)
     assert done
     return data.tobytes()
-
-
-def _thumbnail(picked: PickedSlice) -> Thumbnail:
-    height, width = picked.source.shape
-    scale = THUMBNAIL_PX / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    image = cv2.resize(picked.source, size, interpolation=cv2.INTER_AREA)
-    image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    mask = cv2.resize(picked.source_mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    outline, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(image, outline, -1, (80, 220, 80), 1)
-    if picked.source_box is not None:
-        y0, x0, y1, x1 = (round(edge * scale) for edge in picked.source_box)
-        cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), (200, 160, 60), 1)
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 70])
-    assert done
-    return Thumbnail(picked.name, data.tobytes(), picked.why_excluded)

@@ -14,6 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from drenet_jax.ct.preprocess import prepare_person
+from drenet_jax.data import preparation
 from drenet_jax.data.cohort import SPLITS, read_cohort
 from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.data.records import open_data
@@ -35,8 +36,8 @@ def test_a_record_holds_the_filled_crop_the_mask_and_where_both_come_from(phanto
     np.testing.assert_array_equal(mask, picked.lung_mask)
     np.testing.assert_array_equal(np.where(mask, record["image"][..., 0], 0), picked.masked)
     assert np.count_nonzero(record["image"][..., 0][~mask]) > 0
-    np.testing.assert_array_equal(record["source_box"], picked.source_box)
-    np.testing.assert_array_equal(record["source_size"], picked.source.shape)
+    np.testing.assert_array_equal(record["source_box"], picked.file_box)
+    np.testing.assert_array_equal(record["source_size"], picked.file_size)
     assert record["slice_index"] == picked.index
     assert data.labels[record["label"]] == person.label
     assert record["site"].decode() == "A"
@@ -73,24 +74,41 @@ def test_the_labels_of_every_split_are_alike(phantoms, prepared):
         assert {labels.count(label) for label in label_of.values()} == {count}
 
 
-def test_two_workers_write_the_same_bytes_as_one(phantoms, prepared, tmp_path):
-    data = open_data(prepared)
-    prepare_cohort(
-        read_cohort(phantoms / "cohort.csv"),
-        tmp_path,
-        settings=data.ct,
-        seed=0,
-        fractions=(50, 25, 25),
-        workers=2,
-        progress=lambda summaries, n: summaries,
+def test_another_process_with_three_workers_writes_the_same_bytes(
+    phantoms, prepared, tmp_path, command
+):
+    done = command(
+        "prepare",
+        f"--cohort={phantoms / 'cohort.csv'}",
+        f"--out={tmp_path / 'out'}",
+        "--fractions=50,25,25",
+        "--config.image_size_px=96",
+        "--workers=3",
     )
-    ours = sorted(p.relative_to(prepared) for p in prepared.rglob("*") if p.is_file())
-    theirs = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
-    assert ours == theirs
-    for name in ours:
+    assert done.returncode == 0, done.stderr
+    assert "12/12 persons" in done.stderr
+    assert "persons/min" in done.stderr
+    assert_same_files(prepared, tmp_path / "out")
+
+
+def assert_same_files(ours, theirs):
+    names = sorted(p.relative_to(ours) for p in ours.rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to(theirs) for p in theirs.rglob("*") if p.is_file())
+    for name in names:
         # TFDS writes its version and the folder into this one.
         if name.name != "dataset_info.json":
-            assert filecmp.cmp(prepared / name, tmp_path / name, shallow=False), name
+            assert filecmp.cmp(ours / name, theirs / name, shallow=False), name
+
+
+def test_nothing_is_left_of_the_work(prepared):
+    assert {path.name for path in prepared.iterdir()} == {
+        "ct_slices",
+        "dataset.json",
+        "excluded.csv",
+        "notes.csv",
+        "qc.html",
+        "split.json",
+    }
 
 
 @pytest.fixture
@@ -105,7 +123,7 @@ def bad_persons(tmp_path):
     return ["noise,noise,healthy", "broken,broken,bacterial"]
 
 
-def _prepare(tmp_path, rows, settings):
+def _prepare(tmp_path, rows, settings, workers=1):
     cohort = tmp_path / "cohort.csv"
     cohort.write_text("\n".join(["patient_id,path,label", *rows]) + "\n")
     out = tmp_path / "out"
@@ -116,7 +134,7 @@ def _prepare(tmp_path, rows, settings):
         settings=settings,
         seed=0,
         fractions=(60, 10, 30),
-        workers=1,
+        workers=workers,
         progress=lambda summaries, n: summaries,
     )
 
@@ -141,12 +159,70 @@ def test_persons_who_cannot_be_used_are_left_out_and_told(
         ("broken", ""),
     ]
     assert "no lungs found" in rows[0]["why"]
-    assert (tmp_path / "out" / "qc.html").read_text().count("Left out: ") == 2
+    page = (tmp_path / "out" / "qc.html").read_text()
+    assert page.count("left out: ") == 2
+    assert "2 left out" in page
+    # A path may hold a name; files are called by their names below it.
+    for told in (page, (tmp_path / "out" / "excluded.csv").read_text()):
+        assert str(tmp_path) not in told
+    assert account.excluded["no slice was kept"] == 1
+    assert account.excluded["no lungs found"] >= 1
+    assert account.excluded.total() == len(_rows(tmp_path / "out" / "excluded.csv"))
+
+
+def _rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_is_odd_about_a_series_is_noted(tmp_path, phantoms, ct_settings):
+    persons = read_cohort(phantoms / "cohort.csv").persons[:4]
+    slices = sorted(prepare_person(persons[0].paths, ct_settings).picked, key=lambda one: one.index)
+    gap = tmp_path / "gap"
+    shutil.copytree(persons[0].paths[0], gap)
+    for one in slices[5:8]:
+        (gap / one.name).unlink()
+    rows = [f"{one.patient_id},{one.paths[0]},{one.label}" for one in persons[1:]]
+    account = _prepare(tmp_path, [*rows, f"gap,gap,{persons[0].label}"], ct_settings)
+    notes = _rows(tmp_path / "out" / "notes.csv")
+    assert account.n_notes == len(notes) > 0
+    assert {note["patient_id"] for note in notes} == {"gap"}
+    assert any("missing" in note["note"] for note in notes)
+    assert notes[0]["note"] in (tmp_path / "out" / "qc.html").read_text()
+
+
+def test_a_person_of_two_series_has_the_slices_of_both(tmp_path, phantoms, ct_settings):
+    persons = read_cohort(phantoms / "cohort.csv").persons[:3]
+    rows = [f"{one.patient_id},{one.paths[0]},{one.label}" for one in persons]
+    shutil.copytree(persons[0].paths[0], tmp_path / "again")
+    rows.append(f"{persons[0].patient_id},again,{persons[0].label}")
+    account = _prepare(tmp_path, rows, ct_settings)
+    n_kept = len(prepare_person(persons[0].paths, ct_settings).kept)
+    found = [
+        one["patient_id"].decode()
+        for split in SPLITS
+        if account.n_slices[split]
+        for one in _records(tmp_path / "out", split)
+    ]
+    assert found.count(persons[0].patient_id) == 2 * n_kept
 
 
 def test_a_cohort_of_which_nothing_is_left_is_refused(bad_persons, tmp_path, ct_settings):
     with pytest.raises(InputError, match="no slice of any person was kept"):
         _prepare(tmp_path, bad_persons, ct_settings)
+
+
+@pytest.mark.parametrize("many_persons", [1000, 1])
+def test_a_person_without_files_is_refused_before_all_work(
+    many_persons, tmp_path, phantoms, ct_settings, monkeypatch
+):
+    monkeypatch.setattr(preparation, "_MANY_PERSONS", many_persons)
+    (tmp_path / "empty").mkdir()
+    good = read_cohort(phantoms / "cohort.csv").persons[0]
+    rows = [f"{good.patient_id},{good.paths[0]},{good.label}", "nobody,empty,ill"]
+    with pytest.raises(InputError, match="empty is an empty folder"):
+        _prepare(tmp_path, rows, ct_settings, workers=2)
+    assert not list((tmp_path / "out").rglob("*.pickle"))
 
 
 def test_a_file_name_that_is_not_utf_8_is_no_fault(tmp_path, phantoms, ct_settings):
