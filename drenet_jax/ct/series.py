@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -174,13 +175,19 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
 def require_images(path: Path) -> None:
     """Looks for a file that might be a slice, and stops at the first: a cheap check beforehand.
 
+    It finds mistakes of the caller, such as a folder of something else. Damage, as of a zip, is
+    told when the file is read.
+
     Args:
       path: as for `open_series`.
 
     Raises:
       CtError: `path` does not exist, or no file there begins like a CT slice or volume.
     """
-    files = open_files(Path(path))
+    path = Path(path)
+    if os.path.exists(path) and is_zip(path):
+        return
+    files = open_files(path)
     for name in files.names:
         with contextlib.suppress(OSError, ValueError):
             head = files.head(name)
