@@ -72,11 +72,19 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.learning_rate = 8e-4
     optimizer.momentum = 0.9
     optimizer.weight_decay = 1e-4
-    # The learning rate is multiplied by the factor at each of these epochs.
+    # How the learning rate falls: "steps" (the authors' code) or "cosine", to the end of
+    # train.epochs, which may not change then while a run goes on.
+    optimizer.schedule = "steps"
+    # Of "steps": the learning rate is multiplied by the factor at each of these epochs.
     optimizer.decay_epochs = (60, 100)
     optimizer.decay_factor = 0.1
+    # Of "cosine": the share of the learning rate that is left at the end.
+    optimizer.final_factor = 0.0
     # Epochs of linear rise at the start; the authors use none.
     optimizer.warmup_epochs = 0.0
+    # Factor on the learning rate of the backbone: below 1, pretrained weights change less than the
+    # new heads; 1 (the authors' code): all learn alike.
+    optimizer.backbone_factor = 1.0
 
     config.train = train = ml_collections.ConfigDict()
     # Passes over the training slices.
@@ -88,11 +96,25 @@ def get_config() -> ml_collections.ConfigDict:
     train.accumulate = 2
     # Epochs between validations; each writes a checkpoint.
     train.validate_every_epochs = 1
+    # Stop when the validation (person AUC, then cross-entropy) has not got better for so many
+    # epochs; 0 (the authors' code): never.
+    train.patience_epochs = 0
+    # Factor on the cross-entropies of a slice, by its label: "none" (the authors' code), "balanced"
+    # (inversely proportional to the label's training slices, on average 1), or a number for each
+    # label in the order of the data, as "1,2,1.5".
+    train.class_weights = "none"
+    # Stages of the backbone whose weights and batch statistics stay as they are, counted from the
+    # image; a ResNet has 4 (the first with the stem), as has a DenseNet, a VGG 6 (5 blocks and the
+    # hidden layers). For pretrained weights and few data; 0 (the authors' code): all learn.
+    train.frozen_stages = 0
 
     config.init = init = ml_collections.ConfigDict()
     # Start from these weights: what `convert_weights` wrote, or a workdir (its best checkpoint);
     # empty: from random ones.
     init.weights = ""
+    # What to take of them: "all", or "backbone", which may be that of another kind of model or of
+    # one with other labels.
+    init.parts = "all"
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
     # Slices in a forward pass, over all devices.

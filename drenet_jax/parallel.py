@@ -1,22 +1,156 @@
-"""All that knows about pmap: one process drives its local devices, `AXIS` joins all of them."""
+"""All that knows about pmap and hosts: each process drives its local devices, `AXIS` joins all."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import importlib.util
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.jax_utils
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 
 from drenet_jax.errors import InputError
 
 # The pmap axis over which gradients and batch statistics are averaged.
 AXIS = "batch"
 
+# Batches that are on the devices before the step that takes them.
+_AHEAD = 2
+
+# How long a host that is done, or has failed, waits for the others before it leaves.
+_SHUTDOWN_TIMEOUT_S = 60
+
 PyTree = Any
+
+
+def start_hosts(
+    coordinator: str = "", num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the processes of a run on several hosts; does nothing for a run on one.
+
+    They are those that the arguments name, the tasks of a Slurm step (`srun`), or the workers of a
+    TPU pod. Must be called before anything is computed.
+
+    Args:
+      coordinator: host:port of the first process, at which the others can reach it.
+      num_processes: how many there are.
+      process_id: which of them this is, from 0.
+
+    Raises:
+      InputError: some of the three are missing, do not fit each other, or the others are not
+        reached.
+    """
+    named = [bool(coordinator), num_processes is not None, process_id is not None]
+    if any(named):
+        if not all(named):
+            raise InputError(
+                "--coordinator, --num_processes and --process_id belong together; give all three "
+                "or none."
+            )
+        _check_processes(coordinator, num_processes, process_id)
+        _join(coordinator_address=coordinator, num_processes=num_processes, process_id=process_id)
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        # JAX gives a Slurm task one device only, which is right for one task per device.
+        one_per_node = os.environ.get("SLURM_STEP_NUM_NODES") == os.environ["SLURM_STEP_NUM_TASKS"]
+        _join(local_device_ids=[] if one_per_node else None)
+    elif importlib.util.find_spec("libtpu"):
+        # JAX finds no hosts where there is no TPU.
+        with contextlib.suppress(ValueError):
+            _join()
+
+
+def _check_processes(coordinator: str, num_processes: int, process_id: int) -> None:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"--coordinator={coordinator} must be host:port.")
+    if num_processes < 1:
+        raise InputError(f"--num_processes={num_processes} must be 1 or more.")
+    if not 0 <= process_id < num_processes:
+        raise InputError(
+            f"--process_id={process_id} must be from 0 to {num_processes - 1}, as "
+            f"--num_processes={num_processes}."
+        )
+
+
+def _join(**kwargs) -> None:
+    # Its handler of SIGTERM would take the place of ours (`training/stopping.py`).
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S, **kwargs)
+    except jax.errors.JaxRuntimeError as error:
+        raise InputError(
+            "the hosts of the run do not reach each other (--coordinator, or Slurm's or the TPU "
+            f"pod's own settings): {' '.join(str(error).split())[:200]}; check that all were "
+            "started, and that the coordinator's port is open."
+        ) from error
+    if host_count() > 1:
+        # Programs of pmap differ from host to host, and only the first host's are kept. Its lead
+        # over the others would be more than the 30 seconds that CPU hosts wait for each other.
+        jax.config.update("jax_enable_compilation_cache", False)
+
+
+def host_count() -> int:
+    """How many processes share the run."""
+    return jax.process_count()
+
+
+def is_first_host() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return jax.process_index() == 0
+
+
+def wait_for_hosts(point: str) -> None:
+    """Returns when all hosts have come to `point`."""
+    if host_count() > 1:
+        multihost_utils.sync_global_devices(point)
+
+
+def own_part(size: int) -> slice:
+    """Which of `size` slices in a row are this host's; hosts follow each other."""
+    per_host = size // host_count()
+    return slice(jax.process_index() * per_host, (jax.process_index() + 1) * per_host)
+
+
+def join_rows(parts: np.ndarray) -> np.ndarray:
+    """The rows of all hosts, where each has worked off its `own_part` of every batch.
+
+    Args:
+      parts: [batches, rows, ...], this host's; of one shape on all hosts.
+
+    Returns:
+      [batches · hosts · rows, ...], in the order of the batches.
+    """
+    if host_count() == 1:
+        return parts.reshape(-1, *parts.shape[2:])
+    by_host = multihost_utils.process_allgather(parts)
+    return np.moveaxis(by_host, 0, 1).reshape(-1, *parts.shape[2:])
+
+
+class AnyHost:
+    """Whether any host wants something, known to all of them after the same call."""
+
+    def __init__(self):
+        self._largest = map_over_devices(lambda x: lax.pmax(x, AXIS))
+        self._late: jax.Array | None = None
+
+    def __call__(self, wanted: bool) -> bool:
+        """All hosts must call it equally often.
+
+        With several hosts the answer is that of the call before, so that none has to wait.
+        """
+        if host_count() == 1:
+            return wanted
+        late, self._late = (
+            self._late,
+            self._largest(np.full(jax.local_device_count(), wanted, np.int32)),
+        )
+        return late is not None and bool(unreplicate(late))
 
 
 def mean_over_devices(tree: PyTree) -> PyTree:
@@ -25,7 +159,7 @@ def mean_over_devices(tree: PyTree) -> PyTree:
 
 
 def map_over_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Callable:
-    """`function` on every local device at once.
+    """`function` on every local device at once. With several hosts, all must call it alike.
 
     Args:
       function: of arrays whose leading axis is split over devices; it may use `AXIS`.
@@ -67,6 +201,28 @@ def unshard(tree: PyTree) -> PyTree:
     return jax.tree.map(
         lambda x: np.asarray(x).reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree
     )
+
+
+def on_devices(batches: Iterable[PyTree], *, parts: int) -> Iterator[list[PyTree]]:
+    """Cuts batches into micro-batches and has them on the devices before they are asked for.
+
+    Args:
+      batches: of arrays [B, ...].
+      parts: micro-batches in a batch.
+
+    Yields:
+      the micro-batches of a batch, in order: arrays [local devices, b, ...].
+    """
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    sharding = jax.NamedSharding(mesh, jax.P(AXIS))
+    ready: deque[list[PyTree]] = deque()
+    for batch in batches:
+        split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
+        micro_batches = [jax.tree.map(lambda x, i=i: x[i], split) for i in range(parts)]
+        ready.append([jax.device_put(shard(one), sharding) for one in micro_batches])
+        if len(ready) > _AHEAD:
+            yield ready.popleft()
+    yield from ready
 
 
 def round_up_to_devices(batch_size: int) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import jax
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from drenet_jax import parallel
 from drenet_jax.data.records import PreparedData
 from drenet_jax.errors import InputError
 
@@ -19,27 +19,31 @@ def train_batches(
     data: PreparedData,
     *,
     batch_size: int,
+    micro_batches: int,
     first_step: int,
     fill: str,
     shuffle_buffer: int,
     seed: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Endless batches of the training split, this host's part of each.
 
     Every epoch is a shuffle of its own, and batches run on over the end of an epoch, so every slice
-    is seen as often as any other. All hosts walk the same order and each decodes its own part, so
-    the global batch of a step does not depend on the number of hosts.
+    is seen as often as any other. All hosts walk the same order and each decodes its own part of
+    every micro-batch, so neither the batch of a step nor its micro-batches depend on the number of
+    hosts. A record that is walked and not decoded costs little (docs/training.md).
 
     Args:
       data: what `prepare` wrote.
       batch_size: global.
+      micro_batches: in a batch (`train.accumulate`).
       first_step: the step of the first batch; a run that goes on starts where it stopped.
       fill: one of `FILLS`.
       shuffle_buffer: slices held for shuffling.
       seed: of the order.
 
     Yields:
-      image uint8 [b, S, S] and label int32 [b], b = batch_size / hosts.
+      place int32 [b] in the global batch, image uint8 [b, S, S] and label int32 [b], b =
+      batch_size / hosts, in the order of the places: micro-batch by micro-batch.
 
     Raises:
       InputError: the records hold a person whom `split.json` has in another split.
@@ -56,28 +60,35 @@ def train_batches(
             reshuffle_each_iteration=False,
         )
 
-    per_host = batch_size // jax.process_count()
-    first_place = jax.process_index() * per_host
     order = tf.data.Dataset.range(first_slice // n, tf.int64.max).flat_map(epoch)
     order = order.skip(first_slice % n).enumerate()
+    size = batch_size // micro_batches
+    own = parallel.own_part(size)
 
-    def is_ours(place: tf.Tensor, record) -> tf.Tensor:
+    def is_own(place: tf.Tensor, record) -> tf.Tensor:
         del record
-        place = place % batch_size
-        return (place >= first_place) & (place < first_place + per_host)
+        return (place % size >= own.start) & (place % size < own.stop)
 
-    if jax.process_count() > 1:
-        order = order.filter(is_ours)
-    decoded = order.map(
-        lambda place, record: _decode(record, filled=fill != "never"),
+    decoded = order.filter(is_own).map(
+        lambda place, record: {
+            "place": tf.cast(place % batch_size, tf.int32),
+            **_with_image(record, _image(record, filled=fill != "never")),
+        },
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
+    per_host = batch_size // parallel.host_count()
     batches = decoded.batch(per_host, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
     members = {person.encode() for person in data.persons["train"]}
     for batch in tfds.as_numpy(batches):
         _check_persons(data, "train", members, batch["patient_id"])
-        yield batch["image"], batch["label"]
+        yield batch["place"], batch["image"], batch["label"]
+
+
+def label_counts(data: PreparedData) -> np.ndarray:
+    """[C]: how many training slices each class has."""
+    labels = [record["label"] for record in tfds.as_numpy(_records(data, "train"))]
+    return np.bincount(labels, minlength=len(data.labels))
 
 
 def split_batches(
@@ -85,23 +96,40 @@ def split_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every slice of a split exactly once, in the order of the records; the last batch is smaller.
 
+    Args:
+      data: what `prepare` wrote.
+      split: one of its splits.
+      batch_size: global, a multiple of the hosts.
+      fill: one of `FILLS`.
+
     Yields:
-      image uint8 [b, S, S], label int32 [b], slice_index int32 [b], and lists of b texts:
+      image uint8 [b, S, S] of this host's part of the batch, b ≤ batch_size / hosts; and of the
+      whole batch, on every host, label and slice_index int32 [B], and lists of B texts:
       patient_id, slice_name, site.
 
     Raises:
       InputError: the records hold a person whom `split.json` has in another split.
     """
-    members = {person.encode() for person in data.persons[split]}
     if not data.n_slices[split]:
         return
-    decoded = _records(data, split).map(
-        lambda record: _decode(record, filled=fill == "always"),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
+    own = parallel.own_part(batch_size)
+    black = np.zeros((data.ct.image_size_px,) * 2, np.uint8)
+
+    def decode(place: tf.Tensor, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        place = place % batch_size
+        is_own = (place >= own.start) & (place < own.stop)
+        image = tf.cond(is_own, lambda: _image(record, fill == "always"), lambda: black)
+        return _with_image(record, image)
+
+    decoded = (
+        _records(data, split)
+        .enumerate()
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     )
+    members = {person.encode() for person in data.persons[split]}
     for batch in tfds.as_numpy(decoded.batch(batch_size).prefetch(tf.data.AUTOTUNE)):
         _check_persons(data, split, members, batch["patient_id"])
+        batch["image"] = batch["image"][own]
         for name in ("patient_id", "slice_name", "site"):
             batch[name] = [text.decode() for text in batch[name]]
         yield batch
@@ -130,13 +158,17 @@ def _records(data: PreparedData, split: str) -> tf.data.Dataset:
     )
 
 
-def _decode(record: dict[str, tf.Tensor], *, filled: bool) -> dict[str, tf.Tensor]:
-    image = tf.io.decode_png(record["image"], channels=1)[..., 0]
-    if not filled:
-        mask = tf.io.decode_png(record["lung_mask"], channels=1)[..., 0]
-        image = tf.where(mask > 0, image, tf.zeros_like(image))
+def _with_image(record: dict[str, tf.Tensor], image: tf.Tensor) -> dict[str, tf.Tensor]:
     return {
         "image": image,
         "label": tf.cast(record["label"], tf.int32),
         **{name: record[name] for name in ("patient_id", "slice_index", "slice_name", "site")},
     }
+
+
+def _image(record: dict[str, tf.Tensor], filled: bool) -> tf.Tensor:
+    image = tf.io.decode_png(record["image"], channels=1)[..., 0]
+    if filled:
+        return image
+    mask = tf.io.decode_png(record["lung_mask"], channels=1)[..., 0]
+    return tf.where(mask > 0, image, tf.zeros_like(image))

@@ -44,27 +44,41 @@ class SliceScorer:
           InputError: a result is not finite, or the batch does not fit the memory.
         """
         parts = [
-            self._padded(variables, images[start : start + self.batch_size])
+            self.padded(variables, images[start : start + self.batch_size])
             for start in range(0, len(images), self.batch_size)
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        found = {
+            name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]
+        }
+        check_finite(found["logits"])
+        return found
 
-    def _padded(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
-        n = len(images)
+    def padded(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores one batch and the black images that fill it up; with several hosts, all call it.
+
+        Args:
+          variables: as above.
+          images: uint8 [n, S, S], n from 0 to `batch_size`.
+
+        Returns:
+          as above, with `batch_size` rows of which the first n count; they may not be finite.
+        """
         padded = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
-        padded[:n] = images
+        padded[: len(images)] = images
         with parallel.out_of_memory_told(
             f"--config.evaluation.batch_size={self.batch_size} slices do not fit the memory; "
             "train with a smaller one (it may change when a run goes on)"
         ):
-            outputs = self._forward(variables, parallel.shard(padded))
-            found = {name: array[:n] for name, array in parallel.unshard(outputs).items()}
-        if not np.isfinite(found["logits"]).all():
-            raise InputError(
-                "the model's output is not finite; use an earlier checkpoint, or lower "
-                "--config.optimizer.learning_rate."
-            )
-        return found
+            return parallel.unshard(self._forward(variables, parallel.shard(padded)))
+
+
+def check_finite(logits: np.ndarray) -> None:
+    """Raises InputError unless all are finite."""
+    if not np.isfinite(logits).all():
+        raise InputError(
+            "the model's output is not finite; use an earlier checkpoint, or lower "
+            "--config.optimizer.learning_rate."
+        )
 
 
 def _make_forward(model: Model) -> Callable:

@@ -1,9 +1,10 @@
 """Checkpoints of a run: weights, optimiser and an account of both, written by Orbax.
 
-A workdir holds `checkpoints/<step>/` with three items: `weights` (params and batch statistics, all
-that a prediction needs), `optimizer` (what else a run needs to go on) and `meta` (JSON: config,
-labels, settings of the image side). The latest and the best by validation are kept. Weights that
-`convert_weights` made are step 0, without an optimiser.
+A workdir holds `checkpoints/<step>/` with four items: `weights` (params and batch statistics, all
+that a prediction needs), `optimizer` and `progress` (what else a run needs to go on) and `meta`
+(JSON: config, labels, settings of the image side). The latest and the best by validation are kept.
+Weights that `convert_weights` made are step 0, without an optimiser. With several hosts, all must
+save and restore alike, in a folder that all of them see.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from drenet_jax.errors import InputError
 PyTree = Any
 
 FORMAT = 1
+
+NOT_VALIDATED = {"auc": None, "cross_entropy": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +119,13 @@ class Checkpoints:
             item_handlers={
                 "weights": ocp.StandardCheckpointHandler(),
                 "optimizer": ocp.StandardCheckpointHandler(),
+                "progress": ocp.JsonCheckpointHandler(),
                 "meta": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                best_fn=_goodness,
+                best_fn=goodness,
                 preservation_policy=AnyPreservationPolicy(
-                    [LatestN(1), BestN(get_metric_fn=_goodness, n=1)]
+                    [LatestN(1), BestN(get_metric_fn=goodness, n=1)]
                 ),
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
@@ -166,6 +170,7 @@ class Checkpoints:
         optimizer: PyTree | None,
         meta: Meta | PartMeta,
         metrics: Mapping,
+        progress: Mapping | None = None,
     ) -> None:
         """Writes a checkpoint in the background; see `wait`.
 
@@ -174,7 +179,9 @@ class Checkpoints:
           weights: `{"params", "batch_stats"}`.
           optimizer: everything else that a run needs to go on; None: there is no run.
           meta: the account.
-          metrics: of the validation: `auc` (of persons, or None) and `cross_entropy` (of slices).
+          metrics: of the validation: `auc` (of persons, or None) and `cross_entropy` (of slices);
+            `NOT_VALIDATED` if there was none.
+          progress: JSON that the run needs to go on; None: there is no run.
         """
         items = {
             "weights": ocp.args.StandardSave(weights),
@@ -182,6 +189,8 @@ class Checkpoints:
         }
         if optimizer is not None:
             items["optimizer"] = ocp.args.StandardSave(optimizer)
+        if progress is not None:
+            items["progress"] = ocp.args.JsonSave(dict(progress))
         args = ocp.args.Composite(**items)
         saved = self._manager.save(step, args=args, metrics=dict(metrics))
         # Orbax says nothing when a step lies below the latest.
@@ -237,6 +246,19 @@ class Checkpoints:
         """What `save` was given as `optimizer`, as NumPy arrays."""
         return self._restore(step, "optimizer", shapes)
 
+    def progress(self, step: int) -> dict:
+        """What `save` was given as `progress`."""
+        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["progress"]
+
+    def weight_shapes(self, step: int) -> PyTree:
+        """Shapes and types of the weights that a checkpoint holds."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+            self._shapes(step, "weights").tree,
+            is_leaf=lambda x: hasattr(x, "shape"),
+        )
+
     def _restore(self, step: int, item: str, shapes: PyTree) -> PyTree:
         where = self._folder / str(step) / item
         # Orbax tells a mismatch in thousands of lines.
@@ -249,13 +271,16 @@ class Checkpoints:
         return self._manager.item_metadata(step)[item]
 
 
-def _goodness(metrics: Mapping) -> tuple[float, float]:
+def goodness(metrics: Mapping) -> tuple[float, float]:
     """Higher is better: person AUC first; of equal ones the lower cross-entropy of slices.
 
-    Without validation all are equal, and Orbax takes the latest of equals.
+    A checkpoint without validation is worse than any with one. Without any validation all are
+    equal, and Orbax takes the latest of equals.
     """
     auc, cross_entropy = metrics["auc"], metrics["cross_entropy"]
-    return (-1.0 if auc is None else auc, 0.0 if cross_entropy is None else -cross_entropy)
+    if cross_entropy is None:
+        return (-2.0, 0.0)
+    return (-1.0 if auc is None else auc, -cross_entropy)
 
 
 def save_converted(folder: str | os.PathLike, weights: PyTree, meta: Meta | PartMeta) -> None:
@@ -267,7 +292,7 @@ def save_converted(folder: str | os.PathLike, weights: PyTree, meta: Meta | Part
       meta: the account.
     """
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(0, weights, None, meta, {"auc": None, "cross_entropy": None})
+        checkpoints.save(0, weights, None, meta, NOT_VALIDATED)
         checkpoints.wait()
 
 

@@ -452,7 +452,12 @@ def _channel_last(kernel: np.ndarray, cells: int) -> np.ndarray:
 
 
 def start_from(
-    folder: str | os.PathLike, model: Model, variables: dict, labels: Sequence[str]
+    folder: str | os.PathLike,
+    model: Model,
+    variables: dict,
+    labels: Sequence[str],
+    *,
+    parts: str = "all",
 ) -> dict:
     """The first variables of a run that starts from weights which are there already.
 
@@ -464,6 +469,8 @@ def start_from(
       model: that is to be trained.
       variables: of `model`, freshly drawn (`build.init_variables`).
       labels: of the data.
+      parts: `config.init.parts`: "all", or "backbone" to take nothing else, which may come from
+        another kind of model, or from one with other labels.
 
     Returns:
       variables of `model`.
@@ -475,7 +482,8 @@ def start_from(
     with Checkpoints.of(folder, flag="--config.init.weights") as source:
         step = source.best_step
         account = source.account(step)
-        if isinstance(account, Meta):
+        whole = isinstance(account, Meta)
+        if whole and parts == "all":
             if tuple(labels) != account.labels:
                 theirs = ", ".join(account.labels)
                 raise InputError(
@@ -483,18 +491,39 @@ def start_from(
                     f"prepare the data with --labels={','.join(account.labels)}."
                 )
             return source.weights(step, variables)
+        if whole:
+            found = backbone_architecture(account.config), account.config.model.width
+        else:
+            found = account.architecture, account.width
         # The field of the config that names the architecture.
         field = "backbone" if isinstance(model, DRENet) else "name"
-        architecture = model.backbone if isinstance(model, DRENet) else model.architecture
-        if (account.architecture, account.width) != (architecture, model.width):
+        wanted = model.backbone if isinstance(model, DRENet) else model.architecture, model.width
+        if found != wanted:
             raise InputError(
-                f"{flag} is of a {account.architecture} of width {account.width}, but "
-                f"--config.model.{field}={architecture} and --config.model.width={model.width}; "
+                f"{flag} is of a {found[0]} of width {found[1]}, but "
+                f"--config.model.{field}={wanted[0]} and --config.model.width={model.width}; "
                 "set both to what the weights are, or name other weights."
             )
-        shapes = {
-            collection: {part: tree[part] for part in account.parts if part in tree}
-            for collection, tree in variables.items()
-        }
-        found = source.weights(step, shapes)
-    return {collection: tree | found[collection] for collection, tree in variables.items()}
+        if parts == "backbone":
+            taken = _backbone_alone(source.weights(step, source.weight_shapes(step)))
+            check_shapes(taken, _backbone_alone(variables), flag)
+        else:
+            shapes = {
+                collection: {part: tree[part] for part in account.parts if part in tree}
+                for collection, tree in variables.items()
+            }
+            taken = source.weights(step, shapes)
+    return {collection: tree | taken[collection] for collection, tree in variables.items()}
+
+
+def backbone_architecture(config: ml_collections.ConfigDict) -> str:
+    """One of `BACKBONES`: that of the model which `config.model` describes."""
+    return config.model.backbone if config.model.name == "drenet" else config.model.name
+
+
+def _backbone_alone(variables: dict) -> dict:
+    return {
+        # VGG has no batch statistics.
+        collection: {part: tree[part] for part in ("backbone",) if part in tree}
+        for collection, tree in variables.items()
+    }

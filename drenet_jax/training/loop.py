@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ import optax
 from tqdm import tqdm
 
 from drenet_jax import parallel
-from drenet_jax.data.batches import FILLS, train_batches
+from drenet_jax.data.batches import label_counts, train_batches
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.metrics import classification_metrics
@@ -24,17 +24,16 @@ from drenet_jax.evaluation.splits import positive_class, score_split
 from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.models.build import Model, build_model, init_variables
 from drenet_jax.models.pretrained import start_from
+from drenet_jax.training.checks import check_config, check_groups, check_same_run
+from drenet_jax.training.logs import METRICS_FILE, RunLog, proposal_picture, read_lines
+from drenet_jax.training.losses import read_class_weights
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
+from drenet_jax.training.stopping import Preempted, Preemption, is_out_of_patience
 from drenet_jax.version import __version__
 
-METRICS_FILE = "metrics.jsonl"
-
-_GROUPS = ("seed", "data", "model", "optimizer", "train", "init", "evaluation")
-
-# Config fields that may differ between the start of a run and its continuation.
-_MAY_CHANGE = ("data.dir", "train.epochs", "train.steps", "train.validate_every_epochs")
-_MAY_CHANGE_BELOW = ("evaluation.",)
+# Validation slices in the picture of the proposals.
+_PICTURED = 9
 
 
 def train_and_evaluate(
@@ -42,8 +41,9 @@ def train_and_evaluate(
 ) -> dict[str, float | None]:
     """Trains the model that `config` describes; called again, it goes on where it stopped.
 
-    The workdir gets `checkpoints/` (the latest, and the best by validation) and `metrics.jsonl` (a
-    line for each validation). The test split is never opened.
+    The workdir gets `checkpoints/` (the latest, and the best by validation), `metrics.jsonl` (a
+    line for each validation) and `tensorboard/`. The test split is never opened. With several
+    hosts (`parallel.start_hosts`) all call this alike, with a workdir and data that all see.
 
     Args:
       config: see `configs/drenet.py`.
@@ -56,12 +56,16 @@ def train_and_evaluate(
     Raises:
       InputError: the config cannot be used, does not fit the data or the workdir's run, or the loss
         is no longer finite.
+      Preempted: SIGTERM asked for a stop, and a checkpoint of the last step is written.
     """
-    _check_groups(config)
+    check_groups(config)
     data = open_data(config.data.dir)
-    _check(config, data)
+    check_config(config, data)
     batch_size, n = config.data.batch_size, data.n_slices["train"]
     positive = positive_class(data.labels, config.evaluation.positive_label)
+    class_weights = read_class_weights(
+        config.train.class_weights, data.labels, lambda: label_counts(data)
+    )
     model = build_model(config, len(data.labels))
     schedule = learning_rate(config, n, batch_size)
     optimizer = make_optimizer(config, schedule)
@@ -70,92 +74,79 @@ def train_and_evaluate(
     last_step = _last_step(config, n)
     validation_steps = _validation_steps(config, n, last_step)
 
+    # 1. From the first weights, or from the latest checkpoint.
     goes_on = ckpt.has_checkpoint(workdir) and not fresh
     if not goes_on:
         # Before anything is removed or made: the weights to start from may not be usable.
         state = create_state(_first_variables(config, model, data), optimizer)
     if fresh:
-        ckpt.remove(workdir)
-        (workdir / METRICS_FILE).unlink(missing_ok=True)
-    with _open_checkpoints(workdir) as checkpoints:
-        start = 0
+        _remove_run(workdir)
+    with _open_checkpoints(workdir) as checkpoints, Preemption() as preemption:
+        start, since_validation = 0, {}
         if goes_on:
             start = checkpoints.latest_step
-            _check_same_run(checkpoints.meta(start), meta, workdir)
+            check_same_run(checkpoints.meta(start), meta, workdir)
             state = _restore(checkpoints, start, model, optimizer)
-        if start >= last_step:
+            since_validation = checkpoints.progress(start)["since_validation"]
+        lines = read_lines(workdir / METRICS_FILE, start)
+        if start >= last_step or is_out_of_patience(lines, config.train.patience_epochs):
             print(f"{workdir} has made its {start} steps; nothing is left to do.")
             return checkpoints.figures(start)
 
-        log = _read_log(workdir / METRICS_FILE, start)
-        make_step = make_train_step(model, optimizer, schedule, config)
+        # 2. On the devices, and the batches with it.
+        make_step = make_train_step(model, optimizer, schedule, config, class_weights=class_weights)
         replicated = parallel.replicate(state)
         del state
-        batches = train_batches(
-            data,
-            batch_size=batch_size,
-            first_step=start,
-            fill=config.data.fill,
-            shuffle_buffer=config.data.shuffle_buffer,
-            seed=config.seed,
-        )
-        since_validation: list[dict] = []
-        with tqdm(total=last_step, initial=start, unit="step", desc="train") as bar:
-            for step, batch in zip(range(start + 1, last_step + 1), batches, strict=False):
-                with parallel.out_of_memory_told(_too_large(config)):
-                    replicated, metrics = make_step(replicated, *batch)
-                    since_validation.append(metrics)
-                    # One step late, so that the host does not wait for the devices.
-                    for late in since_validation[-2:-1]:
-                        _check_finite(late, step - 1, checkpoints, workdir)
-                bar.update()
-                if step not in validation_steps:
-                    continue
+        batches = _batches(config, data, start)
+
+        # 3. Step by step. Metrics are read a step late, so that the devices need not wait.
+        late, figures = None, ckpt.NOT_VALIDATED
+        with (
+            _open_log(workdir, start) as log,
+            _progress_bar(last_step * batch_size, start * batch_size) as bar,
+            parallel.out_of_memory_told(_too_large(config)),
+        ):
+
+            def take(step: int, metrics: dict) -> None:
+                metrics = parallel.to_host(metrics)
                 _check_finite(metrics, step, checkpoints, workdir)
-                figures = _validate(scorer, replicated, data, config.data.fill, positive)
-                log.append(_log_line(step, step * batch_size / n, since_validation, figures))
-                since_validation = []
-                bar.set_postfix(loss=log[-1]["train"]["loss"], **figures)
-                # The log first: of a checkpoint that did not get whole, its line is dropped.
-                _write_log(workdir / METRICS_FILE, log)
-                _save(checkpoints, step, parallel.to_host(replicated), meta, figures)
+                for name, value in metrics.items():
+                    since_validation.setdefault(name, []).append(float(value))
+                log.step(step, metrics)
+                bar.set_postfix(loss=float(metrics["loss"]), **figures, refresh=False)
+
+            for step in range(start + 1, last_step + 1):
+                replicated, metrics = make_step(replicated, next(batches))
+                if late is not None:
+                    take(step - 1, late)
+                late = metrics
+                bar.update(batch_size)
+                is_asked_to_stop = preemption.is_asked()
+                if step not in validation_steps and not is_asked_to_stop:
+                    continue
+
+                # 4. A checkpoint, and before it the validation whose turn it is.
+                take(step, late)
+                late = None
+                if step in validation_steps:
+                    figures, picture = _validate(config, scorer, replicated, data, positive)
+                    means = {name: float(np.mean(x)) for name, x in since_validation.items()}
+                    since_validation.clear()
+                    epoch = step * batch_size / n
+                    lines.append({"epoch": epoch, "validation": figures})
+                    # Before the checkpoint: if that does not get whole, the line is dropped.
+                    log.validation(step, epoch, means, figures)
+                    if picture is not None:
+                        log.picture(step, picture)
+                validated = figures if step in validation_steps else ckpt.NOT_VALIDATED
+                _save(checkpoints, step, replicated, meta, validated, since_validation)
+                if is_out_of_patience(lines, config.train.patience_epochs):
+                    break
+                if is_asked_to_stop and step < last_step:
+                    checkpoints.wait()
+                    raise Preempted(f"{workdir} was told to stop at step {step} of {last_step}")
         checkpoints.wait()
         return figures
-
-
-def _check_groups(config: ml_collections.ConfigDict) -> None:
-    missing = [name for name in _GROUPS if name not in config]
-    if missing:
-        raise InputError(
-            f"--config: the file has no {', '.join(missing)}; give a training config like "
-            "configs/drenet.py."
-        )
-
-
-def _check(config: ml_collections.ConfigDict, data: PreparedData) -> None:
-    if not data.n_slices["train"]:
-        raise InputError(f"--config.data.dir={data.path} holds no training slices; prepare some.")
-    if config.data.fill not in FILLS:
-        raise InputError(
-            f"--config.data.fill={config.data.fill!r} must be one of {', '.join(FILLS)}."
-        )
-    if config.model.image_size_px != data.ct.image_size_px:
-        raise InputError(
-            f"--config.model.image_size_px={config.model.image_size_px}, but {data.path} holds "
-            f"slices of {data.ct.image_size_px} pixels; set the one or prepare the other."
-        )
-    for field, value in (
-        ("data.shuffle_buffer", config.data.shuffle_buffer),
-        ("train.accumulate", config.train.accumulate),
-        ("train.epochs", config.train.epochs),
-        ("train.validate_every_epochs", config.train.validate_every_epochs),
-        ("evaluation.bootstrap_draws", config.evaluation.bootstrap_draws),
-    ):
-        if value < 1:
-            raise InputError(f"--config.{field}={value} must be 1 or more.")
-    if config.train.steps < 0:
-        raise InputError(f"--config.train.steps={config.train.steps} must be 0 or more.")
-    parallel.check_batch_size(config.data.batch_size, config.train.accumulate)
 
 
 def _last_step(config: ml_collections.ConfigDict, n: int) -> int:
@@ -167,15 +158,6 @@ def _validation_steps(config: ml_collections.ConfigDict, n: int, last_step: int)
     every = config.train.validate_every_epochs
     epochs = range(every, config.train.epochs + 1, every)
     return {math.ceil(epoch * n / config.data.batch_size) for epoch in epochs} | {last_step}
-
-
-def _open_checkpoints(workdir: Path) -> ckpt.Checkpoints:
-    try:
-        return ckpt.Checkpoints(workdir)
-    except OSError as error:
-        raise InputError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); name another folder."
-        ) from error
 
 
 def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.Meta:
@@ -196,38 +178,24 @@ def _first_variables(config: ml_collections.ConfigDict, model: Model, data: Prep
     variables = init_variables(model, config.seed)
     if not config.init.weights:
         return variables
-    return start_from(config.init.weights, model, variables, data.labels)
+    return start_from(config.init.weights, model, variables, data.labels, parts=config.init.parts)
 
 
-def _check_same_run(found: ckpt.Meta, wanted: ckpt.Meta, workdir: Path) -> None:
-    old, new = (_flat(one.config.to_dict()) for one in (found, wanted))
-    differing = [
-        f"{field} {old.get(field)!r} there, {new.get(field)!r} now"
-        for field in sorted(old.keys() | new.keys())
-        if old.get(field) != new.get(field)
-        and field not in _MAY_CHANGE
-        and not field.startswith(_MAY_CHANGE_BELOW)
-    ]
-    if found.labels != wanted.labels:
-        differing.append(f"labels {', '.join(found.labels)} there, {', '.join(wanted.labels)} now")
-    if found.data_fingerprint != wanted.data_fingerprint:
-        differing.append("the data were prepared anew, with other persons, splits or settings")
-    if differing:
+def _remove_run(workdir: Path) -> None:
+    # Not while another host still looks at what is there.
+    parallel.wait_for_hosts("before the old run is removed")
+    if parallel.is_first_host():
+        ckpt.remove(workdir)
+    parallel.wait_for_hosts("after the old run is removed")
+
+
+def _open_checkpoints(workdir: Path) -> ckpt.Checkpoints:
+    try:
+        return ckpt.Checkpoints(workdir)
+    except OSError as error:
         raise InputError(
-            f"--workdir={workdir} holds a run with other settings ({'; '.join(differing)}); "
-            "name another folder, or add --fresh to remove that run and start over."
-        )
-
-
-def _flat(values: Mapping, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            # JSON, through which a checkpoint's config went, knows no tuples.
-            flat[prefix + name] = json.loads(json.dumps(value))
-    return flat
+            f"--workdir={workdir} cannot be written ({error.strerror}); name another folder."
+        ) from error
 
 
 def _restore(
@@ -248,27 +216,87 @@ def _restore(
 def _save(
     checkpoints: ckpt.Checkpoints,
     step: int,
-    state: TrainState,
+    replicated: TrainState,
     meta: ckpt.Meta,
     figures: Mapping[str, float | None],
+    since_validation: Mapping[str, list[float]],
 ) -> None:
-    weights = {"params": state.params, "batch_stats": state.batch_stats}
-    checkpoints.save(step, weights, {"opt_state": state.opt_state}, meta, figures)
+    state = parallel.to_host(replicated)
+    checkpoints.save(
+        step,
+        {"params": state.params, "batch_stats": state.batch_stats},
+        {"opt_state": state.opt_state},
+        meta,
+        figures,
+        {"since_validation": {name: list(values) for name, values in since_validation.items()}},
+    )
+
+
+def _batches(config: ml_collections.ConfigDict, data: PreparedData, start: int) -> Iterator:
+    """The micro-batches of each step from `start` on, on the devices."""
+    on_host = train_batches(
+        data,
+        batch_size=config.data.batch_size,
+        micro_batches=config.train.accumulate,
+        first_step=start,
+        fill=config.data.fill,
+        shuffle_buffer=config.data.shuffle_buffer,
+        seed=config.seed,
+    )
+    return parallel.on_devices(on_host, parts=config.train.accumulate)
+
+
+class _Quiet:
+    """The log of a host that is not the first: one of them writes."""
+
+    def step(self, *told) -> None: ...
+    def validation(self, *told) -> None: ...
+    def picture(self, *told) -> None: ...
+    def close(self) -> None: ...
+
+
+def _open_log(workdir: Path, start: int) -> contextlib.closing[RunLog | _Quiet]:
+    return contextlib.closing(RunLog(workdir, start) if parallel.is_first_host() else _Quiet())
+
+
+def _progress_bar(total: int, initial: int) -> tqdm:
+    return tqdm(
+        total=total,
+        initial=initial,
+        unit="slice",
+        desc="train",
+        disable=not parallel.is_first_host(),
+    )
 
 
 def _validate(
-    scorer: SliceScorer, replicated: TrainState, data: PreparedData, fill: str, positive: int
-) -> dict[str, float | None]:
-    """The validation split's person AUC and the cross-entropy of its slices; None without any."""
+    config: ml_collections.ConfigDict,
+    scorer: SliceScorer,
+    replicated: TrainState,
+    data: PreparedData,
+    positive: int,
+) -> tuple[dict[str, float | None], np.ndarray | None]:
+    """The validation split's person AUC and the cross-entropy of its slices, and a picture of some
+    slices with their proposals; None where there is none."""
     if not data.n_slices["validation"]:
-        return {"auc": None, "cross_entropy": None}
+        return dict(ckpt.NOT_VALIDATED), None
+    pictures: list[np.ndarray] = []
+
+    def draw(images: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
+        if not pictures and len(images):
+            shown = (images, outputs["boxes"], outputs["scores"])
+            pictures.append(proposal_picture(*(array[:_PICTURED] for array in shown)))
+
     variables = {"params": replicated.params, "batch_stats": replicated.batch_stats}
-    slices, logits = score_split(scorer, variables, data, "validation", fill)
+    slices, logits = score_split(
+        scorer, variables, data, "validation", config.data.fill, watch=draw
+    )
     persons = person_predictions(slices)
     figures = classification_metrics(persons.label, persons.probabilities, data.labels, positive)
     true_logits = np.take_along_axis(logits, slices.label[:, None], axis=1)[:, 0]
     log_sum = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
-    return {"auc": figures["auc"], "cross_entropy": float(np.mean(log_sum - true_logits))}
+    cross_entropy = float(np.mean(log_sum - true_logits))
+    return {"auc": figures["auc"], "cross_entropy": cross_entropy}, next(iter(pictures), None)
 
 
 def _too_large(config: ml_collections.ConfigDict) -> str:
@@ -280,7 +308,6 @@ def _too_large(config: ml_collections.ConfigDict) -> str:
 
 
 def _check_finite(metrics: dict, step: int, checkpoints: ckpt.Checkpoints, workdir: Path) -> None:
-    metrics = parallel.unreplicate(metrics)
     # A loss that is finite still, with a gradient that is not, has spoilt the weights already.
     if np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"]):
         return
@@ -291,26 +318,3 @@ def _check_finite(metrics: dict, step: int, checkpoints: ckpt.Checkpoints, workd
         f"(last good checkpoint: {'none' if last is None else f'step {last}'}); "
         "lower --config.optimizer.learning_rate, or look for broken slices in qc.html."
     )
-
-
-def _log_line(
-    step: int, epoch: float, metrics: list[dict], validation: Mapping[str, float | None]
-) -> dict:
-    train = jax.tree.map(
-        lambda *values: float(np.mean(values)), *(parallel.unreplicate(one) for one in metrics)
-    )
-    return {"step": step, "epoch": round(epoch, 3), "train": train, "validation": dict(validation)}
-
-
-def _read_log(path: Path, last_step: int) -> list[dict]:
-    """The log up to a step: lines of steps whose checkpoint did not get whole are made again."""
-    if not path.exists():
-        return []
-    lines = (json.loads(line) for line in path.read_text().splitlines())
-    return [line for line in lines if line["step"] <= last_step]
-
-
-def _write_log(path: Path, log: list[dict]) -> None:
-    scratch = path.with_suffix(".unfinished")
-    scratch.write_text("".join(json.dumps(line) + "\n" for line in log))
-    scratch.replace(path)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from drenet_jax.errors import InputError
 from drenet_jax.models.outputs import Outputs
 
 
-def all_losses(outputs: Outputs, label: jax.Array) -> dict[str, jax.Array]:
+def all_losses(
+    outputs: Outputs, label: jax.Array, class_weights: np.ndarray | None = None
+) -> dict[str, jax.Array]:
     """The losses of a batch, each averaged over its B images; their sum is under `loss`.
 
     `raw`, `concat` and `parts` are cross-entropies of the whole image, of all features together and
@@ -19,20 +25,66 @@ def all_losses(outputs: Outputs, label: jax.Array) -> dict[str, jax.Array]:
     Args:
       outputs: of a training pass, with M proposals.
       label: [B] integers.
+      class_weights: [C]; each cross-entropy of an image is multiplied by that of its label. The
+        mean is over B still, so that a batch of a heavy class weighs more than one of a light
+        class. Ranks compare proposals of one image and have no weights.
     """
-    concat = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, label).mean()
+    weight = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)[label]
+
+    def mean(per_image: jax.Array) -> jax.Array:
+        return jnp.mean(per_image if weight is None else per_image * weight)
+
+    concat = mean(optax.softmax_cross_entropy_with_integer_labels(outputs.logits, label))
     if not outputs.scores.shape[1]:
         return {"loss": concat, "concat": concat}
     part_loss = optax.softmax_cross_entropy_with_integer_labels(
         outputs.part_logits, jnp.broadcast_to(label[:, None], outputs.part_logits.shape[:2])
     )
     losses = {
-        "raw": optax.softmax_cross_entropy_with_integer_labels(outputs.raw_logits, label).mean(),
+        "raw": mean(optax.softmax_cross_entropy_with_integer_labels(outputs.raw_logits, label)),
         "concat": concat,
-        "parts": part_loss.mean(),
+        "parts": mean(part_loss.mean(axis=1)),
         "rank": ranking_loss(outputs.scores, part_loss).mean(),
     }
     return {"loss": sum(losses.values()), **losses}
+
+
+def read_class_weights(
+    text: str, labels: Sequence[str], counts: Callable[[], np.ndarray]
+) -> np.ndarray | None:
+    """The weights [C] that `train.class_weights` describes; None: all are equal.
+
+    Args:
+      text: "none"; "balanced": inversely proportional to the number of training slices, such that
+        the mean over the training slices is 1; or a number for each label, by commas.
+      labels: names of the classes, in order.
+      counts: gives the training slices of each class, [C]; called for "balanced" only.
+
+    Raises:
+      InputError: `text` is none of these, or a class has no training slice.
+    """
+    flag = f"--config.train.class_weights={text}"
+    if text == "none":
+        return None
+    if text == "balanced":
+        n = counts()
+        missing = [label for label, count in zip(labels, n, strict=True) if not count]
+        if missing:
+            raise InputError(
+                f"{flag}, but no training slice has the label {', '.join(missing)}; prepare some, "
+                "or name the weights."
+            )
+        return (n.sum() / (len(n) * n)).astype(np.float32)
+    try:
+        weights = np.array([float(number) for number in text.strip("()").split(",")], np.float32)
+    except ValueError:
+        weights = np.zeros(0, np.float32)
+    if len(weights) != len(labels) or not np.all((weights > 0) & np.isfinite(weights)):
+        raise InputError(
+            f"{flag} must be none, balanced, or a number above 0 for each of the labels "
+            f"{', '.join(labels)}, as in {','.join(['1'] * len(labels))}."
+        )
+    return weights
 
 
 def ranking_loss(scores: jax.Array, part_loss: jax.Array) -> jax.Array:

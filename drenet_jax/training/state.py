@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -11,6 +12,7 @@ import ml_collections
 import optax
 
 from drenet_jax.errors import InputError
+from drenet_jax.training.freezing import optimizer_groups
 
 
 @flax.struct.dataclass
@@ -33,18 +35,45 @@ class TrainState:
 def learning_rate(
     config: ml_collections.ConfigDict, slices_in_epoch: int, batch_size: int
 ) -> optax.Schedule:
-    """The learning rate at a step: `optimizer.learning_rate`, times `decay_factor` at each of the
-    `decay_epochs`, after a linear rise over `warmup_epochs`."""
+    """The learning rate at a step, after a linear rise over `optimizer.warmup_epochs`.
+
+    "steps": `optimizer.learning_rate`, times `decay_factor` at each of the `decay_epochs`.
+    "cosine": half a cosine wave from the end of the rise to the end of `train.epochs`, where
+    `final_factor` of `learning_rate` is left.
+
+    Raises:
+      InputError: `optimizer.schedule` is neither, or leaves no epoch after the rise.
+    """
     optimizer = config.optimizer
 
     def steps(epochs: float) -> int:
         return round(epochs * slices_in_epoch / batch_size)
 
-    decay = optax.piecewise_constant_schedule(
-        optimizer.learning_rate,
-        {steps(epoch): optimizer.decay_factor for epoch in optimizer.decay_epochs},
-    )
     warmup_steps = steps(optimizer.warmup_epochs)
+    if optimizer.schedule == "steps":
+        decay = optax.piecewise_constant_schedule(
+            optimizer.learning_rate,
+            {steps(epoch): optimizer.decay_factor for epoch in optimizer.decay_epochs},
+        )
+    elif optimizer.schedule == "cosine":
+        if optimizer.warmup_epochs >= config.train.epochs:
+            raise InputError(
+                f"--config.optimizer.warmup_epochs={optimizer.warmup_epochs} must be below "
+                f"--config.train.epochs={config.train.epochs}."
+            )
+        cosine = optax.cosine_decay_schedule(
+            optimizer.learning_rate,
+            max(1, steps(config.train.epochs) - warmup_steps),
+            alpha=optimizer.final_factor,
+        )
+
+        def decay(step: jax.Array) -> jax.Array:
+            return cosine(jnp.maximum(0, step - warmup_steps))
+
+    else:
+        raise InputError(
+            f"--config.optimizer.schedule={optimizer.schedule!r} must be steps or cosine."
+        )
 
     def schedule(step: jax.Array) -> jax.Array:
         rise = jnp.minimum(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
@@ -57,20 +86,32 @@ def make_optimizer(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
     """SGD with momentum, where weight decay is added to the gradient as in the authors' PyTorch
-    code, or AdamW.
+    code, or AdamW. `train.frozen_stages` of the backbone stay as they are, without weight decay
+    too, and updates of the rest of it are multiplied by `optimizer.backbone_factor`.
 
     Raises:
-      InputError: `optimizer.name` is neither.
+      InputError: `optimizer.name` or `train.frozen_stages` cannot be.
     """
     optimizer = config.optimizer
     if optimizer.name == "sgd":
-        return optax.chain(
+        rule = optax.chain(
             optax.add_decayed_weights(optimizer.weight_decay),
             optax.sgd(schedule, momentum=optimizer.momentum),
         )
-    if optimizer.name == "adamw":
-        return optax.adamw(schedule, b1=optimizer.momentum, weight_decay=optimizer.weight_decay)
-    raise InputError(f"--config.optimizer.name={optimizer.name!r} must be sgd or adamw.")
+    elif optimizer.name == "adamw":
+        rule = optax.adamw(schedule, b1=optimizer.momentum, weight_decay=optimizer.weight_decay)
+    else:
+        raise InputError(f"--config.optimizer.name={optimizer.name!r} must be sgd or adamw.")
+    if optimizer.backbone_factor == 1 and not config.train.frozen_stages:
+        return rule
+    return optax.multi_transform(
+        {
+            "frozen": optax.set_to_zero(),
+            "backbone": optax.chain(rule, optax.scale(optimizer.backbone_factor)),
+            "rest": rule,
+        },
+        functools.partial(optimizer_groups, config),
+    )
 
 
 def create_state(variables: dict, optimizer: optax.GradientTransformation) -> TrainState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import optax
 
 from drenet_jax import parallel
 from drenet_jax.models.build import Model
+from drenet_jax.training import freezing
 from drenet_jax.training.augment import augment
 from drenet_jax.training.losses import all_losses
 from drenet_jax.training.state import TrainState
@@ -24,18 +25,20 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     config: ml_collections.ConfigDict,
+    *,
+    class_weights: np.ndarray | None = None,
 ) -> Callable:
-    """`step(state, image, label) -> (state, metrics)`; state and metrics are replicated.
+    """`step(state, micro_batches) -> (state, metrics)`; state and metrics are replicated.
 
-    `image` is uint8 [B, S, S] and `label` int32 [B], this host's part of the global batch, in
-    order. Chance depends on (seed, step, place in the global batch) alone, so any number of devices
-    draws the same. With `train.accumulate` = n, the host's part is worked off in n micro-batches,
-    one after the other over all devices, and their gradients are averaged; batch norms see one
-    micro-batch at a time.
+    `micro_batches` are this host's parts of the `train.accumulate` micro-batches of a step, on the
+    devices (`parallel.on_devices`): place in the global batch, uint8 images and labels
+    (`batches.train_batches`). They are worked off one after the other over all devices, and their
+    gradients are averaged; batch norms see one micro-batch at a time, on all devices together.
+    Chance depends on (seed, step, place) alone, so any number of devices and hosts draws the same.
 
     The state is donated: it must not be used again.
     """
-    gradient_on_devices = parallel.map_over_devices(_make_gradient(model, config))
+    gradient_on_devices = parallel.map_over_devices(_make_gradient(model, config, class_weights))
     add_on_devices = parallel.map_over_devices(
         lambda a, b: jax.tree.map(jnp.add, a, b), donate=(0,)
     )
@@ -43,18 +46,13 @@ def make_train_step(
         _make_update(optimizer, schedule, config.train.accumulate), donate=(0,)
     )
 
-    def step(state: TrainState, image: np.ndarray, label: np.ndarray):
-        # Hosts follow each other in the global batch.
-        place = jax.process_index() * len(label) + np.arange(len(label), dtype=np.int32)
+    def step(state: TrainState, micro_batches: Sequence[tuple]):
         total, batch_stats = None, state.batch_stats
         # Calls of one compiled program rather than a loop inside it: on CPU, XLA runs convolutions
         # within a loop on a single core.
-        for micro in np.split(np.arange(len(label)), config.train.accumulate):
+        for micro_batch in micro_batches:
             found, batch_stats = gradient_on_devices(
-                state.params,
-                batch_stats,
-                state.step,
-                *parallel.shard((place[micro], image[micro], label[micro])),
+                state.params, batch_stats, state.step, *micro_batch
             )
             total = found if total is None else add_on_devices(total, found)
         return update_on_devices(state, total, batch_stats)
@@ -62,7 +60,9 @@ def make_train_step(
     return step
 
 
-def _make_gradient(model: Model, config: ml_collections.ConfigDict) -> Callable:
+def _make_gradient(
+    model: Model, config: ml_collections.ConfigDict, class_weights: np.ndarray | None
+) -> Callable:
     """For one device: the gradient and the metrics of a micro-batch, and new batch statistics."""
 
     def losses_of(params, batch_stats, keys, image, label):
@@ -73,14 +73,16 @@ def _make_gradient(model: Model, config: ml_collections.ConfigDict) -> Callable:
             flip=config.data.flip,
             brightness=config.data.brightness,
         )
-        outputs, updates = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            image,
-            train=True,
-            dropout_keys=fold(keys, DROPOUT_STREAM),
-            mutable=["batch_stats"],
-        )
-        losses = all_losses(outputs, label)
+        params = freezing.stop_frozen_gradients(config, params)
+        with freezing.frozen_batch_norms(config):
+            outputs, updates = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                image,
+                train=True,
+                dropout_keys=fold(keys, DROPOUT_STREAM),
+                mutable=["batch_stats"],
+            )
+        losses = all_losses(outputs, label, class_weights)
         accuracy = jnp.mean(jnp.argmax(outputs.logits, axis=1) == label)
         return losses["loss"], (updates["batch_stats"], {**losses, "accuracy": accuracy})
 

@@ -10,14 +10,20 @@ import shutil
 import numpy as np
 import pytest
 
-from drenet_jax.data.batches import split_batches, train_batches
+from drenet_jax import parallel
+from drenet_jax.data.batches import label_counts, split_batches, train_batches
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
 
 
 def _batches(prepared, n, **changes):
+    return [batch[1:] for batch in _with_places(prepared, n, **changes)]
+
+
+def _with_places(prepared, n, **changes):
     options = {
         "batch_size": 4,
+        "micro_batches": 1,
         "first_step": 0,
         "fill": "train",
         "shuffle_buffer": 1000,
@@ -91,6 +97,53 @@ def test_batches_are_uint8_slices_and_int32_labels(prepared):
     assert image.dtype == np.uint8
     assert image.shape == (4, 96, 96)
     assert label.dtype == np.int32
+
+
+def _as_host(monkeypatch, index, count):
+    monkeypatch.setattr(parallel.jax, "process_index", lambda: index)
+    monkeypatch.setattr(parallel.jax, "process_count", lambda: count)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_hosts_share_each_micro_batch_of_a_batch_that_does_not_depend_on_them(
+    micro_batches, prepared, monkeypatch
+):
+    options = {"batch_size": 8, "micro_batches": micro_batches, "first_step": 3}
+    whole = _with_places(prepared, 9, **options)
+    parts = []
+    for host in range(2):
+        _as_host(monkeypatch, host, 2)
+        parts.append(_with_places(prepared, 9, **options))
+    for step, (place, image, label) in enumerate(whole):
+        np.testing.assert_array_equal(place, np.arange(8))
+        for host in range(2):
+            own, images, labels = parts[host][step]
+            per_micro = np.split(np.arange(8), micro_batches)
+            expected = np.concatenate([np.split(micro, 2)[host] for micro in per_micro])
+            np.testing.assert_array_equal(own, expected)
+            np.testing.assert_array_equal(images, image[own])
+            np.testing.assert_array_equal(labels, label[own])
+
+
+def test_hosts_share_a_split_of_which_each_knows_every_name(prepared, monkeypatch):
+    data = open_data(prepared)
+    assert data.n_slices["test"] % 8
+    (whole,) = split_batches(data, "test", batch_size=100, fill="train")
+    images = []
+    for host in range(2):
+        _as_host(monkeypatch, host, 2)
+        batches = list(split_batches(data, "test", batch_size=8, fill="train"))
+        for name in ("slice_name", "patient_id", "label"):
+            assert [x for batch in batches for x in batch[name]] == list(whole[name])
+        images.append([batch["image"] for batch in batches])
+    joined = [half for pair in zip(*images, strict=True) for half in pair]
+    np.testing.assert_array_equal(np.concatenate(joined), whole["image"])
+
+
+def test_label_counts_are_those_of_an_epoch(prepared):
+    data = open_data(prepared)
+    labels = [label for _, (label,) in _batches(prepared, data.n_slices["train"], batch_size=1)]
+    np.testing.assert_array_equal(label_counts(data), np.bincount(labels, minlength=3))
 
 
 @pytest.mark.parametrize("fill", ["train", "always", "never"])

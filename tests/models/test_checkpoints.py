@@ -29,7 +29,8 @@ def _save(workdir, meta, figures):
     with Checkpoints(workdir) as checkpoints:
         for step, (auc, cross_entropy) in figures.items():
             metrics = {"auc": auc, "cross_entropy": cross_entropy}
-            checkpoints.save(step, _weights(step), {"m": np.ones(2)}, meta, metrics)
+            optimizer, progress = {"m": np.ones(2)}, {"loss": [0.1, step]}
+            checkpoints.save(step, _weights(step), optimizer, meta, metrics, progress)
         checkpoints.wait()
 
 
@@ -40,6 +41,9 @@ def _save(workdir, meta, figures):
         ({1: (1.0, 0.4), 2: (1.0, 0.2), 3: (1.0, 0.3)}, 2),
         ({1: (None, 0.4), 2: (None, 0.2), 3: (0.1, 0.3)}, 3),
         ({1: (None, None), 2: (None, None), 3: (None, None)}, 3),
+        # Stopped between validations: the latest, never the best.
+        ({1: (0.5, 1.0), 2: (0.4, 1.0), 3: (None, None)}, 1),
+        ({1: (None, 0.4), 3: (None, None)}, 1),
     ],
 )
 def test_the_best_and_the_latest_are_kept(figures, best, meta, tmp_path):
@@ -68,6 +72,8 @@ def test_what_was_saved_comes_back(meta, tmp_path):
     with Checkpoints.of(tmp_path, flag="--workdir") as checkpoints:
         found = checkpoints.meta(4)
         weights = checkpoints.weights(4, _shapes(_weights(0)))
+        assert checkpoints.weight_shapes(4) == _shapes(_weights(0))
+        assert checkpoints.progress(4) == {"loss": [0.1, 4]}
     assert (found.labels, found.ct, found.fill_seed) == (meta.labels, meta.ct, 7)
     assert found.config.to_dict() == {"model": {"hidden": [3, 4]}, "seed": 1}
     np.testing.assert_array_equal(weights["params"]["w"], np.full((2, 3), 4))

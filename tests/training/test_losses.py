@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drenet_jax.errors import InputError
 from drenet_jax.models.outputs import Outputs
-from drenet_jax.training.losses import all_losses, ranking_loss
+from drenet_jax.training.losses import all_losses, ranking_loss, read_class_weights
 
 
 @pytest.fixture
@@ -58,3 +59,48 @@ def test_ranking_raises_the_score_of_the_better_proposal_and_leaves_its_loss_alo
     by_score, by_loss = jax.grad(lambda s, t: ranking_loss(s, t).sum(), (0, 1))(scores, part_loss)
     assert by_score[0, 0] < 0 < by_score[0, 1]
     np.testing.assert_array_equal(by_loss, 0)
+
+
+def test_class_weights_multiply_the_cross_entropies_of_a_slice_by_that_of_its_label(outputs):
+    torch = pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
+    weights = np.array([1.0, 3.0, 0.5], np.float32)
+    losses = all_losses(outputs, jnp.asarray(LABEL), weights)
+    label = torch.from_numpy(LABEL)
+
+    def expected(logits, label):
+        # The sum over what weighs, over the number of slices and not over the sum of the weights.
+        return torch.nn.functional.cross_entropy(
+            torch.from_numpy(np.array(logits)),
+            label,
+            weight=torch.from_numpy(weights),
+            reduction="sum",
+        ).item() / len(label)
+
+    assert losses["raw"] == pytest.approx(expected(outputs.raw_logits, label), rel=1e-5)
+    assert losses["concat"] == pytest.approx(expected(outputs.logits, label), rel=1e-5)
+    parts = expected(outputs.part_logits.reshape(20, 3), label.repeat_interleave(4))
+    assert losses["parts"] == pytest.approx(parts, rel=1e-5)
+    assert losses["rank"] == all_losses(outputs, jnp.asarray(LABEL))["rank"]
+
+
+def test_balanced_weights_are_inverse_to_the_counts_and_one_on_average_over_the_slices():
+    counts = np.array([10, 40, 50])
+    weights = read_class_weights("balanced", ("a", "b", "c"), lambda: counts)
+    np.testing.assert_allclose(weights * counts, 100 / 3, rtol=1e-6)
+    assert (weights * counts).sum() / 100 == pytest.approx(1)
+
+
+def test_class_weights_are_none_or_a_number_for_each_label():
+    assert read_class_weights("none", ("a", "b"), lambda: None) is None
+    np.testing.assert_array_equal(read_class_weights("1, 2.5", ("a", "b"), lambda: None), [1, 2.5])
+
+
+@pytest.mark.parametrize("text", ["", "even", "1", "1,2,3", "1,0", "1,-2", "1,nan", "1,x"])
+def test_class_weights_that_cannot_be_are_refused(text):
+    with pytest.raises(InputError, match=f"class_weights={text} must be none, balanced, or"):
+        read_class_weights(text, ("a", "b"), lambda: None)
+
+
+def test_balanced_weights_of_a_class_without_slices_are_refused():
+    with pytest.raises(InputError, match="no training slice has the label b"):
+        read_class_weights("balanced", ("a", "b"), lambda: np.array([3, 0]))

@@ -1,0 +1,107 @@
+"""Stages of a backbone that stay as they are, and a learning rate of its own for the others."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+
+from drenet_jax.errors import InputError
+from drenet_jax.models import densenet, resnet, vgg
+from drenet_jax.models.pretrained import backbone_architecture
+
+PyTree = Any
+
+_BACKBONE = "backbone"
+
+
+def stage_count(architecture: str) -> int:
+    """How many stages a backbone has; the last one is frozen if all of it is.
+
+    A ResNet's and a DenseNet's first stage has the stem with it, and a DenseNet's stage the
+    transition behind it. A VGG's last stage is its two hidden layers.
+    """
+    if architecture in resnet.ARCHITECTURES:
+        return len(resnet.ARCHITECTURES[architecture][1])
+    if architecture in densenet.ARCHITECTURES:
+        return len(densenet.ARCHITECTURES[architecture])
+    return len(vgg.ARCHITECTURES[architecture]) + 1
+
+
+def stage_of(architecture: str, module: str) -> int:
+    """The stage, from 1, of a module right below the backbone, by its name."""
+    if architecture in vgg.ARCHITECTURES:
+        kind, _, number = module.partition("_")
+        if kind == "classifier":
+            return stage_count(architecture)
+        # ReLUs count, and so does the pooling at the end of a block.
+        ends = [2 * n + 1 for n in vgg.ARCHITECTURES[architecture]]
+        return next(stage for stage in range(1, len(ends) + 1) if int(number) < sum(ends[:stage]))
+    if module == "norm5":
+        return stage_count(architecture)
+    found = re.match(r"(?:layer|denseblock|transition)(\d)", module)
+    return int(found[1]) if found else 1
+
+
+def frozen_rule(config: ml_collections.ConfigDict) -> Callable[[Sequence[str]], bool]:
+    """Whether what lies at a path below a collection of the model's variables is frozen.
+
+    Raises:
+      InputError: `train.frozen_stages` is not from 0 to the backbone's number of stages.
+    """
+    architecture = backbone_architecture(config)
+    n, stages = config.train.frozen_stages, stage_count(architecture)
+    if not 0 <= n <= stages:
+        raise InputError(
+            f"--config.train.frozen_stages={n} must be from 0 to {stages}, the stages of "
+            f"{architecture}."
+        )
+
+    def is_frozen(path: Sequence[str]) -> bool:
+        return len(path) > 1 and path[0] == _BACKBONE and stage_of(architecture, path[1]) <= n
+
+    return is_frozen
+
+
+def optimizer_groups(config: ml_collections.ConfigDict, params: PyTree) -> PyTree:
+    """`frozen`, `backbone` or `rest` for each of the model's parameters."""
+    is_frozen = frozen_rule(config)
+
+    def group(path: Sequence, leaf: Any) -> str:
+        del leaf
+        names = [key.key for key in path]
+        if is_frozen(names):
+            return "frozen"
+        return "backbone" if names[0] == _BACKBONE else "rest"
+
+    return jax.tree_util.tree_map_with_path(group, params)
+
+
+def stop_frozen_gradients(config: ml_collections.ConfigDict, params: PyTree) -> PyTree:
+    """The parameters, of which those that are frozen get no gradient, and none is computed."""
+    is_frozen = frozen_rule(config)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            jax.lax.stop_gradient(leaf) if is_frozen([key.key for key in path]) else leaf
+        ),
+        params,
+    )
+
+
+def frozen_batch_norms(config: ml_collections.ConfigDict) -> contextlib.AbstractContextManager:
+    """Within it, batch norms of frozen stages use their running statistics, and keep them."""
+    is_frozen = frozen_rule(config)
+
+    def intercept(call, args, kwargs, context):
+        module = context.module
+        if not isinstance(module, nn.BatchNorm) or not is_frozen(module.path):
+            return call(*args, **kwargs)
+        at_rest = module.clone(parent=None, name=None, use_running_average=True)
+        return at_rest.apply(module.variables, *args, **kwargs)
+
+    return nn.intercept_methods(intercept)

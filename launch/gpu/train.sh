@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Trains on all GPUs of this machine, and goes on until the run ends.
+#
+#   bash launch/gpu/train.sh --config=configs/drenet.py --config.data.dir=data/mine \
+#     --workdir=runs/mine [any flag of drenet_jax.train] [--dry_run]
+#
+# Needs an NVIDIA driver for CUDA 12; all else is installed into an environment of this checkout.
+# Should training be told to stop (SIGTERM), it saves, ends with exit code 75 and is started again.
+# Should this script be told to stop (SIGTERM, or Ctrl-C), training saves and both end with 75; call
+# it again to go on. Any other failure ends it with training's exit code.
+#
+# --dry_run prints the commands and runs none.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. launch/_commands.sh
+
+parse_train_flags launch/gpu/train.sh "$@"
+use_python '[cuda12]'
+command=("$python" -m drenet_jax.train "${train_flags[@]}")
+if [ -n "$dry_run" ]; then
+  run "${command[@]}"
+  echo "# as long as that ends with exit code 75: the same again"
+  exit 0
+fi
+
+told=''
+trap 'told=now; kill -TERM "$training" 2>/dev/null || true' TERM INT
+while :; do
+  # In the background, since bash takes no signal while it waits for a command in the foreground.
+  "${command[@]}" &
+  training=$!
+  # A signal ends `wait` early.
+  while code=0; wait "$training" || code=$?; [ "$told" = now ]; do
+    told=before
+  done
+  if [ "$code" != 75 ] || [ -n "$told" ]; then
+    exit "$code"
+  fi
+  echo "training was preempted; it goes on" >&2
+done

@@ -1,0 +1,431 @@
+"""The launchers: what they print, refuse and go on with; stand-ins play the clouds."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(REPOSITORY.glob("launch/**/*.sh")) + sorted(REPOSITORY.glob("studies/**/*.sh"))
+TRAIN_FLAGS = ("--config=configs/drenet.py", "--workdir=runs/my run", "--config.data.dir=data")
+SHOWN_TRAIN_FLAGS = "--config=configs/drenet.py '--workdir=runs/my run' --config.data.dir=data"
+TPU = ("--name=n", "--zone=z")
+SHARED = (*TPU, "--type=v6e-8", "--spot", "--share=10.0.0.2:/vol1")
+
+# Stands in for Python: writes down its arguments, and ends with the exit codes of a list in turn.
+ENDS_IN_TURN = """#!/bin/bash
+echo "$*" >> "$HERE/calls"
+codes=($CODES)
+exit "${codes[$(($(wc -l < "$HERE/calls") - 1))]}"
+"""
+
+# Stands in for training that is told to stop.
+SAVES_WHEN_TOLD = """#!/bin/bash
+echo "$*" >> "$HERE/calls"
+trap 'sleep 0.2; exit 75' TERM
+touch "$HERE/started"
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Puts a shell script where a command is looked for; `calls` then lists its arguments."""
+    monkeypatch.setenv("HERE", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def put(name: str, script: str) -> Path:
+        path = tmp_path / name
+        path.write_text(script)
+        path.chmod(0o755)
+        return path
+
+    # Whatever a test does, no cloud hears of it.
+    put("gcloud", '#!/bin/bash\necho "gcloud $*" >> "$HERE/calls"\n')
+    return put
+
+
+@pytest.fixture
+def calls(tmp_path):
+    def read() -> list[str]:
+        path = tmp_path / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    return read
+
+
+def launch(script: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", f"launch/{script}", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        ["bash", f"launch/{script}", *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < end, path
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_bash_can_read_every_script(script):
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing():
+    found = subprocess.run(
+        ["shellcheck", *SCRIPTS], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("script", ["gpu/train.sh", "gpu/slurm.sh", "tpu/tpu.sh", "rehearse.sh"])
+def test_help_shows_how_to_call(script):
+    result = launch(script, "--help")
+    assert result.returncode == 0
+    assert f"launch/{script}" in result.stdout
+    assert "#" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "told"),
+    [
+        ("gpu/train.sh", TRAIN_FLAGS[1:], "--config is missing"),
+        ("gpu/train.sh", TRAIN_FLAGS[:1], "--workdir is missing"),
+        ("gpu/train.sh", (*TRAIN_FLAGS, "more"), "'more' is not a flag"),
+        ("gpu/slurm.sh", TRAIN_FLAGS[:1], "--workdir is missing"),
+        ("gpu/slurm.sh", TRAIN_FLAGS, "submit it with sbatch"),
+        ("tpu/tpu.sh", (), "no command is given"),
+        ("tpu/tpu.sh", ("fly", *TPU), "'fly' is not known"),
+        ("tpu/tpu.sh", ("delete", "--name=n"), "delete needs --zone"),
+        ("tpu/tpu.sh", ("create", *TPU), "create needs --type"),
+        ("tpu/tpu.sh", ("create", *TPU, "--type=v9-8"), "give it as --runtime"),
+        ("tpu/tpu.sh", ("train", *TPU), "needs -- and the flags"),
+        ("tpu/tpu.sh", ("resume", *TPU, "--type=v6e-8", "--", "--a"), "resume needs --share"),
+        ("tpu/tpu.sh", ("install", *TPU, "--share=a;b"), "must be SERVER:/FOLDER"),
+        ("tpu/tpu.sh", ("install", *TPU, "--shar=a:/b"), "is not known"),
+        ("rehearse.sh", ("now",), "takes none"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_sentence(
+    script, arguments, told, stand_in, calls, monkeypatch
+):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    result = launch(script, *arguments)
+    assert result.returncode == 2
+    (sentence,) = result.stderr.splitlines()
+    assert sentence.startswith("error: ")
+    assert told in sentence
+    assert not calls()
+
+
+def test_gpu_dry_run(stand_in, calls, monkeypatch):
+    monkeypatch.delenv("DRENET_JAX_PYTHON", raising=False)
+    result = launch("gpu/train.sh", *TRAIN_FLAGS, "--dry_run")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        ". launch/_environment.sh",
+        "use_environment '[cuda12]'",
+        f"python -m drenet_jax.train {SHOWN_TRAIN_FLAGS}",
+        "# as long as that ends with exit code 75: the same again",
+    ]
+
+
+def test_slurm_dry_run(monkeypatch):
+    for name in ("DRENET_JAX_PYTHON", "SLURM_JOB_ID", "SLURM_SUBMIT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    result = launch("gpu/slurm.sh", "--dry_run", *TRAIN_FLAGS)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        ". launch/_environment.sh",
+        "use_environment '[cuda12]'",
+        f"srun --kill-on-bad-exit=0 --wait=120 python -m drenet_jax.train {SHOWN_TRAIN_FLAGS}",
+        "# on SIGTERM, which --signal asks for:",
+        'scancel --signal=TERM "$SLURM_JOB_ID"',
+        "# if training ends with exit code 75:",
+        'scontrol requeue "$SLURM_JOB_ID"',
+    ]
+
+
+CREATE_SPOT = (
+    "gcloud compute tpus queued-resources create n --node-id=n --accelerator-type=v6e-8 "
+    "--runtime-version=v2-alpha-tpuv6e --spot --zone=z"
+)
+DELETE_SPOT = "gcloud compute tpus queued-resources delete n --force --quiet --zone=z"
+LOOK = (
+    "gcloud compute tpus queued-resources list --zone=z "
+    "'--filter=name~/queuedResources/n$' '--format=value(state.state)'"
+)
+SSH = (
+    "gcloud compute tpus tpu-vm ssh n --worker=all --ssh-flag=-oServerAliveInterval=60 --zone=z "
+    "'--command="
+)
+UNPACK = (
+    "rm -rf drenet_jax; mkdir drenet_jax; tar -xzf drenet_jax.tar.gz -C drenet_jax; "
+    "python3 -m pip install --quiet --user uv; cd drenet_jax; "
+    "python3 -m uv venv --quiet --python=3.12 .venv; "
+    "python3 -m uv pip install --quiet --python=.venv/bin/python "
+    "--constraint=launch/constraints.txt --editable=.[tpu]'"
+)
+MOUNT = (
+    "sudo apt-get -qq update; sudo apt-get -qq install -y nfs-common; sudo mkdir -p /mnt/share; "
+    "mountpoint -q /mnt/share || sudo mount 10.0.0.2:/vol1 /mnt/share; "
+)
+COPY = [
+    "git archive --format=tar.gz --output=/scratch/drenet_jax.tar.gz HEAD",
+    "gcloud compute tpus tpu-vm scp /scratch/drenet_jax.tar.gz n:drenet_jax.tar.gz --worker=all "
+    "--zone=z",
+]
+TRAIN = f"{SSH}cd drenet_jax && .venv/bin/python -m drenet_jax.train --config=c'"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "commands"),
+    [
+        (
+            ("create", *TPU, "--type=v4-8"),
+            [
+                "gcloud compute tpus tpu-vm create n --accelerator-type=v4-8 "
+                "--version=tpu-ubuntu2204-base --zone=z"
+            ],
+        ),
+        (
+            ("create", *TPU, "--type=v5litepod-16", "--project=p", "--spot"),
+            [
+                "gcloud compute tpus queued-resources create n --node-id=n "
+                "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite --spot "
+                "--zone=z --project=p"
+            ],
+        ),
+        (("install", *TPU), [*COPY, f"{SSH}set -e; {UNPACK}"]),
+        (("install", *SHARED), [*COPY, f"{SSH}set -e; {MOUNT}{UNPACK}"]),
+        (("train", *TPU, "--", "--config=c"), [TRAIN]),
+        (
+            ("resume", *SHARED, "--", "--config=c"),
+            [
+                LOOK,
+                "# if there is none:",
+                CREATE_SPOT,
+                "# if it is SUSPENDED or FAILED, as after a preemption; then from the beginning:",
+                DELETE_SPOT,
+                "# if it is ACTIVE; from the beginning again if a preemption (exit code 75) ended "
+                "it:",
+                *COPY,
+                f"{SSH}set -e; {MOUNT}{UNPACK}",
+                TRAIN,
+                "# otherwise, after 60 seconds: from the beginning",
+            ],
+        ),
+        (("delete", *TPU, "--spot"), [DELETE_SPOT]),
+        (("delete", *TPU), ["gcloud compute tpus tpu-vm delete n --quiet --zone=z"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_tpu_dry_run(arguments, commands, stand_in, calls, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/scratch")
+    monkeypatch.delenv("SECONDS_BETWEEN_LOOKS", raising=False)
+    first, *rest = arguments
+    # Wherever it stands: somebody who wants a trial must not get a bill.
+    for tried in ((first, "--dry_run", *rest), (*arguments, "--dry_run")):
+        result = launch("tpu/tpu.sh", *tried)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines() == commands
+        assert not result.stderr
+    assert not calls()
+
+
+def test_gpu_training_goes_on_after_preemptions_and_ends_with_its_code(
+    stand_in, calls, monkeypatch
+):
+    monkeypatch.setenv("DRENET_JAX_PYTHON", str(stand_in("python-of-mine", ENDS_IN_TURN)))
+    monkeypatch.setenv("CODES", "75 75 3")
+    result = launch("gpu/train.sh", *TRAIN_FLAGS)
+    assert result.returncode == 3
+    assert calls() == [f"-m drenet_jax.train {' '.join(TRAIN_FLAGS)}"] * 3
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_gpu_launcher_that_is_told_to_stop_lets_training_save_and_stops(
+    told, stand_in, calls, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DRENET_JAX_PYTHON", str(stand_in("python-of-mine", SAVES_WHEN_TOLD)))
+    process = start("gpu/train.sh", *TRAIN_FLAGS)
+    wait_for(tmp_path / "started")
+    process.send_signal(told)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert len(calls()) == 1
+
+
+@pytest.fixture
+def slurm(stand_in, monkeypatch, tmp_path):
+    """A Slurm of one node."""
+    stand_in("srun", '#!/bin/bash\nshift 2\nexec "$@"\n')
+    stand_in(
+        "scancel",
+        '#!/bin/bash\necho "scancel $*" >> "$HERE/calls"\nkill -TERM "$(cat "$HERE/pid")"\n',
+    )
+    stand_in("scontrol", '#!/bin/bash\necho "scontrol $*" >> "$HERE/calls"\n')
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_SUBMIT_DIR", str(REPOSITORY))
+
+
+def test_slurm_queues_a_preempted_job_again(slurm, stand_in, calls, monkeypatch):
+    monkeypatch.setenv("DRENET_JAX_PYTHON", str(stand_in("python-of-mine", ENDS_IN_TURN)))
+    monkeypatch.setenv("CODES", "75")
+    result = launch("gpu/slurm.sh", *TRAIN_FLAGS)
+    assert result.returncode == 75
+    assert calls() == [
+        f"-m drenet_jax.train {' '.join(TRAIN_FLAGS)}",
+        "scontrol requeue 17",
+    ]
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_slurm_job_that_ended_is_not_queued_again(code, slurm, stand_in, calls, monkeypatch):
+    monkeypatch.setenv("DRENET_JAX_PYTHON", str(stand_in("python-of-mine", ENDS_IN_TURN)))
+    monkeypatch.setenv("CODES", str(code))
+    assert launch("gpu/slurm.sh", *TRAIN_FLAGS).returncode == code
+    assert len(calls()) == 1
+
+
+def test_slurm_passes_its_signal_to_training(slurm, stand_in, calls, monkeypatch, tmp_path):
+    python = stand_in(
+        "python-of-mine", SAVES_WHEN_TOLD.replace("touch", 'echo $$ > "$HERE/pid"\ntouch')
+    )
+    monkeypatch.setenv("DRENET_JAX_PYTHON", str(python))
+    process = start("gpu/slurm.sh", *TRAIN_FLAGS)
+    wait_for(tmp_path / "started")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert calls()[1:] == ["scancel --signal=TERM 17", "scontrol requeue 17"]
+
+
+# A cloud whose queued resource has the states of $STATES, one at each look, and where
+# training ends with the codes of $CODES in turn.
+CLOUD = """#!/bin/bash
+next() { # LIST COUNTER
+  local all=($1) n
+  n=$(cat "$HERE/$2" 2>/dev/null || echo 0)
+  echo $((n + 1)) > "$HERE/$2"
+  echo "${all[$n]}"
+}
+case "$3 $4 $*" in
+  "queued-resources list "*)
+    state=$(next "$STATES" looks)
+    [ "$state" != broken ] || exit 1
+    [ "$state" = none ] || echo "$state"
+    exit ;;
+  "tpu-vm ssh "*drenet_jax.train*)
+    echo train >> "$HERE/calls"
+    exit "$(next "$CODES" trainings)" ;;
+esac
+echo "$4" >> "$HERE/calls"
+"""
+
+
+@pytest.mark.parametrize(
+    ("states", "codes", "code", "done"),
+    [
+        # Asked for, waited for, trained.
+        ("none WAITING_FOR_RESOURCES ACTIVE", "0", 0, "create scp ssh train"),
+        # Preempted while training, which the state shows only later; a new one is asked for.
+        (
+            "ACTIVE ACTIVE SUSPENDING SUSPENDED none ACTIVE",
+            "75 1 0",
+            0,
+            "scp ssh train scp ssh train delete create scp ssh train",
+        ),
+        # A connection that fails is no reason to ask for another TPU.
+        ("ACTIVE broken broken ACTIVE", "75 0", 0, "scp ssh train scp ssh train"),
+        # A fault of training's own ends it.
+        ("ACTIVE ACTIVE", "2", 2, "scp ssh train"),
+    ],
+)
+def test_tpu_resume_goes_on_until_training_has_ended(
+    states, codes, code, done, stand_in, calls, monkeypatch, tmp_path
+):
+    stand_in("gcloud", CLOUD)
+    for name, value in (
+        ("STATES", states),
+        ("CODES", codes),
+        ("SECONDS_BETWEEN_LOOKS", "0"),
+        ("TMPDIR", str(tmp_path)),
+    ):
+        monkeypatch.setenv(name, value)
+    result = launch("tpu/tpu.sh", "resume", *SHARED, "--", "--config=c")
+    assert result.returncode == code, result.stderr
+    assert " ".join(calls()) == done
+    # However it ends, one is told how to stop the bill.
+    assert result.stderr.splitlines()[-1] == (
+        "n costs money until: bash launch/tpu/tpu.sh delete --name=n --zone=z --spot"
+    )
+
+
+def test_image_is_pinned_and_does_not_run_as_root():
+    lines = (REPOSITORY / "launch/gpu/Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("FROM")] == [
+        "FROM nvidia/cuda:12.9.1-base-ubuntu24.04"
+    ]
+    assert [line for line in lines if line.startswith("USER")] == ["USER drenet"]
+    needed = [line.split()[1:-1] for line in lines if line.startswith("COPY")]
+    allowed = (REPOSITORY / "launch/gpu/Dockerfile.dockerignore").read_text().splitlines()
+    for path in (path for paths in needed for path in paths):
+        assert (REPOSITORY / path).exists()
+        assert f"!{path}" in allowed
+
+
+def test_constraints_pin_what_setup_py_asks_for(monkeypatch):
+    asked = {}
+    monkeypatch.setattr("setuptools.setup", lambda **given: asked.update(given))
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    runpy.run_path(str(REPOSITORY / "setup.py"))
+    pinned = dict(
+        line.split("==")
+        for line in (REPOSITORY / "launch/constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    for requirement in asked["install_requires"]:
+        name = re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower().replace("_", "-")
+        if name != "tensorflow":  # for other machines than x86-64 with Linux
+            assert name in pinned, name
+
+
+def test_table_of_the_site_shift_is_made_of_its_results():
+    shift = runpy.run_path(str(REPOSITORY / "studies/shift/shift.py"))
+    page = (REPOSITORY / "docs/training.md").read_text(encoding="utf-8")
+    assert shift["table"](REPOSITORY / "studies/shift/results.csv") in page
+
+
+@pytest.mark.slow
+def test_two_processes_get_the_weights_of_one(monkeypatch):
+    monkeypatch.setenv("DRENET_JAX_PYTHON", sys.executable)
+    result = launch("rehearse.sh", timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1] == "PASS"

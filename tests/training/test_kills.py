@@ -1,0 +1,195 @@
+"""A run that is killed or told to stop, and called again, ends like one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from drenet_jax import parallel
+from drenet_jax.data.records import open_data
+from drenet_jax.models.build import build_model
+from drenet_jax.models.checkpoints import Checkpoints
+from drenet_jax.train import PREEMPTED
+from drenet_jax.training import loop
+from drenet_jax.training.loop import train_and_evaluate
+from drenet_jax.training.state import learning_rate, make_optimizer
+from drenet_jax.training.stopping import Preempted
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def small_config(prepared):
+    """A network that is compiled soon, with batch norm, dropout and momentum."""
+    config = runpy.run_path(str(REPOSITORY / "configs" / "resnet50.py"))["get_config"]()
+    config.model.update(name="resnet18", width=4, image_size_px=96, dropout=0.2)
+    config.data.update(dir=str(prepared), batch_size=8)
+    config.train.update(accumulate=1, epochs=3)
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(small_config, tmp_path_factory):
+    """A run that was left alone."""
+    workdir = tmp_path_factory.mktemp("whole")
+    train_and_evaluate(small_config, workdir)
+    return workdir
+
+
+def _start(config, workdir):
+    """`train` as a user calls it."""
+    path = workdir.with_suffix(".py")
+    path.write_text(
+        "import ml_collections\n"
+        f"def get_config():\n    return ml_collections.ConfigDict({config.to_dict()!r})\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-m", "drenet_jax.train", f"--config={path}", f"--workdir={workdir}"],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _end(process):
+    """Its exit code and what it said."""
+    _, said = process.communicate()
+    return process.returncode, said
+
+
+def _latest(workdir):
+    folder = workdir / "checkpoints"
+    names = os.listdir(folder) if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def _is_saving(workdir):
+    return any(workdir.glob("checkpoints/*.orbax-checkpoint-tmp*"))
+
+
+def _wait_until(is_so, process):
+    while not is_so():
+        assert process.poll() is None, _end(process)
+        time.sleep(0.002)
+
+
+def _state(config, workdir):
+    """What the latest checkpoint holds."""
+    data = open_data(config.data.dir)
+    schedule = learning_rate(config, data.n_slices["train"], config.data.batch_size)
+    with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
+        return loop._restore(
+            checkpoints,
+            checkpoints.latest_step,
+            build_model(config, len(data.labels)),
+            make_optimizer(config, schedule),
+        )
+
+
+def _assert_same(config, stopped, whole):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(_state(config, whole)),
+        jax.tree.leaves(_state(config, stopped)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(b, a, err_msg=jax.tree_util.keystr(path))
+    assert (stopped / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def test_a_run_that_is_killed_three_times_and_told_to_stop_ends_bit_for_bit_like_one_that_is_not(
+    small_config, whole, tmp_path
+):
+    killed = tmp_path / "killed"
+    # While the first checkpoint is saved; in the second epoch; at any moment.
+    for moment in (
+        lambda: _is_saving(killed),
+        lambda: _latest(killed) > 0,
+        lambda: True,
+    ):
+        process = _start(small_config, killed)
+        _wait_until(moment, process)
+        time.sleep(random.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+    assert 0 < _latest(killed) < _latest(whole)
+    process = _start(small_config, killed)
+    _wait_until(lambda: process.stderr.readline().startswith("train:"), process)
+    process.terminate()
+    code, said = _end(process)
+    assert code == PREEMPTED
+    stood_at = _latest(killed)
+    assert (
+        f"{killed} was told to stop at step {stood_at} of {_latest(whole)} and saved it; call "
+        "again to go on.\n"
+    ) in said
+    assert _end(_start(small_config, killed))[0] == 0
+    _assert_same(small_config, killed, whole)
+
+
+def test_no_step_is_repeated_and_no_figure_lost_by_a_run_that_is_told_to_stop(
+    small_config, whole, tmp_path, monkeypatch
+):
+    made = []
+    honest = loop.make_train_step
+
+    def watched(*args, **kwargs):
+        step = honest(*args, **kwargs)
+
+        def told(*batch):
+            state, metrics = step(*batch)
+            made.append(int(parallel.unreplicate(state.step)))
+            # At the start, in an epoch, and at a validation.
+            if made[-1] in (1, 4, 12):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return state, metrics
+
+        return told
+
+    monkeypatch.setattr(loop, "make_train_step", watched)
+    for stands_at in (1, 4, 12):
+        with pytest.raises(Preempted, match=f"at step {stands_at} of {_latest(whole)}"):
+            train_and_evaluate(small_config, tmp_path)
+        assert _latest(tmp_path) == stands_at
+    train_and_evaluate(small_config, tmp_path)
+    assert made == list(range(1, _latest(whole) + 1))
+    _assert_same(small_config, tmp_path, whole)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, PREEMPTED)]
+)
+def test_thirty_stops_at_random_moments_change_nothing(how, code, small_config, whole, tmp_path):
+    begun = time.monotonic()
+    assert _end(_start(small_config, tmp_path / "timed"))[0] == 0
+    takes_s = time.monotonic() - begun
+    stops, runs = 0, 0
+    while stops < 30:
+        runs += 1
+        stopped = tmp_path / f"stopped{runs}"
+        while True:
+            process = _start(small_config, stopped)
+            if stops < 30:
+                try:
+                    process.wait(random.uniform(0, 1) * takes_s)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(how)
+            ended, said = _end(process)
+            if not ended:
+                break
+            # Until it handles SIGTERM, a run just ends by it; it has made no step then.
+            assert ended in (code, -how), said
+            stops += 1
+        _assert_same(small_config, stopped, whole)
