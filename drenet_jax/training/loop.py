@@ -17,6 +17,7 @@ from drenet_jax import parallel
 from drenet_jax.data.batches import FILLS, train_batches
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.calibration import fit_temperature, negative_log_likelihood
 from drenet_jax.evaluation.metrics import classification_metrics
 from drenet_jax.evaluation.persons import person_predictions
 from drenet_jax.evaluation.scoring import SliceScorer
@@ -259,16 +260,18 @@ def _save(
 def _validate(
     scorer: SliceScorer, replicated: TrainState, data: PreparedData, fill: str, positive: int
 ) -> dict[str, float | None]:
-    """The validation split's person AUC and the cross-entropy of its slices; None without any."""
+    """The validation split's person AUC, the cross-entropy of its slices, and their temperature."""
     if not data.n_slices["validation"]:
-        return {"auc": None, "cross_entropy": None}
+        return {"auc": None, "cross_entropy": None, "temperature": None}
     variables = {"params": replicated.params, "batch_stats": replicated.batch_stats}
     slices, logits = score_split(scorer, variables, data, "validation", fill)
     persons = person_predictions(slices)
     figures = classification_metrics(persons.label, persons.probabilities, data.labels, positive)
-    true_logits = np.take_along_axis(logits, slices.label[:, None], axis=1)[:, 0]
-    log_sum = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
-    return {"auc": figures["auc"], "cross_entropy": float(np.mean(log_sum - true_logits))}
+    return {
+        "auc": figures["auc"],
+        "cross_entropy": negative_log_likelihood(logits, slices.label),
+        "temperature": fit_temperature(logits, slices.label),
+    }
 
 
 def _too_large(config: ml_collections.ConfigDict) -> str:
