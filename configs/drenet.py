@@ -121,7 +121,16 @@ def get_config() -> ml_collections.ConfigDict:
     evaluation.batch_size = 8
     # The label that counts as positive; empty: the one that begins with "covid".
     evaluation.positive_label = ""
+    # A case is positive from this probability of the positive class on (DESIGN 3.7).
+    evaluation.threshold = 0.5
+    # The recall is told at each of these specificities (shares): what a screening test may afford.
+    evaluation.specificities = (0.80, 0.90, 0.95)
+    # Bins of equal width for the calibration error and the reliability diagram. Ten hold some eight
+    # persons each of a test of eighty; more would be of one or two, and measure noise.
+    evaluation.calibration_bins = 10
     # Draws of the bootstrap over persons.
     evaluation.bootstrap_draws = 2000
+    # The same for every run, so that all runs on a split are judged on the same draws of persons.
+    evaluation.bootstrap_seed = 0
 
     return config

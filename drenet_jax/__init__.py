@@ -19,13 +19,13 @@ if typing.TYPE_CHECKING:
 __all__ = ["__version__", "load"]
 
 
-def load(workdir) -> Predictor:
-    """The trained model of `workdir`, ready to predict (see `Predictor`).
+def load(workdir, *, calibrated: bool = False) -> Predictor:
+    """The trained model of `workdir`, ready to predict (see `Predictor.load`).
 
     Raises:
-      InputError: `workdir` holds no checkpoint that can be used.
+      InputError: `workdir` holds no checkpoint that can be used, or none with a temperature.
     """
     # Imported here so that `import drenet_jax.ct` brings in neither JAX nor Orbax.
     from drenet_jax.evaluation.inference import Predictor
 
-    return Predictor.load(workdir)
+    return Predictor.load(workdir, calibrated=calibrated)

@@ -2,12 +2,17 @@
 
 The folder --out gets `metrics.json`, `persons.csv`, `slices.csv`, `roc.png`, `confusion.png`,
 `calibration.png` and `report.html`. The best checkpoint by validation is used. Intervals are 95%,
-by bootstrap over persons.
+by bootstrap over persons; docs/evaluation.md says what each figure means.
+
+A person's probability is the mean of the slices' (--aggregate=mean, the paper's). noisy_or and
+top3_mean lean towards the positive class, for a disease that shows in few slices; median is for
+series with a few odd slices. Choose on validation, not on test.
 
 Examples:
 
   python -m drenet_jax.evaluate --workdir=runs/mine --out=runs/mine/test
   python -m drenet_jax.evaluate --workdir=runs/mine --split=validation --out=/tmp/validation
+  python -m drenet_jax.evaluate --workdir=runs/mine --calibrated --out=runs/mine/test_calibrated
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from pathlib import Path
 from absl import flags
 
 from drenet_jax import cli
+from drenet_jax.evaluation.aggregate import AGGREGATES
 
 
 def define_flags() -> None:
@@ -27,30 +33,37 @@ def define_flags() -> None:
         "",
         "The data set, if it has moved since the run was trained; any, for converted weights.",
     )
+    flags.DEFINE_enum(
+        "aggregate", "mean", list(AGGREGATES), "How a person's probability is made of the slices'."
+    )
+    flags.DEFINE_bool(
+        "calibrated",
+        False,
+        "Divide the logits by the temperature that suits the validation slices best.",
+    )
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
 
 
 def main() -> None:
     # Imported here: --help and mistyped flags need not wait for JAX and TensorFlow.
     from drenet_jax.evaluation.evaluate import evaluate_split
+    from drenet_jax.evaluation.wording import auc_lines
     from drenet_jax.outputs import new_folder
 
     cli.use_compilation_cache()
     values = flags.FLAGS
     with new_folder(values.out) as folder:
-        metrics = evaluate_split(Path(values.workdir), values.split, folder, values.data)
-    for level in ("person", "image"):
-        auc = metrics[level]["auc"]
-        print(f"{level} AUC, {metrics['positive']} against the rest: {_interval(auc)}")
+        metrics = evaluate_split(
+            Path(values.workdir),
+            values.split,
+            folder,
+            values.data,
+            aggregate=values.aggregate,
+            calibrated=values.calibrated,
+        )
+    for line in auc_lines(metrics):
+        print(line)
     print(f"report: {Path(values.out) / 'report.html'}")
-
-
-def _interval(metric: dict) -> str:
-    if metric["value"] is None:
-        return f"none ({metric['why']})"
-    if metric["low"] is None:
-        return f"{metric['value']:.3f}"
-    return f"{metric['value']:.3f} (95% interval {metric['low']:.3f} to {metric['high']:.3f})"
 
 
 if __name__ == "__main__":

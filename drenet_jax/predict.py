@@ -31,6 +31,11 @@ def define_flags() -> None:
         "",
         "The DICOM series to take (SeriesInstanceUID), if not the largest.",
     )
+    flags.DEFINE_bool(
+        "calibrated",
+        False,
+        "Divide the logits by the temperature that suited the validation slices best.",
+    )
 
 
 def main() -> None:
@@ -42,7 +47,8 @@ def main() -> None:
     cli.use_compilation_cache()
     values = flags.FLAGS
     with new_folder(values.out) as folder:
-        found = drenet_jax.load(values.workdir).explain(values.input, series_uid=values.series_uid)
+        predictor = drenet_jax.load(values.workdir, calibrated=values.calibrated)
+        found = predictor.explain(values.input, series_uid=values.series_uid)
         text = json.dumps(found.result, indent=2, allow_nan=False)
         (folder / "result.json").write_text(text + "\n", encoding="utf-8")
         report = person_report(found.result, found.pictures)

@@ -39,6 +39,20 @@ def test_from_nothing_to_a_report(tmp_path, command):
     run("train", *flags, f"--config.data.dir={tmp_path}/data", f"--workdir={tmp_path}/run")
     said = run("evaluate", f"--workdir={tmp_path}/run", f"--out={tmp_path}/test")
     assert "person AUC, COVID-19 against the rest" in said
+    said = run("compare", f"--runs={tmp_path}/run,{tmp_path}/test", f"--out={tmp_path}/compared")
+    assert "test less run: AUC +0.000" in said
+    assert "| test |" in (tmp_path / "compared" / "compare.md").read_text()
+    refused = command(
+        "crossvalidate",
+        *flags,
+        f"--data={tmp_path}/data",
+        "--folds=4",
+        f"--workdir={tmp_path}/folds",
+    )
+    assert refused.returncode == 2
+    assert "ask for fewer folds" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "folds").exists()
     person = next((tmp_path / "phantoms" / "dicom").iterdir())
     said = run("predict", f"--workdir={tmp_path}/run", f"--input={person}", f"--out={tmp_path}/one")
     result = json.loads((tmp_path / "one" / "result.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from drenet_jax import parallel
+from drenet_jax.data.cohort import SPLITS
 from drenet_jax.data.records import PreparedData
 from drenet_jax.errors import InputError
 
@@ -148,6 +150,16 @@ def _check_persons(
 
 def _records(data: PreparedData, split: str) -> tf.data.Dataset:
     """The records of a split in a fixed order, pictures still encoded."""
+    if not data.is_fold:
+        return _stored_records(data, split)
+    # A fold's persons may be in any split of the records.
+    stored = [_stored_records(data, name) for name in SPLITS if name in data.builder.info.splits]
+    members = tf.constant(data.persons[split], tf.string)
+    everyone = functools.reduce(tf.data.Dataset.concatenate, stored)
+    return everyone.filter(lambda record: tf.reduce_any(record["patient_id"] == members))
+
+
+def _stored_records(data: PreparedData, split: str) -> tf.data.Dataset:
     return data.builder.as_dataset(
         split=split,
         shuffle_files=False,

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ LEAST_SHARDS = 16
 _VERSION = "1.0.0"
 _SETTINGS_FILE = "dataset.json"
 _SPLIT_FILE = "split.json"
+_FOLD_FILE = "fold.json"
 
 tfds.disable_progress_bar()
 
@@ -126,6 +127,8 @@ class PreparedData:
       persons: split -> patient_ids.
       n_slices: split -> number of examples.
       fingerprint: another one means other persons, splits, labels or settings.
+      records: the folder that holds the records: `path`, or what a fold was made from.
+      is_fold: whether `persons` and their splits are a selection of the records' own (see `fold`).
     """
 
     path: Path
@@ -135,11 +138,42 @@ class PreparedData:
     persons: Mapping[str, tuple[str, ...]]
     n_slices: Mapping[str, int]
     fingerprint: str
+    records: Path
+    is_fold: bool = False
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
         """TFDS's reader of the records."""
-        return tfds.builder_from_directory(self.path / CtSlices.name / _VERSION)
+        return tfds.builder_from_directory(self.records / CtSlices.name / _VERSION)
+
+    def fold(
+        self, persons: Mapping[str, Sequence[str]], n_slices: Mapping[str, int]
+    ) -> PreparedData:
+        """The same records with other splits.
+
+        Args:
+          persons: split -> patient_ids, of any split here; a split may be left out.
+          n_slices: split -> number of their examples (see `folds.persons_of_records`).
+
+        Raises:
+          InputError: somebody is in two splits, or is not in the data set.
+        """
+        persons = {split: tuple(persons.get(split, ())) for split in SPLITS}
+        check_split(persons, f"a fold of {self.path}")
+        known = {one for split in SPLITS for one in self.persons[split]}
+        strangers = {one for split in SPLITS for one in persons[split]} - known
+        if strangers:
+            raise InputError(
+                f"a fold of {self.path} names the person {min(strangers)!r}, who is not in it; "
+                "make the fold anew."
+            )
+        return dataclasses.replace(
+            self,
+            persons=persons,
+            n_slices={split: n_slices.get(split, 0) for split in SPLITS},
+            fingerprint=_fingerprint({"fold_of": self.fingerprint}, persons),
+            is_fold=True,
+        )
 
 
 def write_records(
@@ -197,8 +231,28 @@ def write_records(
     )
 
 
+def write_fold(folder: Path, data: PreparedData) -> None:
+    """Writes a fold as a folder that `open_data` opens; the records stay where they are.
+
+    Args:
+      folder: made if needed; a fold that is there gives way.
+      data: from `PreparedData.fold`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / _SPLIT_FILE, {split: list(data.persons[split]) for split in SPLITS})
+    # Last: without it the folder is none that can be opened.
+    _write_json(
+        folder / _FOLD_FILE,
+        {
+            "fold_of": str(data.path.resolve()),
+            "fingerprint": data.fingerprint,
+            "n_slices": dict(data.n_slices),
+        },
+    )
+
+
 def open_data(folder: str | os.PathLike) -> PreparedData:
-    """Opens what `prepare` wrote, and checks that nobody is in two splits.
+    """Opens what `prepare` or `write_fold` wrote, and checks that nobody is in two splits.
 
     Raises:
       InputError: `folder` is not such a folder, or somebody is in two splits.
@@ -206,6 +260,8 @@ def open_data(folder: str | os.PathLike) -> PreparedData:
     if not os.fspath(folder):
         raise InputError("--config.data.dir is not set; give the --out of prepare.")
     folder = Path(folder)
+    if (folder / _FOLD_FILE).is_file():
+        return _open_fold(folder)
     if not (folder / _SETTINGS_FILE).is_file():
         raise InputError(
             f"{folder} is not a folder that prepare wrote (it has no {_SETTINGS_FILE}); "
@@ -223,6 +279,7 @@ def open_data(folder: str | os.PathLike) -> PreparedData:
             persons={split: tuple(persons[split]) for split in SPLITS},
             n_slices=dict(settings["n_slices"]),
             fingerprint=_fingerprint(settings, persons),
+            records=folder,
         )
     except (KeyError, TypeError) as error:
         raise InputError(
@@ -230,6 +287,18 @@ def open_data(folder: str | os.PathLike) -> PreparedData:
         ) from error
     _check_counts(data)
     return data
+
+
+def _open_fold(folder: Path) -> PreparedData:
+    account, persons = _read_json(folder / _FOLD_FILE), _read_json(folder / _SPLIT_FILE)
+    whole = open_data(account["fold_of"])
+    fold = whole.fold(persons, account["n_slices"])
+    if fold.fingerprint != account["fingerprint"]:
+        raise InputError(
+            f"{whole.path} was prepared anew since {folder} was made from it; "
+            "cross-validate again in a new --workdir."
+        )
+    return dataclasses.replace(fold, path=folder)
 
 
 def _check_counts(data: PreparedData) -> None:

@@ -56,6 +56,28 @@ def split_persons(
     return {split: sorted(members) for split, members in persons.items()}
 
 
+def fold_persons(labels: Mapping[str, str], n_folds: int, seed: int) -> list[list[str]]:
+    """Deals persons to folds: every person to one, and every label to all folds alike.
+
+    The numbers of persons of two folds differ by at most one, of each label and of all together.
+
+    Args:
+      labels: patient_id -> label.
+      n_folds: how many.
+      seed: of the draw. The order of `labels` does not matter.
+
+    Returns:
+      patient_ids of each fold, sorted.
+    """
+    rng = np.random.default_rng(seed)
+    dealt: list[str] = []
+    for label in sorted(set(labels.values())):
+        members = sorted(one for one, found in labels.items() if found == label)
+        dealt += rng.permutation(members).tolist()
+    # As cards are dealt: where one label ends, the next goes on.
+    return [sorted(dealt[fold::n_folds]) for fold in range(n_folds)]
+
+
 def check_split(persons: Mapping[str, Sequence[str]], where: str) -> None:
     """Raises InputError, naming the person, if somebody is in two splits (or in one twice).
 

@@ -1,8 +1,9 @@
-"""The evaluation of a trained model on a split, and the files that tell it."""
+"""The evaluation of a trained model on a split."""
 
 from __future__ import annotations
 
-import csv
+import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation import figures
+from drenet_jax.evaluation.calibration import apply_temperature, fit_temperature
 from drenet_jax.evaluation.inference import Predictor
 from drenet_jax.evaluation.metrics import evaluation_metrics, youden_threshold
 from drenet_jax.evaluation.persons import (
@@ -18,32 +19,151 @@ from drenet_jax.evaluation.persons import (
     SlicePredictions,
     person_predictions,
 )
-from drenet_jax.evaluation.report import evaluation_report
+from drenet_jax.evaluation.results import Calibration, study_of_run, write_evaluation
+from drenet_jax.evaluation.settings import MetricSettings
 from drenet_jax.evaluation.splits import positive_class, score_split
 
-# The bootstrap draws the same persons for every run and model, so that runs can be compared.
-BOOTSTRAP_SEED = 0
+NO_TEMPERATURE = (
+    "no temperature suits the validation slices: there are none, all are right, or the model is no "
+    "better than chance on them"
+)
 
 
-def evaluate_split(workdir: Path, split: str, folder: Path, data_dir: str = "") -> dict:
+def evaluate_split(
+    workdir: Path,
+    split: str,
+    folder: Path,
+    data_dir: str = "",
+    *,
+    aggregate: str = "mean",
+    calibrated: bool = False,
+) -> dict:
     """Scores a split with the best checkpoint of `workdir` and writes the result into `folder`.
 
     Args:
       workdir: of the run.
-      data_dir: the data set that it was trained on, if it has moved since, or any data set for
-        converted weights; "": where it was.
       split: `train`, `validation` or `test`.
       folder: an existing folder for the files of DESIGN section 2.
+      data_dir: the data set that it was trained on, if it has moved since, or any data set for
+        converted weights; "": where it was.
+      aggregate: how a person's probabilities are made of the slices' (`aggregate.AGGREGATES`).
+      calibrated: the slices' probabilities are at the temperature that suits validation best.
 
     Returns:
       what `metrics.json` holds.
 
     Raises:
-      InputError: there is no checkpoint, the data set is gone or another, or the split is empty.
+      InputError: there is no checkpoint, the data set is gone or another, the split is empty, or
+        there is no temperature to calibrate with.
     """
-    predictor = Predictor.load(workdir)
-    config = predictor.meta.config
-    data = open_data(data_dir or config.data.dir)
+    run = ScoredRun(workdir, split, data_dir)
+    config = run.predictor.meta.config
+    settings = MetricSettings.from_config(config.evaluation)
+    if calibrated:
+        run.require_temperature()
+    to_persons = functools.partial(person_predictions, aggregate=aggregate, positive=run.positive)
+    slices, validation = run.slices(calibrated), run.validation(calibrated)
+    persons = to_persons(slices)
+    metrics = evaluation_metrics(
+        slices,
+        persons,
+        split=split,
+        positive=run.positive,
+        settings=settings,
+        validation_threshold=None
+        if validation is None
+        else _threshold(to_persons(validation), run.positive),
+        aggregate=aggregate,
+    )
+    versions = [("as the model gives it", run.slices(calibrated=False))]
+    if run.temperature is not None:
+        title = f"at the temperature {run.temperature:.3g}, fitted on validation"
+        versions.append((title, run.slices(calibrated=True)))
+    calibration = Calibration(
+        temperature=run.temperature,
+        why="" if run.temperature is not None else NO_TEMPERATURE,
+        used=calibrated,
+        versions=[(title, one, to_persons(one)) for title, one in versions],
+    )
+    identity, config = run.predictor.identity, json.loads(config.to_json())
+    return write_evaluation(
+        folder,
+        metrics,
+        slices,
+        persons,
+        calibration=calibration,
+        study=study_of_run(run.data, split, identity, config),
+        settings=settings,
+    )
+
+
+class ScoredRun:
+    """A run's predictions of a split, and of its validation split where there is one.
+
+    Attributes:
+      predictor: the best checkpoint.
+      data: the data set.
+      positive: the index of the positive class.
+    """
+
+    def __init__(self, workdir: Path, split: str, data_dir: str = ""):
+        """Scores; see `evaluate_split` for the arguments and errors."""
+        self._workdir = workdir
+        self.predictor = Predictor.load(workdir)
+        self.data = _open_data(self.predictor, workdir, split, data_dir)
+        config = self.predictor.meta.config
+        self.positive = positive_class(self.data.labels, config.evaluation.positive_label)
+        self._split = split
+        self._scored = self._score(split)
+
+    @functools.cached_property
+    def temperature(self) -> float | None:
+        """Fitted on the validation slices; None where there are none, or none fits."""
+        if self._validation is None:
+            return None
+        slices, logits = self._validation
+        return fit_temperature(logits, slices.label)
+
+    @functools.cached_property
+    def _validation(self) -> tuple[SlicePredictions, np.ndarray] | None:
+        if self._split == "validation":
+            return self._scored
+        return self._score("validation") if self.data.n_slices["validation"] else None
+
+    def slices(self, calibrated: bool) -> SlicePredictions:
+        """The split's slices, at the temperature or as the model gives them."""
+        return self._at_temperature(self._scored, calibrated)
+
+    def validation(self, calibrated: bool) -> SlicePredictions | None:
+        """Likewise the validation split's; None where it is empty."""
+        if self._validation is None:
+            return None
+        return self._at_temperature(self._validation, calibrated)
+
+    def require_temperature(self) -> None:
+        """Raises InputError if there is no temperature."""
+        if self.temperature is None:
+            raise InputError(
+                f"--calibrated: {self._workdir}: {NO_TEMPERATURE}; leave the flag out."
+            )
+
+    def _score(self, split: str) -> tuple[SlicePredictions, np.ndarray]:
+        fill = self.predictor.meta.config.data.fill
+        scorer, variables = self.predictor.scorer, self.predictor.variables
+        return score_split(scorer, variables, self.data, split, fill)
+
+    def _at_temperature(
+        self, scored: tuple[SlicePredictions, np.ndarray], calibrated: bool
+    ) -> SlicePredictions:
+        slices, logits = scored
+        if not calibrated:
+            return slices
+        probabilities = apply_temperature(logits, self.temperature)
+        return dataclasses.replace(slices, probabilities=probabilities)
+
+
+def _open_data(predictor: Predictor, workdir: Path, split: str, data_dir: str) -> PreparedData:
+    data = open_data(data_dir or predictor.meta.config.data.dir)
     if data.labels != predictor.meta.labels:
         raise InputError(
             f"{data.path} has the labels {', '.join(data.labels)}, the model of {workdir} has "
@@ -59,64 +179,11 @@ def evaluate_split(workdir: Path, split: str, folder: Path, data_dir: str = "") 
         )
     if not data.n_slices[split]:
         raise InputError(f"--split={split}: {data.path} has nobody in it; name another split.")
-    positive = positive_class(data.labels, config.evaluation.positive_label)
-
-    slices = _score(predictor, data, split)
-    persons = person_predictions(slices)
-    if split == "validation":
-        threshold = _validation_threshold(persons, positive)
-    elif data.n_slices["validation"]:
-        validation = person_predictions(_score(predictor, data, "validation"))
-        threshold = _validation_threshold(validation, positive)
-    else:
-        threshold = None
-    metrics = evaluation_metrics(
-        slices,
-        persons,
-        split=split,
-        positive=positive,
-        draws=config.evaluation.bootstrap_draws,
-        seed=BOOTSTRAP_SEED,
-        validation_threshold=threshold,
-    )
-
-    slices.to_csv(folder / "slices.csv")
-    persons.to_csv(folder / "persons.csv")
-    (folder / "metrics.json").write_text(
-        json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    plots = {name: folder / f"{name}.png" for name in ("roc", "confusion", "calibration")}
-    figures.roc_figure(plots["roc"], slices, persons, metrics)
-    figures.confusion_figure(plots["confusion"], slices, persons, metrics)
-    figures.calibration_figure(plots["calibration"], slices, persons, metrics)
-    report = evaluation_report(
-        metrics,
-        slices,
-        persons,
-        excluded=_excluded(data.path / "excluded.csv"),
-        model={**predictor.identity, "data": str(data.path)},
-        settings=json.loads(config.to_json()),
-        figures=plots,
-    )
-    (folder / "report.html").write_text(report, encoding="utf-8")
-    return metrics
+    return data
 
 
-def _score(predictor: Predictor, data: PreparedData, split: str) -> SlicePredictions:
-    fill = predictor.meta.config.data.fill
-    return score_split(predictor.scorer, predictor.variables, data, split, fill)[0]
-
-
-def _validation_threshold(validation: PersonPredictions, positive: int) -> float | None:
+def _threshold(validation: PersonPredictions, positive: int) -> float | None:
     """The threshold that is best on validation persons (DESIGN 3.7)."""
     return youden_threshold(
         np.equal(validation.label, positive), validation.probabilities[:, positive]
     )
-
-
-def _excluded(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); run prepare again.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from drenet_jax import parallel
 from drenet_jax.ct.isolated import Reader
 from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.calibration import apply_temperature
 from drenet_jax.evaluation.report import SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import Model, build_model, variable_shapes
@@ -40,9 +42,18 @@ class Predictor:
       identity: what `result.json` says of the model.
       scorer: the compiled forward pass.
       variables: its weights, replicated over the devices.
+      temperature: by which `slices` divides the logits before the softmax.
     """
 
-    def __init__(self, meta: Meta, step: int, workdir: Path, model: Model, variables: dict):
+    def __init__(
+        self,
+        meta: Meta,
+        step: int,
+        workdir: Path,
+        model: Model,
+        variables: dict,
+        temperature: float = 1.0,
+    ):
         """See `load`."""
         self.meta = meta
         self.identity = {
@@ -52,24 +63,33 @@ class Predictor:
             "labels": list(meta.labels),
             "ct": meta.ct.to_dict(),
             "version": meta.version,
+            "temperature": temperature,
         }
+        self.temperature = temperature
         self.scorer = SliceScorer(model, meta.config.evaluation.batch_size)
         self.variables = parallel.replicate(variables)
         self._reader = Reader()
+        # The reader's process ends with this object, or when Python does.
+        weakref.finalize(self, self._reader.close)
 
     @classmethod
-    def load(cls, workdir: str | os.PathLike) -> Predictor:
+    def load(cls, workdir: str | os.PathLike, *, calibrated: bool = False) -> Predictor:
         """The best checkpoint of `workdir`.
 
+        Args:
+          workdir: of the run.
+          calibrated: use the temperature that suited the validation slices best.
+
         Raises:
-          InputError: `workdir` holds no checkpoint that can be used.
+          InputError: `workdir` holds no checkpoint that can be used, or none with a temperature.
         """
         with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
             step = checkpoints.best_step
             meta = checkpoints.meta(step)
             model = build_model(meta.config, len(meta.labels))
             variables = checkpoints.weights(step, variable_shapes(model))
-        return cls(meta, step, Path(workdir), model, variables)
+            temperature = _temperature(checkpoints, step, workdir) if calibrated else 1.0
+        return cls(meta, step, Path(workdir), model, variables, temperature)
 
     def slices(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Scores prepared slices.
@@ -79,9 +99,9 @@ class Predictor:
             `data.fill` is "always").
 
         Returns:
-          probabilities, logits, raw_logits [N, C]; boxes [N, K, 4] (y0, x0, y1, x1 in pixels of the
-          model's input, half open, best first); scores [N, K] of the proposal head;
-          part_probabilities [N, K, C], what each box alone predicts.
+          probabilities (calibrated, if asked for), logits, raw_logits [N, C]; boxes [N, K, 4]
+          (y0, x0, y1, x1 in pixels of the model's input, half open, best first); scores [N, K] of
+          the proposal head; part_probabilities [N, K, C], what each box alone predicts.
 
         Raises:
           InputError: the images have another type or size.
@@ -94,7 +114,10 @@ class Predictor:
             )
         if not len(images):
             raise InputError("there are no images; give at least one.")
-        return self.scorer(self.variables, images)
+        scored = self.scorer(self.variables, images)
+        if self.temperature != 1:
+            scored["probabilities"] = apply_temperature(scored["logits"], self.temperature)
+        return scored
 
     def person(
         self, path: str | os.PathLike | Sequence[str | os.PathLike], *, series_uid: str = ""
@@ -173,6 +196,18 @@ class Predictor:
             "model": self.identity,
         }
         return PersonResult(result, tuple(pictures))
+
+
+def _temperature(checkpoints: Checkpoints, step: int, workdir: str | os.PathLike) -> float:
+    """What training fitted on the validation slices when it wrote the checkpoint."""
+    figures = checkpoints.figures(step)
+    temperature = figures.get("temperature")
+    if temperature is None:
+        raise InputError(
+            f"--calibrated: the checkpoint of {workdir} has no temperature (no validation slices, "
+            "none that suits them, or a run of an older version); leave the flag out."
+        )
+    return temperature
 
 
 def _by_label(labels: Sequence[str], values: np.ndarray) -> dict[str, float]:

@@ -6,21 +6,29 @@ One class is the positive one (COVID-19), all others are the rest. TP, FP, TN an
 | name | what it is |
 | --- | --- |
 | `accuracy` | (TP + TN) / all, equation 1 |
+| `balanced_accuracy` | (recall + specificity) / 2 |
 | `precision` | TP / (TP + FP), equation 2 |
 | `recall` | TP / (TP + FN), equation 3: sensitivity |
 | `specificity` | TN / (TN + FP), equation 4 |
 | `f1` | 2TP / (2TP + FP + FN): the harmonic mean, 2PR / (P + R) |
 | `f1_paper` | (P + R) / 2, equation 5 as the paper prints it |
 | `auc` | area under the ROC curve of the positive class's probability |
+| `average_precision` | precision at each threshold, weighted by the recall that it adds |
+| `recall_at_specificity_0.90` | the highest recall of all thresholds whose specificity, on the same cases, is 0.90 or more; so for each of `evaluation.specificities` |
+| `brier` | mean squared difference of the positive class's probability and the truth (0 or 1) |
+| `ece` | expected calibration error: mean of the difference of probability and truth in the case's bin of probability |
 
 With three or more classes these follow, of the decision for the most probable class:
 
 | name | what it is |
 | --- | --- |
 | `accuracy_argmax` | share of cases whose most probable class is the true one |
-| `precision_<label>`, `recall_<label>`, `specificity_<label>`, `f1_<label>`, `f1_paper_<label>` | as above, `<label>` against the rest |
-| `auc_<label>` | area under the ROC curve of `<label>`'s probability against the rest |
-| `precision_macro`, `recall_macro`, `specificity_macro`, `f1_macro`, `f1_paper_macro`, `auc_macro` | mean of the labels' |
+| `ece_argmax` | calibration error of the most probable class's probability (Guo et al. 2017) |
+| `<name>[<label>]` | each of the first table but `accuracy`, of `<label>` against the rest |
+| `<name>_macro` | mean of the labels' |
+
+`recall_macro` is what is called the balanced accuracy of several classes; `brier_macro` times the
+number of classes is Brier's sum over the classes (1950).
 
 A figure that the data do not define (a ratio 0 / 0, an AUC of one class) is None, never 0 or NaN;
 a macro average is None where one of its labels' figures is.
@@ -28,22 +36,33 @@ a macro average is None where one of its labels' figures is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from drenet_jax.evaluation import intervals
-from drenet_jax.evaluation.persons import PersonPredictions, SlicePredictions
+from drenet_jax.evaluation.formulas import (
+    DECISION_METRICS,
+    values_of_draws,
+    values_of_sample,
+    why_undefined,
+)
+from drenet_jax.evaluation.persons import (
+    PersonPredictions,
+    SlicePredictions,
+    person_predictions,
+)
+from drenet_jax.evaluation.settings import MetricSettings
 
-# The figures that depend on the threshold.
-DECISION_METRICS = ("accuracy", "precision", "recall", "specificity", "f1", "f1_paper")
+Predictions = SlicePredictions | PersonPredictions
 
-DEFAULT_THRESHOLD = 0.5
+# value, low, high, and `why` where one of them is None.
+Metric = dict[str, float | str | None]
 
-_RATES = ("precision", "recall", "specificity", "f1", "f1_paper")
-
-# Gives the AUC of each draw, [D], from is_positive [N] and score [N].
-_Auc = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Of thresholds that are equally good, the one nearest to this is taken.
+_MIDDLE = 0.5
 
 
 def classification_metrics(
@@ -51,7 +70,7 @@ def classification_metrics(
     probabilities: np.ndarray,
     labels: Sequence[str],
     positive: int,
-    threshold: float = DEFAULT_THRESHOLD,
+    settings: MetricSettings | None = None,
 ) -> dict[str, float | None]:
     """The metrics of the module's tables.
 
@@ -60,64 +79,114 @@ def classification_metrics(
       probabilities: [N, C] float.
       labels: the C class names.
       positive: the index of the positive class.
-      threshold: a case is positive from this probability of the positive class on.
+      settings: of the metrics; None: the defaults of `MetricSettings`.
 
     Returns:
       The value of each metric; None where the data do not define it.
     """
-    everyone = np.zeros(len(label), np.int64)
-    values = _metrics(
-        label, probabilities, labels, positive, threshold, everyone, np.ones((1, 1)), _sklearn_auc
-    )
-    return {name: _number(value[0]) for name, value in values.items()}
+    settings = settings or MetricSettings()
+    values = values_of_sample(label, probabilities, labels, positive, settings)
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def metrics_with_intervals(
-    predictions: SlicePredictions | PersonPredictions,
+    predictions: Predictions,
     positive: int,
-    *,
-    draws: int,
-    seed: int,
-    threshold: float = DEFAULT_THRESHOLD,
-) -> dict[str, dict[str, float | str | None]]:
+    settings: MetricSettings,
+    threshold: float | None = None,
+) -> dict[str, Metric]:
     """The metrics of the module's tables, each with a 95% bootstrap interval over persons.
 
     Args:
       predictions: of slices or of persons.
       positive: the index of the positive class.
-      draws: how many bootstrap samples to draw.
-      seed: of the draws.
-      threshold: a case is positive from this probability of the positive class on.
+      settings: of the metrics and the draws.
+      threshold: instead of `settings.threshold`.
 
     Returns:
       For each metric `value`, `low`, `high`, and `why` where one of them is None. Fit for JSON.
     """
-    label, probabilities = predictions.label, predictions.probabilities
-    labels = predictions.labels
-    values = classification_metrics(label, probabilities, labels, positive, threshold)
-    person, times = intervals.person_draws(predictions.patient_id, draws, seed)
+    return Resampled.of(predictions, positive, _at(settings, threshold)).table()
 
-    def auc(is_positive: np.ndarray, score: np.ndarray) -> np.ndarray:
-        return intervals.auc_of_draws(is_positive, score, person, times)
 
-    drawn = _metrics(label, probabilities, labels, positive, threshold, person, times, auc)
-    table: dict[str, dict[str, float | str | None]] = {}
-    for name, value in values.items():
-        interval, why = None, None
-        if value is None:
-            why = _why_undefined(name, labels, positive, len(label))
-        elif times.shape[1] == 1:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Resampled:
+    """Figures of a sample, and of its bootstrap draws.
+
+    Attributes:
+      values: each figure, or None.
+      why: of the figures that are None.
+      drawn: [D] for each figure, of the draws; NaN where undefined.
+      left_out: [J] for each figure, with one person after the other left out.
+      n_persons: of the sample.
+      are_differences: of two models' figures.
+    """
+
+    values: dict[str, float | None]
+    why: dict[str, str]
+    drawn: dict[str, np.ndarray]
+    left_out: dict[str, np.ndarray]
+    n_persons: int
+    are_differences: bool = False
+
+    @classmethod
+    def of(cls, predictions: Predictions, positive: int, settings: MetricSettings) -> Resampled:
+        """Computes them; see `metrics_with_intervals`."""
+        cases = predictions.label, predictions.probabilities, predictions.labels, positive, settings
+        values = classification_metrics(*cases)
+        person, times = intervals.person_draws(
+            predictions.patient_id, settings.bootstrap_draws, settings.bootstrap_seed
+        )
+        n_persons = times.shape[1]
+        return cls(
+            values=values,
+            why={
+                name: why_undefined(name, predictions.labels, positive, settings, len(predictions))
+                for name, value in values.items()
+                if value is None
+            },
+            drawn=values_of_draws(*cases, person, times),
+            left_out=values_of_draws(*cases, person, intervals.all_but_one(n_persons)),
+            n_persons=n_persons,
+        )
+
+    def less(self, other: Resampled) -> Resampled:
+        """The differences of these figures and those of `other`, of the same draws of persons."""
+        assert self.values.keys() == other.values.keys()
+        assert self.n_persons == other.n_persons
+        why = {**other.why, **self.why}
+        return Resampled(
+            values={
+                name: None if name in why else value - other.values[name]
+                for name, value in self.values.items()
+            },
+            why=why,
+            drawn={name: drawn - other.drawn[name] for name, drawn in self.drawn.items()},
+            left_out={name: left - other.left_out[name] for name, left in self.left_out.items()},
+            n_persons=self.n_persons,
+            are_differences=True,
+        )
+
+    def table(self) -> dict[str, Metric]:
+        """`value`, `low`, `high`, and `why` where one of them is None, of each figure."""
+        return {name: self._metric(name) for name in self.values}
+
+    def _metric(self, name: str) -> Metric:
+        value, interval, why = self.values[name], None, self.why.get(name, "")
+        if value is not None and self.n_persons == 1:
             why = "one person alone gives no interval"
-        else:
-            interval = intervals.percentile_interval(drawn[name])
+        elif value is not None:
+            drawn = self.drawn[name]
+            is_error = name.startswith("ece") and not self.are_differences
+            if is_error:
+                interval = intervals.calibration_interval(value, drawn)
+            else:
+                interval = intervals.bca_interval(value, drawn, self.left_out[name])
             if interval is None:
-                undefined = int(np.isnan(drawn[name]).sum())
-                why = f"undefined in {undefined} of {draws} bootstrap draws"
+                why = intervals.why_no_interval(value, drawn, one_sided=is_error)
         low, high = interval or (None, None)
-        table[name] = {"value": value, "low": low, "high": high}
-        if why:
-            table[name]["why"] = why
-    return table
+        metric: Metric = {"value": value, "low": low, "high": high}
+        return metric | {"why": why} if why else metric
 
 
 def evaluation_metrics(
@@ -126,45 +195,76 @@ def evaluation_metrics(
     *,
     split: str,
     positive: int,
-    draws: int,
-    seed: int,
+    settings: MetricSettings,
     validation_threshold: float | None = None,
+    aggregate: str = "mean",
 ) -> dict:
     """What `evaluate` writes to metrics.json (DESIGN section 2).
 
     Args:
       slices: of one split.
-      persons: of the same split, from `person_predictions(slices)`.
+      persons: of the same split, from `person_predictions(slices, aggregate, positive)`.
       split: the name of the split.
       positive: the index of the positive class.
-      draws: how many bootstrap samples to draw.
-      seed: of the draws.
+      settings: of the metrics and the draws.
       validation_threshold: `youden_threshold` of the validation persons; None where there is none.
+      aggregate: how `persons` were made of `slices`.
 
     Returns:
-      {"split", "labels", "positive", "threshold", "draws", "seed", "image": {...}, "person": {...}}
-      and, where `validation_threshold` is given, "validation_threshold": {"threshold",
-      "person": the `DECISION_METRICS` of the persons at that threshold}.
+      {"split", "labels", "positive", "aggregate", "threshold", "calibration_bins", "draws", "seed",
+      "n_persons", "n_slices", "image": {...}, "person": {...}, "validation_threshold":
+      {"threshold", "person": the `DECISION_METRICS` of the persons at that threshold}, or there
+      {"threshold": None, "why"}, "sites": [{"site", "n_persons", "n_slices", "image", "person"}]},
+      one for each site where there are several. A person who was at two sites counts at each, with
+      the slices from there.
     """
     result = {
         "split": split,
         "labels": list(slices.labels),
         "positive": slices.labels[positive],
-        "threshold": DEFAULT_THRESHOLD,
-        "draws": draws,
-        "seed": seed,
-        "image": metrics_with_intervals(slices, positive, draws=draws, seed=seed),
-        "person": metrics_with_intervals(persons, positive, draws=draws, seed=seed),
+        "aggregate": aggregate,
+        "threshold": settings.threshold,
+        "calibration_bins": settings.calibration_bins,
+        "draws": settings.bootstrap_draws,
+        "seed": settings.bootstrap_seed,
+        **_levels(slices, persons, positive, settings),
     }
-    if validation_threshold is not None:
-        moved = metrics_with_intervals(
-            persons, positive, draws=draws, seed=seed, threshold=validation_threshold
-        )
+    if validation_threshold is None:
+        result["validation_threshold"] = {
+            "threshold": None,
+            "why": "there are no validation persons of both kinds to choose it on",
+        }
+    else:
+        moved = metrics_with_intervals(persons, positive, settings, validation_threshold)
         result["validation_threshold"] = {
             "threshold": float(validation_threshold),
             "person": {name: moved[name] for name in DECISION_METRICS},
         }
+    sites = np.unique(slices.site).tolist()
+    result["sites"] = []
+    for site in sites if len(sites) > 1 else []:
+        there = slices.of(slices.site == site)
+        there_persons = person_predictions(there, aggregate, positive)
+        result["sites"].append({"site": site, **_levels(there, there_persons, positive, settings)})
     return result
+
+
+def _levels(
+    slices: SlicePredictions,
+    persons: PersonPredictions,
+    positive: int,
+    settings: MetricSettings,
+) -> dict:
+    return {
+        "n_persons": len(persons),
+        "n_slices": len(slices),
+        "image": metrics_with_intervals(slices, positive, settings),
+        "person": metrics_with_intervals(persons, positive, settings),
+    }
+
+
+def _at(settings: MetricSettings, threshold: float | None) -> MetricSettings:
+    return settings if threshold is None else dataclasses.replace(settings, threshold=threshold)
 
 
 def youden_threshold(label_is_positive: np.ndarray, score: np.ndarray) -> float | None:
@@ -195,105 +295,4 @@ def youden_threshold(label_is_positive: np.ndarray, score: np.ndarray) -> float 
     middle = np.where(np.r_[False, middle[1:] <= at[:-1]], at, middle)
     youden = recall + specificity - 1
     best = np.flatnonzero(np.isclose(youden, youden.max(), rtol=0, atol=1e-12))
-    return float(middle[best[np.argmin(np.abs(middle[best] - DEFAULT_THRESHOLD))]])
-
-
-def _metrics(
-    label: np.ndarray,
-    probabilities: np.ndarray,
-    labels: Sequence[str],
-    positive: int,
-    threshold: float,
-    group: np.ndarray,
-    times: np.ndarray,
-    auc: _Auc,
-) -> dict[str, np.ndarray]:
-    """Every metric under D weightings of G groups of cases.
-
-    Args:
-      label, probabilities, labels, positive, threshold: see `classification_metrics`.
-      group: [N] int, each case's group.
-      times: [D, G] float, how many times each group counts.
-      auc: gives the AUC of each weighting.
-
-    Returns:
-      [D] float64 for each metric, NaN where it is undefined.
-    """
-    label, probabilities = np.asarray(label), np.asarray(probabilities, np.float64)
-    assert probabilities.shape == (len(label), len(labels)), (probabilities.shape, labels)
-    assert len(labels) >= 2, labels
-    assert 0 <= positive < len(labels), positive
-    assert np.isfinite(probabilities).all()
-
-    def counted(cases: np.ndarray) -> np.ndarray:
-        return times @ np.bincount(group, weights=cases, minlength=times.shape[1])
-
-    def rates(truth: np.ndarray, decision: np.ndarray) -> dict[str, np.ndarray]:
-        tp, fp = counted(truth & decision), counted(~truth & decision)
-        tn, fn = counted(~truth & ~decision), counted(truth & ~decision)
-        precision, recall = _ratio(tp, tp + fp), _ratio(tp, tp + fn)
-        return {
-            "accuracy": _ratio(tp + tn, tp + fp + tn + fn),
-            "precision": precision,
-            "recall": recall,
-            "specificity": _ratio(tn, tn + fp),
-            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-            "f1_paper": (precision + recall) / 2,
-        }
-
-    score = probabilities[:, positive]
-    values = rates(label == positive, score >= threshold)
-    values["auc"] = auc(label == positive, score)
-    if len(labels) == 2:
-        return values
-
-    chosen = probabilities.argmax(axis=1)
-    values["accuracy_argmax"] = _ratio(counted(chosen == label), counted(np.ones(len(label))))
-    of_label = []
-    for index in range(len(labels)):
-        own = rates(label == index, chosen == index)
-        own["auc"] = auc(label == index, probabilities[:, index])
-        of_label.append(own)
-    for name in (*_RATES, "auc"):
-        values[f"{name}_macro"] = np.mean([own[name] for own in of_label], axis=0)
-        for own, text in zip(of_label, labels, strict=True):
-            values[f"{name}_{text}"] = own[name]
-    return values
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-
-
-def _sklearn_auc(is_positive: np.ndarray, score: np.ndarray) -> np.ndarray:
-    # Imported here: 0.7 s that `predict`, which shares this package, does without.
-    from sklearn.metrics import roc_auc_score
-
-    if is_positive.all() or not is_positive.any():
-        return np.array([np.nan])
-    return np.array([roc_auc_score(is_positive, score)])
-
-
-def _number(value: np.floating) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _why_undefined(name: str, labels: Sequence[str], positive: int, n: int) -> str:
-    """Why the value of a metric is None, in words for the reader of a report."""
-    if n == 0:
-        return "there are no cases"
-    kind, label = name, labels[positive]
-    for base in (*_RATES, "auc"):
-        if name == f"{base}_macro":
-            return "undefined for at least one of the labels"
-        for text in labels:
-            if name == f"{base}_{text}":
-                kind, label = base, text
-    return {
-        "precision": f"no case is predicted as {label}",
-        "recall": f"no case is {label}",
-        "specificity": f"every case is {label}",
-        "f1": f"no case is {label} or is predicted as {label}",
-        "f1_paper": "precision or recall is undefined",
-        "auc": "only one class present",
-    }[kind]
+    return float(middle[best[np.argmin(np.abs(middle[best] - _MIDDLE))]])

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.aggregate import AGGREGATES
 
 _PROBABILITY = "p_"
 _SLICE_COLUMNS = ("patient_id", "slice_name", "slice_index", "site", "label")
@@ -43,6 +44,15 @@ class SlicePredictions:
 
     def __len__(self) -> int:
         return len(self.patient_id)
+
+    def of(self, rows: np.ndarray) -> SlicePredictions:
+        """The chosen rows: [N] bool, or their places."""
+        columns = {
+            field.name: getattr(self, field.name)[rows]
+            for field in dataclasses.fields(self)
+            if field.name != "labels"
+        }
+        return SlicePredictions(labels=self.labels, **columns)
 
     def to_csv(self, path: str | os.PathLike) -> None:
         """Writes `slices.csv`: patient_id, slice_name, slice_index, site, label, p_<label>..."""
@@ -105,7 +115,7 @@ class PersonPredictions:
       patient_id: [P] str, each once.
       site: [P] str, the hospital; several are joined by " + ".
       label: [P] int, the true class.
-      n_slices: [P] int, how many slices were averaged.
+      n_slices: [P] int, how many slices were aggregated.
       probabilities: [P, C] float64.
     """
 
@@ -127,10 +137,17 @@ class PersonPredictions:
         _write_csv(path, self, ("patient_id", "label", "n_slices", "site"))
 
 
-def person_predictions(slices: SlicePredictions) -> PersonPredictions:
-    """Each person's probabilities: the mean of those of the person's slices (paper 2.2.3).
+def person_predictions(
+    slices: SlicePredictions, aggregate: str = "mean", positive: int | None = None
+) -> PersonPredictions:
+    """Each person's probabilities, made of those of the person's slices.
 
     Persons come in the order of their first slice.
+
+    Args:
+      slices: of any persons.
+      aggregate: one of `AGGREGATES`; "mean" is the paper's (2.2.3).
+      positive: the index of the positive class, for the aggregates that lean towards it.
 
     Raises:
       InputError: a person's slices have two labels.
@@ -145,19 +162,20 @@ def person_predictions(slices: SlicePredictions) -> PersonPredictions:
             f"{other}; give every row of this person in the cohort the same label."
         )
     n_slices = np.bincount(group, minlength=len(first))
-    total = np.zeros((len(first), len(slices.labels)))
-    np.add.at(total, group, slices.probabilities.astype(np.float64))
-    sites: list[dict[str, None]] = [{} for _ in first]
-    for person, site in zip(group, slices.site, strict=True):
-        sites[person][str(site)] = None
+    # Each person's rows, in their order.
+    rows = np.split(np.argsort(group, kind="stable"), np.cumsum(n_slices)[:-1])
     order = np.argsort(first)
+    probabilities = slices.probabilities.astype(np.float64)
     return PersonPredictions(
         labels=slices.labels,
         patient_id=slices.patient_id[first][order],
-        site=_strings([" + ".join(sites[person]) for person in order]),
+        # dict: each site once, in the order of the slices.
+        site=_strings([" + ".join(dict.fromkeys(slices.site[rows[i]].tolist())) for i in order]),
         label=label[order],
         n_slices=n_slices[order],
-        probabilities=(total / n_slices[:, None])[order],
+        probabilities=np.array(
+            [AGGREGATES[aggregate](probabilities[rows[i]], positive) for i in order]
+        ).reshape(len(order), len(slices.labels)),
     )
 
 

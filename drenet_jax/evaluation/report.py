@@ -1,22 +1,18 @@
-"""The HTML reports of `evaluate` and `predict`: one file each, with its pictures inside."""
+"""The HTML report of `predict`: one file, with its pictures inside."""
 
 from __future__ import annotations
 
 import base64
-import collections
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from drenet_jax.evaluation.persons import PersonPredictions, SlicePredictions
 from drenet_jax.pages import render
 
-_PACKAGE = "drenet_jax.evaluation"
+PACKAGE = "drenet_jax.evaluation"
 
 # Paper, Fig. 3, and DESIGN 3.8: boxes "with normalized predicted scores above 0.8" are shown. It is
 # not lowered where no box passes.
@@ -25,8 +21,6 @@ LESION_BOX_MIN_SCORE = 0.8
 # Paper, Fig. 3: the top 3 slices of a person.
 _SHOWN_SLICES = 3
 
-_SHOWN_MISSES = 10
-
 # A picture's shorter side has at least, its longer side at most so many pixels.
 _MIN_PICTURE_PX = 512
 _MAX_PICTURE_PX = 2048
@@ -34,31 +28,6 @@ _MAX_PICTURE_PX = 2048
 # Blue, green, red: OpenCV's order.
 _BOX_COLOUR = (40, 40, 255)
 _CROP_COLOUR = (170, 170, 170)
-
-_METRIC_TITLES = {
-    "auc": "AUC",
-    "accuracy": "accuracy",
-    "precision": "precision",
-    "recall": "recall (sensitivity)",
-    "specificity": "specificity",
-    "f1": "F1",
-    "f1_paper": "F1 as in the paper, (P + R) / 2",
-}
-
-_PLOTS = {
-    "roc": (
-        "ROC curves; in the legend the AUC (95% interval).",
-        "ROC curves of persons and slices; the AUCs are in the metrics table.",
-    ),
-    "confusion": (
-        "Counts, and shares of the true label.",
-        "Confusion matrices of persons and slices.",
-    ),
-    "calibration": (
-        "How often a predicted probability holds; bars: 95% intervals (Wilson) of the persons.",
-        "Reliability diagram of persons and slices, and the distribution of their probabilities.",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +68,7 @@ def person_report(result: Mapping, pictures: Sequence[SlicePicture]) -> str:
     shown = shown[:_SHOWN_SLICES]
     shown_slices = {(picture.index, picture.name) for picture in shown}
     return render(
-        _PACKAGE,
+        PACKAGE,
         "person.html.j2",
         label=label,
         probability=result["person"]["probabilities"][label],
@@ -122,54 +91,7 @@ def person_report(result: Mapping, pictures: Sequence[SlicePicture]) -> str:
         ],
         excluded=result["excluded"],
         notes=result["notes"],
-        model=_facts(result["model"]),
-    )
-
-
-def evaluation_report(
-    metrics: Mapping,
-    slices: SlicePredictions,
-    persons: PersonPredictions,
-    *,
-    excluded: Sequence[Mapping[str, str]],
-    model: Mapping[str, object],
-    settings: Mapping[str, object],
-    figures: Mapping[str, str | os.PathLike],
-) -> str:
-    """What `evaluate` writes to report.html (DESIGN section 2).
-
-    Args:
-      metrics: of the split, from `evaluation_metrics`.
-      slices: of the split.
-      persons: of the split.
-      excluded: what `prepare` left out, the rows of excluded.csv: patient_id, file, why.
-      model: what identifies the model: name, workdir, step, version...; shown as it stands.
-      settings: how the data were prepared and the model was trained; shown as it stands.
-      figures: the PNG files of "roc", "confusion" and "calibration".
-
-    Returns:
-      The text of an HTML file that needs nothing outside it.
-    """
-    # What stands after a colon is of the one slice.
-    reasons = collections.Counter(row["why"].split(":")[0] for row in excluded)
-    return render(
-        _PACKAGE,
-        "evaluation.html.j2",
-        model_name=model["name"],
-        metrics=metrics,
-        moved=metrics.get("validation_threshold"),
-        binary=list(_METRIC_TITLES.items()),
-        by_label=_metrics_by_label(metrics) if len(metrics["labels"]) > 2 else [],
-        cohort=_cohort_rows(slices, persons),
-        excluded=excluded,
-        reasons=reasons.most_common(),
-        plots=[
-            {"uri": _data_uri(Path(figures[name]).read_bytes()), "caption": caption, "alt": alt}
-            for name, (caption, alt) in _PLOTS.items()
-        ],
-        misses=_worst_misses(persons),
-        model=_facts(model),
-        settings=_facts(settings),
+        model=facts(result["model"]),
     )
 
 
@@ -244,7 +166,7 @@ def _shown_picture(picture: SlicePicture, label: str) -> dict:
     done, png = cv2.imencode(".png", canvas)
     assert done
     return {
-        "uri": _data_uri(png.tobytes()),
+        "uri": data_uri(png.tobytes()),
         "width": canvas.shape[1],
         "height": canvas.shape[0],
         "alt": f"CT slice {picture.index}, file {picture.name}, with {boxes}",
@@ -255,69 +177,7 @@ def _shown_picture(picture: SlicePicture, label: str) -> dict:
     }
 
 
-def _cohort_rows(slices: SlicePredictions, persons: PersonPredictions) -> list[dict]:
-    """Persons and slices of each site (a row) and label (a column), with totals."""
-    # A person of several sites counts at each of them, and once in the total.
-    person_sites = dict(zip(persons.patient_id, persons.label, strict=True))
-    rows = []
-    for site in sorted(set(slices.site.tolist())):
-        at_site = slices.site == site
-        present = np.array(
-            [person_sites[name] for name in np.unique(slices.patient_id[at_site])], np.int64
-        )
-        rows.append((site or "not given", present, slices.label[at_site]))
-    if len(rows) != 1:
-        rows.append(("all sites", persons.label, slices.label))
-    n = len(persons.labels)
-    return [
-        {
-            "site": site,
-            "counts": [
-                *zip(np.bincount(p, minlength=n), np.bincount(s, minlength=n), strict=True),
-                (len(p), len(s)),
-            ],
-        }
-        for site, p, s in rows
-    ]
-
-
-def _worst_misses(persons: PersonPredictions) -> list[dict]:
-    of_truth = persons.probabilities[np.arange(len(persons)), persons.label]
-    predicted = persons.probabilities.argmax(axis=1)
-    return [
-        {
-            "patient_id": persons.patient_id[i],
-            "site": persons.site[i],
-            "truth": persons.labels[persons.label[i]],
-            "predicted": persons.labels[predicted[i]],
-            "probability": of_truth[i],
-            "n_slices": persons.n_slices[i],
-        }
-        for i in np.argsort(of_truth, kind="stable")[:_SHOWN_MISSES]
-    ]
-
-
-def _metrics_by_label(metrics: Mapping) -> list[dict]:
-    titles = {name: title for name, title in _METRIC_TITLES.items() if name != "accuracy"}
-    rows = [(label, label) for label in metrics["labels"]] + [("macro", "macro average")]
-    return [
-        {
-            "name": name,
-            "accuracy": metrics[level]["accuracy_argmax"],
-            "titles": list(titles.values()),
-            "rows": [
-                {
-                    "label": title,
-                    "metrics": [metrics[level][f"{metric}_{suffix}"] for metric in titles],
-                }
-                for suffix, title in rows
-            ],
-        }
-        for level, name in (("person", "persons"), ("image", "slices"))
-    ]
-
-
-def _facts(values: Mapping[str, object]) -> list[tuple[str, str]]:
+def facts(values: Mapping[str, object]) -> list[tuple[str, str]]:
     """Names and values for a list in a report."""
     facts = []
     for name, value in values.items():
@@ -329,5 +189,5 @@ def _facts(values: Mapping[str, object]) -> list[tuple[str, str]]:
     return facts
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -30,7 +30,7 @@ PyTree = Any
 
 FORMAT = 1
 
-NOT_VALIDATED = {"auc": None, "cross_entropy": None}
+NOT_VALIDATED = {"auc": None, "cross_entropy": None, "temperature": None}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from drenet_jax import parallel
 from drenet_jax.data.batches import FILLS
 from drenet_jax.data.records import PreparedData
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.settings import MetricSettings
 from drenet_jax.models.checkpoints import Meta
 
 _GROUPS = ("seed", "data", "model", "optimizer", "train", "init", "evaluation")
@@ -32,7 +33,6 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "optimizer.warmup_epochs": (0, True),
     "optimizer.backbone_factor": (0, True),
     "evaluation.batch_size": (1, True),
-    "evaluation.bootstrap_draws": (1, True),
 }
 
 # Config fields that may differ between the start of a run and its continuation.
@@ -86,6 +86,7 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
             f"--config.train.patience_epochs={config.train.patience_epochs}, but {data.path} "
             "holds no validation slices to tell when the model gets no better; set it to 0."
         )
+    MetricSettings.from_config(config.evaluation)
     parallel.check_batch_size(config.data.batch_size, config.train.accumulate)
 
 

@@ -17,6 +17,7 @@ from drenet_jax import parallel
 from drenet_jax.data.batches import label_counts, train_batches
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.calibration import fit_temperature, negative_log_likelihood
 from drenet_jax.evaluation.metrics import classification_metrics
 from drenet_jax.evaluation.persons import person_predictions
 from drenet_jax.evaluation.scoring import SliceScorer
@@ -276,8 +277,8 @@ def _validate(
     data: PreparedData,
     positive: int,
 ) -> tuple[dict[str, float | None], np.ndarray | None]:
-    """The validation split's person AUC and the cross-entropy of its slices, and a picture of some
-    slices with their proposals; None where there is none."""
+    """The validation split's person AUC, the cross-entropy of its slices and their temperature, and
+    a picture of some slices with their proposals; None where there is none."""
     if not data.n_slices["validation"]:
         return dict(ckpt.NOT_VALIDATED), None
     pictures: list[np.ndarray] = []
@@ -293,10 +294,12 @@ def _validate(
     )
     persons = person_predictions(slices)
     figures = classification_metrics(persons.label, persons.probabilities, data.labels, positive)
-    true_logits = np.take_along_axis(logits, slices.label[:, None], axis=1)[:, 0]
-    log_sum = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
-    cross_entropy = float(np.mean(log_sum - true_logits))
-    return {"auc": figures["auc"], "cross_entropy": cross_entropy}, next(iter(pictures), None)
+    found = {
+        "auc": figures["auc"],
+        "cross_entropy": negative_log_likelihood(logits, slices.label),
+        "temperature": fit_temperature(logits, slices.label),
+    }
+    return found, next(iter(pictures), None)
 
 
 def _too_large(config: ml_collections.ConfigDict) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drenet_jax.data.cohort import SPLITS
-from drenet_jax.data.split import check_split, split_persons
+from drenet_jax.data.split import check_split, fold_persons, split_persons
 from drenet_jax.errors import InputError
 
 
@@ -54,3 +54,25 @@ def test_a_person_in_two_splits_is_named():
     persons = {"train": ["a", "b"], "validation": [], "test": ["b"]}
     with pytest.raises(InputError, match="'b' is in train and in test"):
         check_split(persons, "split.json")
+
+
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    n_folds=st.integers(2, 7),
+    seed=st.integers(0, 2**32),
+)
+def test_every_person_is_in_one_fold_and_folds_are_alike(counts, n_folds, seed):
+    labels = {
+        f"p{label}-{i}": str(label) for label, count in enumerate(counts) for i in range(count)
+    }
+    folds = fold_persons(labels, n_folds, seed)
+    assert sorted(one for fold in folds for one in fold) == sorted(labels)
+    for part in (*(str(label) for label in range(len(counts))), None):
+        sizes = [sum(part in (None, labels[one]) for one in fold) for fold in folds]
+        assert max(sizes) - min(sizes) <= 1
+    assert folds == fold_persons(dict(reversed(labels.items())), n_folds, seed)
+
+
+def test_another_seed_deals_other_folds():
+    labels = {f"p{i}": str(i % 3) for i in range(60)}
+    assert fold_persons(labels, 5, 0) != fold_persons(labels, 5, 1)

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from drenet_jax.data.batches import split_batches
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation import evaluate
 from drenet_jax.evaluation.evaluate import evaluate_split
 from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
+from drenet_jax.evaluation.results import pictures_of
 from drenet_jax.evaluation.splits import positive_class
 
 
@@ -57,7 +60,7 @@ def test_metrics_and_persons_follow_from_the_slices(evaluated):
         auc = metrics[level]["auc"]
         expected = roc_auc_score(table.label == positive, table.probabilities[:, positive])
         assert auc["value"] == pytest.approx(expected)
-        assert auc["low"] <= auc["value"] <= auc["high"]
+        assert auc["why"] if auc["low"] is None else auc["low"] <= auc["value"] <= auc["high"]
 
 
 def test_the_loops_validation_is_the_evaluations(trained, tmp_path):
@@ -67,6 +70,63 @@ def test_the_loops_validation_is_the_evaluations(trained, tmp_path):
     slices = SlicePredictions.from_csv(tmp_path / "slices.csv")
     true = slices.probabilities[np.arange(len(slices)), slices.label]
     assert -np.log(true).mean() == pytest.approx(last["validation"]["cross_entropy"], rel=1e-4)
+    assert metrics["calibration"]["temperature"] == last["validation"]["temperature"]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_calibrated_probabilities_are_the_logits_at_the_temperature(
+    trained, tmp_path, monkeypatch, temperature
+):
+    monkeypatch.setattr(evaluate, "fit_temperature", lambda logits, label: temperature)
+    for name in ("plain", "calibrated"):
+        (tmp_path / name).mkdir()
+        calibrated = name == "calibrated"
+        metrics = evaluate_split(trained, "test", tmp_path / name, calibrated=calibrated)
+        assert metrics["calibration"]["used"] == calibrated
+        assert metrics["calibration"]["temperature"] == temperature
+        # The result's own figures are those of the version that it uses.
+        version = metrics["calibration"]["after" if calibrated else "before"]
+        for level in ("image", "person"):
+            assert metrics[level]["brier"]["value"] == pytest.approx(version[level]["brier"])
+            assert metrics[level]["ece"]["value"] == pytest.approx(version[level]["ece"])
+    plain, calibrated = (
+        SlicePredictions.from_csv(tmp_path / name / "slices.csv").probabilities
+        for name in ("plain", "calibrated")
+    )
+    powers = plain ** (1 / temperature)
+    np.testing.assert_allclose(
+        calibrated, powers / powers.sum(axis=1, keepdims=True), rtol=1e-5, atol=1e-7
+    )
+    assert "fitted on the validation slices" in (tmp_path / "plain" / "report.html").read_text()
+
+
+def test_no_temperature_is_refused_if_it_is_asked_for(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "fit_temperature", lambda logits, label: None)
+    with pytest.raises(InputError, match=r"--calibrated: .* no temperature suits"):
+        evaluate_split(trained, "test", tmp_path, calibrated=True)
+
+
+def test_the_aggregate_makes_the_persons(trained, tmp_path):
+    metrics = evaluate_split(trained, "test", tmp_path, aggregate="top3_mean")
+    assert metrics["aggregate"] == "top3_mean"
+    slices = SlicePredictions.from_csv(tmp_path / "slices.csv")
+    positive = slices.labels.index("COVID-19")
+    persons = person_predictions(slices, "top3_mean", positive)
+    expected = roc_auc_score(persons.label == positive, persons.probabilities[:, positive])
+    assert metrics["person"]["auc"]["value"] == pytest.approx(expected)
+
+
+def test_the_misses_pictures_are_the_model_s_inputs(prepared):
+    data = open_data(prepared)
+    one, two = data.persons["train"][0], data.persons["test"][0]
+    pictures = pictures_of(data, [one, two], "never")
+    assert {patient_id for patient_id, _, _ in pictures} == {one, two}
+    for batch in split_batches(data, "test", batch_size=64, fill="never"):
+        for i, patient_id in enumerate(batch["patient_id"]):
+            if patient_id == two:
+                key = patient_id, int(batch["slice_index"][i]), batch["slice_name"][i]
+                np.testing.assert_array_equal(pictures.pop(key), batch["image"][i])
+    assert {patient_id for patient_id, _, _ in pictures} == {one}
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,25 @@
-"""Tests of the plots: what they count, and that they are drawn for any cohort."""
+"""Tests of the plots: they are drawn for any cohort, and always alike."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import pytest
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import confusion_matrix
 
 from drenet_jax.evaluation import figures
 from drenet_jax.evaluation.metrics import evaluation_metrics
 from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
+from drenet_jax.evaluation.settings import MetricSettings
 
-FIGURES = (figures.roc_figure, figures.confusion_figure, figures.calibration_figure)
+SETTINGS = MetricSettings(bootstrap_draws=20)
+
+
+def _calibration(path, slices, persons, metrics):
+    versions = [("before", slices, persons), ("after", slices, persons)]
+    figures.calibration_figure(path, versions, 0, 10)
+
+
+FIGURES = (figures.roc_figure, figures.confusion_figure, _calibration)
 
 
 def cohort(labels, n_persons, n_classes=None):
@@ -33,7 +40,7 @@ def cohort(labels, n_persons, n_classes=None):
     return (
         slices,
         persons,
-        evaluation_metrics(slices, persons, split="test", positive=0, draws=20, seed=0),
+        evaluation_metrics(slices, persons, split="test", positive=0, settings=SETTINGS),
     )
 
 
@@ -61,41 +68,6 @@ def test_the_same_predictions_give_the_same_picture(tmp_path):
     for name in ("a.png", "b.png"):
         figures.roc_figure(tmp_path / name, *data)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_confusion_counts_are_scikit_learns():
-    for labels in (("a", "b"), ("a", "b", "c")):
-        slices, _, _ = cohort(labels, 20)
-        np.testing.assert_array_equal(
-            figures.confusion_counts(slices, 0, 0.5),
-            confusion_matrix(slices.label, slices.probabilities.argmax(axis=1)),
-        )
-
-
-@pytest.mark.parametrize("positive", [0, 1])
-def test_two_classes_are_told_apart_at_the_threshold(positive):
-    slices, _, _ = cohort(("a", "b"), 20)
-    counts = figures.confusion_counts(slices, positive, 0.3)
-    assert counts[:, positive].sum() == (slices.probabilities[:, positive] >= 0.3).sum()
-    assert counts.sum() == len(slices)
-
-
-def test_reliability_points_are_scikit_learns():
-    random = np.random.default_rng(0)
-    score = random.random(300)
-    truth = (random.random(300) < score).astype(float)
-    mean, share, n = figures.reliability(truth, score, np.linspace(0, 1, 11))
-    share_wanted, mean_wanted = calibration_curve(truth, score, n_bins=10)
-    np.testing.assert_allclose(mean, mean_wanted)
-    np.testing.assert_allclose(share, share_wanted)
-    assert n.sum() == 300
-
-
-def test_certain_probabilities_fall_in_the_outer_bins():
-    mean, share, n = figures.reliability(
-        np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.linspace(0, 1, 11)
-    )
-    assert (mean.tolist(), share.tolist(), n.tolist()) == ([0, 1], [0, 1], [1, 1])
 
 
 def test_wilsons_interval_by_hand():

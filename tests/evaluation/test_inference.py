@@ -14,6 +14,7 @@ from drenet_jax.data.cohort import read_cohort
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.inference import _source_boxes
+from drenet_jax.models.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,25 @@ def test_predict_sees_the_images_of_the_records(predictor, prepared, phantoms):
                 np.testing.assert_allclose(
                     list(rows[name].values()), scored["probabilities"][i], atol=1e-5
                 )
+
+
+def test_calibrated_probabilities_are_those_of_the_checkpoint_s_temperature(
+    trained, predictor, monkeypatch
+):
+    monkeypatch.setattr(Checkpoints, "figures", lambda self, step: {"temperature": 2.5})
+    calibrated = drenet_jax.load(trained, calibrated=True)
+    images = np.random.default_rng(0).integers(0, 255, (3, 96, 96), np.uint8)
+    found, plain = calibrated.slices(images), predictor.slices(images)
+    np.testing.assert_array_equal(found["logits"], plain["logits"])
+    powers = plain["probabilities"] ** (1 / 2.5)
+    np.testing.assert_allclose(
+        found["probabilities"], powers / powers.sum(axis=1, keepdims=True), rtol=1e-5
+    )
+    assert (calibrated.identity["temperature"], predictor.identity["temperature"]) == (2.5, 1.0)
+
+
+@pytest.mark.parametrize("figures", [{"auc": None}, {"auc": 1.0, "temperature": None}])
+def test_a_checkpoint_without_a_temperature_is_not_calibrated(trained, monkeypatch, figures):
+    monkeypatch.setattr(Checkpoints, "figures", lambda self, step: figures)
+    with pytest.raises(InputError, match="has no temperature"):
+        drenet_jax.load(trained, calibrated=True)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.aggregate import AGGREGATES
 from drenet_jax.evaluation.persons import PersonPredictions, SlicePredictions, person_predictions
 
 LABELS = ("COVID-19", "bacterial", "healthy")
@@ -49,6 +50,25 @@ def test_a_person_is_the_mean_of_the_slices():
     assert persons.n_slices.tolist() == [2, 1]
     assert persons.label.tolist() == [2, 0]
     np.testing.assert_allclose(persons.probabilities, [[0.2, 0.3, 0.5], [0.9, 0.05, 0.05]])
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_each_person_is_aggregated_of_the_own_slices(aggregate):
+    random = np.random.default_rng(0)
+    names = random.choice(["b", "a", "c", "10", "9"], 40)
+    rows = [(one, "x", i, "", 0, random.dirichlet([1, 1, 1])) for i, one in enumerate(names)]
+    slices = slices_of(rows)
+    persons = person_predictions(slices, aggregate, 1)
+    for name, n, p in zip(persons.patient_id, persons.n_slices, persons.probabilities, strict=True):
+        own = slices.probabilities[slices.patient_id == name]
+        assert n == len(own)
+        np.testing.assert_allclose(p, AGGREGATES[aggregate](own, 1))
+
+
+def test_chosen_rows_keep_all_their_columns():
+    chosen = slices_of(ROWS).of(np.array([True, False, True]))
+    assert_equal(chosen, slices_of([ROWS[0], ROWS[2]]))
+    assert len(chosen.of(np.zeros(2, bool))) == 0
 
 
 def test_persons_come_in_the_order_of_their_first_slice():

@@ -1,27 +1,19 @@
-"""Tests of the HTML reports: whole, escaped, honest, and with their boxes in place."""
+"""Tests of the HTML report of a person: whole, escaped, honest, and with their boxes in place."""
 
 from __future__ import annotations
 
-import base64
-import html
-import html.parser
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from html_pages import Page, assert_stands_alone, pictures_of
 
-from drenet_jax.evaluation import figures
-from drenet_jax.evaluation.metrics import evaluation_metrics
-from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
 from drenet_jax.evaluation.report import (
     LESION_BOX_MIN_SCORE,
     SlicePicture,
     draw_boxes,
-    evaluation_report,
     person_report,
 )
 
@@ -29,48 +21,6 @@ LABELS = ("COVID-19", "bacterial", "healthy")
 EVIL = '<script>alert("x")</script>&\'.dcm'
 RED = (40, 40, 255)
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-class Page(html.parser.HTMLParser):
-    """The elements and the text of a page."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.elements: list[tuple[str, dict]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def assert_stands_alone(text: str) -> None:
-    page = Page(text)
-    tags = {tag for tag, _ in page.elements}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "a", "base", "form"}
-    for _, attributes in page.elements:
-        assert not [name for name in attributes if name.startswith("on")]
-        for name in ("src", "href", "srcset", "action", "background"):
-            assert attributes.get(name, "data:image/png;").startswith("data:image/png;")
-    assert "url(" not in text
-    assert "@import" not in text
-    assert not re.search(r"https?://", text)
-    assert all(image["alt"] for image in page.all("img"))
-    assert "research only, not for clinical use" in page.text.lower()
-
-
-def pictures_of(text: str) -> list[np.ndarray]:
-    uris = [image["src"] for image in Page(text).all("img")]
-    return [
-        cv2.imdecode(np.frombuffer(base64.b64decode(uri.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
-        for uri in uris
-    ]
 
 
 def box(y0, x0, y1, x1, score):
@@ -229,100 +179,9 @@ def test_a_model_without_boxes_has_a_report():
     assert "No lesion box" in Page(person_report(*person([0.9], []))).text
 
 
-def evaluation(tmp_path, labels=LABELS, n_persons=12, **changes):
-    random = np.random.default_rng(0)
-    n = 2 * n_persons
-    who = np.repeat(np.arange(n_persons), 2)
-    slices = SlicePredictions(
-        labels=labels,
-        patient_id=np.array([f"<i>{i}" for i in who], np.str_),
-        slice_name=np.arange(n).astype(np.str_),
-        slice_index=np.arange(n),
-        site=np.array([("", "North & South")[i % 2] for i in who], np.str_),
-        label=who % len(labels),
-        probabilities=random.dirichlet(np.ones(len(labels)), n),
-    )
-    persons = person_predictions(slices)
-    metrics = evaluation_metrics(
-        slices,
-        persons,
-        split="test",
-        positive=0,
-        draws=20,
-        seed=0,
-        **changes,
-    )
-    files = {name: tmp_path / f"{name}.png" for name in ("roc", "confusion", "calibration")}
-    figures.roc_figure(files["roc"], slices, persons, metrics)
-    figures.confusion_figure(files["confusion"], slices, persons, metrics)
-    figures.calibration_figure(files["calibration"], slices, persons, metrics)
-    text = evaluation_report(
-        metrics,
-        slices,
-        persons,
-        excluded=[
-            {"patient_id": "p", "file": EVIL, "why": "not a DICOM file"},
-            {"patient_id": "q", "file": "b.dcm", "why": "not a DICOM file"},
-            {"patient_id": "r", "file": "", "why": "no lungs found"},
-        ],
-        model={"name": "drenet", "step": 1200, "labels": list(labels), "version": "0.1.0"},
-        settings={"image_size_px": 448, "nested": {"epochs": 3}},
-        figures=files,
-    )
-    return text, persons, metrics
-
-
-def test_an_evaluation_report_stands_alone_and_holds_all_parts(tmp_path):
-    text, _, metrics = evaluation(tmp_path, validation_threshold=0.375)
-    assert_stands_alone(text)
-    assert len(pictures_of(text)) == 3
-    page = Page(text)
-    auc = metrics["person"]["auc"]
-    for wanted in (
-        "drenet on the test split",
-        f"{auc['value']:.3f} ({auc['low']:.3f}–{auc['high']:.3f})",
-        "North & South",
-        "not given",
-        "12 / 24",
-        "3 files or persons left out",
-        "2 × not a DICOM file",
-        "1 × no lungs found",
-        EVIL,
-        "threshold 0.375",
-        "macro average",
-        '{"epochs": 3}',
-    ):
-        assert wanted in page.text, wanted
-
-
-def test_the_worst_misses_come_first(tmp_path):
-    text, persons, _ = evaluation(tmp_path)
-    of_truth = persons.probabilities[np.arange(len(persons)), persons.label]
-    worst = persons.patient_id[np.argsort(of_truth)[:10]]
-    shown = re.findall(r"&lt;i&gt;\d+", text.partition("Worst misses")[2])
-    assert [html.unescape(name) for name in shown] == worst.tolist()
-
-
-def test_two_classes_have_no_table_by_label(tmp_path):
-    text, _, _ = evaluation(tmp_path, labels=("COVID-19", "healthy"))
-    assert "macro average" not in text
-    assert "threshold was chosen" not in text
-
-
-def test_a_cohort_of_one_class_says_why_a_metric_is_missing(tmp_path):
-    text, _, _ = evaluation(tmp_path, n_persons=1)
-    page = Page(text)
-    assert "only one class present" in page.text
-    assert "one person alone gives no interval" in page.text
-
-
-def test_an_empty_split_has_a_report(tmp_path):
-    assert "There are no persons in this split." in evaluation(tmp_path, n_persons=0)[0]
-
-
 def test_a_report_is_made_without_jax_scikit_learn_or_matplotlib():
     program = (
-        "import sys, drenet_jax.evaluation.report;"
+        "import sys, drenet_jax.evaluation.report, drenet_jax.evaluation.run_report;"
         "print({'jax', 'tensorflow', 'sklearn', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run(

@@ -1,0 +1,57 @@
+"""Compares runs on the same persons: the paper's tables and figures, and tests of the differences.
+
+--runs names workdirs, which are scored, or folders that `evaluate` or `crossvalidate` wrote, which
+are read. All must be of the same persons. The first run is the one that the others are compared
+with. The folder --out gets `compare.json`, `compare.md`, `tables.csv`, `tables.tex`, `roc.png`,
+`confusion.png` and `report.html`.
+
+Examples:
+
+  python -m drenet_jax.compare --runs=runs/resnet50,runs/vgg16,runs/drenet --out=results/compared
+  python -m drenet_jax.compare --runs=results/a,results/b --names=ResNet50,DRENet --out=results/ab
+  python -m drenet_jax.compare --runs=runs/cv_a,runs/cv_b --split=cross-validation --out=results/cv
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from drenet_jax import cli
+
+
+def define_flags() -> None:
+    flags.DEFINE_list("runs", None, "Folders, separated by commas; the first is the reference.")
+    flags.DEFINE_enum(
+        "split",
+        "test",
+        ["train", "validation", "test", "cross-validation"],
+        "Which persons; cross-validation: what crossvalidate wrote.",
+    )
+    flags.DEFINE_list("names", [], "A name for each run; empty: what tells the folders apart.")
+    flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
+
+
+def main() -> None:
+    # Imported here: --help and mistyped flags need not wait for scikit-learn.
+    from drenet_jax.evaluation.compare import compare
+    from drenet_jax.evaluation.compared_runs import read_runs
+    from drenet_jax.evaluation.wording import metric_text
+    from drenet_jax.outputs import new_folder
+
+    cli.use_compilation_cache()
+    values = flags.FLAGS
+    with new_folder(values.out) as folder:
+        runs = read_runs(values.runs, values.split, values.names)
+        result = compare(runs, values.split, folder)
+    for run in result["runs"]:
+        print(f"{run['name']}: person AUC {metric_text(run['person']['auc'])}")
+    for one in result["differences"]:
+        p = one["delong_auc"]["p_holm"]
+        said = "no test" if p is None else f"p {p:.3f} (DeLong, Holm)"
+        difference = metric_text(one["person"]["auc"], plus=True)
+        print(f"{one['run']} less {one['against']}: AUC {difference}, {said}")
+    print(f"tables: {values.out}/compare.md, report: {values.out}/report.html")
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags, __doc__, required=("runs", "out"))

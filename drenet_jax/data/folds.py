@@ -1,0 +1,136 @@
+"""Cross-validation's folds: who is tested in which, and what their records hold."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+
+import tensorflow_datasets as tfds
+
+from drenet_jax.data.cohort import SPLITS
+from drenet_jax.data.records import PreparedData
+from drenet_jax.data.split import fold_persons, split_persons
+from drenet_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonRecords:
+    """What the records hold of one person.
+
+    Attributes:
+      label: the diagnosis.
+      site: the hospital, or "".
+      n_slices: number of examples.
+    """
+
+    label: str
+    site: str
+    n_slices: int
+
+
+def persons_of_records(data: PreparedData) -> dict[str, PersonRecords]:
+    """patient_id -> what the records of all splits hold of each person of `data`.
+
+    Raises:
+      InputError: a person of `data` has no record, or records in two splits.
+    """
+    only = tfds.decode.PartialDecoding(dict.fromkeys(("patient_id", "label", "site"), True))
+    facts: dict[str, tuple[str, int, str]] = {}
+    n_slices: collections.Counter[str] = collections.Counter()
+    splits = data.builder.info.splits
+    for split in (name for name in SPLITS if name in splits):
+        for record in tfds.as_numpy(data.builder.as_dataset(split=split, decoders=only)):
+            patient_id = record["patient_id"].decode()
+            found = (split, int(record["label"]), record["site"].decode())
+            if facts.setdefault(patient_id, found) != found:
+                raise InputError(
+                    f"{data.records}: the records of person {patient_id!r} disagree in split, "
+                    "label or site; run prepare again."
+                )
+            n_slices[patient_id] += 1
+    persons = [one for split in SPLITS for one in data.persons[split]]
+    missing = [one for one in persons if one not in facts]
+    if missing:
+        raise InputError(
+            f"{data.records} holds no record of person {missing[0]!r}; run prepare again."
+        )
+    return {
+        one: PersonRecords(data.labels[facts[one][1]], facts[one][2], n_slices[one])
+        for one in persons
+    }
+
+
+def stratified_folds(
+    data: PreparedData, persons: Mapping[str, PersonRecords], n_folds: int, seed: int
+) -> list[PreparedData]:
+    """Folds in which every label is shared out alike; each person is tested in one.
+
+    Args:
+      data: what `prepare` wrote.
+      persons: from `persons_of_records(data)`.
+      n_folds: how many.
+      seed: of the folds, and of who is validation in each.
+
+    Raises:
+      InputError: a label has fewer persons than there are folds.
+    """
+    labels = {one: found.label for one, found in persons.items()}
+    for label in data.labels:
+        n = sum(found == label for found in labels.values())
+        if n < n_folds:
+            raise InputError(
+                f"--folds={n_folds}: {data.path} holds {n} persons with the label {label}, and "
+                "each fold needs one to test; ask for fewer folds."
+            )
+    return [_fold(data, persons, test, seed) for test in fold_persons(labels, n_folds, seed)]
+
+
+def site_folds(
+    data: PreparedData, persons: Mapping[str, PersonRecords], seed: int
+) -> dict[str, PreparedData]:
+    """site -> the fold that tests its persons with a model of all other sites' persons.
+
+    Args:
+      data: what `prepare` wrote.
+      persons: from `persons_of_records(data)`.
+      seed: of who is validation in each.
+
+    Raises:
+      InputError: there are not two sites, somebody has none, or without one of the sites a label
+        would have nobody to train on.
+    """
+    sites = sorted({found.site for found in persons.values()})
+    if "" in sites or len(sites) < 2:
+        nowhere = [one for one, found in persons.items() if not found.site]
+        why = f"person {nowhere[0]!r} has no site" if nowhere else f"all are of {sites[0]!r}"
+        raise InputError(
+            f"--folds=sites: {data.path} needs persons of two or more sites, but {why}; fill the "
+            "column site of the cohort and prepare it again, or give a number of folds."
+        )
+    folds = {}
+    for site in sites:
+        for label in data.labels:
+            if all(found.site == site for found in persons.values() if found.label == label):
+                raise InputError(
+                    f"--folds=sites: nobody outside {site} has the label {label}, so a model of "
+                    "the other sites cannot know it; give a number of folds."
+                )
+        test = sorted(one for one, found in persons.items() if found.site == site)
+        folds[site] = _fold(data, persons, test, seed)
+    return folds
+
+
+def _fold(
+    data: PreparedData, persons: Mapping[str, PersonRecords], test: list[str], seed: int
+) -> PreparedData:
+    """The fold that tests `test`; of the others, as large a share as in `data` is validation."""
+    rest = {one: found.label for one, found in persons.items() if one not in set(test)}
+    # Everybody may stand in the test split: then nobody is validation.
+    n_train = len(data.persons["train"]) or 1
+    shares = (n_train, len(data.persons["validation"]), 0)
+    split = split_persons(rest, shares, seed) | {"test": test}
+    n_slices = {
+        name: sum(persons[one].n_slices for one in members) for name, members in split.items()
+    }
+    return data.fold(split, n_slices)

@@ -1,0 +1,50 @@
+"""Metrics as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def metric_text(metric: Mapping, *, plus: bool = False) -> str:
+    """A metric with its 95% interval, such as "0.912 (0.850 to 0.960)".
+
+    Args:
+      metric: value, low, high, and `why` where one of them is None.
+      plus: positive numbers get a sign, as differences do.
+    """
+    value, low, high = (number_text(metric[name], plus=plus) for name in ("value", "low", "high"))
+    if not value:
+        return f"undefined ({metric['why']})"
+    return f"{value} ({low} to {high})" if low else f"{value} (no interval: {metric['why']})"
+
+
+def number_text(number: float | None, *, plus: bool = False) -> str:
+    """A number with three decimals, such as "−0.125"; "" for None."""
+    if number is None:
+        return ""
+    return f"{number:{'+' if plus else ''}.3f}".replace("-", "−")
+
+
+class Reasons:
+    """Why numbers are missing: each reason once, numbered in the order in which they are met.
+
+    Attributes:
+      texts: the reasons.
+    """
+
+    def __init__(self):
+        self.texts: list[str] = []
+
+    def number(self, why: str) -> int:
+        """The number of a reason, from 1."""
+        if why not in self.texts:
+            self.texts.append(why)
+        return self.texts.index(why) + 1
+
+
+def auc_lines(metrics: Mapping) -> list[str]:
+    """What a command prints of metrics.json: the AUCs of persons and of slices."""
+    return [
+        f"{level} AUC, {metrics['positive']} against the rest: {metric_text(metrics[level]['auc'])}"
+        for level in ("person", "image")
+    ]
