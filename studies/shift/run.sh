@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does a model trained at one site lose at another, and do ten persons of that site bring it back?
 #
-#   bash studies/shift/run.sh [FOLDER]      # default: studies/shift/work; about an hour on two cores
+#   bash studies/shift/run.sh [FOLDER]      # default: studies/shift/work; 1.5 hours on two busy cores
 #
 # Three seeds, each with phantoms of its own: 150 persons of site A to train and test on, and of
 # site B 10 to fine-tune on and 60 to test on. Nothing of B chooses anything: there is no validation

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,7 +48,7 @@ def whole(small_config, tmp_path_factory):
     return workdir
 
 
-def _start(config, workdir):
+def _start(config, workdir, *flags, devices=8):
     """`train` as a user calls it."""
     path = workdir.with_suffix(".py")
     path.write_text(
@@ -54,8 +56,16 @@ def _start(config, workdir):
         f"def get_config():\n    return ml_collections.ConfigDict({config.to_dict()!r})\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-m", "drenet_jax.train", f"--config={path}", f"--workdir={workdir}"],
+        [
+            sys.executable,
+            "-m",
+            "drenet_jax.train",
+            f"--config={path}",
+            f"--workdir={workdir}",
+            *flags,
+        ],
         cwd=REPOSITORY,
+        env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -193,3 +203,39 @@ def test_thirty_stops_at_random_moments_change_nothing(how, code, small_config, 
             assert ended in (code, -how), said
             stops += 1
         _assert_same(small_config, stopped, whole)
+
+
+@pytest.mark.slow
+def test_hosts_of_which_one_is_told_to_stop_stop_at_the_same_step(small_config, whole, tmp_path):
+    run = tmp_path / "run"
+
+    def start():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+        return [
+            _start(small_config, run, address, "--num_processes=2", f"--process_id={i}", devices=4)
+            for i in range(2)
+        ]
+
+    first, second = start()
+    _wait_until(lambda: first.stderr.readline().startswith("train:"), first)
+    second.terminate()
+    ends = [_end(process) for process in (first, second)]
+    assert [code for code, _ in ends] == [PREEMPTED, PREEMPTED], ends
+    stood_at = _latest(run)
+    assert 0 < stood_at < _latest(whole)
+    assert f"told to stop at step {stood_at} of" in ends[0][1]
+    assert [_end(process)[0] for process in start()] == [0, 0]
+    steps = [[json.loads(line)["step"] for line in _log(one)] for one in (run, whole)]
+    assert steps[0] == steps[1]
+    for a, b in zip(
+        jax.tree.leaves(_state(small_config, run)),
+        jax.tree.leaves(_state(small_config, whole)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def _log(workdir):
+    return (workdir / "metrics.jsonl").read_text().splitlines()
