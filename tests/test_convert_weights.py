@@ -86,11 +86,12 @@ def test_training_starts_from_converted_weights(
     tiny_config.train.steps = 1
 
     # The step itself is another test's business, and takes long to compile.
-    def first_step(state, images, label):
+    def first_step(state, micro_batches):
+        ((_, images, _),) = micro_batches
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         raise _FirstStep(jax.tree.map(lambda x: np.asarray(x[0]), variables), np.asarray(images))
 
-    monkeypatch.setattr(loop, "make_train_step", lambda *args: first_step)
+    monkeypatch.setattr(loop, "make_train_step", lambda *args, **kwargs: first_step)
     with pytest.raises(_FirstStep) as caught:
         loop.train_and_evaluate(tiny_config, tmp_path / "run")
 

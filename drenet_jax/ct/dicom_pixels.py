@@ -8,8 +8,13 @@ import numpy as np
 import pydicom
 import pydicom.uid
 from pydicom.pixels import pixel_array
+from pydicom.pixels.decoders import gdcm
 
 from drenet_jax.ct.dicom import DEFLATED, DicomSlice, check_inflated, without_warnings
+
+# Left alone, pydicom asks one decoder after the other, and of a file that is cut off the next one
+# makes up what is missing. GDCM knows only the 8 bits of the extended JPEG.
+_BY_GDCM = frozenset(gdcm.DECODER_DEPENDENCIES) - {pydicom.uid.JPEGExtended12Bit}
 
 # The HU of air outside the scanned field. Some scanners write -2000 or -3024 there.
 PADDING_HU = -1024.0
@@ -34,16 +39,20 @@ def read_hu(one: DicomSlice, source: BinaryIO | pydicom.Dataset) -> np.ndarray:
     Raises:
       One of `ERRORS`: it cannot be decoded; `why_undecodable` has the reason.
     """
+    options = {
+        "correct_unused_bits": True,
+        "decoding_plugin": "gdcm" if one.syntax in _BY_GDCM else "",
+    }
     with without_warnings():
         if not isinstance(source, pydicom.Dataset) and one.syntax == DEFLATED:
             check_inflated(source)
             source = pydicom.dcmread(source)
         if isinstance(source, pydicom.Dataset):
             dataset = source
-            stored = pixel_array(source, index=one.frame or 0, correct_unused_bits=True)
+            stored = pixel_array(source, index=one.frame or 0, **options)
         else:
             dataset = pydicom.Dataset()
-            stored = pixel_array(source, ds_out=dataset, index=0, correct_unused_bits=True)
+            stored = pixel_array(source, ds_out=dataset, index=0, **options)
         padding = dataset.get("PixelPaddingValue")
         limit = dataset.get("PixelPaddingRangeLimit", padding)
     if stored.ndim != 2:

@@ -58,8 +58,16 @@ def test_a_fold_on_disk_gives_the_batches_of_its_persons(data, persons, tmp_path
         assert _members(again, split) == {one: persons[one].n_slices for one in fold.persons[split]}
     # One epoch of training holds each training slice once.
     n = again.n_slices["train"]
-    order = train_batches(again, batch_size=n, first_step=0, fill="never", shuffle_buffer=n, seed=0)
-    _, label = next(order)
+    order = train_batches(
+        again,
+        batch_size=n,
+        micro_batches=1,
+        first_step=0,
+        fill="never",
+        shuffle_buffer=n,
+        seed=0,
+    )
+    _, _, label = next(order)
     found = collections.Counter(data.labels[one] for one in label)
     expected = collections.Counter()
     for one in fold.persons["train"]:
