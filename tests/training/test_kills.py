@@ -182,27 +182,43 @@ def test_no_step_is_repeated_and_no_figure_lost_by_a_run_that_is_told_to_stop(
     ("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, PREEMPTED)]
 )
 def test_thirty_stops_at_random_moments_change_nothing(how, code, small_config, whole, tmp_path):
-    begun = time.monotonic()
-    assert _end(_start(small_config, tmp_path / "timed"))[0] == 0
-    takes_s = time.monotonic() - begun
-    stops, runs = 0, 0
+    stops, runs, torn, later = 0, 0, 0, 0
     while stops < 30:
         runs += 1
         stopped = tmp_path / f"stopped{runs}"
-        while True:
+        ended = None
+        while ended != 0:
             process = _start(small_config, stopped)
             if stops < 30:
-                try:
-                    process.wait(random.uniform(0, 1) * takes_s)
-                except subprocess.TimeoutExpired:
-                    process.send_signal(how)
+                _wait_for_a_random_moment(process, stopped)
+                process.send_signal(how)
             ended, said = _end(process)
-            if not ended:
-                break
             # Until it handles SIGTERM, a run just ends by it; it has made no step then.
-            assert ended in (code, -how), said
-            stops += 1
+            assert ended in (0, code, -how), said
+            stops += ended != 0
+            torn += _is_saving(stopped)
+            later += 0 < _latest(whole) / 3 <= _latest(stopped) < _latest(whole)
         _assert_same(small_config, stopped, whole)
+    print(f"{stops} stops of {runs} runs, {later} after the first epoch, {torn} while saving")
+    assert later >= 3
+    assert torn >= (how == signal.SIGKILL)
+
+
+def _wait_for_a_random_moment(process, workdir):
+    """While the run starts, while it trains, or while it saves; or until it has ended."""
+    moment = random.choice(("starts", "trains", "trains", "saves", "saves"))
+    if moment == "starts":
+        time.sleep(random.uniform(0, 4))
+        return
+    # By then, what an earlier kill left of a checkpoint is removed.
+    while process.poll() is None and not process.stderr.readline().startswith("train:"):
+        pass
+    if moment == "trains":
+        time.sleep(random.uniform(0, 3))
+        return
+    while process.poll() is None and not _is_saving(workdir):
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.1))
 
 
 @pytest.mark.slow
