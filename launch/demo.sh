@@ -54,8 +54,10 @@ python - "$folder/test/metrics.json" <<'END'
 import json, sys
 metrics = json.load(open(sys.argv[1]))
 auc = metrics["person"]["auc"]
-print("person AUC of the test split, {} against the rest: {value:.3f} "
-      "(95% interval {low:.3f} to {high:.3f})".format(metrics["positive"], **auc))
+# Where there is no error to draw from there is no interval.
+interval = "no interval" if auc["low"] is None else f"95% {auc['low']:.3f} to {auc['high']:.3f}"
+positive, value = metrics["positive"], auc["value"]
+print(f"person AUC of the test split, {positive} against the rest: {value:.3f} ({interval})")
 END
 echo "open the evaluation:  $folder/test/report.html"
 echo "open the prediction:  $folder/person/report.html"
