@@ -14,6 +14,8 @@ from ml_collections import config_flags
 
 from drenet_jax.errors import InputError
 
+_PREPARE_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "prepare.py"
+
 # TensorFlow reads both before its import only; without them it greets every command with a page of
 # notes about oneDNN and missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -65,12 +67,15 @@ def define_workers() -> None:
 
 
 def define_prepare_config() -> None:
-    """The flag --config of the image side; `prepare_settings` reads it."""
-    config_flags.DEFINE_config_file(
-        "config",
-        str(Path(__file__).resolve().parents[1] / "configs" / "prepare.py"),
-        "Settings of the image side.",
-    )
+    """The flag --config of the image side; `configs/prepare.py` unless another is given."""
+    given = {argument.partition("=")[0].lstrip("-") for argument in sys.argv[1:]}
+    # A package that is installed without the repository has no configs.
+    if not _PREPARE_CONFIG.is_file() and not given & {"config", "help", "helpshort", "helpfull"}:
+        raise flags.Error(
+            f"the settings of the image side are not at {_PREPARE_CONFIG}; give "
+            "--config=PATH/configs/prepare.py, from the repository"
+        )
+    config_flags.DEFINE_config_file("config", str(_PREPARE_CONFIG), "Settings of the image side.")
 
 
 def use_compilation_cache() -> None:

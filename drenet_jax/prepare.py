@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import flags
-from ml_collections import config_flags
 from tqdm import tqdm
 
 from drenet_jax import cli
@@ -43,8 +42,6 @@ from drenet_jax.outputs import new_folder
 
 if TYPE_CHECKING:
     from drenet_jax.data.beam import Beam
-
-_DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "prepare.py"
 
 # Of reasons and of persons; all are in `excluded.csv`.
 _MOST_LINES = 20
@@ -72,18 +69,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "pipeline_options", "", "With --runner: Beam's own flags, in one pair of quotes."
     )
-    _require_config()
-    config_flags.DEFINE_config_file("config", str(_DEFAULT_CONFIG), "Settings of the image side.")
-
-
-def _require_config() -> None:
-    """Says what to do where the package is installed without the repository's configs."""
-    given = {argument.partition("=")[0].lstrip("-") for argument in sys.argv[1:]}
-    if not _DEFAULT_CONFIG.is_file() and not given & {"config", "help", "helpshort", "helpfull"}:
-        raise flags.Error(
-            f"the settings of the image side are not at {_DEFAULT_CONFIG}; give "
-            "--config=PATH/configs/prepare.py, from the repository"
-        )
+    cli.define_prepare_config()
 
 
 def main() -> None:

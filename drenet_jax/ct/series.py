@@ -294,26 +294,26 @@ def _dicom_series(
     excluded += [Excluded(name, "a picture beside a DICOM series") for name in found.pictures]
 
     @functools.lru_cache(maxsize=1)
-    def whole_file(file: str) -> pydicom.Dataset:
-        return dicom_pixels.read_dataset(_stream(files, file))
+    def whole_file(name: str) -> pydicom.Dataset:
+        return dicom_pixels.read_dataset(_stream(files, name))
 
     def read(index: int) -> np.ndarray:
         one = ordered.slices[index]
-        file = one.name
-        why = guard(str(files.place(file)), "pixels")
+        file = files.place(one.name)
+        why = guard(str(file), "pixels")
         if why:
-            raise UnreadableSlice.of(files.place(file), why, "export it again")
+            raise UnreadableSlice.of(file, why, "export it again")
         try:
-            source = _stream(files, file) if one.frame is None else whole_file(file)
+            source = _stream(files, one.name) if one.frame is None else whole_file(one.name)
             return dicom_pixels.read_hu(one, source)
         except OSError as error:
             why = f"a file that cannot be opened ({error.strerror or 'damaged'})"
-            raise UnreadableSlice.of(files.place(file), why, "check its permissions") from error
+            raise UnreadableSlice.of(file, why, "check its permissions") from error
         except TooLargeError as error:
-            raise UnreadableSlice.of(files.place(file), str(error), "export it again") from error
+            raise UnreadableSlice.of(file, str(error), "export it again") from error
         except dicom.ERRORS as error:
             why = dicom_pixels.why_undecodable(error, one.syntax)
-            raise UnreadableSlice.of(files.place(file), why, "export it again") from error
+            raise UnreadableSlice.of(file, why, "export it again") from error
 
     return _series(
         path,
@@ -346,7 +346,7 @@ def _volume_series(
             raise volumes.VolumeError(why)
         with files.on_disk(name) as place:
             volume = volumes.Volume(place, found.heads[name])
-    except (volumes.VolumeError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         why = str(error) if isinstance(error, ValueError) else "a volume that cannot be read"
         raise UnreadableSlice.of(
             files.place(name), why, f"give a CT volume, or another of {KINDS}"
@@ -368,7 +368,7 @@ def _picture_series(
     def read(index: int) -> np.ndarray:
         file = files.place(names[index])
         try:
-            why = guard(str(files.place(names[index])), "pixels")
+            why = guard(str(file), "pixels")
             if why:
                 raise pictures.PictureError(why)
             return pictures.read_picture(files.read(names[index]))
