@@ -41,17 +41,30 @@ EXTRAS = {
     "cuda12": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
     "beam": ["apache-beam>=2.70,<3"],
-    "serve": ["fastapi>=0.115", "python-multipart>=0.0.18", "uvicorn>=0.32"],
+    "serve": [
+        "fastapi>=0.115",
+        "prometheus-client>=0.21",
+        "python-multipart>=0.0.18",
+        "uvicorn>=0.32",
+    ],
+    "pacs": ["highdicom>=0.25,<1"],
     "convert": ["safetensors>=0.4", "torch>=2.6"],
     # torch is the independent oracle of the parity tests.
     "test": [
         "apache-beam>=2.70,<3",
+        "fastapi>=0.115",
+        "highdicom>=0.25,<1",
+        "httpx>=0.28",
         "hypothesis>=6.100",
+        "playwright>=1.50",  # drives the Chromium of the system
+        "prometheus-client>=0.21",
         "pytest>=8.3",
+        "python-multipart>=0.0.18",
         "safetensors>=0.4",
         "ruff==0.17.6",  # another version may format otherwise
         "scikit-image>=0.25",
         "torch==2.13.0",
+        "uvicorn>=0.32",
     ],
 }
 
