@@ -41,6 +41,8 @@ class SlicePicture:
       source_box: (y0, x0, y1, x1) of the lungs' crop, in pixels of `source`, ends outside.
       probabilities: label to probability.
       boxes: each with y0, x0, y1, x1 (pixels of `source`, ends outside) and score.
+      heat_map: [h, w] float32, at least 0: Grad-CAM of the person's label over `source_box`.
+      crop_heat_maps: [K, h', w'], the same over each of the boxes.
     """
 
     index: int
@@ -49,6 +51,8 @@ class SlicePicture:
     source_box: tuple[float, float, float, float]
     probabilities: Mapping[str, float]
     boxes: Sequence[Mapping[str, float]]
+    heat_map: np.ndarray | None = None
+    crop_heat_maps: np.ndarray | None = None
 
 
 def person_report(result: Mapping, pictures: Sequence[SlicePicture]) -> str:
