@@ -65,6 +65,9 @@ def get_config() -> ml_collections.ConfigDict:
     model.dropout = 0.5
     # Type of the convolutions: float32 or bfloat16. Parameters and losses are float32 always.
     model.dtype = "float32"
+    # While training: compute each block of the backbone anew in the backward pass rather than keep
+    # what is inside. Less memory for more time (docs/performance.md); not for a VGG.
+    model.remat = False
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     # sgd (the authors' code) or adamw, for which the momentum is the first moment's.

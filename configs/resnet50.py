@@ -22,5 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.dropout = 0.0
     # Type of the convolutions: float32 or bfloat16. Parameters and losses are float32 always.
     model.dtype = "float32"
+    # While training: compute each block of the backbone anew in the backward pass rather than keep
+    # what is inside. Less memory for more time (docs/performance.md); not for a VGG.
+    model.remat = False
 
     return config

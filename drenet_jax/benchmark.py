@@ -1,12 +1,22 @@
 """The project's speeds beside their references, measured in turn in one run (DESIGN section 6).
 
 Suites:
-  ct   `prepare`'s transform of a series beside the decoding of its picked files
+  model    a training step and a prediction beside the ResNet passes they need, and beside the
+           published model in PyTorch where torch and the repository's tests are
+  input    slices that one core feeds, beside a training step
+  ct       `prepare`'s transform of a series beside the decoding of its picked files
+  predict  `predict` of one person, cold and warm, beside its forward passes
+
+--profile tells where a training step spends its time, --memory what a step needs by batch size,
+--grow how the cost grows, with a plot each in --plots.
 
 Examples:
 
-  python -m drenet_jax.benchmark --suite=ct
-  python -m drenet_jax.benchmark --suite=ct --series=exports/p001,exports/p002 --out=speed.json
+  python -m drenet_jax.benchmark --suite=model,input,ct,predict --out=speed.json
+  python -m drenet_jax.benchmark --suite=ct --series=exports/p001,exports/p002
+  CUDA_VISIBLE_DEVICES=0 python -m drenet_jax.benchmark --suite=model --profile --device=gpu \\
+      --batch=16 --dtype=bfloat16 --out=h100.json
+  python -m drenet_jax.benchmark --suite= --memory --grow=size,k,batch,persons --plots=plots
 
 Prints a table; --out gets the same as JSON, with the machine and the versions.
 """
@@ -16,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import runpy
 from pathlib import Path
 
 from absl import flags
@@ -24,42 +35,142 @@ from drenet_jax import cli
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.errors import InputError
 
-SUITES = ("ct",)
+SUITES = ("model", "input", "ct", "predict")
+GROW = ("size", "k", "batch", "persons")
+DEVICES = ("cpu", "gpu")
+DTYPES = ("", "float32", "bfloat16")
+
+_MODEL_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "drenet.py"
 
 
 def define_flags() -> None:
     flags.DEFINE_list("suite", list(SUITES), f"What to measure: {', '.join(SUITES)}.")
+    flags.DEFINE_bool("profile", False, "Tell where a training step spends its time.")
+    flags.DEFINE_bool("memory", False, "Tell what a training step needs, by batch size.")
+    flags.DEFINE_list("grow", [], f"How the cost grows with: {', '.join(GROW)}.")
+    flags.DEFINE_string("plots", "", "A folder to make for the plots of --grow.")
+    flags.DEFINE_enum("device", "cpu", DEVICES, "Where the network runs.")
+    flags.DEFINE_integer("batch", 2, "Slices in a training step and a forward pass.", lower_bound=1)
+    flags.DEFINE_enum("dtype", "", DTYPES, "Of the convolutions; empty: as the model says.")
+    flags.DEFINE_string("model", str(_MODEL_CONFIG), "The config of a DRENet to measure.")
     flags.DEFINE_string("out", "", "A JSON file to write; it must not exist yet.")
-    flags.DEFINE_list("series", [], "DICOM series for the suite ct; none: a phantom's.")
+    flags.DEFINE_list("series", [], "DICOM series; none: a phantom's.")
     flags.DEFINE_integer("rounds", 7, "How often each piece of work is timed.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of phantoms and fills.", lower_bound=0)
     cli.define_prepare_config()
 
 
 def main() -> None:
-    from drenet_jax.benchmarks import ct, timing
+    from drenet_jax.benchmarks import timing
 
     values = flags.FLAGS
-    unknown = sorted(set(values.suite) - set(SUITES))
-    if unknown:
-        raise InputError(f"--suite={unknown[0]} is not known; use {', '.join(SUITES)}.")
-    if values.out and os.path.lexists(values.out):
-        raise InputError(f"--out={values.out} exists already; name a new file.")
-    rows, packages = [], []
-    if "ct" in values.suite:
-        series = [Path(one) for one in values.series]
-        rows += ct.run(
-            series, CtSettings.from_dict(values.config.to_dict()), values.seed, values.rounds
-        )
+    suites = [suite for suite in values.suite if suite]
+    _check(suites, values)
+    rows, notes, packages, device = [], [], [], ""
+    if set(suites) - {"ct"} or values.profile or values.memory or values.grow:
+        device = _use_device(values.device)
+    series = [Path(one) for one in values.series]
+    settings = CtSettings.from_dict(values.config.to_dict())
+    rounds, seed = values.rounds, values.seed
+
+    def take(found: tuple) -> None:
+        rows.extend(found[0])
+        notes.extend(found[1])
+
+    if "model" in suites:
+        from drenet_jax.benchmarks import model
+
+        take(model.run(_model_config(values), values.batch, rounds, values.device))
+        packages += model.PACKAGES
+    if values.profile:
+        from drenet_jax.benchmarks import profile
+
+        take(profile.run(_model_config(values), values.batch, rounds, values.device))
+    if "input" in suites:
+        from drenet_jax.benchmarks import input as feeding
+
+        take(feeding.run(_model_config(values), settings, series, values.batch, rounds, seed))
+        packages += feeding.PACKAGES
+    if "ct" in suites:
+        from drenet_jax.benchmarks import ct
+
+        rows += ct.run(series, settings, seed, rounds)
         packages += ct.PACKAGES
-    machine = timing.machine(packages)
+    if "predict" in suites:
+        from drenet_jax.benchmarks import person
+
+        take(person.run(_model_config(values), settings, series, rounds, seed))
+        packages += person.PACKAGES
+    if values.memory:
+        from drenet_jax.benchmarks import memory
+
+        take(memory.run(_model_config(values)))
+    if values.grow:
+        from drenet_jax.benchmarks import grow
+        from drenet_jax.outputs import new_folder
+
+        if values.plots:
+            with new_folder(values.plots) as folder:
+                take(grow.run(values.grow, _model_config(values), rounds, folder))
+        else:
+            take(grow.run(values.grow, _model_config(values), rounds, None))
+    machine = timing.machine(sorted(set(packages)), device)
     print(timing.table(rows))
     print(
-        f"\n{machine['processor']}, {machine['cores']} cores, load {machine['load_average_1_min']}"
+        f"\n{machine['processor']}, {machine['cores']} cores, {machine['device']}, "
+        f"load {machine['load_average_1_min']}"
     )
+    for note in notes:
+        print(note)
     if values.out:
-        found = {"machine": machine, "rows": [dataclasses.asdict(row) for row in rows]}
+        found = {
+            "machine": machine,
+            "rows": [dataclasses.asdict(row) for row in rows],
+            "notes": notes,
+        }
         Path(values.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _check(suites: list[str], values: flags.FlagValues) -> None:
+    for flag, given, known in (("suite", suites, SUITES), ("grow", values.grow, GROW)):
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise InputError(f"--{flag}={unknown[0]} is not known; use {', '.join(known)}.")
+    if values.out and os.path.lexists(values.out):
+        raise InputError(f"--out={values.out} exists already; name a new file.")
+    if not Path(values.model).is_file():
+        raise InputError(f"--model={values.model} is no file; name a config like drenet.py.")
+
+
+def _model_config(values: flags.FlagValues):
+    config = runpy.run_path(values.model)["get_config"]()
+    if config.model.name != "drenet":
+        raise InputError(f"--model={values.model} is not of a DRENet.")
+    if values.dtype:
+        config.model.dtype = values.dtype
+    return config
+
+
+def _use_device(device: str) -> str:
+    """Makes JAX use it and tells its name."""
+    os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[device]
+    # PyTorch, and `predict` in a process of its own, take their share of the same memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        raise InputError(
+            f"--device={device}: JAX finds none here; install drenet_jax[cuda12] on a machine "
+            "with an NVIDIA GPU, or use --device=cpu."
+        ) from error
+    if len(devices) > 1:
+        raise InputError(
+            f"--device={device}: {len(devices)} devices are in sight, and speeds of one are "
+            "measured; set CUDA_VISIBLE_DEVICES=0."
+        )
+    return devices[0].device_kind
 
 
 if __name__ == "__main__":

@@ -225,6 +225,15 @@ def on_devices(batches: Iterable[PyTree], *, parts: int) -> Iterator[list[PyTree
     yield from ready
 
 
+def best_batch_size(most: int) -> int:
+    """Slices in a forward pass that costs least for a few slices: `most`, or 1 a device on CPU.
+
+    On CPU one slice at a time costs as much a slice as eight do (docs/performance.md), and no
+    black images fill up the last batch.
+    """
+    return jax.local_device_count() if jax.default_backend() == "cpu" else most
+
+
 def round_up_to_devices(batch_size: int) -> int:
     """The smallest multiple of the number of local devices that is not below `batch_size`."""
     n = jax.local_device_count()

@@ -38,7 +38,7 @@ def run(series: Sequence[Path], settings: CtSettings, seed: int, rounds: int) ->
     try:
         with tempfile.TemporaryDirectory(prefix="drenet_jax_") as folder:
             if not series:
-                series = [_phantom_series(Path(folder) / "phantom", seed)]
+                series = [phantom_series(Path(folder) / "phantom", seed)]
             rows = []
             for path in series:
                 rows += _rows(path, Path(folder) / "person.spool", settings, seed, rounds)
@@ -47,7 +47,8 @@ def run(series: Sequence[Path], settings: CtSettings, seed: int, rounds: int) ->
         cv2.setNumThreads(before)
 
 
-def _phantom_series(folder: Path, seed: int) -> Path:
+def phantom_series(folder: Path, seed: int) -> Path:
+    """Makes the folder and writes a phantom's DICOM series into it."""
     folder.mkdir()
     phantom = make_phantom("COVID-19", seed, _PHANTOM_PX, "A")
     write_dicom(phantom, folder, patient_id="phantom", seed=seed)

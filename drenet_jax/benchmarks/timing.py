@@ -23,6 +23,10 @@ class Timing:
     def median(self) -> float:
         return float(np.median(self.seconds))
 
+    def per(self, count: int) -> Timing:
+        """The same for one of `count` things that the work does."""
+        return Timing(tuple(seconds / count for seconds in self.seconds))
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -90,16 +94,31 @@ def ratio_row(
     )
 
 
+def faster_row(
+    suite: str, what: str, timing: Timing, reference: str, beside: Timing, at_least: float
+) -> Row:
+    """As `ratio_row`, but how many times as long the reference takes, at least `at_least` times."""
+    row = ratio_row(suite, what, timing, reference, beside, 1 / at_least)
+    ratio = float(np.median(np.array(beside.seconds) / np.array(timing.seconds)))
+    return dataclasses.replace(row, ratio=ratio, aim=f"≥ {at_least:g}", reached=ratio >= at_least)
+
+
 def plain_row(suite: str, what: str, timing: Timing) -> Row:
     """A row of a time without a reference."""
     seconds = timing.seconds
     return Row(suite, what, 1e3 * timing.median, 1e3 * min(seconds), 1e3 * max(seconds), "ms")
 
 
-def machine(packages: Sequence[str]) -> dict[str, object]:
-    """What the figures depend on: processor, cores, versions."""
+def machine(packages: Sequence[str], device: str = "") -> dict[str, object]:
+    """What the figures depend on: processor, cores, versions.
+
+    Args:
+      packages: names of packages whose versions matter.
+      device: the accelerator; "": there is none.
+    """
     return {
         "processor": _processor(),
+        "device": device or "cpu",
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),

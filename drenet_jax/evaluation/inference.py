@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import os
 import weakref
@@ -72,7 +73,8 @@ class Predictor:
         }
         self.temperature = temperature
         self.experience = experience
-        self.scorer = SliceScorer(model, meta.config.evaluation.batch_size, heat_maps=True)
+        batch_size = parallel.best_batch_size(meta.config.evaluation.batch_size)
+        self.scorer = SliceScorer(model, batch_size, heat_maps=True)
         self.variables = parallel.replicate(variables)
         self._reader = Reader()
         # The reader's process ends with this object, or when Python does.
@@ -151,9 +153,16 @@ class Predictor:
     ) -> PersonResult:
         """As `person`, with the pictures that show why."""
         paths = [path] if isinstance(path, str | os.PathLike) else list(path)
-        prepared = self._reader.prepare(
-            [Path(one) for one in paths], self.meta.ct, series_uid=series_uid
-        )
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(
+                self._reader.prepare,
+                [Path(one) for one in paths],
+                self.meta.ct,
+                series_uid=series_uid,
+            )
+            # The child reads meanwhile.
+            self.scorer.compile(self.variables)
+            prepared = reading.result()
         if not prepared.kept:
             raise _nothing_kept(paths, prepared)
         images = np.stack([self._input_image(picked) for picked in prepared.kept])

@@ -27,7 +27,21 @@ class SliceScorer:
           heat_maps: whether it says where it saw what, too.
         """
         self.batch_size = parallel.round_up_to_devices(batch_size)
+        self._image_size_px = model.image_size_px
         self._forward = parallel.map_over_devices(_make_forward(model, heat_maps))
+        self._is_compiled = False
+
+    def compile(self, variables: dict) -> None:
+        """Compiles the forward pass, if it is not compiled, without running it.
+
+        Args:
+          variables: as those of the calls to come.
+        """
+        if self._is_compiled:
+            return
+        images = np.zeros((self.batch_size, *(self._image_size_px,) * 2), np.uint8)
+        self._forward = self._forward.lower(variables, parallel.shard(images)).compile()
+        self._is_compiled = True
 
     def __call__(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
         """Scores slices, each exactly once, whatever the number of devices.

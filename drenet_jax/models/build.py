@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from drenet_jax.errors import InputError
-from drenet_jax.models import classifier, drenet, proposals, resnet
+from drenet_jax.models import classifier, drenet, proposals, resnet, vgg
 from drenet_jax.parallel import AXIS
 
 MODELS = ("drenet", *classifier.ARCHITECTURES)
@@ -27,8 +27,11 @@ def build_model(config: ml_collections.ConfigDict, classes: int) -> Model:
     _check(model.dtype in DTYPES, "dtype", model.dtype, f"is none of {', '.join(DTYPES)}")
     _check(0 <= model.dropout < 1, "dropout", model.dropout, "must be from 0 to below 1")
     _check_positive(model, "width", "image_size_px")
+    # Checkpoints of earlier versions do not say.
+    remat = model.get("remat", False)
+    _check(not remat or model.name not in vgg.ARCHITECTURES, "remat", remat, "is not for a VGG")
     if model.name == "drenet":
-        return _build_drenet(model, classes)
+        return _build_drenet(model, classes, remat)
     return classifier.Classifier(
         classes=classes,
         architecture=model.name,
@@ -37,10 +40,11 @@ def build_model(config: ml_collections.ConfigDict, classes: int) -> Model:
         dropout=model.dropout,
         dtype=DTYPES[model.dtype],
         axis_name=AXIS,
+        remat=remat,
     )
 
 
-def _build_drenet(model: ml_collections.ConfigDict, classes: int) -> drenet.DRENet:
+def _build_drenet(model: ml_collections.ConfigDict, classes: int, remat: bool) -> drenet.DRENet:
     for field, known in (("backbone", resnet.ARCHITECTURES), ("context", drenet.CONTEXTS)):
         _check(model[field] in known, field, model[field], f"is none of {', '.join(known)}")
     _check_positive(model, "crop_size_px", "head_features")
@@ -72,6 +76,7 @@ def _build_drenet(model: ml_collections.ConfigDict, classes: int) -> drenet.DREN
         dropout=model.dropout,
         dtype=DTYPES[model.dtype],
         axis_name=AXIS,
+        remat=remat,
     )
 
 

@@ -25,6 +25,7 @@ class Classifier(nn.Module):
         each hidden layer of a VGG.
       dtype: of the convolutions.
       axis_name: the pmap axis of batch statistics.
+      remat: of a ResNet or DenseNet; see there.
     """
 
     classes: int
@@ -34,6 +35,7 @@ class Classifier(nn.Module):
     dropout: float
     dtype: jnp.dtype
     axis_name: str | None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -58,7 +60,12 @@ class Classifier(nn.Module):
                 resnet.ResNet if self.architecture in resnet.ARCHITECTURES else densenet.DenseNet
             )
             backbone = network(
-                self.architecture, self.width, self.dtype, self.axis_name, name="backbone"
+                self.architecture,
+                self.width,
+                self.dtype,
+                self.axis_name,
+                self.remat,
+                name="backbone",
             )
             feature_map, pooled = backbone(pixels, train, probe)
             if train and self.dropout:

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from drenet_jax.models.layers import Conv1x1, batch_norm, max_pool_3x3
 from drenet_jax.models.outputs import probed
-from drenet_jax.models.resnet import Conv1x1, batch_norm
 
 # As torchvision draws them. Conv1x1 draws by what goes out; a batch norm follows and undoes it.
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -63,12 +63,14 @@ class DenseNet(nn.Module):
       width: channels of the stem (torchvision: 64); each layer adds half as many.
       dtype: of the computation; parameters, batch statistics and `pooled` are float32.
       axis_name: the pmap axis over which batch statistics are averaged while training.
+      remat: whether the backward pass computes each layer anew rather than keep what is inside.
     """
 
     architecture: str
     width: int
     dtype: jnp.dtype
     axis_name: str | None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -87,6 +89,7 @@ class DenseNet(nn.Module):
           pooled: [B, C] float32, its mean over the plane.
         """
         block_sizes = ARCHITECTURES[self.architecture]
+        dense_layer = nn.remat(DenseLayer) if self.remat and train else DenseLayer
         norm = batch_norm(train, self.dtype, self.axis_name)
         x = nn.Conv(
             self.width,
@@ -99,10 +102,10 @@ class DenseNet(nn.Module):
             name="conv0",
         )(images)
         x = nn.relu(norm(name="norm0")(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool_3x3(x)
         for block, n_layers in enumerate(block_sizes, start=1):
             for layer in range(1, n_layers + 1):
-                x = DenseLayer(
+                x = dense_layer(
                     growth=self.width // 2,
                     norm=norm,
                     dtype=self.dtype,

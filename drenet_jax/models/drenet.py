@@ -39,6 +39,7 @@ class DRENet(nn.Module):
       dropout: share of pooled features dropped while training.
       dtype: of the convolutions.
       axis_name: the pmap axis of batch statistics.
+      remat: of the backbone; see `ResNet`.
     """
 
     classes: int
@@ -55,6 +56,7 @@ class DRENet(nn.Module):
     dropout: float
     dtype: jnp.dtype
     axis_name: str | None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -79,7 +81,9 @@ class DRENet(nn.Module):
         """
         assert images.shape[1:] == (self.image_size_px,) * 2, images.shape
         batch = images.shape[0]
-        backbone = ResNet(self.backbone, self.width, self.dtype, self.axis_name, name="backbone")
+        backbone = ResNet(
+            self.backbone, self.width, self.dtype, self.axis_name, self.remat, name="backbone"
+        )
 
         def features(
             pixels: jax.Array, stream: int, probe: jax.Array | None = None

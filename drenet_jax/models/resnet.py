@@ -6,69 +6,14 @@ every ImageNet weight in use, pads by (1, 1).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from drenet_jax.models.layers import Conv1x1, batch_norm, conv3x3, kernel_init, max_pool_3x3
 from drenet_jax.models.outputs import probed
-
-# Flax's momentum is the share of the old value: 0.9 here is PyTorch's 0.1.
-BATCH_NORM_MOMENTUM = 0.9
-BATCH_NORM_EPSILON = 1e-5
-
-_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> Callable[..., nn.Module]:
-    """Makes batch norms with PyTorch's numerics.
-
-    Args:
-      train: whether statistics are those of the batch.
-      dtype: of what they give.
-      axis_name: the pmap axis over which a batch's statistics are averaged.
-    """
-    return functools.partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        momentum=BATCH_NORM_MOMENTUM,
-        epsilon=BATCH_NORM_EPSILON,
-        dtype=dtype,
-        axis_name=axis_name,
-    )
-
-
-class Conv1x1(nn.Module):
-    """A 1×1 convolution without bias, written as a matrix product.
-
-    The same parameter (`kernel` [1, 1, C_in, C_out]) and the same result as `nn.Conv`; XLA's
-    gradient of the product is about twice as fast on CPU.
-    """
-
-    features: int
-    stride: int = 1
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", _kernel_init, (1, 1, x.shape[-1], self.features))
-        x = x[:, :: self.stride, :: self.stride, :].astype(self.dtype)
-        return jnp.dot(x, kernel[0, 0].astype(self.dtype))
-
-
-def _conv3x3(features: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
-    return nn.Conv(
-        features,
-        (3, 3),
-        strides=stride,
-        padding=((1, 1), (1, 1)),
-        use_bias=False,
-        kernel_init=_kernel_init,
-        dtype=dtype,
-        name=name,
-    )
 
 
 class BasicBlock(nn.Module):
@@ -83,9 +28,9 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = _conv3x3(self.features, self.stride, self.dtype, "conv1")(x)
+        y = conv3x3(self.features, self.stride, self.dtype, "conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y))
-        y = _conv3x3(self.features, 1, self.dtype, "conv2")(y)
+        y = conv3x3(self.features, 1, self.dtype, "conv2")(y)
         y = self.norm(name="bn2")(y)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = Conv1x1(self.features, self.stride, self.dtype, name="downsample_conv")(x)
@@ -108,7 +53,7 @@ class Bottleneck(nn.Module):
         out = self.features * self.expansion
         y = Conv1x1(self.features, 1, self.dtype, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y))
-        y = _conv3x3(self.features, self.stride, self.dtype, "conv2")(y)
+        y = conv3x3(self.features, self.stride, self.dtype, "conv2")(y)
         y = nn.relu(self.norm(name="bn2")(y))
         y = Conv1x1(out, 1, self.dtype, name="conv3")(y)
         y = self.norm(name="bn3")(y)
@@ -134,12 +79,14 @@ class ResNet(nn.Module):
       width: channels of the first stage (torchvision: 64).
       dtype: of the computation; parameters, batch statistics and `pooled` are float32.
       axis_name: the pmap axis over which batch statistics are averaged while training.
+      remat: whether the backward pass computes each block anew rather than keep what is inside.
     """
 
     architecture: str
     width: int
     dtype: jnp.dtype
     axis_name: str | None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -160,6 +107,7 @@ class ResNet(nn.Module):
           pooled: [B, C] float32, its mean over the plane.
         """
         block, stage_sizes = ARCHITECTURES[self.architecture]
+        block = nn.remat(block) if self.remat and train else block
         norm = batch_norm(train, self.dtype, self.axis_name)
         x = nn.Conv(
             self.width,
@@ -167,12 +115,12 @@ class ResNet(nn.Module):
             strides=2,
             padding=((3, 3), (3, 3)),
             use_bias=False,
-            kernel_init=_kernel_init,
+            kernel_init=kernel_init,
             dtype=self.dtype,
             name="conv1",
         )(images)
         x = nn.relu(norm(name="bn1")(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool_3x3(x)
         for stage, n_blocks in enumerate(stage_sizes):
             for i in range(n_blocks):
                 x = block(

@@ -38,6 +38,7 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
 # Config fields that may differ between the start of a run and its continuation.
 _MAY_CHANGE = (
     "data.dir",
+    "model.remat",
     "train.epochs",
     "train.steps",
     "train.validate_every_epochs",

@@ -38,12 +38,12 @@ def make_train_step(
 
     The state is donated: it must not be used again.
     """
-    gradient_on_devices = parallel.map_over_devices(_make_gradient(model, config, class_weights))
+    gradient_on_devices = parallel.map_over_devices(make_gradient(model, config, class_weights))
     add_on_devices = parallel.map_over_devices(
         lambda a, b: jax.tree.map(jnp.add, a, b), donate=(0,)
     )
     update_on_devices = parallel.map_over_devices(
-        _make_update(optimizer, schedule, config.train.accumulate), donate=(0,)
+        make_update(optimizer, schedule, config.train.accumulate), donate=(0,)
     )
 
     def step(state: TrainState, micro_batches: Sequence[tuple]):
@@ -60,7 +60,7 @@ def make_train_step(
     return step
 
 
-def _make_gradient(
+def make_gradient(
     model: Model, config: ml_collections.ConfigDict, class_weights: np.ndarray | None
 ) -> Callable:
     """For one device: the gradient and the metrics of a micro-batch, and new batch statistics."""
@@ -97,7 +97,7 @@ def _make_gradient(
     return gradient
 
 
-def _make_update(
+def make_update(
     optimizer: optax.GradientTransformation, schedule: optax.Schedule, accumulate: int
 ) -> Callable:
     """For one device: the state after a step, from the sums over its micro-batches."""

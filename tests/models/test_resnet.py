@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drenet_jax.models.resnet import Conv1x1, ResNet
+from drenet_jax.models.layers import Conv1x1
+from drenet_jax.models.resnet import ResNet
 
 # torchvision's published counts less the class head (features × 1000 + 1000).
 PARAMETERS = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032}
@@ -58,3 +59,27 @@ def test_bfloat16_keeps_parameters_statistics_and_pooled_in_float32():
     assert pooled.dtype == jnp.float32
     for leaf in jax.tree.leaves((variables, updates)):
         assert leaf.dtype == jnp.float32
+
+
+def test_blocks_computed_anew_give_the_same_gradients_under_the_same_names():
+    images = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
+    variables = ResNet("resnet18", 4, jnp.float32, None).init(
+        jax.random.key(0), images, train=False
+    )
+
+    def gradient(remat: bool):
+        model = ResNet("resnet18", 4, jnp.float32, None, remat)
+
+        def loss(params):
+            (_, pooled), updates = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return jnp.sum(pooled**2), updates
+
+        return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+        gradient(True),
+        gradient(False),
+    )

@@ -173,9 +173,12 @@ class NTSNet(nn.Module):
             group_scores = torch.cat([next(level_scores) for _ in group.levels], dim=1)
             anchors = padded_anchors(group.levels, self.image_px, self.border_px)
             picks = np.stack(
-                [suppress(one, anchors, group) for one in group_scores.detach().numpy()]
+                [
+                    suppress(one, anchors, group)
+                    for one in group_scores.detach().float().cpu().numpy()
+                ]
             )
-            scores.append(group_scores.gather(1, torch.from_numpy(picks)))
+            scores.append(group_scores.gather(1, torch.from_numpy(picks).to(group_scores.device)))
             padded_boxes.append(anchors[picks])
 
         # One pass for the proposals of all groups: batch statistics are those of all of them.
@@ -267,7 +270,7 @@ def losses(result: Result, label: torch.Tensor) -> dict[str, torch.Tensor]:
     part_loss = F.cross_entropy(
         result.part_logits.flatten(0, 1), label.repeat_interleave(n_proposals), reduction="none"
     ).reshape(batch, n_proposals)
-    rank = torch.zeros(())
+    rank = torch.zeros((), device=part_loss.device)
     for t, s in zip(part_loss.detach(), result.scores, strict=True):
         for i in range(n_proposals):
             for j in range(n_proposals):

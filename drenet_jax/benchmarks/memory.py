@@ -1,0 +1,94 @@
+"""What a training step needs of the device's memory, as its compiler plans it, without running."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from drenet_jax import parallel
+from drenet_jax.benchmarks.model import CLASSES, random_batch
+from drenet_jax.benchmarks.timing import Row
+from drenet_jax.models.build import build_model, variable_shapes
+from drenet_jax.training.state import create_state, learning_rate, make_optimizer
+from drenet_jax.training.step import make_gradient
+
+SUITE = "memory"
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+CARDS_GIB = (24, 80)
+GIB = 1 << 30
+
+
+def step_bytes(config: ml_collections.ConfigDict, batch: int, *, remat: bool) -> int:
+    """The peak of a training step in one micro-batch: the state, the gradient and its program.
+
+    Args:
+      config: of any model.
+      batch: slices in the micro-batch.
+      remat: `model.remat`.
+    """
+    config = config.copy_and_resolve_references()
+    config.model.remat, config.train.accumulate = remat, 1
+    model = build_model(config, CLASSES)
+    optimizer = make_optimizer(config, learning_rate(config, 1000, batch))
+    shapes = variable_shapes(model)
+    state = jax.eval_shape(
+        lambda: create_state(
+            jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), shapes), optimizer
+        )
+    )
+    on_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
+    micro_batch = [
+        jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in random_batch(config, batch)
+    ]
+    gradient = parallel.map_over_devices(make_gradient(model, config, None))
+    plan = (
+        gradient.lower(on_device.params, on_device.batch_stats, on_device.step, *micro_batch)
+        .compile()
+        .memory_analysis()
+    )
+    kept = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state.opt_state))
+    return (
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        - plan.alias_size_in_bytes
+        + plan.temp_size_in_bytes
+        + kept
+    )
+
+
+def run(
+    config: ml_collections.ConfigDict, batches: Sequence[int] = BATCHES
+) -> tuple[list[Row], list[str]]:
+    """The peak for each batch size, with and without `model.remat`, and what fits a card."""
+    rows, notes = [], []
+    for remat in (False, True):
+        sizes = {batch: step_bytes(config, batch, remat=remat) for batch in batches}
+        mode = "model.remat" if remat else "without remat"
+        for batch, size in sizes.items():
+            gib = size / GIB
+            rows.append(
+                Row(
+                    SUITE,
+                    f"training step of {batch}, {config.model.dtype}, {mode}",
+                    gib,
+                    gib,
+                    gib,
+                    "GiB",
+                )
+            )
+        for card in CARDS_GIB:
+            notes.append(
+                f"{mode}: by these plans {largest_batch(sizes, card * GIB)} slices fit a card of "
+                f"{card} GiB."
+            )
+    return rows, notes
+
+
+def largest_batch(sizes: dict[int, int], memory: int) -> int:
+    """The largest batch that fits, on a straight line through the two largest measured."""
+    (a, size_a), (b, size_b) = sorted(sizes.items())[-2:]
+    slope = (size_b - size_a) / (b - a)
+    return max(0, int((memory - size_a) / slope + a))

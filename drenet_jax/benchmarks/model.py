@@ -1,0 +1,223 @@
+"""A training step and a prediction beside the bare passes and beside the published model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from drenet_jax import parallel
+from drenet_jax.benchmarks import published
+from drenet_jax.benchmarks.passes import bare_passes, stacks_of
+from drenet_jax.benchmarks.timing import Row, Timing, faster_row, ratio_row, side_by_side
+from drenet_jax.evaluation.scoring import SliceScorer
+from drenet_jax.models.build import DTYPES, build_model, init_variables
+from drenet_jax.models.crops import crop_and_resize
+from drenet_jax.models.proposals import select_proposals
+from drenet_jax.training.state import create_state, learning_rate, make_optimizer
+from drenet_jax.training.step import make_train_step
+
+SUITE = "model"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+CLASSES = 3
+
+# At least so many times as fast as the published model: training, inference (DESIGN section 6).
+_AIMS_BESIDE_PUBLISHED = {"cpu": (1.0, 2.0), "gpu": (2.0, 3.0)}
+
+
+class TrainingStep:
+    """A step of `config` on random slices; call it again and again."""
+
+    def __init__(self, config: ml_collections.ConfigDict, batch: int):
+        config = config.copy_and_resolve_references()
+        config.train.accumulate = 1
+        model = build_model(config, CLASSES)
+        schedule = learning_rate(config, 1000, batch)
+        optimizer = make_optimizer(config, schedule)
+        self.model, self.config = model, config
+        self.schedule, self.optimizer = schedule, optimizer
+        self.state = parallel.replicate(create_state(init_variables(model, 0), optimizer))
+        self.micro_batch = next(parallel.on_devices([random_batch(config, batch)], parts=1))[0]
+        self._step = make_train_step(model, optimizer, schedule, config)
+
+    def __call__(self) -> None:
+        self.state, metrics = self._step(self.state, [self.micro_batch])
+        jax.block_until_ready((self.state, metrics))
+
+
+def random_batch(config: ml_collections.ConfigDict, batch: int) -> tuple[np.ndarray, ...]:
+    """What `train_batches` yields: places, slices, labels."""
+    size = config.model.image_size_px
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size), np.uint8)
+    places = np.arange(batch, dtype=np.int32)
+    return places, images, places % CLASSES
+
+
+def prediction(
+    config: ml_collections.ConfigDict, batch: int, *, heat_maps: bool
+) -> Callable[[], object]:
+    """The scoring of a batch of random slices."""
+    model = build_model(config, CLASSES)
+    variables = parallel.replicate(init_variables(model, 0))
+    scorer = SliceScorer(model, batch, heat_maps=heat_maps)
+    images = random_batch(config, batch)[1]
+    return lambda: scorer(variables, images)
+
+
+def crops_of_a_batch(config: ml_collections.ConfigDict, batch: int) -> Callable[[], object]:
+    """The picking of M boxes out of all anchors and the cutting of their crops."""
+    network = build_model(config, CLASSES)
+    size = config.model.image_size_px
+    pixels = jax.random.normal(jax.random.key(0), (batch, size, size, 3), network.dtype)
+    anchors = sum(level.anchors_per_cell * level.cells(size) ** 2 for level in network.levels)
+    scores = jax.random.normal(jax.random.key(1), (batch, anchors))
+
+    def crops(pixels: jax.Array, scores: jax.Array) -> jax.Array:
+        _, boxes = select_proposals(
+            scores,
+            network.levels,
+            network.groups,
+            size,
+            network.nms_iou,
+            [group.train_proposals for group in network.groups],
+        )
+        return crop_and_resize(pixels, boxes, (network.crop_size_px,) * 2)
+
+    compiled = jax.jit(crops).lower(pixels, scores).compile()
+    return lambda: jax.block_until_ready(compiled(pixels, scores))
+
+
+def run(
+    config: ml_collections.ConfigDict, batch: int, rounds: int, device: str
+) -> tuple[list[Row], list[str]]:
+    """The rows of DESIGN section 6 that are about the network.
+
+    Args:
+      config: of a DRENet.
+      batch: slices in a step and in a forward pass.
+      rounds: how often everything is measured.
+      device: "cpu" or "gpu".
+
+    Returns:
+      rows, and sentences about what could not be measured.
+    """
+    rows: list[Row] = []
+    notes: list[str] = []
+    has_reference = published.is_there(device)
+    if not has_reference:
+        notes.append(
+            f"no published model to compare with: torch on {device}, or tests/, is missing"
+        )
+    aims = _AIMS_BESIDE_PUBLISHED[device]
+    for train in (True, False):
+        work = "training step" if train else "inference"
+        n, what = batch, f"{work}, per slice (batch {batch}, {config.model.dtype})"
+        stacks = stacks_of(config, batch, train=train)
+        ours = TrainingStep(config, batch) if train else prediction(config, batch, heat_maps=False)
+        works = {"ours": ours, "bare": bare_passes(config, stacks, train=train)}
+        if not train:
+            works["heat maps"] = prediction(config, batch, heat_maps=True)
+        if has_reference:
+            works |= published.works(config, batch, device, train=train)
+        times = {name: one.per(n) for name, one in side_by_side(works, rounds).items()}
+        bare = f"bare passes ({_passes(config, train=train)})"
+        rows.append(
+            ratio_row(SUITE, what, times["ours"], bare, times["bare"], 1.04 if train else 1.02)
+        )
+        if "heat maps" in times:
+            rows.append(
+                ratio_row(
+                    SUITE,
+                    "inference with heat maps, per slice",
+                    times["heat maps"],
+                    "without",
+                    times["ours"],
+                    1.01,
+                )
+            )
+        layouts = {name: time for name, time in times.items() if name.startswith("PyTorch")}
+        if layouts:
+            name, best = min(layouts.items(), key=lambda item: item[1].median)
+            others = ", ".join(
+                f"{other}: {1e3 * time.median:.1f} ms"
+                for other, time in layouts.items()
+                if other != name
+            )
+            reference = f"the published model in {name} ({others})"
+            aim = aims[0] if train else aims[1]
+            rows.append(faster_row(SUITE, what, times["ours"], reference, best, aim))
+        del works, ours
+    rows.append(_crops_row(config, batch, rounds))
+    return rows, notes
+
+
+def _crops_row(config: ml_collections.ConfigDict, batch: int, rounds: int) -> Row:
+    crop = config.model.crop_size_px
+    stack = jax.random.normal(jax.random.key(0), (batch, crop, crop, 3), DTYPES[config.model.dtype])
+    times = side_by_side(
+        {
+            "crops": crops_of_a_batch(config, batch),
+            "pass": bare_passes(config, [stack], train=False),
+        },
+        rounds,
+    )
+    count = sum(config.model.train_proposals)
+    return ratio_row(
+        SUITE,
+        f"suppression and {count} crops of {batch} slices",
+        times["crops"],
+        f"one {config.model.backbone} pass at {crop}² of {batch}",
+        times["pass"],
+        0.05,
+    )
+
+
+def _passes(config: ml_collections.ConfigDict, *, train: bool) -> str:
+    model = config.model
+    whole = 1 if model.context == "none" else 2
+    crops = sum(model.train_proposals if train else model.top_k)
+    return f"{whole} at {model.image_size_px}², {crops} at {model.crop_size_px}²"
+
+
+def peak_flops(device: str, dtype: str) -> tuple[float, str]:
+    """Operations a second that the device can do, and where the figure is from."""
+    kind = jax.devices()[0].device_kind
+    if device == "gpu":
+        for name, flops in _BF16_PEAKS.items():
+            if name in kind:
+                return flops, f"{kind}'s data sheet, bfloat16, dense"
+    size = 4096 if device == "gpu" else 2048
+    a = jnp.ones((size, size), DTYPES[dtype])
+    product = jax.jit(lambda a: a @ a)
+    (timing,) = side_by_side({"product": lambda: product(a).block_until_ready()}, 5).values()
+    return 2 * size**3 / min(timing.seconds), f"a product of {size}² {dtype} matrices, measured"
+
+
+# NVIDIA's data sheets (SXM).
+_BF16_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+
+def rate_row(step: Timing, flops: float, device: str, dtype: str) -> Row:
+    """What share of the peak a step reaches.
+
+    Args:
+      step: seconds of it.
+      flops: operations of it.
+      device, dtype: as above.
+    """
+    peak, source = peak_flops(device, dtype)
+    rates = [flops / seconds for seconds in step.seconds]
+    return Row(
+        "profile",
+        "operations of a training step",
+        flops / step.median / 1e9,
+        min(rates) / 1e9,
+        max(rates) / 1e9,
+        "GFLOP/s",
+        f"peak {peak / 1e9:.0f} GFLOP/s ({source})",
+        flops / step.median / peak,
+    )

@@ -1,0 +1,153 @@
+"""What `predict` takes for one person, from the shell to the report, cold and warm."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from drenet_jax import parallel
+from drenet_jax.benchmarks.ct import phantom_series
+from drenet_jax.benchmarks.model import CLASSES
+from drenet_jax.benchmarks.timing import Row, Timing, plain_row, ratio_row, side_by_side
+from drenet_jax.ct.settings import CtSettings
+from drenet_jax.evaluation.scoring import SliceScorer
+from drenet_jax.models.build import build_model, init_variables
+from drenet_jax.models.checkpoints import Meta, save_converted
+from drenet_jax.version import __version__
+
+SUITE = "predict"
+PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint")
+
+_BATCHES = (1, 2, 4, 8)
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    settings: CtSettings,
+    series: Sequence[Path],
+    rounds: int,
+    seed: int,
+) -> tuple[list[Row], list[str]]:
+    """`predict` in processes of their own, beside the forward passes of the same slices.
+
+    Args:
+      config: of the model, whose weights are random.
+      settings: of the image side.
+      series: the first is the person; none: the middle of a phantom's, which is kept whole.
+      rounds: how often the warm call is measured; the cold one is measured once.
+      seed: of the phantom.
+    """
+    with tempfile.TemporaryDirectory(prefix="drenet_jax_") as name:
+        folder = Path(name)
+        person = series[0] if series else _middle_of(phantom_series(folder / "phantom", seed))
+        model = build_model(config, CLASSES)
+        variables = init_variables(model, 0)
+        ct = dataclasses.replace(settings, image_size_px=config.model.image_size_px)
+        labels = tuple(f"class {i}" for i in range(CLASSES))
+        save_converted(
+            folder / "run",
+            jax.tree.map(np.asarray, variables),
+            Meta(config, labels, ct, 0, "benchmark", __version__),
+        )
+        cold = _predict(person, folder)
+        result = json.loads((folder / "out" / "result.json").read_text(encoding="utf-8"))
+        n = result["person"]["n_slices"]
+        scorer = SliceScorer(model, parallel.best_batch_size(n), heat_maps=True)
+        replicated = parallel.replicate(variables)
+        images = np.random.default_rng(0).integers(
+            0, 256, (n, *(config.model.image_size_px,) * 2), np.uint8
+        )
+        times = side_by_side(
+            {
+                "predict": lambda: _predict(person, folder),
+                "passes": lambda: scorer(replicated, images),
+            },
+            rounds,
+        )
+    rows = [
+        ratio_row(
+            SUITE,
+            f"predict of {n} slices, warm cache of programs",
+            times["predict"],
+            "its forward passes",
+            times["passes"],
+            1.5,
+        ),
+        plain_row(SUITE, "the same, cold: programs compiled anew", Timing((cold,))),
+        plain_row(
+            SUITE,
+            "all but the forward passes, warm",
+            Timing(
+                tuple(
+                    a - b
+                    for a, b in zip(times["predict"].seconds, times["passes"].seconds, strict=True)
+                )
+            ),
+        ),
+    ]
+    return rows + _batch_rows(model, replicated, images, rounds), []
+
+
+def _batch_rows(model, variables: dict, images: np.ndarray, rounds: int) -> list[Row]:
+    """What a slice costs in forward passes of several sizes: where padding begins to cost."""
+    scorers = {batch: SliceScorer(model, batch, heat_maps=True) for batch in _BATCHES}
+    repeated = {
+        batch: np.resize(images, (scorer.batch_size, *images.shape[1:]))
+        for batch, scorer in scorers.items()
+    }
+    times = side_by_side(
+        {
+            str(batch): lambda batch=batch: scorers[batch](variables, repeated[batch])
+            for batch in _BATCHES
+        },
+        rounds,
+    )
+    return [
+        plain_row(
+            SUITE,
+            f"a slice in a forward pass of {batch}",
+            times[str(batch)].per(len(repeated[batch])),
+        )
+        for batch in _BATCHES
+    ]
+
+
+def _middle_of(series: Path) -> Path:
+    """The series without its outer thirds, where lungs are small."""
+    files = sorted(series.iterdir())
+    third = len(files) // 3
+    for one in files[:third] + files[-third:]:
+        one.unlink()
+    return series
+
+
+def _predict(person: Path, folder: Path) -> float:
+    """Seconds of a call; the folder keeps the compiled programs between calls."""
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    start = time.perf_counter()
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "drenet_jax.predict",
+            f"--workdir={folder / 'run'}",
+            f"--input={person}",
+            f"--out={folder / 'out'}",
+        ],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")},
+    )
+    return time.perf_counter() - start

@@ -1,0 +1,184 @@
+"""Layers whose gradients are written out where XLA's own are slow on CPU (docs/performance.md).
+
+Parameters, statistics and results are those of Flax's layers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Flax's momentum is the share of the old value: 0.9 here is PyTorch's 0.1.
+BATCH_NORM_MOMENTUM = 0.9
+BATCH_NORM_EPSILON = 1e-5
+
+kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def is_tuned_for_cpu() -> bool:
+    """Whether layers are computed as XLA does them best on CPU; elsewhere it was not measured."""
+    return jax.default_backend() == "cpu"
+
+
+def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> Callable[..., nn.Module]:
+    """Makes batch norms with PyTorch's numerics.
+
+    Args:
+      train: whether statistics are those of the batch.
+      dtype: of what they give.
+      axis_name: the pmap axis over which a batch's statistics are averaged.
+    """
+    return functools.partial(
+        BatchNorm,
+        use_running_average=not train,
+        momentum=BATCH_NORM_MOMENTUM,
+        epsilon=BATCH_NORM_EPSILON,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
+
+
+class BatchNorm(nn.BatchNorm):
+    """Flax's batch norm over all axes but the last; its gradient keeps the input only."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.use_running_average or not is_tuned_for_cpu():
+            return super().__call__(x)
+        channels = x.shape[-1:]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale = self.param("scale", self.scale_init, channels, self.param_dtype)
+        bias = self.param("bias", self.bias_init, channels, self.param_dtype)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        axes = tuple(range(x.ndim - 1))
+        moments = wide.mean(axes), jnp.square(wide).mean(axes)
+        if self.axis_name is not None and not self.is_initializing():
+            moments = lax.pmean(moments, self.axis_name)
+        batch_mean, mean_of_squares = moments
+        batch_var = jnp.maximum(0, mean_of_squares - jnp.square(batch_mean))
+        if not self.is_initializing():
+            rest = 1 - self.momentum
+            mean.value = self.momentum * mean.value + rest * batch_mean
+            var.value = self.momentum * var.value + rest * batch_var
+        factor = lax.rsqrt(batch_var + self.epsilon) * scale
+        y = _scaled(wide, batch_mean, factor.astype(wide.dtype), bias.astype(wide.dtype))
+        return y.astype(self.dtype)
+
+
+@jax.custom_vjp
+def _scaled(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
+    """(x − mean) · factor + bias. Its gradient keeps x only; XLA would keep x − mean too."""
+    return (x - mean) * factor + bias
+
+
+def _scaled_forward(x, mean, factor, bias):
+    return _scaled(x, mean, factor, bias), (x, mean, factor)
+
+
+def _scaled_backward(kept, g):
+    x, mean, factor = kept
+    axes = tuple(range(x.ndim - 1))
+    d_bias = g.sum(axes)
+    return g * factor, -factor * d_bias, (g * x).sum(axes) - mean * d_bias, d_bias
+
+
+_scaled.defvjp(_scaled_forward, _scaled_backward)
+
+
+class Conv1x1(nn.Module):
+    """A 1×1 convolution without bias, written as a matrix product.
+
+    The same parameter (`kernel` [1, 1, C_in, C_out]) and the same result as `nn.Conv`; XLA's
+    gradient of the product is about twice as fast on CPU.
+    """
+
+    features: int
+    stride: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features))
+        x = x[:, :: self.stride, :: self.stride, :].astype(self.dtype)
+        # Of two axes: XLA transposes what is summed over several of them in the gradient.
+        y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0].astype(self.dtype))
+        return y.reshape(*x.shape[:-1], -1)
+
+
+def conv3x3(features: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
+    """A 3×3 convolution without bias, padded by 1."""
+    return nn.Conv(
+        features,
+        (3, 3),
+        strides=stride,
+        padding=((1, 1), (1, 1)),
+        use_bias=False,
+        kernel_init=kernel_init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def max_pool_3x3(x: jax.Array) -> jax.Array:
+    """3×3 maxima at every second pixel, padded by 1: [B, H, W, C] -> [B, ⌈H/2⌉, ⌈W/2⌉, C].
+
+    Of equal values the first, by rows, gets the gradient, as in PyTorch.
+    """
+    return (_max_pool if is_tuned_for_cpu() else _plain_max_pool)(x)
+
+
+def _plain_max_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+_max_pool = jax.custom_vjp(_plain_max_pool)
+
+
+def _max_pool_forward(x):
+    return _plain_max_pool(x), x
+
+
+def _max_pool_backward(x, g):
+    b, h, w, c = g.shape
+    padded = lax.pad(
+        x,
+        jnp.array(-jnp.inf, x.dtype),
+        ((0, 0, 0), (1, 2 * h - x.shape[1], 0), (1, 2 * w - x.shape[2], 0), (0, 0, 0)),
+    )
+    # Which of its nine pixels a maximum came from. Found anew rather than by comparison with the
+    # maxima: where the compiler computes x twice, the last bit may differ.
+    best, place = None, jnp.zeros(g.shape, jnp.int8)
+    for i in range(3):
+        for j in range(3):
+            seen = padded[:, i : i + 2 * h - 1 : 2, j : j + 2 * w - 1 : 2]
+            if best is None:
+                best = seen
+                continue
+            place = jnp.where(seen > best, jnp.int8(3 * i + j), place)
+            best = jnp.maximum(best, seen)
+
+    def of(i: int, j: int, below: int, right: int) -> jax.Array:
+        """What the maximum, or that below or right of it, gives to its pixel (i, j)."""
+        given = jnp.where(place == 3 * i + j, g, 0)
+        return jnp.pad(given[:, below:, right:], ((0, 0), (0, below), (0, right), (0, 0)))
+
+    # A pixel in an even row is seen by one row of maxima, in an odd row by two; columns alike.
+    even = jnp.stack([of(1, 1, 0, 0), of(1, 2, 0, 0) + of(1, 0, 0, 1)], axis=3)
+    odd = jnp.stack(
+        [
+            of(2, 1, 0, 0) + of(0, 1, 1, 0),
+            of(2, 2, 0, 0) + of(2, 0, 0, 1) + of(0, 2, 1, 0) + of(0, 0, 1, 1),
+        ],
+        axis=3,
+    )
+    dx = jnp.stack([even, odd], axis=2).reshape(b, 2 * h, 2 * w, c)
+    return (dx[:, : x.shape[1], : x.shape[2]],)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
