@@ -97,7 +97,12 @@ class Reader:
         self._child = self._connection = None
 
     def prepare(
-        self, paths: Sequence[Path], settings: CtSettings, *, series_uid: str = ""
+        self,
+        paths: Sequence[Path],
+        settings: CtSettings,
+        *,
+        series_uid: str = "",
+        with_instances: bool = False,
     ) -> PreparedPerson:
         """As `preprocess.prepare_person`, except that a crash or a hang costs one file.
 
@@ -109,7 +114,7 @@ class Reader:
             self.start()
             reading = None
             try:
-                self._connection.send((list(paths), settings, series_uid, left_out))
+                self._connection.send((list(paths), settings, series_uid, with_instances, left_out))
                 while self._connection.poll(self._patience_for(reading)):
                     kind, content = self._connection.recv()
                     if kind == "done":
@@ -163,7 +168,7 @@ def serve(descriptor: int) -> None:
     cv2.setNumThreads(1)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            paths, settings, series_uid, left_out = connection.recv()
+            paths, settings, series_uid, with_instances, left_out = connection.recv()
 
             def guard(place: str, what: str, left_out: dict = left_out) -> str:
                 if (place, what) not in left_out:
@@ -171,7 +176,13 @@ def serve(descriptor: int) -> None:
                 return left_out.get((place, what), "")
 
             try:
-                prepared = prepare_person(paths, settings, series_uid=series_uid, guard=guard)
+                prepared = prepare_person(
+                    paths,
+                    settings,
+                    series_uid=series_uid,
+                    with_instances=with_instances,
+                    guard=guard,
+                )
             except CtError as error:
                 connection.send(("refused", error))
             except (ConnectionError, KeyboardInterrupt):

@@ -14,6 +14,7 @@ from drenet_jax import parallel
 from drenet_jax.ct.files import CtError
 from drenet_jax.ct.isolated import Reader
 from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled
+from drenet_jax.ct.source_instance import SourceInstance
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature
 from drenet_jax.evaluation.experience import Experience
@@ -30,10 +31,13 @@ class PersonResult:
     Attributes:
       result: what `predict` writes to `result.json` (DESIGN section 2).
       pictures: the kept slices with their boxes, for the report.
+      instances: the DICOM instances of the kept slices, if they were asked for. They identify the
+        patient; nothing else here does.
     """
 
     result: dict
     pictures: tuple[SlicePicture, ...]
+    instances: tuple[SourceInstance, ...] = ()
 
 
 class Predictor:
@@ -147,18 +151,33 @@ class Predictor:
         return self.explain(path, series_uid=series_uid).result
 
     def explain(
-        self, path: str | os.PathLike | Sequence[str | os.PathLike], *, series_uid: str = ""
+        self,
+        path: str | os.PathLike | Sequence[str | os.PathLike],
+        *,
+        series_uid: str = "",
+        with_instances: bool = False,
     ) -> PersonResult:
-        """As `person`, with the pictures that show why."""
+        """As `person`, with the pictures that show why.
+
+        Args:
+          with_instances: also say from which DICOM instances the slices come; an InputError if they
+            are no DICOM, or not all of one study.
+        """
         paths = [path] if isinstance(path, str | os.PathLike) else list(path)
         prepared = self._reader.prepare(
-            [Path(one) for one in paths], self.meta.ct, series_uid=series_uid
+            [Path(one) for one in paths],
+            self.meta.ct,
+            series_uid=series_uid,
+            with_instances=with_instances,
         )
         if not prepared.kept:
             raise _nothing_kept(paths, prepared)
         images = np.stack([self._input_image(picked) for picked in prepared.kept])
         scored = self.slices(images)
-        return self._person_result(prepared, scored)
+        found = self._person_result(prepared, scored)
+        if not with_instances:
+            return found
+        return dataclasses.replace(found, instances=tuple(one.instance for one in prepared.kept))
 
     def _input_image(self, picked: PickedSlice) -> np.ndarray:
         if self.meta.config.data.fill != "always":

@@ -68,8 +68,7 @@ def person_report(result: Mapping, pictures: Sequence[SlicePicture]) -> str:
     """
     label = result["person"]["label"]
     labels = list(result["person"]["probabilities"])
-    shown = sorted(pictures, key=lambda picture: (-picture.probabilities[label], picture.index))
-    shown = shown[:_SHOWN_SLICES]
+    shown = [pictures[place] for place in most_suspected(pictures, label)]
     shown_slices = {(picture.index, picture.name) for picture in shown}
     return render(
         PACKAGE,
@@ -97,6 +96,14 @@ def person_report(result: Mapping, pictures: Sequence[SlicePicture]) -> str:
         notes=result["notes"],
         model=facts(result["model"]),
     )
+
+
+def most_suspected(pictures: Sequence[SlicePicture], label: str) -> list[int]:
+    """Places in `pictures` of the slices that a report shows large, the most probable first."""
+    order = sorted(
+        range(len(pictures)), key=lambda i: (-pictures[i].probabilities[label], pictures[i].index)
+    )
+    return order[:_SHOWN_SLICES]
 
 
 def draw_boxes(picture: SlicePicture) -> tuple[np.ndarray, list[float]]:
