@@ -15,7 +15,7 @@ from drenet_jax.ct.isolated import Reader
 from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature
-from drenet_jax.evaluation.report import SlicePicture
+from drenet_jax.evaluation.overlays import SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import Model, build_model, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, Meta
