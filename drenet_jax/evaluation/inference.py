@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from drenet_jax import parallel
+from drenet_jax.ct.files import CtError
 from drenet_jax.ct.isolated import Reader
 from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled
 from drenet_jax.errors import InputError
@@ -66,7 +67,7 @@ class Predictor:
             "temperature": temperature,
         }
         self.temperature = temperature
-        self.scorer = SliceScorer(model, meta.config.evaluation.batch_size)
+        self.scorer = SliceScorer(model, meta.config.evaluation.batch_size, heat_maps=True)
         self.variables = parallel.replicate(variables)
         self._reader = Reader()
         # The reader's process ends with this object, or when Python does.
@@ -101,7 +102,9 @@ class Predictor:
         Returns:
           probabilities (calibrated, if asked for), logits, raw_logits [N, C]; boxes [N, K, 4]
           (y0, x0, y1, x1 in pixels of the model's input, half open, best first); scores [N, K] of
-          the proposal head; part_probabilities [N, K, C], what each box alone predicts.
+          the proposal head; part_probabilities [N, K, C], what each box alone predicts; heat_maps
+          [N, C, h, w], Grad-CAM of each class over the input, at least 0, not scaled;
+          crop_heat_maps [N, C, K, h', w'], the same over each box.
 
         Raises:
           InputError: the images have another type or size.
@@ -132,7 +135,7 @@ class Predictor:
           series_uid: takes the DICOM series with this SeriesInstanceUID, not the largest.
 
         Raises:
-          InputError: `path` holds no chest CT slice.
+          CtError: `path` holds no chest CT slice; its `why` says why without naming the path.
         """
         return self.explain(path, series_uid=series_uid).result
 
@@ -145,7 +148,7 @@ class Predictor:
             [Path(one) for one in paths], self.meta.ct, series_uid=series_uid
         )
         if not prepared.kept:
-            raise InputError(_nothing_kept(paths, prepared))
+            raise _nothing_kept(paths, prepared)
         images = np.stack([self._input_image(picked) for picked in prepared.kept])
         scored = self.slices(images)
         return self._person_result(prepared, scored)
@@ -174,6 +177,8 @@ class Predictor:
                         picked.source_box,
                         self.meta.ct.image_size_px,
                     ),
+                    heat_map=scored["heat_maps"][i, predicted],
+                    crop_heat_maps=scored["crop_heat_maps"][i, predicted],
                 )
             )
         result = {
@@ -242,10 +247,12 @@ def _as_stored(box: dict[str, float], picked: PickedSlice) -> dict[str, float]:
     return {**dict(zip(("y0", "x0", "y1", "x1"), edges, strict=True)), "score": box["score"]}
 
 
-def _nothing_kept(paths: Sequence, prepared: PreparedPerson) -> str:
+def _nothing_kept(paths: Sequence, prepared: PreparedPerson) -> CtError:
     names = ", ".join(str(one) for one in paths[:3])
     first = prepared.excluded[0]
-    return (
-        f"invalid input: no lungs were found in {names} ({first.name}: {first.why.rstrip('.')}); "
-        "give axial chest CT slices."
+    told = f"({first.name}: {first.why.rstrip('.')})"
+    return CtError(
+        f"invalid input: no lungs were found in {names} {told}; give axial chest CT slices.",
+        f"no lungs {told}",
+        prepared.excluded,
     )

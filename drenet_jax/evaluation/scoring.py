@@ -1,4 +1,4 @@
-"""The one forward pass that validation, evaluate, predict and serve share."""
+"""The one pass of slices through a model that validation, evaluate, predict and serve share."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import numpy as np
 from drenet_jax import parallel
 from drenet_jax.errors import InputError
 from drenet_jax.models.build import Model
+from drenet_jax.models.gradcam import explain
 
 
 class SliceScorer:
     """A model on all local devices of this host, compiled for one batch size."""
 
-    def __init__(self, model: Model, batch_size: int):
+    def __init__(self, model: Model, batch_size: int, *, heat_maps: bool = False):
         """Prepares the forward pass; it is compiled at the first call.
 
         Args:
           model: the network.
           batch_size: slices in a forward pass, over all local devices; rounded up to a multiple of
             their number.
+          heat_maps: whether it says where it saw what, too.
         """
         self.batch_size = parallel.round_up_to_devices(batch_size)
-        self._forward = parallel.map_over_devices(_make_forward(model))
+        self._forward = parallel.map_over_devices(_make_forward(model, heat_maps))
 
     def __call__(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
         """Scores slices, each exactly once, whatever the number of devices.
@@ -39,6 +41,8 @@ class SliceScorer:
           boxes: [N, K, 4], y0, x0, y1, x1 in pixels of the input, best first.
           scores: [N, K], the proposal head's scores.
           part_probabilities: [N, K, C], what each box alone predicts.
+          heat_maps: [N, C, h, w], Grad-CAM of each class over the input, and crop_heat_maps:
+            [N, C, K, h', w'], over each box; if asked for.
 
         Raises:
           InputError: a result is not finite, or the batch does not fit the memory.
@@ -81,10 +85,16 @@ def check_finite(logits: np.ndarray) -> None:
         )
 
 
-def _make_forward(model: Model) -> Callable:
+def _make_forward(model: Model, heat_maps: bool) -> Callable:
     def forward(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
-        outputs = model.apply(variables, images.astype(jnp.float32) / 255, train=False)
-        return {
+        pixels = images.astype(jnp.float32) / 255
+        maps = {}
+        if heat_maps:
+            outputs, found = explain(model, variables, pixels)
+            maps = {"heat_maps": found.image, "crop_heat_maps": found.crops}
+        else:
+            outputs = model.apply(variables, pixels, train=False)
+        return maps | {
             "probabilities": jax.nn.softmax(outputs.logits),
             "logits": outputs.logits,
             "raw_logits": outputs.raw_logits,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from drenet_jax.models import densenet, resnet, vgg
 from drenet_jax.models.dropout import drop
-from drenet_jax.models.outputs import Outputs, normalise
+from drenet_jax.models.outputs import FeatureMaps, Outputs, normalise
 
 ARCHITECTURES = (*resnet.ARCHITECTURES, *densenet.ARCHITECTURES, *vgg.ARCHITECTURES)
 
@@ -37,16 +37,22 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, train: bool, dropout_keys: jax.Array | None = None
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        dropout_keys: jax.Array | None = None,
+        probes: FeatureMaps | None = None,
     ) -> Outputs:
         """Scores a batch of slices; see `DRENet.__call__`. There are no proposals."""
         assert images.shape[1:] == (self.image_size_px,) * 2, images.shape
         pixels = normalise(images).astype(self.dtype)
+        probe = probes and probes.image
         if self.architecture in vgg.ARCHITECTURES:
             backbone = vgg.VGG(
                 self.architecture, self.width, self.dropout, self.dtype, name="backbone"
             )
-            _, pooled = backbone(pixels, train, dropout_keys)
+            feature_map, pooled = backbone(pixels, train, dropout_keys, probe)
         else:
             network = (
                 resnet.ResNet if self.architecture in resnet.ARCHITECTURES else densenet.DenseNet
@@ -54,7 +60,7 @@ class Classifier(nn.Module):
             backbone = network(
                 self.architecture, self.width, self.dtype, self.axis_name, name="backbone"
             )
-            _, pooled = backbone(pixels, train)
+            feature_map, pooled = backbone(pixels, train, probe)
             if train and self.dropout:
                 pooled = drop(pooled, dropout_keys, 0, self.dropout)
         logits = nn.Dense(self.classes, name="head")(pooled)
@@ -65,4 +71,5 @@ class Classifier(nn.Module):
             part_logits=jnp.zeros((batch, 0, self.classes)),
             scores=jnp.zeros((batch, 0)),
             boxes=jnp.zeros((batch, 0, 4)),
+            feature_maps=FeatureMaps(feature_map, None),
         )

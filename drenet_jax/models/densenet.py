@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from drenet_jax.models.outputs import probed
 from drenet_jax.models.resnet import Conv1x1, batch_norm
 
 # As torchvision draws them. Conv1x1 draws by what goes out; a batch norm follows and undoes it.
@@ -70,12 +71,15 @@ class DenseNet(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, images: jax.Array, train: bool, probe: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """The features of normalised images; batch statistics as in `ResNet.__call__`.
 
         Args:
           images: [B, H, W, 3], normalised; H and W at least 32.
           train: whether batch statistics are those of the batch.
+          probe: added to the feature map; see `outputs.FeatureMaps`.
 
         Returns:
           feature_map: [B, H/32, W/32, C], after the last batch norm and ReLU; C = 16 × width in
@@ -106,6 +110,6 @@ class DenseNet(nn.Module):
                 )(x)
             if block < len(block_sizes):
                 x = Transition(norm=norm, dtype=self.dtype, name=f"transition{block}")(x)
-        x = nn.relu(norm(name="norm5")(x))
+        x = probed(nn.relu(norm(name="norm5")(x)), probe)
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return x, pooled

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from drenet_jax.models import proposals
 from drenet_jax.models.crops import box_attention, crop_and_resize
 from drenet_jax.models.dropout import drop
-from drenet_jax.models.outputs import Outputs, normalise
+from drenet_jax.models.outputs import FeatureMaps, Outputs, normalise
 from drenet_jax.models.resnet import ResNet
 
 # What the image of the third pass shows: the boxes weighted by their confidences (paper), the best
@@ -58,7 +58,12 @@ class DRENet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, train: bool, dropout_keys: jax.Array | None = None
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        dropout_keys: jax.Array | None = None,
+        probes: FeatureMaps | None = None,
     ) -> Outputs:
         """Scores a batch of slices.
 
@@ -67,6 +72,7 @@ class DRENet(nn.Module):
           train: batch statistics of the batch, M proposals, dropout; else K proposals.
           dropout_keys: [B] PRNG keys, one for each image, while training: a slice's dropout then
             depends on its own key alone, whatever the number of devices.
+          probes: added to the feature maps of the image and of the proposals.
 
         Returns:
           logits of all that was seen; proposals group by group.
@@ -75,15 +81,17 @@ class DRENet(nn.Module):
         batch = images.shape[0]
         backbone = ResNet(self.backbone, self.width, self.dtype, self.axis_name, name="backbone")
 
-        def features(pixels: jax.Array, stream: int) -> tuple[jax.Array, jax.Array]:
-            feature_map, pooled = backbone(pixels, train)
+        def features(
+            pixels: jax.Array, stream: int, probe: jax.Array | None = None
+        ) -> tuple[jax.Array, jax.Array]:
+            feature_map, pooled = backbone(pixels, train, probe)
             pooled = pooled.reshape(batch, -1)  # all features of an image are dropped by its key
             if train and self.dropout:
                 pooled = drop(pooled, dropout_keys, stream, self.dropout)
             return feature_map, pooled
 
         pixels = normalise(images).astype(self.dtype)
-        feature_map, whole = features(pixels, 0)
+        feature_map, whole = features(pixels, 0, probes and probes.image)
 
         all_scores = proposals.ProposalHead(
             self.levels, self.head_features, self.dtype, name="proposal_head"
@@ -95,7 +103,12 @@ class DRENet(nn.Module):
         top = _top_of_groups(counts, [group.top_k for group in self.groups])
 
         crops = crop_and_resize(pixels, boxes, (self.crop_size_px,) * 2)
-        _, parts = features(crops.reshape(-1, *crops.shape[2:]), 1)
+        crop_maps, parts = features(
+            crops.reshape(-1, *crops.shape[2:]),
+            1,
+            probes and probes.crops.reshape(-1, *probes.crops.shape[2:]),
+        )
+        crop_maps = crop_maps.reshape(batch, -1, *crop_maps.shape[1:])
         parts = parts.reshape(batch, len(boxes[0]), -1)
 
         seen = [parts[:, top].reshape(batch, -1), whole]
@@ -111,6 +124,7 @@ class DRENet(nn.Module):
             part_logits=nn.Dense(self.classes, name="part_head")(parts),
             scores=scores,
             boxes=boxes,
+            feature_maps=FeatureMaps(feature_map, crop_maps),
         )
 
     def _context(

@@ -13,6 +13,22 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 @flax.struct.dataclass
+class FeatureMaps:
+    """What the backbone's last block gives of B images and of their P proposals.
+
+    A model takes one as its `probes` too and adds it to its own: the gradients by it are those by
+    the feature maps, whichever layers follow (Grad-CAM).
+
+    Attributes:
+      image: [B, h, w, C].
+      crops: [B, P, h', w', C]; None from a model that looks at the whole image only.
+    """
+
+    image: jax.Array
+    crops: jax.Array | None
+
+
+@flax.struct.dataclass
 class Outputs:
     """What a model says of a batch of B slices.
 
@@ -25,7 +41,8 @@ class Outputs:
       part_logits: [B, P, classes] from each proposal alone.
       scores: [B, P] the proposal head's scores, best first in each group.
       boxes: [B, P, 4] y0, x0, y1, x1 in pixels of the model's input, half open.
-    All are float32.
+      feature_maps: of the image and of the proposals.
+    All are float32, but for the feature maps, which are of the convolutions' type.
     """
 
     logits: jax.Array
@@ -33,6 +50,12 @@ class Outputs:
     part_logits: jax.Array
     scores: jax.Array
     boxes: jax.Array
+    feature_maps: FeatureMaps
+
+
+def probed(feature_map: jax.Array, probe: jax.Array | None) -> jax.Array:
+    """The feature map with the probe added, if there is one."""
+    return feature_map if probe is None else feature_map + probe.astype(feature_map.dtype)
 
 
 def normalise(images: jax.Array) -> jax.Array:

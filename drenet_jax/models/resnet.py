@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from drenet_jax.models.outputs import probed
+
 # Flax's momentum is the share of the old value: 0.9 here is PyTorch's 0.1.
 BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
@@ -140,7 +142,9 @@ class ResNet(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, images: jax.Array, train: bool, probe: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """The features of normalised images.
 
         While training, batch statistics are those of this pass over all devices (`axis_name`), and
@@ -149,6 +153,7 @@ class ResNet(nn.Module):
         Args:
           images: [B, H, W, 3], normalised.
           train: whether batch statistics are those of the batch.
+          probe: added to the feature map; see `outputs.FeatureMaps`.
 
         Returns:
           feature_map: [B, ceil(H/32), ceil(W/32), C] with C = 8 × width × expansion.
@@ -177,5 +182,6 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{i}",
                 )(x)
+        x = probed(x, probe)
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return x, pooled

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from drenet_jax.models.dropout import drop
+from drenet_jax.models.outputs import probed
 
 # As torchvision draws them.
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -44,7 +45,11 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, train: bool, dropout_keys: jax.Array | None = None
+        self,
+        images: jax.Array,
+        train: bool,
+        dropout_keys: jax.Array | None = None,
+        probe: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """The features of normalised images.
 
@@ -52,6 +57,7 @@ class VGG(nn.Module):
           images: [B, H, W, 3], normalised; H and W at least 32.
           train: whether features are dropped.
           dropout_keys: [B] PRNG keys, one for each image, while training with dropout.
+          probe: added to the feature map; see `outputs.FeatureMaps`.
 
         Returns:
           feature_map: [B, H/32, W/32, C], after the last max-pooling; C = 8 × width.
@@ -73,7 +79,7 @@ class VGG(nn.Module):
                 number += 2
             x = nn.max_pool(x, (2, 2), strides=(2, 2), padding="VALID")
             number += 1
-        feature_map = x
+        feature_map = x = probed(x, probe)
         x = adaptive_average_pool(x, POOLED_CELLS)
         x = x.reshape(x.shape[0], -1)
         for stream, name in enumerate(("classifier_0", "classifier_3")):

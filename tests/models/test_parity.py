@@ -13,12 +13,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
 
+from oracles import torch_gradcam  # noqa: E402
 from oracles.torch_densenet import DenseNet as TorchDenseNet  # noqa: E402
 from oracles.torch_random import randomise  # noqa: E402
 from oracles.torch_resnet import ResNet as TorchResNet  # noqa: E402
 from oracles.torch_vgg import VGG as TorchVGG  # noqa: E402
 
+from drenet_jax.models.classifier import Classifier  # noqa: E402
 from drenet_jax.models.densenet import DenseNet  # noqa: E402
+from drenet_jax.models.gradcam import explain  # noqa: E402
+from drenet_jax.models.outputs import normalise  # noqa: E402
 from drenet_jax.models.pretrained import to_flax  # noqa: E402
 from drenet_jax.models.resnet import ResNet  # noqa: E402
 from drenet_jax.models.vgg import VGG  # noqa: E402
@@ -32,6 +36,7 @@ PARAMETERS = {
     "vgg16": 138_357_544,
 }
 HEADS = {"densenet121": "classifier", "vgg16": "classifier.6"}
+HEAT_MAP_TOLERANCE = 1e-3
 
 
 def _torch_network(architecture: str) -> torch.nn.Module:
@@ -138,6 +143,29 @@ def test_logits_are_pytorchs(pair, size_px):
         pair.variables, images
     )
     _assert_close(pair.logits(pooled), expected, 1e-4)
+
+
+def test_heat_maps_are_those_of_pytorchs_gradients(pair):
+    """Grad-CAM of the first three of the 1000 classes, by autograd and the definition."""
+    images = _images(7, 2, 128, 128)[..., 0]
+    pixels = _to_torch(np.asarray(normalise(jnp.asarray(images))))
+    head = pair.reference.get_submodule(HEADS.get(pair.architecture, "fc"))
+    with torch_gradcam.last_block(pair.reference) as feature_maps:
+        expected = torch_gradcam.heat_maps(pair.reference(pixels)[:, :3], feature_maps[0])
+
+    model = Classifier(3, pair.architecture, 64, 128, 0.0, jnp.float32, None)
+    weights = {
+        "kernel": head.weight.detach().numpy().T[:, :3],
+        "bias": head.bias.detach().numpy()[:3],
+    }
+    variables = {
+        "params": {"backbone": pair.variables["params"], "head": weights},
+        "batch_stats": {"backbone": pair.variables["batch_stats"]},
+    }
+    _, maps = jax.jit(lambda v, x: explain(model, v, x))(variables, images)
+    assert maps.crops.shape[:3] == (2, 3, 0)
+    assert expected.max() > 0
+    _assert_close(maps.image, expected, HEAT_MAP_TOLERANCE, "heat maps")
 
 
 def test_resnet50_is_pytorchs_stage_by_stage_on_odd_sizes():

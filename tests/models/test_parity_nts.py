@@ -17,12 +17,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
 
-from oracles import torch_nts  # noqa: E402
+from oracles import torch_gradcam, torch_nts  # noqa: E402
 from oracles.torch_random import randomise  # noqa: E402
 
 from drenet_jax import parallel  # noqa: E402
 from drenet_jax.models import proposals  # noqa: E402
 from drenet_jax.models.build import build_model  # noqa: E402
+from drenet_jax.models.gradcam import explain  # noqa: E402
 from drenet_jax.models.outputs import Outputs, normalise  # noqa: E402
 from drenet_jax.models.pretrained import whole_model_to_flax  # noqa: E402
 from drenet_jax.training.losses import all_losses  # noqa: E402
@@ -294,6 +295,23 @@ def test_losses_are_pytorchs(full_pair, images):
 
 def test_gradients_are_pytorchs(small_pair, images, double):
     _check_gradients(small_pair, images)
+
+
+def test_heat_maps_are_those_of_pytorchs_gradients(small_pair, images):
+    """Of the image and of each proposal that goes into the prediction, for every class."""
+    with torch_gradcam.last_block(small_pair.reference.pretrained_model) as feature_maps:
+        logits = small_pair.reference(_to_torch(images)).logits
+    outputs, maps = jax.jit(lambda v, x: explain(small_pair.model, v, x))(
+        small_pair.variables, images
+    )
+    _assert_close(maps.image, torch_gradcam.heat_maps(logits, feature_maps[0]), "image")
+    n = outputs.boxes.shape[1]
+    of_crops = feature_maps[1]
+    expected = torch_gradcam.heat_maps(logits, of_crops)  # [images · proposals, classes, h, w]
+    expected = expected.reshape(BATCH, -1, *expected.shape[1:])[:, :n]
+    _assert_close(maps.crops, np.moveaxis(expected, 1, 2), "crops")
+    assert maps.image.max() > 0
+    assert (np.asarray(maps.crops).max(axis=(0, 1, 3, 4)) > 0).all()
 
 
 @pytest.mark.slow

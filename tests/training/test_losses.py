@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from drenet_jax.errors import InputError
-from drenet_jax.models.outputs import Outputs
+from drenet_jax.models.outputs import FeatureMaps, Outputs
 from drenet_jax.training.losses import all_losses, ranking_loss, read_class_weights
 
 
@@ -21,6 +21,7 @@ def outputs():
         part_logits=jnp.asarray(rng.normal(size=(5, 4, 3)), jnp.float32),
         scores=jnp.asarray(rng.normal(size=(5, 4)), jnp.float32),
         boxes=jnp.zeros((5, 4, 4)),
+        feature_maps=FeatureMaps(jnp.zeros((5, 2, 2, 8)), jnp.zeros((5, 4, 1, 1, 8))),
     )
 
 
