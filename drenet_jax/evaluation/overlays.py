@@ -160,6 +160,11 @@ def composite(layers: Layers, heat_opacity: float) -> np.ndarray:
     return np.rint(canvas).astype(np.uint8)
 
 
+def heat_scale(shape: tuple[int, int]) -> np.ndarray:
+    """[H, W, 4] uint8: the colours of the heat map from none at the left to its maximum."""
+    return _coloured(np.tile(np.linspace(0, 1, shape[1]), (shape[0], 1)))
+
+
 def _heat_over_slice(
     picture: SlicePicture, shape: tuple[int, int], by: np.ndarray
 ) -> np.ndarray | None:

@@ -15,6 +15,7 @@ from drenet_jax.evaluation.overlays import (
     LeftOutSlice,
     SlicePicture,
     crop_layers,
+    heat_scale,
     layers,
 )
 from drenet_jax.pages import render
@@ -98,6 +99,7 @@ def person_report(
         strip=_strip(pictures, left_out, label, ranks),
         has_left_out=bool(left_out),
         shown=shown,
+        heat_scale=_layer_uri(heat_scale((12, 96))),
         has_heat=any(one["heat"] for one in shown),
         slices=[
             {
