@@ -43,6 +43,14 @@ class Turn(NamedTuple):
             x0, x1 = width - x1, width - x0
         return (x0, y0, x1, y1) if self.transpose else (y0, x0, y1, x1)
 
+    def upright_box(self, box: Box, stored_shape: tuple[int, int]) -> Box:
+        """A box of the slice as stored, in pixels of the upright slice; undoes `stored_box`."""
+        if self.transpose:
+            box = (box[1], box[0], box[3], box[2])
+            stored_shape = stored_shape[::-1]
+        # Flips undo themselves.
+        return self._replace(transpose=False).stored_box(box, stored_shape)
+
 
 def turn_of(row_cosines: np.ndarray, column_cosines: np.ndarray) -> Turn:
     """The turn for a slice in the patient's coordinates (x to the left, y to the back, z to the

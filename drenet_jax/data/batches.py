@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from drenet_jax import parallel
+from drenet_jax.ct.turn import Box, Turn
 from drenet_jax.data.cohort import SPLITS
 from drenet_jax.data.records import PreparedData
 from drenet_jax.errors import InputError
@@ -135,6 +137,47 @@ def split_batches(
         for name in ("patient_id", "slice_name", "site"):
             batch[name] = [text.decode() for text in batch[name]]
         yield batch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SlicePlace:
+    """Where a record's crop lies in the slice that it was cut from.
+
+    Attributes:
+      patient_id, slice_name, slice_index: of the slice.
+      box: (y0, x0, y1, x1) of the crop in pixels of the slice as stored, half open.
+      size: (H, W) of the slice as stored.
+      turn: how it became upright, as the crop is.
+      lung_mask: bool [S, S], the lungs in the crop.
+    """
+
+    patient_id: str
+    slice_name: str
+    slice_index: int
+    box: Box
+    size: tuple[int, int]
+    turn: Turn
+    lung_mask: np.ndarray
+
+
+def split_places(data: PreparedData, split: str) -> Iterator[SlicePlace]:
+    """The place of every slice of a split, in the order of `split_batches`."""
+    names = ("patient_id", "slice_name", "slice_index", "source_box", "source_size", "source_turn")
+
+    def decode(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        mask = tf.io.decode_png(record["lung_mask"], channels=1)[..., 0] > 0
+        return {"lung_mask": mask, **{name: record[name] for name in names}}
+
+    for record in tfds.as_numpy(_records(data, split).map(decode).prefetch(tf.data.AUTOTUNE)):
+        yield SlicePlace(
+            patient_id=record["patient_id"].decode(),
+            slice_name=record["slice_name"].decode(),
+            slice_index=int(record["slice_index"]),
+            box=tuple(record["source_box"].tolist()),
+            size=tuple(record["source_size"].tolist()),
+            turn=Turn(*record["source_turn"].tolist()),
+            lung_mask=record["lung_mask"],
+        )
 
 
 def _check_persons(

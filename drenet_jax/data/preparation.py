@@ -129,6 +129,7 @@ def prepare_cohort(
         ct=settings,
         seed=seed,
         persons=persons,
+        diagnoses={one.patient_id: (one.label, one.site) for one in cohort.persons},
         n_slices=n_slices,
         n_bytes=sum(one.n_bytes for one in summaries.values()),
         examples={

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SHARD_BYTES = 128 << 20
 LEAST_SHARDS = 16
 
-_VERSION = "1.0.0"
+_VERSION = "1.1.0"
 _SETTINGS_FILE = "dataset.json"
 _SPLIT_FILE = "split.json"
 _FOLD_FILE = "fold.json"
@@ -72,7 +72,7 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
         """A builder of the given examples.
 
         Args:
-          data_dir: the folder under which `ct_slices/1.0.0` is made.
+          data_dir: the folder under which `ct_slices/1.1.0` is made.
           labels: names of the classes, in order.
           image_size_px: height and width of the crops.
           examples: split -> a function that gives its examples with their keys (see `spool`): an
@@ -97,6 +97,8 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
                     "slice_name": tfds.features.Text(),
                     "source_box": tfds.features.Tensor(shape=(4,), dtype=tf.int32),
                     "source_size": tfds.features.Tensor(shape=(2,), dtype=tf.int32),
+                    # How the slice as stored became upright: the fields of `ct.turn.Turn`.
+                    "source_turn": tfds.features.Tensor(shape=(3,), dtype=tf.bool),
                     "site": tfds.features.Text(),
                 }
             ),
@@ -125,6 +127,7 @@ class PreparedData:
       ct: the settings of the image side.
       seed: of the split and the fill.
       persons: split -> patient_ids.
+      diagnoses: patient_id -> label and site ("" where the cohort names none), of everybody.
       n_slices: split -> number of examples.
       fingerprint: another one means other persons, splits, labels or settings.
       records: the folder that holds the records: `path`, or what a fold was made from.
@@ -136,6 +139,7 @@ class PreparedData:
     ct: CtSettings
     seed: int
     persons: Mapping[str, tuple[str, ...]]
+    diagnoses: Mapping[str, tuple[str, str]]
     n_slices: Mapping[str, int]
     fingerprint: str
     records: Path
@@ -183,6 +187,7 @@ def write_records(
     ct: CtSettings,
     seed: int,
     persons: Mapping[str, list[str]],
+    diagnoses: Mapping[str, tuple[str, str]],
     n_slices: Mapping[str, int],
     n_bytes: int,
     examples: Mapping[str, Callable[[], Any]],
@@ -195,7 +200,7 @@ def write_records(
 
     Args:
       folder: an existing folder.
-      labels, ct, seed, persons, n_slices: as in `PreparedData`.
+      labels, ct, seed, persons, diagnoses, n_slices: as in `PreparedData`.
       n_bytes: size of all examples, for the number of shards.
       examples: split -> a function that gives its examples, see `CtSlices`. Splits without any
         are left out.
@@ -227,6 +232,9 @@ def write_records(
             "ct": ct.to_dict(),
             "seed": seed,
             "n_slices": {split: n_slices[split] for split in SPLITS},
+            "diagnoses": {
+                one: list(diagnoses[one]) for split in SPLITS for one in sorted(persons[split])
+            },
         },
     )
 
@@ -277,6 +285,7 @@ def open_data(folder: str | os.PathLike) -> PreparedData:
             ct=CtSettings.from_dict(settings["ct"]),
             seed=settings["seed"],
             persons={split: tuple(persons[split]) for split in SPLITS},
+            diagnoses={one: tuple(found) for one, found in settings["diagnoses"].items()},
             n_slices=dict(settings["n_slices"]),
             fingerprint=_fingerprint(settings, persons),
             records=folder,

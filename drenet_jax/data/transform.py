@@ -121,6 +121,7 @@ def _example(
         "slice_name": picked.name,
         "source_box": list(picked.file_box),
         "source_size": list(picked.file_size),
+        "source_turn": list(picked.turn),
         "site": person.site,
     }
 

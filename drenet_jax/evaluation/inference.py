@@ -16,6 +16,7 @@ from drenet_jax.ct.isolated import Reader
 from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature
+from drenet_jax.evaluation.experience import Experience
 from drenet_jax.evaluation.overlays import SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import Model, build_model, variable_shapes
@@ -43,7 +44,8 @@ class Predictor:
       identity: what `result.json` says of the model.
       scorer: the compiled forward pass.
       variables: its weights, replicated over the devices.
-      temperature: by which `slices` divides the logits before the softmax.
+      temperature: by which `slices` divides the logits before the softmax, or None.
+      experience: what it said of the validation persons, or None.
     """
 
     def __init__(
@@ -53,7 +55,8 @@ class Predictor:
         workdir: Path,
         model: Model,
         variables: dict,
-        temperature: float = 1.0,
+        temperature: float | None = None,
+        experience: Experience | None = None,
     ):
         """See `load`."""
         self.meta = meta
@@ -64,9 +67,11 @@ class Predictor:
             "labels": list(meta.labels),
             "ct": meta.ct.to_dict(),
             "version": meta.version,
-            "temperature": temperature,
+            "temperature": 1.0 if temperature is None else temperature,
+            "trained_on": meta.trained_on,
         }
         self.temperature = temperature
+        self.experience = experience
         self.scorer = SliceScorer(model, meta.config.evaluation.batch_size, heat_maps=True)
         self.variables = parallel.replicate(variables)
         self._reader = Reader()
@@ -89,8 +94,10 @@ class Predictor:
             meta = checkpoints.meta(step)
             model = build_model(meta.config, len(meta.labels))
             variables = checkpoints.weights(step, variable_shapes(model))
-            temperature = _temperature(checkpoints, step, workdir) if calibrated else 1.0
-        return cls(meta, step, Path(workdir), model, variables, temperature)
+            temperature = _temperature(checkpoints, step, workdir) if calibrated else None
+            validation = checkpoints.validation(step)
+        experience = None if validation is None else Experience.from_dict(validation)
+        return cls(meta, step, Path(workdir), model, variables, temperature, experience)
 
     def slices(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Scores prepared slices.
@@ -118,7 +125,7 @@ class Predictor:
         if not len(images):
             raise InputError("there are no images; give at least one.")
         scored = self.scorer(self.variables, images)
-        if self.temperature != 1:
+        if self.temperature is not None:
             scored["probabilities"] = apply_temperature(scored["logits"], self.temperature)
         return scored
 
@@ -186,6 +193,10 @@ class Predictor:
                 "label": labels[predicted],
                 "probabilities": _by_label(labels, person),
                 "n_slices": len(prepared.kept),
+                "validation": self.experience
+                and self.experience.of_such_a_score(
+                    predicted, person[predicted], calibrated=self.temperature is not None
+                ),
             },
             "slices": [
                 {

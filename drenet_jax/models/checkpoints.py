@@ -1,8 +1,9 @@
 """Checkpoints of a run: weights, optimiser and an account of both, written by Orbax.
 
-A workdir holds `checkpoints/<step>/` with four items: `weights` (params and batch statistics, all
-that a prediction needs), `optimizer` and `progress` (what else a run needs to go on) and `meta`
-(JSON: config, labels, settings of the image side). The latest and the best by validation are kept.
+A workdir holds `checkpoints/<step>/` with five items: `weights` (params and batch statistics, all
+that a prediction needs), `optimizer` and `progress` (what else a run needs to go on), `meta` (JSON:
+config, labels, settings of the image side) and `validation` (JSON: what the weights said of the
+validation persons). The latest and the best by validation are kept.
 Weights that `convert_weights` made are step 0, without an optimiser. With several hosts, all must
 save and restore alike, in a folder that all of them see.
 """
@@ -44,6 +45,8 @@ class Meta:
       fill_seed: of the data set's fill.
       data_fingerprint: of the data set (`records.PreparedData`): which persons are in which split.
       version: of drenet_jax.
+      trained_on: {"splits": {"train": {label: persons}, "validation": likewise}, "sites": [...]};
+        None of weights that no run of ours made.
     """
 
     config: ml_collections.ConfigDict
@@ -52,6 +55,7 @@ class Meta:
     fill_seed: int
     data_fingerprint: str
     version: str
+    trained_on: Mapping | None = None
 
     def to_dict(self) -> dict:
         return {
@@ -62,6 +66,7 @@ class Meta:
             "fill_seed": self.fill_seed,
             "data_fingerprint": self.data_fingerprint,
             "version": self.version,
+            "trained_on": self.trained_on,
         }
 
     @classmethod
@@ -73,6 +78,8 @@ class Meta:
             fill_seed=values["fill_seed"],
             data_fingerprint=values["data_fingerprint"],
             version=values["version"],
+            # Checkpoints of earlier versions do not say.
+            trained_on=values.get("trained_on"),
         )
 
 
@@ -121,6 +128,7 @@ class Checkpoints:
                 "optimizer": ocp.StandardCheckpointHandler(),
                 "progress": ocp.JsonCheckpointHandler(),
                 "meta": ocp.JsonCheckpointHandler(),
+                "validation": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
                 best_fn=goodness,
@@ -171,6 +179,7 @@ class Checkpoints:
         meta: Meta | PartMeta,
         metrics: Mapping,
         progress: Mapping | None = None,
+        validation: Mapping | None = None,
     ) -> None:
         """Writes a checkpoint in the background; see `wait`.
 
@@ -182,6 +191,7 @@ class Checkpoints:
           metrics: of the validation: `auc` (of persons, or None) and `cross_entropy` (of slices);
             `NOT_VALIDATED` if there was none.
           progress: JSON that the run needs to go on; None: there is no run.
+          validation: JSON, what the weights say of the validation persons; None: nobody was asked.
         """
         items = {
             "weights": ocp.args.StandardSave(weights),
@@ -191,6 +201,8 @@ class Checkpoints:
             items["optimizer"] = ocp.args.StandardSave(optimizer)
         if progress is not None:
             items["progress"] = ocp.args.JsonSave(dict(progress))
+        if validation is not None:
+            items["validation"] = ocp.args.JsonSave(dict(validation))
         args = ocp.args.Composite(**items)
         saved = self._manager.save(step, args=args, metrics=dict(metrics))
         # Orbax says nothing when a step lies below the latest.
@@ -250,6 +262,13 @@ class Checkpoints:
         """What `save` was given as `progress`."""
         args = ocp.args.Composite(progress=ocp.args.JsonRestore())
         return self._manager.restore(step, args=args)["progress"]
+
+    def validation(self, step: int) -> dict | None:
+        """What `save` was given as `validation`."""
+        if not (self._folder / str(step) / "validation").is_dir():
+            return None
+        args = ocp.args.Composite(validation=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["validation"]
 
     def weight_shapes(self, step: int) -> PyTree:
         """Shapes and types of the weights that a checkpoint holds."""

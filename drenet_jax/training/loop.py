@@ -17,24 +17,19 @@ from drenet_jax import parallel
 from drenet_jax.data.batches import label_counts, train_batches
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.calibration import fit_temperature, negative_log_likelihood
-from drenet_jax.evaluation.metrics import classification_metrics
-from drenet_jax.evaluation.persons import person_predictions
 from drenet_jax.evaluation.scoring import SliceScorer
-from drenet_jax.evaluation.splits import positive_class, score_split
+from drenet_jax.evaluation.splits import positive_class
 from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.models.build import Model, build_model, init_variables
 from drenet_jax.models.pretrained import start_from
 from drenet_jax.training.checks import check_config, check_groups, check_same_run
-from drenet_jax.training.logs import METRICS_FILE, RunLog, proposal_picture, read_lines
+from drenet_jax.training.logs import METRICS_FILE, RunLog, read_lines
 from drenet_jax.training.losses import read_class_weights
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
 from drenet_jax.training.stopping import Preempted, Preemption, is_out_of_patience
+from drenet_jax.training.validation import NO_VALIDATION, Validation, validate
 from drenet_jax.version import __version__
-
-# Validation slices in the picture of the proposals.
-_PICTURED = 9
 
 
 def train_and_evaluate(
@@ -129,17 +124,18 @@ def train_and_evaluate(
                 # 4. A checkpoint, and before it the validation whose turn it is.
                 take(step, late)
                 late = None
+                validated = NO_VALIDATION
                 if step in validation_steps:
-                    figures, picture = _validate(config, scorer, replicated, data, positive)
+                    validated = validate(config, scorer, replicated, data, positive)
+                    figures = validated.figures
                     means = {name: float(np.mean(x)) for name, x in since_validation.items()}
                     since_validation.clear()
                     epoch = step * batch_size / n
                     lines.append({"epoch": epoch, "validation": figures})
                     # Before the checkpoint: if that does not get whole, the line is dropped.
                     log.validation(step, epoch, means, figures)
-                    if picture is not None:
-                        log.picture(step, picture)
-                validated = figures if step in validation_steps else ckpt.NOT_VALIDATED
+                    if validated.picture is not None:
+                        log.picture(step, validated.picture)
                 _save(checkpoints, step, replicated, meta, validated, since_validation)
                 if is_out_of_patience(lines, config.train.patience_epochs):
                     break
@@ -172,7 +168,22 @@ def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.Meta:
         fill_seed=data.seed,
         data_fingerprint=data.fingerprint,
         version=__version__,
+        trained_on=_trained_on(data),
     )
+
+
+def _trained_on(data: PreparedData) -> dict:
+    persons = {split: data.persons[split] for split in ("train", "validation")}
+    labels = {
+        split: [data.diagnoses[one][0] for one in members] for split, members in persons.items()
+    }
+    return {
+        "splits": {
+            split: {label: found.count(label) for label in data.labels}
+            for split, found in labels.items()
+        },
+        "sites": sorted({data.diagnoses[one][1] for one in persons["train"]} - {""}),
+    }
 
 
 def _first_variables(config: ml_collections.ConfigDict, model: Model, data: PreparedData) -> dict:
@@ -219,7 +230,7 @@ def _save(
     step: int,
     replicated: TrainState,
     meta: ckpt.Meta,
-    figures: Mapping[str, float | None],
+    validated: Validation,
     since_validation: Mapping[str, list[float]],
 ) -> None:
     state = parallel.to_host(replicated)
@@ -228,8 +239,9 @@ def _save(
         {"params": state.params, "batch_stats": state.batch_stats},
         {"opt_state": state.opt_state},
         meta,
-        figures,
+        validated.figures,
         {"since_validation": {name: list(values) for name, values in since_validation.items()}},
+        validated.experience and validated.experience.to_dict(),
     )
 
 
@@ -268,38 +280,6 @@ def _progress_bar(total: int, initial: int) -> tqdm:
         desc="train",
         disable=not parallel.is_first_host(),
     )
-
-
-def _validate(
-    config: ml_collections.ConfigDict,
-    scorer: SliceScorer,
-    replicated: TrainState,
-    data: PreparedData,
-    positive: int,
-) -> tuple[dict[str, float | None], np.ndarray | None]:
-    """The validation split's person AUC, the cross-entropy of its slices and their temperature, and
-    a picture of some slices with their proposals; None where there is none."""
-    if not data.n_slices["validation"]:
-        return dict(ckpt.NOT_VALIDATED), None
-    pictures: list[np.ndarray] = []
-
-    def draw(images: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
-        if not pictures and len(images):
-            shown = (images, outputs["boxes"], outputs["scores"])
-            pictures.append(proposal_picture(*(array[:_PICTURED] for array in shown)))
-
-    variables = {"params": replicated.params, "batch_stats": replicated.batch_stats}
-    slices, logits = score_split(
-        scorer, variables, data, "validation", config.data.fill, watch=draw
-    )
-    persons = person_predictions(slices)
-    figures = classification_metrics(persons.label, persons.probabilities, data.labels, positive)
-    found = {
-        "auc": figures["auc"],
-        "cross_entropy": negative_log_likelihood(logits, slices.label),
-        "temperature": fit_temperature(logits, slices.label),
-    }
-    return found, next(iter(pictures), None)
 
 
 def _too_large(config: ml_collections.ConfigDict) -> str:

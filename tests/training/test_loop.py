@@ -20,6 +20,7 @@ from drenet_jax.models.checkpoints import Checkpoints, has_checkpoint
 from drenet_jax.models.pretrained import start_from
 from drenet_jax.training import loop
 from drenet_jax.training.loop import train_and_evaluate
+from drenet_jax.training.validation import Validation
 
 
 def _weights(workdir):
@@ -210,8 +211,8 @@ def test_a_step_that_does_not_fit_the_memory_is_told(at, config, tmp_path, monke
 
 
 def test_a_run_that_gets_no_better_stops_and_stays_so(config, tmp_path, monkeypatch, capsys):
-    as_ever = ({"auc": 0.5, "cross_entropy": 1.0}, None)
-    monkeypatch.setattr(loop, "_validate", lambda *args: as_ever)
+    as_ever = Validation({"auc": 0.5, "cross_entropy": 1.0}, None, None)
+    monkeypatch.setattr(loop, "validate", lambda *args: as_ever)
     config.train.epochs = 9
     config.train.patience_epochs = 1
     train_and_evaluate(config, tmp_path)

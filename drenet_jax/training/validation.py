@@ -1,0 +1,76 @@
+"""What a run says of its validation persons between two epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import ml_collections
+import numpy as np
+
+from drenet_jax.data.records import PreparedData
+from drenet_jax.evaluation.calibration import fit_temperature, negative_log_likelihood
+from drenet_jax.evaluation.experience import Experience
+from drenet_jax.evaluation.metrics import classification_metrics
+from drenet_jax.evaluation.persons import person_predictions
+from drenet_jax.evaluation.scoring import SliceScorer
+from drenet_jax.evaluation.splits import score_split
+from drenet_jax.models.checkpoints import NOT_VALIDATED
+from drenet_jax.training.logs import proposal_picture
+from drenet_jax.training.state import TrainState
+
+# Validation slices in the picture of the proposals.
+_PICTURED = 9
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Validation:
+    """What the weights of a step say of the validation split.
+
+    Attributes:
+      figures: the persons' AUC, the cross-entropy of the slices and their temperature.
+      experience: what was said of the persons.
+      picture: some slices with their proposals.
+    """
+
+    figures: Mapping[str, float | None]
+    experience: Experience | None
+    picture: np.ndarray | None
+
+
+NO_VALIDATION = Validation(NOT_VALIDATED, None, None)
+
+
+def validate(
+    config: ml_collections.ConfigDict,
+    scorer: SliceScorer,
+    replicated: TrainState,
+    data: PreparedData,
+    positive: int,
+) -> Validation:
+    """Scores the validation split, if it holds slices."""
+    if not data.n_slices["validation"]:
+        return NO_VALIDATION
+    pictures: list[np.ndarray] = []
+
+    def draw(images: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
+        if not pictures and len(images):
+            shown = (images, outputs["boxes"], outputs["scores"])
+            pictures.append(proposal_picture(*(array[:_PICTURED] for array in shown)))
+
+    variables = {"params": replicated.params, "batch_stats": replicated.batch_stats}
+    slices, logits = score_split(
+        scorer, variables, data, "validation", config.data.fill, watch=draw
+    )
+    persons = person_predictions(slices)
+    figures = classification_metrics(persons.label, persons.probabilities, data.labels, positive)
+    temperature = fit_temperature(logits, slices.label)
+    return Validation(
+        figures={
+            "auc": figures["auc"],
+            "cross_entropy": negative_log_likelihood(logits, slices.label),
+            "temperature": temperature,
+        },
+        experience=Experience.of(slices, logits, temperature),
+        picture=next(iter(pictures), None),
+    )
