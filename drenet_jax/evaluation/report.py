@@ -26,7 +26,7 @@ PACKAGE = "drenet_jax.evaluation"
 _SHOWN_SLICES = 3
 
 # How much the heat map covers until the reader moves the slider: the slice must shine through.
-_HEAT_PERCENT = 60
+_HEAT_PERCENT = 45
 
 # The longer side of a small picture: twice its size on the page, for screens of fine pixels.
 _THUMBNAIL_PX = 176
@@ -94,7 +94,7 @@ def person_report(
             {"label": name, "probability": probability}
             for name, probability in person["probabilities"].items()
         ],
-        validation=_validation(person.get("validation")),
+        validation=_validation(person["validation"]),
         min_score=LESION_BOX_MIN_SCORE,
         strip=_strip(pictures, left_out, label, ranks),
         has_left_out=bool(left_out),
@@ -114,8 +114,10 @@ def person_report(
         excluded=result["excluded"],
         notes=result["notes"],
         model=result["model"],
-        cohort=_cohort(result["model"].get("trained_on")),
-        facts=facts({k: v for k, v in result["model"].items() if k != "trained_on"}),
+        cohort=_cohort(result["model"]["trained_on"]),
+        facts=facts(
+            {name: value for name, value in result["model"].items() if name != "trained_on"}
+        ),
     )
 
 
