@@ -8,11 +8,16 @@ A person's probability is the mean of the slices' (--aggregate=mean, the paper's
 top3_mean lean towards the positive class, for a disease that shows in few slices; median is for
 series with a few odd slices. Choose on validation, not on test.
 
+With --explain and a table of known lesions, the model is asked where it looks (docs/evaluation.md),
+and `explain.csv` says what became of each slice with a lesion.
+
 Examples:
 
   python -m drenet_jax.evaluate --workdir=runs/mine --out=runs/mine/test
   python -m drenet_jax.evaluate --workdir=runs/mine --split=validation --out=/tmp/validation
   python -m drenet_jax.evaluate --workdir=runs/mine --calibrated --out=runs/mine/test_calibrated
+  python -m drenet_jax.evaluate --workdir=runs/mine --explain --lesions=lesions.csv \\
+      --out=runs/mine/test
 """
 
 from __future__ import annotations
@@ -41,13 +46,22 @@ def define_flags() -> None:
         False,
         "Divide the logits by the temperature that suits the validation slices best.",
     )
+    flags.DEFINE_bool(
+        "explain", False, "Ask, too, whether the model looks where the lesions are known to be."
+    )
+    flags.DEFINE_string(
+        "lesions",
+        "",
+        "Of --explain: the table of lesions (patient_id, slice_name, y0, x0, y1, x1 in pixels of "
+        "the original slice), if none lay beside the cohort.",
+    )
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
 
 
 def main() -> None:
     # Imported here: --help and mistyped flags need not wait for JAX and TensorFlow.
     from drenet_jax.evaluation.evaluate import evaluate_split
-    from drenet_jax.evaluation.wording import auc_lines
+    from drenet_jax.evaluation.wording import auc_lines, explain_lines
     from drenet_jax.outputs import new_folder
 
     cli.use_compilation_cache()
@@ -60,8 +74,10 @@ def main() -> None:
             values.data,
             aggregate=values.aggregate,
             calibrated=values.calibrated,
+            explain=values.explain,
+            lesions=values.lesions,
         )
-    for line in auc_lines(metrics):
+    for line in (*auc_lines(metrics), *explain_lines(metrics)):
         print(line)
     print(f"report: {Path(values.out) / 'report.html'}")
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from drenet_jax.ct.series import require_images
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import SPLITS, Cohort, Person
+from drenet_jax.data.lesions import LESIONS_FILE
 from drenet_jax.data.qc import QcCounts, short, write_qc_pages
 from drenet_jax.data.split import split_persons
 from drenet_jax.data.spool import read_examples, spool_file
@@ -142,6 +143,9 @@ def prepare_cohort(
         },
         beam=beam,
     )
+    lesions = cohort.path.with_name(LESIONS_FILE)
+    if lesions.is_file():
+        shutil.copyfile(lesions, folder / LESIONS_FILE)
     split_of = {one: split for split, members in persons.items() for one in members}
     by_doubt = sorted(summaries, key=lambda one: (-summaries[one].doubt, one))
     write_qc_pages(

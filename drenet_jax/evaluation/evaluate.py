@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from drenet_jax.ct.turn import Box
+from drenet_jax.data.batches import split_places
+from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature, fit_temperature
+from drenet_jax.evaluation.explain import Points, explain_figures, point, write_pointed
 from drenet_jax.evaluation.inference import Predictor
 from drenet_jax.evaluation.metrics import evaluation_metrics, youden_threshold
 from drenet_jax.evaluation.persons import (
@@ -37,6 +42,8 @@ def evaluate_split(
     *,
     aggregate: str = "mean",
     calibrated: bool = False,
+    explain: bool = False,
+    lesions: str = "",
 ) -> dict:
     """Scores a split with the best checkpoint of `workdir` and writes the result into `folder`.
 
@@ -48,15 +55,19 @@ def evaluate_split(
         converted weights; "": where it was.
       aggregate: how a person's probabilities are made of the slices' (`aggregate.AGGREGATES`).
       calibrated: the slices' probabilities are at the temperature that suits validation best.
+      explain: ask, too, whether the model looks where the lesions are.
+      lesions: the table of lesions; "": the one that lay beside the cohort.
 
     Returns:
       what `metrics.json` holds.
 
     Raises:
-      InputError: there is no checkpoint, the data set is gone or another, the split is empty, or
-        there is no temperature to calibrate with.
+      InputError: there is no checkpoint, the data set is gone or another, the split is empty,
+        there is no temperature to calibrate with, or no table of lesions to explain by.
     """
-    run = ScoredRun(workdir, split, data_dir)
+    run = ScoredRun(workdir, split, data_dir, pointing=explain)
+    # Before the figures, which take longer.
+    known = _read_lesions(run.data, lesions) if explain else {}
     config = run.predictor.meta.config
     settings = MetricSettings.from_config(config.evaluation)
     if calibrated:
@@ -75,6 +86,10 @@ def evaluate_split(
         else _threshold(to_persons(validation), run.positive),
         aggregate=aggregate,
     )
+    if explain:
+        pointed = point(slices, run.points, split_places(run.data, split), known)
+        metrics["explain"] = explain_figures(slices, pointed, settings)
+        write_pointed(folder / "explain.csv", pointed)
     versions = [("as the model gives it", run.slices(calibrated=False))]
     if run.temperature is not None:
         title = f"at the temperature {run.temperature:.3g}, fitted on validation"
@@ -106,15 +121,16 @@ class ScoredRun:
       positive: the index of the positive class.
     """
 
-    def __init__(self, workdir: Path, split: str, data_dir: str = ""):
+    def __init__(self, workdir: Path, split: str, data_dir: str = "", *, pointing: bool = False):
         """Scores; see `evaluate_split` for the arguments and errors."""
         self._workdir = workdir
+        self._points: list[Points] = []
         self.predictor = Predictor.load(workdir)
         self.data = _open_data(self.predictor, workdir, split, data_dir)
         config = self.predictor.meta.config
         self.positive = positive_class(self.data.labels, config.evaluation.positive_label)
         self._split = split
-        self._scored = self._score(split)
+        self._scored = self._score(split, self._keep_points if pointing else None)
 
     @functools.cached_property
     def temperature(self) -> float | None:
@@ -129,6 +145,14 @@ class ScoredRun:
         if self._split == "validation":
             return self._scored
         return self._score("validation") if self.data.n_slices["validation"] else None
+
+    @property
+    def points(self) -> Points:
+        """Where the model points on the split's slices, if it was asked to."""
+        return Points.join(self._points)
+
+    def _keep_points(self, images: np.ndarray, scored: Mapping[str, np.ndarray]) -> None:
+        self._points.append(Points.of(scored, images.shape[-1]))
 
     def slices(self, calibrated: bool) -> SlicePredictions:
         """The split's slices, at the temperature or as the model gives them."""
@@ -147,10 +171,12 @@ class ScoredRun:
                 f"--calibrated: {self._workdir}: {NO_TEMPERATURE}; leave the flag out."
             )
 
-    def _score(self, split: str) -> tuple[SlicePredictions, np.ndarray]:
+    def _score(
+        self, split: str, watch: Callable | None = None
+    ) -> tuple[SlicePredictions, np.ndarray]:
         fill = self.predictor.meta.config.data.fill
         scorer, variables = self.predictor.scorer, self.predictor.variables
-        return score_split(scorer, variables, self.data, split, fill)
+        return score_split(scorer, variables, self.data, split, fill, watch=watch)
 
     def _at_temperature(
         self, scored: tuple[SlicePredictions, np.ndarray], calibrated: bool
@@ -160,6 +186,16 @@ class ScoredRun:
             return slices
         probabilities = apply_temperature(logits, self.temperature)
         return dataclasses.replace(slices, probabilities=probabilities)
+
+
+def _read_lesions(data: PreparedData, path: str) -> dict[tuple[str, str], list[Box]]:
+    beside = data.records / LESIONS_FILE
+    if not path and not beside.is_file():
+        raise InputError(
+            f"--explain: {data.path} was prepared from a cohort without a {LESIONS_FILE} beside "
+            "it; name one with --lesions."
+        )
+    return read_lesions(path or beside)
 
 
 def _open_data(predictor: Predictor, workdir: Path, split: str, data_dir: str) -> PreparedData:

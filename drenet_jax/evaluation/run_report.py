@@ -15,7 +15,7 @@ from drenet_jax.evaluation.claim import ClaimRow, claim_rows
 from drenet_jax.evaluation.decisions import Miss
 from drenet_jax.evaluation.persons import PersonPredictions, SlicePredictions
 from drenet_jax.evaluation.report import PACKAGE, data_uri, facts
-from drenet_jax.evaluation.wording import Reasons, metric_text
+from drenet_jax.evaluation.wording import POINTERS, Reasons, metric_text
 from drenet_jax.pages import render
 
 # Of each missed person so many slices are shown, of so many pixels.
@@ -45,6 +45,7 @@ _PARTS = (
     ("cohort", "Cohort"),
     ("folds", "Folds"),
     ("metrics", "Metrics"),
+    ("explain", "Where it looks"),
     ("plots", "Plots"),
     ("misses", "Worst misses"),
     ("claim", "CLAIM checklist"),
@@ -150,7 +151,12 @@ def run_report(told: RunReport) -> str:
             for name, (caption, alt) in _PLOTS.items()
         ],
         misses=[_shown_miss(miss, told) for miss in told.misses],
-        parts=[part for part in _PARTS if part[0] != "folds" or told.folds],
+        explain=_explain_rows(metrics),
+        parts=[
+            part
+            for part in _PARTS
+            if (part[0] != "folds" or told.folds) and (part[0] != "explain" or "explain" in metrics)
+        ],
         claim=_claim(told, cohort[-1]["counts"]),
         model=facts({**told.model, "labels": metrics["labels"], "ct": told.ct}),
         settings=facts({**told.config, "software": told.software}),
@@ -172,6 +178,12 @@ def _claim(told: RunReport, counts: Sequence[tuple[int, int]]) -> list[tuple[str
         n_persons={label: n for label, (n, _) in zip(labels, counts[:-1], strict=True)},
     )
     return [(part, list(own)) for part, own in itertools.groupby(rows, lambda row: row.part)]
+
+
+def _explain_rows(metrics: Mapping) -> list[tuple[str, Mapping]]:
+    """Title and figures of each way in which a model points at lesions."""
+    told = metrics.get("explain", {})
+    return [(title, told[name]) for name, title in POINTERS.items() if told.get(name)]
 
 
 def _binary_rows(metrics: Mapping) -> list[tuple[str, str]]:

@@ -42,6 +42,25 @@ class Reasons:
         return self.texts.index(why) + 1
 
 
+# Parts of what `evaluate --explain` finds, in words.
+POINTERS = {
+    "heat_map": "heat map's maximum in a lesion",
+    "box": "best box's centre in a lesion",
+    "top_slices": "slices with a lesion among the top three",
+}
+
+
+def explain_lines(metrics: Mapping) -> list[str]:
+    """What a command prints of the part `explain` of metrics.json, if it is there."""
+    told = metrics.get("explain") or {}
+    return [
+        f"{title}: {metric_text(told[name]['rate'])}, by chance "
+        f"{number_text(told[name]['chance']['value'])}"
+        for name, title in POINTERS.items()
+        if told.get(name)
+    ]
+
+
 def auc_lines(metrics: Mapping) -> list[str]:
     """What a command prints of metrics.json: the AUCs of persons and of slices."""
     return [

@@ -81,4 +81,6 @@ def test_a_run_keeps_it_with_its_checkpoint_and_tells_whom_it_was_trained_on(tra
     result = predictor.person(next((phantoms / "dicom").iterdir()))
     assert result["model"]["trained_on"] == predictor.meta.trained_on
     told = result["person"]["validation"]
-    assert told["from"] <= result["person"]["probabilities"][result["person"]["label"]] <= told["to"]
+    assert (
+        told["from"] <= result["person"]["probabilities"][result["person"]["label"]] <= told["to"]
+    )

@@ -1,0 +1,64 @@
+"""`lesions.csv`: where the lesions of some slices are, as `synthesize` or a radiologist says."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from drenet_jax.ct.turn import Box
+from drenet_jax.errors import InputError
+
+# Looked for beside `cohort.csv`, and kept in the prepared folder.
+LESIONS_FILE = "lesions.csv"
+
+_EDGES = ("y0", "x0", "y1", "x1")
+_COLUMNS = ("patient_id", "slice_name", *_EDGES)
+
+
+def read_lesions(path: str | os.PathLike) -> dict[tuple[str, str], list[Box]]:
+    """(patient_id, slice_name) -> the boxes of the slice's lesions, in pixels as stored, half open.
+
+    Args:
+      path: a table with the columns patient_id, slice_name (as in the records and in slices.csv),
+        y0, x0, y1, x1; others are ignored. One row a box; lesions of a slice may overlap.
+
+    Raises:
+      InputError: the file is missing, is no such table, or a box is none.
+    """
+    path = Path(path)
+    lesions: dict[tuple[str, str], list[Box]] = {}
+    try:
+        # utf-8-sig: spreadsheets put a mark before the first column's name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
+            if missing:
+                raise InputError(
+                    f"{path} has no column {', '.join(missing)}; a table of lesions has "
+                    f"{', '.join(_COLUMNS)}."
+                )
+            for row in reader:
+                lesions.setdefault((row["patient_id"], row["slice_name"]), []).append(
+                    _box(row, f"{path}, line {reader.line_num}")
+                )
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a CSV table in UTF-8 ({error}).") from error
+    if not lesions:
+        raise InputError(f"{path} names no lesion; give a table with a row for each box.")
+    return lesions
+
+
+def _box(row: dict[str, str], where: str) -> Box:
+    try:
+        y0, x0, y1, x1 = (float(row[name]) for name in _EDGES)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: y0, x0, y1 and x1 must be numbers; mend the row.") from error
+    if not (0 <= y0 < y1 < float("inf") and 0 <= x0 < x1 < float("inf")):
+        raise InputError(
+            f"{where}: the box {y0:g}, {x0:g}, {y1:g}, {x1:g} (y0, x0, y1, x1) is empty or lies "
+            "outside the slice; mend the row."
+        )
+    return y0, x0, y1, x1
