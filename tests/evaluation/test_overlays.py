@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drenet_jax.evaluation.overlays import (
@@ -60,6 +60,7 @@ def test_small_slices_are_enlarged_and_huge_ones_reduced_in_all_layers(shape, wa
     assert drawn.heat.shape == drawn.marks.shape == (*wanted, 4)
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     shape=st.tuples(st.integers(100, 1500), st.integers(100, 1500)),
     corners=st.tuples(*[st.floats(0.05, 0.6)] * 2, *[st.floats(0.25, 0.35)] * 2),
