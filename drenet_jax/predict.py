@@ -76,7 +76,7 @@ def main() -> None:
         )
         text = json.dumps(found.result, indent=2, allow_nan=False)
         (folder / "result.json").write_text(text + "\n", encoding="utf-8")
-        report = person_report(found.result, found.pictures)
+        report = person_report(found.result, found.pictures, found.left_out)
         (folder / "report.html").write_text(report, encoding="utf-8")
         if values.dicom_out:
             write_objects(dicom_folder, found.result, found.pictures, found.instances)

@@ -18,7 +18,7 @@ from drenet_jax.ct.source_instance import SourceInstance
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature
 from drenet_jax.evaluation.experience import Experience
-from drenet_jax.evaluation.report import SlicePicture
+from drenet_jax.evaluation.overlays import LeftOutSlice, SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import Model, build_model, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, Meta
@@ -30,13 +30,15 @@ class PersonResult:
 
     Attributes:
       result: what `predict` writes to `result.json` (DESIGN section 2).
-      pictures: the kept slices with their boxes, for the report.
+      pictures: the kept slices with their boxes and heat maps, for the report.
+      left_out: the picked slices that were not kept.
       instances: the DICOM instances of the kept slices, if they were asked for. They identify the
         patient; nothing else here does.
     """
 
     result: dict
     pictures: tuple[SlicePicture, ...]
+    left_out: tuple[LeftOutSlice, ...]
     instances: tuple[SourceInstance, ...] = ()
 
 
@@ -230,7 +232,12 @@ class Predictor:
             "notes": list(prepared.notes),
             "model": self.identity,
         }
-        return PersonResult(result, tuple(pictures))
+        left_out = (
+            LeftOutSlice(one.index, one.name, one.source, one.why_excluded)
+            for one in prepared.picked
+            if not one.kept
+        )
+        return PersonResult(result, tuple(pictures), tuple(left_out))
 
 
 def _temperature(checkpoints: Checkpoints, step: int, workdir: str | os.PathLike) -> float:

@@ -26,8 +26,9 @@ from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.window import window
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.inference import PersonResult
+from drenet_jax.evaluation.overlays import HEAT_OPACITY, LESION_BOX_MIN_SCORE, composite, layers
 from drenet_jax.evaluation.pacs.objects import require_highdicom, write_objects
-from drenet_jax.evaluation.report import LESION_BOX_MIN_SCORE, draw_boxes, most_suspected
+from drenet_jax.evaluation.report import most_suspected
 
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed (extra `pacs`)")
 from drenet_jax.evaluation.pacs import structured_report  # noqa: E402
@@ -339,10 +340,10 @@ def _corners_by_slice(written: Written) -> dict[str, list[np.ndarray]]:
 def test_captures_show_the_report_s_pictures_with_a_warning_below(written):
     shown = most_suspected(written.found.pictures, written.found.result["person"]["label"])
     for i, capture in zip(shown, written.captures, strict=True):
-        picture, _ = draw_boxes(written.found.pictures[i])
+        picture = composite(layers(written.found.pictures[i]), HEAT_OPACITY)
         pixels = capture.pixel_array
         height = picture.shape[0]
-        np.testing.assert_array_equal(pixels[:height], picture[:, :, ::-1])
+        np.testing.assert_array_equal(pixels[:height], picture)
         assert 20 < len(pixels) - height < 40
         assert pixels[height:].max() == 255
         assert capture.PatientOrientation == ["L", "P"]

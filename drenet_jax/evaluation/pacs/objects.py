@@ -15,7 +15,8 @@ from pydicom import config
 from drenet_jax.ct.dicom import without_warnings
 from drenet_jax.ct.source_instance import SourceInstance
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.report import SlicePicture, most_suspected
+from drenet_jax.evaluation.overlays import SlicePicture
+from drenet_jax.evaluation.report import most_suspected
 
 
 def require_highdicom(flag: str = "--dicom_out") -> None:

@@ -14,8 +14,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from drenet_jax.ct.source_instance import SourceInstance
+from drenet_jax.evaluation.overlays import HEAT_OPACITY, SlicePicture, composite, layers
 from drenet_jax.evaluation.pacs.header import MAKER, WARNING, file_under, new_series
-from drenet_jax.evaluation.report import SlicePicture, draw_boxes
 
 _SERIES_NUMBER = 9902
 
@@ -23,8 +23,9 @@ _SERIES_NUMBER = 9902
 _STRIP_PX = 28
 
 _WHAT = (
-    "CT slice in the lung window, upright and enlarged, with the box of the lungs (grey) and the "
-    "boxes that speak for the predicted label with their scores"
+    "CT slice in the lung window, upright and enlarged, with the Grad-CAM heat map of the predicted "
+    "label (blue to yellow), the box of the lungs (grey) and the boxes that speak for that label (red) "
+    "with their scores"
 )
 
 
@@ -40,7 +41,7 @@ def captures(
     """
     series = new_series(_SERIES_NUMBER, "boxes", model)
     for number, (picture, source) in enumerate(zip(pictures, instances, strict=True), start=1):
-        overlay = _overlay(picture)
+        overlay = composite(layers(picture), HEAT_OPACITY)
         capture = SCImage(
             pixel_array=_with_warning(overlay, model["version"]),
             photometric_interpretation="RGB",
@@ -65,12 +66,6 @@ def captures(
         capture.BurnedInAnnotation = "NO"
         file_under(capture, source)
         yield capture
-
-
-def _overlay(picture: SlicePicture) -> np.ndarray:
-    """[h, w, 3] uint8, RGB: the slice with what the report draws on it."""
-    canvas, _ = draw_boxes(picture)
-    return cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB)
 
 
 def _with_warning(overlay: np.ndarray, version: str) -> np.ndarray:

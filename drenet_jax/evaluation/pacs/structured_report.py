@@ -39,6 +39,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from drenet_jax.ct.source_instance import SourceInstance
+from drenet_jax.evaluation.overlays import LESION_BOX_MIN_SCORE
 from drenet_jax.evaluation.pacs.header import (
     MAKER,
     WARNING,
@@ -46,7 +47,6 @@ from drenet_jax.evaluation.pacs.header import (
     model_name,
     new_series,
 )
-from drenet_jax.evaluation.report import LESION_BOX_MIN_SCORE
 
 SCHEME = "99DRENETJAX"
 _SCHEME_NAME = "Labels of drenet_jax models and their probabilities"
