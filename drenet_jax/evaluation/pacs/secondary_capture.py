@@ -23,9 +23,9 @@ _SERIES_NUMBER = 9902
 _STRIP_PX = 28
 
 _WHAT = (
-    "CT slice in the lung window, upright and enlarged, with the Grad-CAM heat map of the predicted "
-    "label (blue to yellow), the box of the lungs (grey) and the boxes that speak for that label (red) "
-    "with their scores"
+    "CT slice in the lung window, upright and enlarged, with the Grad-CAM heat map of the "
+    "predicted label (blue to yellow), the box of the lungs (grey) and the boxes that speak for "
+    "that label (red) with their scores"
 )
 
 
