@@ -80,6 +80,7 @@ setup(
     package_data={
         "drenet_jax.data": ["templates/*.j2"],
         "drenet_jax.evaluation": ["templates/*.j2"],
+        "drenet_jax.serving": ["static/*", "templates/*.j2"],
     },
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,

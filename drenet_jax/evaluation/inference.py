@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,7 @@ class Predictor:
         variables: dict,
         temperature: float | None = None,
         experience: Experience | None = None,
+        reader: Reader | None = None,
     ):
         """See `load`."""
         self.meta = meta
@@ -80,17 +81,24 @@ class Predictor:
         self.experience = experience
         self.scorer = SliceScorer(model, meta.config.evaluation.batch_size, heat_maps=True)
         self.variables = parallel.replicate(variables)
-        self._reader = Reader()
+        self._reader = reader or Reader()
         # The reader's process ends with this object, or when Python does.
         weakref.finalize(self, self._reader.close)
 
     @classmethod
-    def load(cls, workdir: str | os.PathLike, *, calibrated: bool = False) -> Predictor:
+    def load(
+        cls,
+        workdir: str | os.PathLike,
+        *,
+        calibrated: bool = False,
+        reader: Reader | None = None,
+    ) -> Predictor:
         """The best checkpoint of `workdir`.
 
         Args:
           workdir: of the run.
           calibrated: use the temperature that suited the validation slices best.
+          reader: of the persons' files; closed with the predictor.
 
         Raises:
           InputError: `workdir` holds no checkpoint that can be used, or none with a temperature.
@@ -103,7 +111,7 @@ class Predictor:
             temperature = _temperature(checkpoints, step, workdir) if calibrated else None
             validation = checkpoints.validation(step)
         experience = None if validation is None else Experience.from_dict(validation)
-        return cls(meta, step, Path(workdir), model, variables, temperature, experience)
+        return cls(meta, step, Path(workdir), model, variables, temperature, experience, reader)
 
     def slices(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Scores prepared slices.
@@ -158,20 +166,28 @@ class Predictor:
         *,
         series_uid: str = "",
         with_instances: bool = False,
+        watch: Callable[[str], None] | None = None,
     ) -> PersonResult:
         """As `person`, with the pictures that show why.
 
         Args:
+          path: as for `person`.
+          series_uid: as for `person`.
           with_instances: also say from which DICOM instances the slices come; an InputError if they
             are no DICOM, or not all of one study.
+          watch: called with "reading" some times a second while files are read, then once with
+            "scoring"; what it raises ends the work.
         """
+        watch = watch or (lambda stage: None)
         paths = [path] if isinstance(path, str | os.PathLike) else list(path)
         prepared = self._reader.prepare(
             [Path(one) for one in paths],
             self.meta.ct,
             series_uid=series_uid,
             with_instances=with_instances,
+            tick=lambda: watch("reading"),
         )
+        watch("scoring")
         if not prepared.kept:
             raise _nothing_kept(paths, prepared)
         images = np.stack([self._input_image(picked) for picked in prepared.kept])
