@@ -59,6 +59,7 @@ EXTRAS = {
         "playwright>=1.50",  # drives the Chromium of the system
         "prometheus-client>=0.21",
         "pytest>=8.3",
+        "pytest-xdist>=3.6",
         "python-multipart>=0.0.18",
         "safetensors>=0.4",
         "ruff==0.17.6",  # another version may format otherwise
@@ -80,6 +81,7 @@ setup(
     package_data={
         "drenet_jax.data": ["templates/*.j2"],
         "drenet_jax.evaluation": ["templates/*.j2"],
+        "drenet_jax.serving": ["static/*", "templates/*.j2"],
     },
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,

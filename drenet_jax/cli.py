@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from drenet_jax.errors import InputError
 
-_PREPARE_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "prepare.py"
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 # TensorFlow reads both before its import only; without them it greets every command with a page of
 # notes about oneDNN and missing GPUs.
@@ -68,14 +68,25 @@ def define_workers() -> None:
 
 def define_prepare_config() -> None:
     """The flag --config of the image side; `configs/prepare.py` unless another is given."""
+    define_config("prepare", "the settings of the image side")
+
+
+def define_config(name: str, what: str) -> None:
+    """The flag --config; `configs/NAME.py` unless another is given.
+
+    Args:
+      name: of the config file.
+      what: it holds, for messages.
+    """
+    default = _CONFIGS / f"{name}.py"
     given = {argument.partition("=")[0].lstrip("-") for argument in sys.argv[1:]}
     # A package that is installed without the repository has no configs.
-    if not _PREPARE_CONFIG.is_file() and not given & {"config", "help", "helpshort", "helpfull"}:
+    if not default.is_file() and not given & {"config", "help", "helpshort", "helpfull"}:
         raise flags.Error(
-            f"the settings of the image side are not at {_PREPARE_CONFIG}; give "
-            "--config=PATH/configs/prepare.py, from the repository"
+            f"{what} are not at {default}; give --config=PATH/configs/{name}.py, "
+            "from the repository"
         )
-    config_flags.DEFINE_config_file("config", str(_PREPARE_CONFIG), "Settings of the image side.")
+    config_flags.DEFINE_config_file("config", str(default), f"{what[:1].upper()}{what[1:]}.")
 
 
 def use_compilation_cache() -> None:

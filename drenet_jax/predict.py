@@ -1,8 +1,14 @@
 """One person's diagnosis by a trained model, with the slices and boxes that speak for it.
 
 --input is a folder or a zip of DICOM files or of PNG/JPEG slices (lung window), a NIfTI, MetaImage
-or NRRD volume, or a single slice. The folder --out gets `result.json` and `report.html`. For
-research only, not for clinical use.
+or NRRD volume, or a single slice. The folder --out gets `result.json` and `report.html`, which
+name no patient. For research only, not for clinical use.
+
+--dicom_out, from DICOM input only, also writes a folder for the PACS: `report.dcm`, a structured
+report with the boxes as regions on their slices, and `capture_01.dcm` and so on, the slices that
+the report shows. These files name the patient: they hold the patient's name, ID, birth date and sex
+and the study of the input, so that they are filed under it. Nothing else that drenet_jax writes
+does.
 
 Examples:
 
@@ -10,16 +16,20 @@ Examples:
   python -m drenet_jax.predict --workdir=runs/mine --input=person8.zip --out=person8
   python -m drenet_jax.predict --workdir=runs/mine --input=exports/person9 --out=person9 \\
       --series_uid=1.2.840.113619.2.55.3
+  python -m drenet_jax.predict --workdir=runs/mine --input=exports/person7 --out=person7 \\
+      --dicom_out=person7_dicom
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 from absl import flags
 
 from drenet_jax import cli
+from drenet_jax.errors import InputError
 
 
 def define_flags() -> None:
@@ -36,27 +46,56 @@ def define_flags() -> None:
         False,
         "Divide the logits by the temperature that suited the validation slices best.",
     )
+    flags.DEFINE_string(
+        "dicom_out",
+        "",
+        "The folder to make for the PACS, of DICOM files that name the patient; none if empty. "
+        "Needs DICOM input and `pip install 'drenet_jax[pacs]'`.",
+    )
 
 
 def main() -> None:
     # Imported here: --help and mistyped flags need not wait for JAX.
     import drenet_jax
+    from drenet_jax.evaluation.pacs.objects import require_highdicom, write_objects
     from drenet_jax.evaluation.report import person_report
     from drenet_jax.outputs import new_folder
 
     cli.use_compilation_cache()
     values = flags.FLAGS
-    with new_folder(values.out) as folder:
+    with contextlib.ExitStack() as folders:
+        if values.dicom_out:
+            require_highdicom()
+            _require_apart(values.out, values.dicom_out)
+        folder = folders.enter_context(new_folder(values.out))
+        if values.dicom_out:
+            dicom_folder = folders.enter_context(new_folder(values.dicom_out, flag="--dicom_out"))
         predictor = drenet_jax.load(values.workdir, calibrated=values.calibrated)
-        found = predictor.explain(values.input, series_uid=values.series_uid)
+        found = predictor.explain(
+            values.input, series_uid=values.series_uid, with_instances=bool(values.dicom_out)
+        )
         text = json.dumps(found.result, indent=2, allow_nan=False)
         (folder / "result.json").write_text(text + "\n", encoding="utf-8")
-        report = person_report(found.result, found.pictures)
+        report = person_report(found.result, found.pictures, found.left_out)
         (folder / "report.html").write_text(report, encoding="utf-8")
+        if values.dicom_out:
+            write_objects(dicom_folder, found.result, found.pictures, found.instances)
     person = found.result["person"]
     answer = ", ".join(f"{label} {p:.2f}" for label, p in person["probabilities"].items())
     print(f"{person['label']} ({answer}), from {person['n_slices']} slices")
     print(f"report: {Path(values.out) / 'report.html'}")
+    if values.dicom_out:
+        print(f"for the PACS, with the patient's name: {values.dicom_out}")
+
+
+def _require_apart(out: str, dicom_out: str) -> None:
+    """Refuses one folder within the other: --out is to be passed on without a patient's name."""
+    first, second = (Path(one).resolve() for one in (out, dicom_out))
+    if first.is_relative_to(second) or second.is_relative_to(first):
+        raise InputError(
+            f"--dicom_out={dicom_out} and --out={out} lie within one another; name a folder beside "
+            "it, since the DICOM files name the patient and the others do not."
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up and runs the default test suite; arguments go to pytest.
+# Sets up and runs the default test suite, a part on each of up to four cores; arguments go to
+# pytest.
 #
 #   bash launch/test.sh                 # the default suite
 #   bash launch/test.sh -m slow         # the long tests
@@ -10,4 +11,4 @@ use_environment '[test]'
 
 ruff format --check --quiet .
 ruff check --quiet .
-python -m pytest "$@"
+python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadscope "$@"

@@ -13,9 +13,12 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
-# The same small networks are compiled again and again, in commands too.
+# The same small networks are compiled again and again, in commands too. Each of pytest's processes
+# has a cache of its own: JAX may read in one what another has half written.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-    Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"
+    Path(__file__).resolve().parents[1]
+    / ".pytest_cache"
+    / f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

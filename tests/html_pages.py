@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html.parser
 import re
 
@@ -32,7 +33,8 @@ class Page(html.parser.HTMLParser):
 def assert_stands_alone(text: str) -> None:
     page = Page(text)
     tags = {tag for tag, _ in page.elements}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert not tags & {"link", "iframe", "object", "embed", "base", "form"}
+    assert_own_scripts(text)
     names = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     for link in page.all("a"):
         # Within the page only, and to a place that is there.
@@ -40,12 +42,38 @@ def assert_stands_alone(text: str) -> None:
     for _, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href", "srcset", "action", "background"):
-            assert attributes.get(name, "data:image/png;").startswith("data:image/png;")
+            kinds = ("data:image/png;", "data:image/jpeg;")
+            assert attributes.get(name, kinds[0]).startswith(kinds)
     assert "url(" not in text
     assert "@import" not in text
     assert not re.search(r"https?://", text)
     assert all(image["alt"] for image in page.all("img"))
     assert "research only, not for clinical use" in page.text.lower()
+
+
+def assert_own_scripts(text: str) -> None:
+    """A page runs no script but those whose hash is in its own policy."""
+    page = Page(text)
+    (policy,) = (
+        one["content"]
+        for one in page.all("meta")
+        if one.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none';")
+    scripts = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+    assert text.lower().count("<script") == len(scripts) == len(page.all("script"))
+    assert all(source_of(script) in policy for script in scripts)
+    if "'unsafe-inline'" not in policy:
+        styles = re.findall("<style>(.*?)</style>", text, re.DOTALL)
+        assert len(styles) == len(page.all("style"))
+        assert all(source_of(style) in policy for style in styles)
+        assert not [one for _, one in page.elements if "style" in one]
+
+
+def source_of(text: str) -> str:
+    """How a policy names a script or a style of this text."""
+    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest())
+    return f"'sha256-{digest.decode('ascii')}'"
 
 
 def pictures_of(text: str) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ FLOORS = {
     "models": 3,
     "evaluation": 4,
     "training": 5,
+    "serving": 5,
     "benchmarks": 6,
     "drenet_jax": 6,  # the package itself reaches up to the predictor
     "cli": 6,
@@ -104,6 +105,8 @@ def _loaded(code: str) -> set[str]:
         ("cohort data.public", {"jax", "tensorflow", "cv2"}),
         ("data.transform data.preparation data.cohort", {"jax", "tensorflow"}),
         ("predict evaluation.inference", {"tensorflow", "tensorflow_datasets", "sklearn"}),
+        ("serve", {"jax", "tensorflow", "fastapi"}),
+        ("serving.app serving.server", {"tensorflow", "tensorflow_datasets", "sklearn"}),
     ],
 )
 def test_light_modules_load_nothing_heavy(modules, forbidden):

@@ -15,7 +15,11 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted(REPOSITORY.glob("launch/**/*.sh")) + sorted(REPOSITORY.glob("studies/**/*.sh"))
+SCRIPTS = [
+    *sorted(REPOSITORY.glob("launch/**/*.sh")),
+    *sorted(REPOSITORY.glob("studies/**/*.sh")),
+    REPOSITORY / ".ci" / "run",
+]
 TRAIN_FLAGS = ("--config=configs/drenet.py", "--workdir=runs/my run", "--config.data.dir=data")
 SHOWN_TRAIN_FLAGS = "--config=configs/drenet.py '--workdir=runs/my run' --config.data.dir=data"
 TPU = ("--name=n", "--zone=z")
@@ -104,7 +108,9 @@ def test_shellcheck_finds_nothing():
     assert found.returncode == 0, found.stdout
 
 
-@pytest.mark.parametrize("script", ["gpu/train.sh", "gpu/slurm.sh", "tpu/tpu.sh", "rehearse.sh"])
+@pytest.mark.parametrize(
+    "script", ["gpu/train.sh", "gpu/slurm.sh", "tpu/tpu.sh", "docker/serve.sh", "rehearse.sh"]
+)
 def test_help_shows_how_to_call(script):
     result = launch(script, "--help")
     assert result.returncode == 0
@@ -120,6 +126,11 @@ def test_help_shows_how_to_call(script):
         ("gpu/train.sh", (*TRAIN_FLAGS, "more"), "'more' is not a flag"),
         ("gpu/slurm.sh", TRAIN_FLAGS[:1], "--workdir is missing"),
         ("gpu/slurm.sh", TRAIN_FLAGS, "submit it with sbatch"),
+        ("docker/serve.sh", (), "--workdir is missing"),
+        ("docker/serve.sh", ("--workdir=/nowhere",), "--workdir=/nowhere is no folder"),
+        ("docker/serve.sh", ("--workdir=/", "--token_file=/t"), "cannot read --token_file=/t"),
+        ("docker/serve.sh", ("--workdir=/",), "DRENET_TOKEN is not set"),
+        ("docker/serve.sh", ("--workdir=/", "8000"), "'8000' is not a flag"),
         ("tpu/tpu.sh", (), "no command is given"),
         ("tpu/tpu.sh", ("fly", *TPU), "'fly' is not known"),
         ("tpu/tpu.sh", ("delete", "--name=n"), "delete needs --zone"),
@@ -135,7 +146,8 @@ def test_help_shows_how_to_call(script):
 def test_what_cannot_be_done_is_refused_in_one_sentence(
     script, arguments, told, stand_in, calls, monkeypatch
 ):
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for name in ("SLURM_JOB_ID", "DRENET_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
     result = launch(script, *arguments)
     assert result.returncode == 2
     (sentence,) = result.stderr.splitlines()
@@ -154,6 +166,50 @@ def test_gpu_dry_run(stand_in, calls, monkeypatch):
         f"python -m drenet_jax.train {SHOWN_TRAIN_FLAGS}",
         "# as long as that ends with exit code 75: the same again",
     ]
+
+
+DOCKER_BUILD = "docker build --file=launch/docker/Dockerfile --tag=drenet_jax_serve ."
+
+
+def docker_run(workdir: Path, published: str, flags: str = "") -> str:
+    port = published.split(":")[1]
+    return (
+        f"docker run --rm --init --name=drenet_jax_serve_{port} "
+        f"--user={os.getuid()}:{os.getgid()} --cap-drop=ALL --security-opt=no-new-privileges "
+        f"--publish={published}:8000 --volume={workdir}:/run/model:ro --env=DRENET_TOKEN "
+        f"drenet_jax_serve{flags}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "published", "passed_on"),
+    [
+        ((), "127.0.0.1:8000", ""),
+        (("--host=0.0.0.0", "--port=81", "--calibrated"), "0.0.0.0:81", " --calibrated"),
+    ],
+)
+def test_docker_dry_run_tells_no_token(
+    flags, published, passed_on, stand_in, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DRENET_TOKEN", "a-token-of-mine-0123")
+    result = launch("docker/serve.sh", f"--workdir={tmp_path}", *flags, "--dry_run")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        DOCKER_BUILD,
+        docker_run(tmp_path, published, passed_on),
+    ]
+
+
+def test_docker_builds_and_runs(stand_in, calls, monkeypatch, tmp_path):
+    stand_in("docker", '#!/bin/bash\necho "docker $*" >> "$HERE/calls"\n')
+    monkeypatch.setenv("DRENET_TOKEN", "a-token-of-mine-0123")
+    monkeypatch.setenv("PWD", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    result = subprocess.run(
+        ["bash", REPOSITORY / "launch/docker/serve.sh", "--workdir=run"], cwd=tmp_path, check=False
+    )
+    assert result.returncode == 0
+    assert calls() == [DOCKER_BUILD, docker_run(tmp_path / "run", "127.0.0.1:8000")]
 
 
 def test_slurm_dry_run(monkeypatch):
@@ -388,14 +444,19 @@ def test_tpu_resume_goes_on_until_training_has_ended(
     )
 
 
-def test_image_is_pinned_and_does_not_run_as_root():
-    lines = (REPOSITORY / "launch/gpu/Dockerfile").read_text().splitlines()
-    assert [line for line in lines if line.startswith("FROM")] == [
-        "FROM nvidia/cuda:12.9.1-base-ubuntu24.04"
-    ]
+@pytest.mark.parametrize(
+    ("where", "image"),
+    [
+        ("gpu", "nvidia/cuda:12.9.1-base-ubuntu24.04"),
+        ("docker", "python:3.12.11-slim-bookworm"),
+    ],
+)
+def test_image_is_pinned_and_does_not_run_as_root(where, image):
+    lines = (REPOSITORY / f"launch/{where}/Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("FROM")] == [f"FROM {image}"]
     assert [line for line in lines if line.startswith("USER")] == ["USER drenet"]
     needed = [line.split()[1:-1] for line in lines if line.startswith("COPY")]
-    allowed = (REPOSITORY / "launch/gpu/Dockerfile.dockerignore").read_text().splitlines()
+    allowed = (REPOSITORY / f"launch/{where}/Dockerfile.dockerignore").read_text().splitlines()
     for path in (path for paths in needed for path in paths):
         assert (REPOSITORY / path).exists()
         assert f"!{path}" in allowed
@@ -411,7 +472,7 @@ def test_constraints_pin_what_setup_py_asks_for(monkeypatch):
         for line in (REPOSITORY / "launch/constraints.txt").read_text().splitlines()
         if not line.startswith("#")
     )
-    for requirement in asked["install_requires"]:
+    for requirement in [*asked["install_requires"], *asked["extras_require"]["serve"]]:
         name = re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower().replace("_", "-")
         if name != "tensorflow":  # for other machines than x86-64 with Linux
             assert name in pinned, name

@@ -423,30 +423,39 @@ def _frames(name: str, values: dict, open_file: Callable[[], BinaryIO]) -> list[
     if len(own) != n_frames:
         raise _NoSliceError("a DICOM file with several frames, but without the place of each")
 
-    def element(frame: pydicom.Dataset, group: str, tag: str) -> tuple[str, ...]:
-        for source in (frame, shared):
-            for item in source.get(group) or ():
-                value = item.get(tag)
-                if value is not None and value != "":
-                    several = isinstance(value, Sequence) and not isinstance(value, str)
-                    return tuple(str(one) for one in (value if several else [value]))
-        return ()
-
     slices = []
     for index, frame in enumerate(own):
         found = {
             **values,
-            "RescaleSlope": element(frame, "PixelValueTransformationSequence", "RescaleSlope"),
-            "RescaleIntercept": element(
-                frame, "PixelValueTransformationSequence", "RescaleIntercept"
+            "RescaleSlope": frame_element(
+                frame, shared, "PixelValueTransformationSequence", "RescaleSlope"
+            ),
+            "RescaleIntercept": frame_element(
+                frame, shared, "PixelValueTransformationSequence", "RescaleIntercept"
             ),
         }
-        position = element(frame, "PlanePositionSequence", "ImagePositionPatient")
-        orientation = element(frame, "PlaneOrientationSequence", "ImageOrientationPatient")
+        position = frame_element(frame, shared, "PlanePositionSequence", "ImagePositionPatient")
+        orientation = frame_element(
+            frame, shared, "PlaneOrientationSequence", "ImageOrientationPatient"
+        )
         if not position or not orientation:
             raise _NoSliceError("a DICOM file with several frames, but without the place of each")
         slices.append(_placed(name, index, found, position, orientation, *_rescale(found)))
     return slices
+
+
+def frame_element(
+    frame: pydicom.Dataset, shared: pydicom.Dataset, group: str, tag: str
+) -> tuple[str, ...]:
+    """An element of a frame's functional groups, or of those that all frames share, as text; none
+    if it is missing or empty."""
+    for source in (frame, shared):
+        for item in source.get(group) or ():
+            value = item.get(tag)
+            if value is not None and value != "":
+                several = isinstance(value, Sequence) and not isinstance(value, str)
+                return tuple(str(one) for one in (value if several else [value]))
+    return ()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import lzma
 import os
 import re
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -25,6 +26,8 @@ HEAD_BYTES = 1 << 15
 MOST_FILES = 20_000
 # A thousand frames of 512 x 512 take half a GiB.
 MOST_FILE_BYTES = 2 << 30
+# Of a zip: four times what so many files with long names need. A larger one would fill the memory.
+_MOST_DIRECTORY_BYTES = 32 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,13 +235,11 @@ class _Zip(Files):
 
     def __init__(self, path: Path):
         self._path = path
+        members = zip_members(path)
         try:
             self._archive = zipfile.ZipFile(path)
-            members = [one for one in self._archive.infolist() if not one.is_dir()]
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise CtError(
-                f"{path} is a zip that cannot be opened; make it anew.", "a damaged zip"
-            ) from error
+        except _DAMAGE as error:
+            raise _damaged(path) from error
         if len(members) > MOST_FILES:
             raise _too_many(path)
         if any(one.flag_bits & 1 for one in members):
@@ -275,6 +276,52 @@ class _Zip(Files):
             place = Path(folder, "member" + suffix)
             place.write_bytes(self.read(name))
             yield place
+
+
+# What zipfile raises of a damaged directory.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    OverflowError,
+    struct.error,
+)
+
+
+def zip_members(path: Path) -> list[zipfile.ZipInfo]:
+    """The files in a zip, as its directory lists them; folders are left out.
+
+    `file_size` bounds what reading a member may give, whatever the member itself holds.
+
+    Raises:
+      CtError: it is damaged, or its directory is larger than any series needs.
+    """
+    try:
+        with path.open("rb") as stream, zipfile.ZipFile(_InSmallPieces(stream)) as archive:
+            return [one for one in archive.infolist() if not one.is_dir()]
+    except _DAMAGE as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> CtError:
+    return CtError(f"{path} is a zip that cannot be opened; make it anew.", "a damaged zip")
+
+
+class _InSmallPieces:
+    """A file of which zipfile, which reads a zip's whole directory at once, cannot read much."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        # One byte more than is allowed, which tells.
+        most = _MOST_DIRECTORY_BYTES + 1
+        data = self._stream.read(min(size, most) if size >= 0 else most)
+        if len(data) == most:
+            raise zipfile.BadZipFile("too large a directory")
+        return data
 
 
 class _Checked:

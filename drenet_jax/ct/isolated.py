@@ -16,8 +16,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
@@ -32,7 +33,10 @@ PATIENCE_S = 15.0
 _PATIENCE_S_PER_MIB = 0.05
 
 # What a child may ask for: a volume of the largest size that we read, with room to spare.
-_MEMORY_BYTES = 12 << 30
+MEMORY_BYTES = 12 << 30
+
+# How often `tick` is called, at least.
+_TICK_S = 0.25
 
 # A folder on which more decoders crash is not worth more tries.
 _MOST_CRASHES = 20
@@ -49,13 +53,24 @@ class Reader:
     Use it as a context manager, or call `close`. One thread at a time.
     """
 
-    def __init__(self, patience_s: float = PATIENCE_S):
+    def __init__(
+        self,
+        patience_s: float = PATIENCE_S,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        scratch: Path | None = None,
+    ):
         """The child is started when it is needed.
 
         Args:
           patience_s: how long one file may take, in seconds, apart from its size.
+          memory_bytes: how much address space the child may ask for.
+          scratch: the folder for its temporary files, which a child that is killed leaves behind;
+            the system's unless it is given.
         """
         self._patience_s = patience_s
+        self._memory_bytes = memory_bytes
+        self._scratch = scratch
         self._child: subprocess.Popen | None = None
         self._connection: Connection | None = None
         self._errors: BinaryIO | None = None
@@ -68,21 +83,26 @@ class Reader:
 
     def start(self) -> None:
         """Starts the child now, so that it is there when it is needed."""
-        if self._child is not None:
+        if self._child is not None and self._child.poll() is None:
             return
+        self.close()
         ours, theirs = socket.socketpair()
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
+        environment = {**os.environ, "PYTHONPATH": path}
+        if self._scratch is not None:
+            environment["TMPDIR"] = str(self._scratch)
         with theirs:
+            arguments = f"{theirs.fileno()}, {self._memory_bytes}"
             self._child = subprocess.Popen(
-                [sys.executable, "-c", f"{_CHILD}; serve({theirs.fileno()})"],
+                [sys.executable, "-c", f"{_CHILD}; serve({arguments})"],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 # Decoders write there what they think of a file: not for the user's terminal.
                 stderr=self._errors,
-                env={**os.environ, "PYTHONPATH": path},
+                env=environment,
             )
         self._connection = Connection(ours.detach())
 
@@ -97,20 +117,34 @@ class Reader:
         self._child = self._connection = None
 
     def prepare(
-        self, paths: Sequence[Path], settings: CtSettings, *, series_uid: str = ""
+        self,
+        paths: Sequence[Path],
+        settings: CtSettings,
+        *,
+        series_uid: str = "",
+        with_instances: bool = False,
+        tick: Callable[[], None] | None = None,
     ) -> PreparedPerson:
         """As `preprocess.prepare_person`, except that a crash or a hang costs one file.
+
+        Args:
+          paths: as `prepare_person`.
+          settings: as `prepare_person`.
+          series_uid: as `prepare_person`.
+          tick: called some times a second while the child works; what it raises ends the child and
+            is raised here, so that a caller can give up.
 
         Raises:
           CtError: as `prepare_person`; or too many files are of that kind.
         """
+        tick = tick or (lambda: None)
         left_out: dict[tuple[str, str], str] = {}
         while len(left_out) < _MOST_CRASHES:
             self.start()
             reading = None
             try:
-                self._connection.send((list(paths), settings, series_uid, left_out))
-                while self._connection.poll(self._patience_for(reading)):
+                self._connection.send((list(paths), settings, series_uid, with_instances, left_out))
+                while self._hears_within(self._patience_for(reading), tick):
                     kind, content = self._connection.recv()
                     if kind == "done":
                         return content
@@ -122,7 +156,9 @@ class Reader:
                 why = _TOO_SLOW
             except (EOFError, ConnectionError) as error:
                 if reading is None:
-                    raise RuntimeError(self._last_words()) from error
+                    said = self._last_words()
+                    self.close()
+                    raise RuntimeError(said) from error
                 why = _CRASHED
             self.close()
             if reading is None or reading in left_out:
@@ -130,6 +166,22 @@ class Reader:
             left_out[reading] = why
         why = "files on which their decoders crash or hang"
         raise CtError(f"{paths[0]} holds {why}; export the series anew.", why)
+
+    def _hears_within(self, patience_s: float, tick: Callable[[], None]) -> bool:
+        """Whether the child says something before the patience ends."""
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                tick()
+            except BaseException:
+                # What it still says would be taken for the answer to the next call.
+                self.close()
+                raise
+            left_s = end - time.monotonic()
+            if self._connection.poll(min(max(left_s, 0), _TICK_S)):
+                return True
+            if left_s <= 0:
+                return False
 
     def _patience_for(self, reading: tuple[str, str] | None) -> float:
         """Seconds that a file may take: larger ones more."""
@@ -147,23 +199,24 @@ class Reader:
         return f"the process that reads images ended:\n{said}"
 
 
-def serve(descriptor: int) -> None:
+def serve(descriptor: int, memory_bytes: int) -> None:
     """The child: prepares one person after the other until the parent is gone.
 
     Args:
       descriptor: of the socket to the parent.
+      memory_bytes: how much address space it may ask for.
     """
     connection = Connection(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     import cv2
 
     cv2.setNumThreads(1)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            paths, settings, series_uid, left_out = connection.recv()
+            paths, settings, series_uid, with_instances, left_out = connection.recv()
 
             def guard(place: str, what: str, left_out: dict = left_out) -> str:
                 if (place, what) not in left_out:
@@ -171,7 +224,13 @@ def serve(descriptor: int) -> None:
                 return left_out.get((place, what), "")
 
             try:
-                prepared = prepare_person(paths, settings, series_uid=series_uid, guard=guard)
+                prepared = prepare_person(
+                    paths,
+                    settings,
+                    series_uid=series_uid,
+                    with_instances=with_instances,
+                    guard=guard,
+                )
             except CtError as error:
                 connection.send(("refused", error))
             except (ConnectionError, KeyboardInterrupt):

@@ -17,6 +17,7 @@ from drenet_jax.ct.files import CtError, Excluded, printable
 from drenet_jax.ct.fill import fill_blank
 from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_series
 from drenet_jax.ct.settings import CtSettings
+from drenet_jax.ct.source_instance import SourceInstance
 from drenet_jax.ct.turn import Box, Turn
 from drenet_jax.ct.window import window
 
@@ -42,6 +43,8 @@ class PickedSlice:
       image: uint8 [S, S], the lungs' box resized, neither masked nor filled; None if not kept.
       lung_mask: bool [S, S], the lungs in `image`; None if not kept.
       why_excluded: '' if the slice is kept.
+      instance: the DICOM instance that it comes from, if that was asked for. It identifies the
+        patient; nothing else here does.
     """
 
     index: int
@@ -53,6 +56,7 @@ class PickedSlice:
     image: np.ndarray | None
     lung_mask: np.ndarray | None
     why_excluded: str
+    instance: SourceInstance | None = None
 
     @property
     def kept(self) -> bool:
@@ -103,6 +107,7 @@ def prepare_person(
     settings: CtSettings,
     *,
     series_uid: str = "",
+    with_instances: bool = False,
     guard: Guard = no_guard,
 ) -> PreparedPerson:
     """Picks a person's slices, finds the lungs in them and crops to the lungs (paper 2.2.1).
@@ -117,18 +122,49 @@ def prepare_person(
       paths: one or more series or single images; at least one.
       settings: how slices are picked and cropped.
       series_uid: takes the DICOM series with this SeriesInstanceUID, in every path.
+      with_instances: also say from which DICOM instances the slices come, which identifies the
+        patient.
       guard: asked before a file is opened; see `isolated`.
 
     Raises:
-      CtError: a path does not exist, or the only path cannot be used.
+      CtError: a path does not exist, or the only path cannot be used; instances are asked for, but
+        a kept slice is no DICOM, or not all are of one study.
     """
     assert paths
     paths = [Path(path) for path in paths]
+    person = _prepare_paths(paths, settings, series_uid, with_instances, guard)
+    if with_instances:
+        _require_one_study(paths[0], person.kept)
+    return person
+
+
+def _require_one_study(path: Path, kept: Sequence[PickedSlice]) -> None:
+    """Refuses slices that no DICOM object could refer to and be filed under one study."""
+    if any(one.instance is None for one in kept):
+        why = "slices that are no DICOM, whose patient and study are not known"
+        raise CtError(
+            f"{path} holds {why}; give DICOM files, or ask for no results for the PACS.", why
+        )
+    for keyword, what in (("PatientID", "patient"), ("StudyInstanceUID", "study")):
+        if len({one.instance.study.get(keyword) for one in kept}) > 1:
+            why = f"slices of more than one {what}"
+            raise CtError(
+                f"{path} holds {why}, and results for the PACS are filed under one; give one.", why
+            )
+
+
+def _prepare_paths(
+    paths: Sequence[Path],
+    settings: CtSettings,
+    series_uid: str,
+    with_instances: bool,
+    guard: Guard,
+) -> PreparedPerson:
     if len(paths) == 1:
         opened = open_series(paths[0], series_uid, guard=guard)
         if not opened.is_single:
-            return _prepare_series(opened, "", settings)
-        return _prepare_single_images([opened], opened.names, [], settings)
+            return _prepare_series(opened, "", settings, with_instances)
+        return _prepare_single_images([opened], opened.names, [], settings, with_instances)
 
     above = os.path.commonpath([path.parent for path in paths])
     singles, names, parts, excluded = [], [], [], []
@@ -141,13 +177,13 @@ def prepare_person(
                 names.append(f"file {i + 1:04d}" if opened.is_renamed else name)
             else:
                 # Not the folder's name, which may be the patient's.
-                parts.append(_prepare_series(opened, f"{i + 1}/", settings))
+                parts.append(_prepare_series(opened, f"{i + 1}/", settings, with_instances))
         except CtError as error:
             if not os.path.exists(path):
                 raise
             excluded.append(Excluded(name, error.why))
     if singles or not parts:
-        parts.append(_prepare_single_images(singles, names, excluded, settings))
+        parts.append(_prepare_single_images(singles, names, excluded, settings, with_instances))
         excluded = []
     return PreparedPerson(
         picked=tuple(one for part in parts for one in part.picked),
@@ -177,10 +213,12 @@ def filled(picked: PickedSlice, settings: CtSettings, seed: int) -> np.ndarray:
     return fill_blank(picked.image, picked.lung_mask, settings.fill_copies, entropy)
 
 
-def _prepare_series(series: Series, prefix: str, settings: CtSettings) -> PreparedPerson:
+def _prepare_series(
+    series: Series, prefix: str, settings: CtSettings, with_instances: bool
+) -> PreparedPerson:
     """Prepares one series; `prefix` is put before all names."""
     excluded = [Excluded(prefix + one.name, one.why) for one in series.excluded]
-    indices, images = [], []
+    indices, images, instances = [], [], []
     for index in slices.pick(len(series), settings.slices_per_person):
         name = series.names[index]
         try:
@@ -197,14 +235,35 @@ def _prepare_series(series: Series, prefix: str, settings: CtSettings) -> Prepar
             )
         indices.append(index)
         images.append(image)
+        instances.append(_instance(series, index, prefix) if with_instances else None)
     _require_one_scale(series, images)
     masks = lungs.find_lungs_in_series(images, from_feet=series.from_feet)
     found = [
-        _Found(index, prefix + series.names[index], _windowed(image, settings), mask, series.turn)
-        for index, image, mask in zip(indices, images, masks, strict=True)
+        _Found(
+            index,
+            prefix + series.names[index],
+            _windowed(image, settings),
+            mask,
+            series.turn,
+            instance,
+        )
+        for index, image, mask, instance in zip(indices, images, masks, instances, strict=True)
     ]
     notes = tuple(f"{prefix}: {note}" if prefix else note for note in series.notes)
     return _person(found, excluded, notes, len(series), settings.min_area_share, settings)
+
+
+def _instance(series: Series, index: int, prefix: str) -> SourceInstance | None:
+    try:
+        return series.instance(index)
+    except UnreadableSlice as error:
+        # Not the file's own name: below the folder that was given it may be the patient's.
+        name = prefix + series.names[index]
+        raise CtError(
+            f"{series.path} holds {error.why} ({name}), to which no results for the PACS can "
+            "refer; export the series anew.",
+            error.why,
+        ) from None
 
 
 def _require_one_scale(series: Series, images: Sequence[np.ndarray]) -> None:
@@ -230,6 +289,7 @@ def _prepare_single_images(
     names: Sequence[str],
     excluded: Sequence[Excluded],
     settings: CtSettings,
+    with_instances: bool,
 ) -> PreparedPerson:
     excluded, found = list(excluded), []
     for index, (single, name) in enumerate(zip(singles, names, strict=True)):
@@ -242,7 +302,8 @@ def _prepare_single_images(
             excluded.append(Excluded(name, error.why))
             continue
         mask = lungs.find_lungs(image)
-        found.append(_Found(index, name, _windowed(image, settings), mask, single.turn))
+        instance = single.instance(0) if with_instances else None
+        found.append(_Found(index, name, _windowed(image, settings), mask, single.turn, instance))
     notes = tuple(dict.fromkeys(note for single in singles for note in single.notes))
     return _person(found, excluded, notes, len(singles) + len(excluded), 0.0, settings)
 
@@ -253,6 +314,7 @@ class _Found(NamedTuple):
     source: np.ndarray
     mask: np.ndarray
     turn: Turn
+    instance: SourceInstance | None
 
 
 def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
@@ -290,14 +352,14 @@ def _person(
 
 
 def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
-    index, name, source, mask, turn = found
+    index, name, source, mask, turn, instance = found
     if not mask.any():
-        return PickedSlice(index, name, source, mask, None, turn, None, None, why)
+        return PickedSlice(index, name, source, mask, None, turn, None, None, why, instance)
     x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
     y1, x1 = y0 + height, x0 + width
     box = (y0, x0, y1, x1)
     if why:
-        return PickedSlice(index, name, source, mask, box, turn, None, None, why)
+        return PickedSlice(index, name, source, mask, box, turn, None, None, why, instance)
     shrinks = height >= size_px and width >= size_px
     image = cv2.resize(
         source[y0:y1, x0:x1],
@@ -305,4 +367,4 @@ def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
         interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
     lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
-    return PickedSlice(index, name, source, mask, box, turn, image, lung_mask, why)
+    return PickedSlice(index, name, source, mask, box, turn, image, lung_mask, why, instance)

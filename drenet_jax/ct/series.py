@@ -25,6 +25,7 @@ from drenet_jax.ct.files import (
     natural,
     open_files,
 )
+from drenet_jax.ct.source_instance import NoInstanceError, SourceInstance, read_instance
 from drenet_jax.ct.turn import Turn
 
 KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
@@ -96,9 +97,21 @@ class Series:
     is_renamed: bool
     turn: Turn
     _read: Callable[[int], np.ndarray]
+    _instance: Callable[[int], SourceInstance] | None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def instance(self, index: int) -> SourceInstance | None:
+        """The DICOM instance of one slice, which identifies the patient; None if it is no DICOM.
+
+        Args:
+          index: its place in `names`.
+
+        Raises:
+          UnreadableSlice: the file cannot be read, or nothing can refer to it.
+        """
+        return self._instance(index) if self._instance is not None else None
 
     def read(self, index: int) -> np.ndarray:
         """Decodes one slice.
@@ -297,6 +310,24 @@ def _dicom_series(
     def whole_file(name: str) -> pydicom.Dataset:
         return dicom_pixels.read_dataset(_stream(files, name))
 
+    def source_of(one: dicom.DicomSlice) -> io.BytesIO | pydicom.Dataset:
+        return _stream(files, one.name) if one.frame is None else whole_file(one.name)
+
+    def instance(index: int) -> SourceInstance:
+        one = ordered.slices[index]
+        file = files.place(one.name)
+        why = guard(str(file), "header")
+        try:
+            if why:
+                raise NoInstanceError(why)
+            return read_instance(one, source_of(one))
+        except NoInstanceError as error:
+            raise UnreadableSlice.of(file, str(error), "export it again") from error
+        except dicom.ERRORS as error:
+            # Not the error's text, nor the error itself: they may quote what a tag holds.
+            why = f"a DICOM file whose header cannot be read ({type(error).__name__})"
+            raise UnreadableSlice.of(file, why, "export it again") from None
+
     def read(index: int) -> np.ndarray:
         one = ordered.slices[index]
         file = files.place(one.name)
@@ -304,8 +335,7 @@ def _dicom_series(
         if why:
             raise UnreadableSlice.of(file, why, "export it again")
         try:
-            source = _stream(files, one.name) if one.frame is None else whole_file(one.name)
-            return dicom_pixels.read_hu(one, source)
+            return dicom_pixels.read_hu(one, source_of(one))
         except OSError as error:
             why = f"a file that cannot be opened ({error.strerror or 'damaged'})"
             raise UnreadableSlice.of(file, why, "check its permissions") from error
@@ -323,6 +353,7 @@ def _dicom_series(
         from_feet=True,
         turn=ordered.slices[0].turn,
         read=read,
+        instance=instance,
     )
 
 
@@ -389,7 +420,7 @@ def _picture_series(
     )
 
 
-def _series(path: Path, *, names, excluded, notes, from_feet, turn, read) -> Series:
+def _series(path: Path, *, names, excluded, notes, from_feet, turn, read, instance=None) -> Series:
     return Series(
         path=path,
         names=tuple(names),
@@ -400,4 +431,5 @@ def _series(path: Path, *, names, excluded, notes, from_feet, turn, read) -> Ser
         is_renamed=False,
         turn=turn,
         _read=read,
+        _instance=instance,
     )

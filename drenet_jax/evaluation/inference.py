@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ from drenet_jax import parallel
 from drenet_jax.ct.files import CtError
 from drenet_jax.ct.isolated import Reader
 from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled
+from drenet_jax.ct.source_instance import SourceInstance
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature
 from drenet_jax.evaluation.experience import Experience
-from drenet_jax.evaluation.report import SlicePicture
+from drenet_jax.evaluation.overlays import LeftOutSlice, SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import Model, build_model, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, Meta
@@ -30,11 +31,16 @@ class PersonResult:
 
     Attributes:
       result: what `predict` writes to `result.json` (DESIGN section 2).
-      pictures: the kept slices with their boxes, for the report.
+      pictures: the kept slices with their boxes and heat maps, for the report.
+      left_out: the picked slices that were not kept.
+      instances: the DICOM instances of the kept slices, if they were asked for. They identify the
+        patient; nothing else here does.
     """
 
     result: dict
     pictures: tuple[SlicePicture, ...]
+    left_out: tuple[LeftOutSlice, ...]
+    instances: tuple[SourceInstance, ...] = ()
 
 
 class Predictor:
@@ -58,6 +64,7 @@ class Predictor:
         variables: dict,
         temperature: float | None = None,
         experience: Experience | None = None,
+        reader: Reader | None = None,
     ):
         """See `load`."""
         self.meta = meta
@@ -76,17 +83,24 @@ class Predictor:
         batch_size = parallel.best_batch_size(meta.config.evaluation.batch_size)
         self.scorer = SliceScorer(model, batch_size, heat_maps=True)
         self.variables = parallel.replicate(variables)
-        self._reader = Reader()
+        self._reader = reader or Reader()
         # The reader's process ends with this object, or when Python does.
         weakref.finalize(self, self._reader.close)
 
     @classmethod
-    def load(cls, workdir: str | os.PathLike, *, calibrated: bool = False) -> Predictor:
+    def load(
+        cls,
+        workdir: str | os.PathLike,
+        *,
+        calibrated: bool = False,
+        reader: Reader | None = None,
+    ) -> Predictor:
         """The best checkpoint of `workdir`.
 
         Args:
           workdir: of the run.
           calibrated: use the temperature that suited the validation slices best.
+          reader: of the persons' files; closed with the predictor.
 
         Raises:
           InputError: `workdir` holds no checkpoint that can be used, or none with a temperature.
@@ -99,7 +113,7 @@ class Predictor:
             temperature = _temperature(checkpoints, step, workdir) if calibrated else None
             validation = checkpoints.validation(step)
         experience = None if validation is None else Experience.from_dict(validation)
-        return cls(meta, step, Path(workdir), model, variables, temperature, experience)
+        return cls(meta, step, Path(workdir), model, variables, temperature, experience, reader)
 
     def slices(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Scores prepared slices.
@@ -149,9 +163,24 @@ class Predictor:
         return self.explain(path, series_uid=series_uid).result
 
     def explain(
-        self, path: str | os.PathLike | Sequence[str | os.PathLike], *, series_uid: str = ""
+        self,
+        path: str | os.PathLike | Sequence[str | os.PathLike],
+        *,
+        series_uid: str = "",
+        with_instances: bool = False,
+        watch: Callable[[str], None] | None = None,
     ) -> PersonResult:
-        """As `person`, with the pictures that show why."""
+        """As `person`, with the pictures that show why.
+
+        Args:
+          path: as for `person`.
+          series_uid: as for `person`.
+          with_instances: also say from which DICOM instances the slices come; an InputError if they
+            are no DICOM, or not all of one study.
+          watch: called with "reading" some times a second while files are read, then once with
+            "scoring"; what it raises ends the work.
+        """
+        watch = watch or (lambda stage: None)
         paths = [path] if isinstance(path, str | os.PathLike) else list(path)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             reading = pool.submit(
@@ -159,15 +188,21 @@ class Predictor:
                 [Path(one) for one in paths],
                 self.meta.ct,
                 series_uid=series_uid,
+                with_instances=with_instances,
+                tick=lambda: watch("reading"),
             )
             # The child reads meanwhile.
             self.scorer.compile(self.variables)
             prepared = reading.result()
+        watch("scoring")
         if not prepared.kept:
             raise _nothing_kept(paths, prepared)
         images = np.stack([self._input_image(picked) for picked in prepared.kept])
         scored = self.slices(images)
-        return self._person_result(prepared, scored)
+        found = self._person_result(prepared, scored)
+        if not with_instances:
+            return found
+        return dataclasses.replace(found, instances=tuple(one.instance for one in prepared.kept))
 
     def _input_image(self, picked: PickedSlice) -> np.ndarray:
         if self.meta.config.data.fill != "always":
@@ -220,7 +255,12 @@ class Predictor:
             "notes": list(prepared.notes),
             "model": self.identity,
         }
-        return PersonResult(result, tuple(pictures))
+        left_out = (
+            LeftOutSlice(one.index, one.name, one.source, one.why_excluded)
+            for one in prepared.picked
+            if not one.kept
+        )
+        return PersonResult(result, tuple(pictures), tuple(left_out))
 
 
 def _temperature(checkpoints: Checkpoints, step: int, workdir: str | os.PathLike) -> float:

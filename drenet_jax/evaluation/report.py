@@ -3,182 +3,253 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 
+from drenet_jax.evaluation.overlays import (
+    HEAT_OPACITY,
+    LESION_BOX_MIN_SCORE,
+    LeftOutSlice,
+    SlicePicture,
+    crop_layers,
+    heat_scale,
+    layers,
+)
 from drenet_jax.pages import render
 
 PACKAGE = "drenet_jax.evaluation"
 
-# Paper, Fig. 3, and DESIGN 3.8: boxes "with normalized predicted scores above 0.8" are shown. It is
-# not lowered where no box passes.
-LESION_BOX_MIN_SCORE = 0.8
-
 # Paper, Fig. 3: the top 3 slices of a person.
 _SHOWN_SLICES = 3
 
-# A picture's shorter side has at least, its longer side at most so many pixels.
-_MIN_PICTURE_PX = 512
-_MAX_PICTURE_PX = 2048
+# Until the reader moves the slider.
+_HEAT_PERCENT = round(100 * HEAT_OPACITY)
 
-# Blue, green, red: OpenCV's order.
-_BOX_COLOUR = (40, 40, 255)
-_CROP_COLOUR = (170, 170, 170)
+# The longer side of a small picture: twice its size on the page, for screens of fine pixels.
+_THUMBNAIL_PX = 176
 
+# Of a CT slice at this quality, JPEG is half as large as PNG and no fault can be seen.
+_JPEG_QUALITY = 92
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SlicePicture:
-    """A slice as a person's report shows it.
-
-    Attributes:
-      index: its place in the series.
-      name: its file.
-      source: [H, W] uint8, the whole slice in the lung window.
-      source_box: (y0, x0, y1, x1) of the lungs' crop, in pixels of `source`, ends outside.
-      probabilities: label to probability.
-      boxes: each with y0, x0, y1, x1 (pixels of `source`, ends outside) and score.
-      heat_map: [h, w] float32, at least 0: Grad-CAM of the person's label over `source_box`.
-      crop_heat_maps: [K, h', w'], the same over each of the boxes.
-    """
-
-    index: int
-    name: str
-    source: np.ndarray
-    source_box: tuple[float, float, float, float]
-    probabilities: Mapping[str, float]
-    boxes: Sequence[Mapping[str, float]]
-    heat_map: np.ndarray | None = None
-    crop_heat_maps: np.ndarray | None = None
+_STYLE = "\n".join(
+    (
+        "",
+        render(PACKAGE, "base.css.j2"),
+        render(PACKAGE, "person.css.j2", heat_percent=_HEAT_PERCENT),
+        "",
+    )
+)
+_SCRIPT = f"\n{render(PACKAGE, 'person.js.j2')}\n"
 
 
-def person_report(result: Mapping, pictures: Sequence[SlicePicture]) -> str:
+def _source(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest())
+    return f"'sha256-{digest.decode('ascii')}'"
+
+
+# What a browser may do with the page: show what is inside it, and run its own script only.
+REPORT_POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+    f"style-src {_source(_STYLE)}; script-src {_source(_SCRIPT)}"
+)
+
+
+def person_report(
+    result: Mapping,
+    pictures: Sequence[SlicePicture],
+    left_out: Sequence[LeftOutSlice] = (),
+) -> str:
     """What `predict` writes to report.html (DESIGN sections 2 and 3.8).
 
     Args:
       result: what `predict` writes to result.json.
       pictures: of the slices in `result`, all or at least the three with the highest probability
         of the predicted label.
+      left_out: the picked slices that were not kept; without them the page still says in words
+        what was left out.
 
     Returns:
-      The text of an HTML file that needs nothing outside it.
+      The text of an HTML file that needs nothing outside it; `REPORT_POLICY` holds for it.
     """
-    label = result["person"]["label"]
-    labels = list(result["person"]["probabilities"])
-    shown = sorted(pictures, key=lambda picture: (-picture.probabilities[label], picture.index))
-    shown = shown[:_SHOWN_SLICES]
-    shown_slices = {(picture.index, picture.name) for picture in shown}
+    person, label = result["person"], result["person"]["label"]
+    labels = list(person["probabilities"])
+    most = [pictures[place] for place in most_suspected(pictures, label)]
+    ranks = {(one.index, one.name): rank for rank, one in enumerate(most, start=1)}
+    shown = [_shown_slice(picture, label) for picture in most]
     return render(
         PACKAGE,
         "person.html.j2",
+        policy=REPORT_POLICY,
+        style=_STYLE,
+        script=_SCRIPT,
+        heat_percent=_HEAT_PERCENT,
         label=label,
-        probability=result["person"]["probabilities"][label],
-        n_slices=result["person"]["n_slices"],
+        probability=person["probabilities"][label],
+        n_slices=person["n_slices"],
         bars=[
             {"label": name, "probability": probability}
-            for name, probability in result["person"]["probabilities"].items()
+            for name, probability in person["probabilities"].items()
         ],
+        validation=_validation(person["validation"]),
         min_score=LESION_BOX_MIN_SCORE,
-        pictures=[_shown_picture(picture, label) for picture in shown],
+        strip=_strip(pictures, left_out, label, ranks),
+        has_left_out=bool(left_out),
+        shown=shown,
+        heat_scale=_layer_uri(heat_scale((12, 96))),
+        has_heat=any(one["heat"] for one in shown),
         slices=[
             {
                 "index": row["index"],
                 "name": row["name"],
                 "probabilities": [row["probabilities"][name] for name in labels],
                 "best_box": max((box["score"] for box in row["boxes"]), default=None),
-                "shown": (row["index"], row["name"]) in shown_slices,
+                "rank": ranks.get((row["index"], row["name"])),
             }
             for row in result["slices"]
         ],
         excluded=result["excluded"],
         notes=result["notes"],
-        model=facts(result["model"]),
+        model=result["model"],
+        cohort=_cohort(result["model"]["trained_on"]),
+        facts=facts(
+            {name: value for name, value in result["model"].items() if name != "trained_on"}
+        ),
     )
 
 
-def draw_boxes(picture: SlicePicture) -> tuple[np.ndarray, list[float]]:
-    """Draws the lungs' crop and the boxes above `LESION_BOX_MIN_SCORE` on the slice.
-
-    Returns:
-      [h, w, 3] uint8 in OpenCV's order (blue, green, red), enlarged if the slice is small, and the
-      scores of the boxes drawn, highest first.
-    """
-    source = picture.source
-    assert source.ndim == 2, source.shape
-    assert source.dtype == np.uint8, source.dtype
-    short_px, long_px = min(source.shape), max(source.shape)
-    scale = min(max(1.0, _MIN_PICTURE_PX / short_px), _MAX_PICTURE_PX / long_px)
-    height, width = (max(1, round(side * scale)) for side in source.shape)
-    canvas = cv2.resize(
-        source, (width, height), interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+def most_suspected(pictures: Sequence[SlicePicture], label: str) -> list[int]:
+    """Places in `pictures` of the slices that a report shows large, the most probable first."""
+    order = sorted(
+        range(len(pictures)), key=lambda i: (-pictures[i].probabilities[label], pictures[i].index)
     )
-    canvas = cv2.cvtColor(canvas, cv2.COLOR_GRAY2BGR)
-    line_px = max(2, round(2 * min(height, width) / _MIN_PICTURE_PX))
-    y0, x0, y1, x1 = picture.source_box
-    _draw_rectangle(canvas, (y0, x0, y1, x1), scale, _CROP_COLOUR, max(1, line_px // 2))
-    passed = [box for box in picture.boxes if box["score"] > LESION_BOX_MIN_SCORE]
-    passed.sort(key=lambda box: -box["score"])
-    for box in passed:
-        corners = (box["y0"], box["x0"], box["y1"], box["x1"])
-        left, top = _draw_rectangle(canvas, corners, scale, _BOX_COLOUR, line_px)
-        _write_score(canvas, f"{box['score']:.2f}", left, top, line_px)
-    return canvas, [float(box["score"]) for box in passed]
+    return order[:_SHOWN_SLICES]
 
 
-def _draw_rectangle(
-    canvas: np.ndarray,
-    box: tuple[float, float, float, float],
-    scale: float,
-    colour: tuple[int, int, int],
-    line_px: int,
-) -> tuple[int, int]:
-    """Draws a box of the slice on the canvas; returns its left and top there."""
-    height, width = canvas.shape[:2]
-    y0, x0, y1, x1 = box
-    # A box may reach over the slice's edge: its line is then drawn along the edge.
-    left, right = (int(np.clip(round(x * scale), 0, width)) for x in (x0, x1))
-    top, bottom = (int(np.clip(round(y * scale), 0, height)) for y in (y0, y1))
-    cv2.rectangle(
-        canvas, (left, top), (max(left, right - 1), max(top, bottom - 1)), colour, line_px
-    )
-    return left, top
+def _validation(row: Mapping | None) -> dict | None:
+    """How often such an answer was right, if any validation person got one."""
+    if not row or not row["n"]:
+        return None
+    return {**row, "share": row["n_with_label"] / row["n"]}
 
 
-def _write_score(canvas: np.ndarray, text: str, left: int, top: int, line_px: int) -> None:
-    """Writes a score at the box's upper left corner, above the box where there is room."""
-    size = 0.3 * line_px
-    stroke_px = max(1, line_px // 2)
-    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, stroke_px)
-    # On a plate of the box's colour: figures straight on bone and lung cannot be read.
-    plate_top = top - height - base if top - height - base >= 0 else top
-    left = max(0, min(left, canvas.shape[1] - width))
-    cv2.rectangle(
-        canvas, (left, plate_top), (left + width, plate_top + height + base), _BOX_COLOUR, -1
-    )
-    place = (left, plate_top + height + base // 2)
-    white = (255, 255, 255)
-    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, white, stroke_px, cv2.LINE_AA)
-
-
-def _shown_picture(picture: SlicePicture, label: str) -> dict:
-    canvas, box_scores = draw_boxes(picture)
-    n = len(box_scores)
-    boxes = "no lesion box" if n == 0 else "1 red box" if n == 1 else f"{n} red boxes"
-    done, png = cv2.imencode(".png", canvas)
-    assert done
+def _cohort(trained_on: Mapping | None) -> dict | None:
+    """The persons whom the model was trained and chosen on, as words and as a table."""
+    if not trained_on:
+        return None
+    splits = trained_on["splits"]
+    names = list(dict.fromkeys(label for counts in splits.values() for label in counts))
+    rows = [
+        {"label": name, "counts": [counts.get(name, 0) for counts in splits.values()]}
+        for name in names
+    ]
+    totals = [sum(counts.values()) for counts in splits.values()]
     return {
-        "uri": data_uri(png.tobytes()),
-        "width": canvas.shape[1],
-        "height": canvas.shape[0],
-        "alt": f"CT slice {picture.index}, file {picture.name}, with {boxes}",
+        "splits": list(splits),
+        "rows": [*rows, {"label": "all", "counts": totals}],
+        "n": dict(zip(splits, totals, strict=True)),
+        "sites": [site for site in trained_on["sites"] if site],
+    }
+
+
+def _strip(
+    pictures: Sequence[SlicePicture],
+    left_out: Sequence[LeftOutSlice],
+    label: str,
+    ranks: Mapping[tuple[int, str], int],
+) -> list[dict]:
+    """A small picture of each picked slice, in the order of the series."""
+    tiles = [
+        {
+            "uri": _slice_uri(_thumbnail(picture.source)),
+            "alt": f"Slice {picture.index}: {label} {picture.probabilities[label]:.2f}",
+            "index": picture.index,
+            "score": picture.probabilities[label],
+            "rank": ranks.get((picture.index, picture.name)),
+        }
+        for picture in pictures
+    ]
+    tiles += [
+        {
+            "uri": _slice_uri(_thumbnail(one.source)),
+            "alt": f"Slice {one.index}, left out: {one.why}",
+            "index": one.index,
+            # What stands after a colon is of the one slice.
+            "why": one.why.split(":")[0],
+        }
+        for one in left_out
+    ]
+    return sorted(tiles, key=lambda tile: tile["index"]) if left_out else tiles
+
+
+def _thumbnail(source: np.ndarray) -> np.ndarray:
+    scale = min(1.0, _THUMBNAIL_PX / max(source.shape))
+    height, width = (max(1, round(side * scale)) for side in source.shape)
+    return cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _shown_slice(picture: SlicePicture, label: str) -> dict:
+    drawn = layers(picture)
+    boxes = [
+        {"score": box["score"], "place": _place(*_centre(box), picture.source.shape)}
+        for box in picture.lesion_boxes
+    ]
+    listed = "; ".join(f"{box['score']:.2f} in {box['place']}" for box in boxes)
+    warmest = picture.warmest and _place(*picture.warmest, picture.source.shape)
+    score = picture.probabilities[label]
+    return {
         "index": picture.index,
         "name": picture.name,
-        "score": picture.probabilities[label],
-        "box_scores": box_scores,
+        "score": score,
+        "width": drawn.slice.shape[1],
+        "height": drawn.slice.shape[0],
+        "slice": _slice_uri(drawn.slice),
+        "heat": None if drawn.heat is None else _layer_uri(drawn.heat),
+        "marks": _layer_uri(drawn.marks),
+        "alt": f"CT slice {picture.index}, file {picture.name}: {label} {score:.2f}",
+        "heat_alt": f"Heat map, warmest in {warmest} of the picture",
+        "marks_alt": (
+            f"Red box{'es' if len(boxes) > 1 else ''}: {listed} of the picture"
+            if boxes
+            else "No lesion box; the thin grey box is the lungs' crop"
+        ),
+        "is_cold": picture.heat_map is not None and drawn.heat is None,
+        "warmest": warmest,
+        "boxes": boxes,
+        "crops": [_shown_crop(picture, k, label) for k in range(len(picture.boxes))],
     }
+
+
+def _shown_crop(picture: SlicePicture, k: int, label: str) -> dict:
+    drawn = crop_layers(picture, k)
+    box = picture.boxes[k]
+    place = _place(*_centre(box), picture.source.shape)
+    return {
+        "slice": _slice_uri(drawn.slice),
+        "heat": None if drawn.heat is None else _layer_uri(drawn.heat),
+        "marks": None,
+        "width": drawn.slice.shape[1],
+        "height": drawn.slice.shape[0],
+        "alt": f"Region {k + 1} in {place} of slice {picture.index}: {label} {box['score']:.2f}",
+        "heat_alt": f"Heat map of region {k + 1}",
+        "score": box["score"],
+        "passed": box["score"] > LESION_BOX_MIN_SCORE,
+    }
+
+
+def _centre(box: Mapping[str, float]) -> tuple[float, float]:
+    return (box["y0"] + box["y1"]) / 2, (box["x0"] + box["x1"]) / 2
+
+
+def _place(y: float, x: float, shape: tuple[int, int]) -> str:
+    """Which ninth of a picture, in words."""
+    row, column = (min(2, max(0, int(3 * at / n))) for at, n in zip((y, x), shape, strict=True))
+    if row == column == 1:
+        return "the centre"
+    return f"the {('upper', 'middle', 'lower')[row]} {('left', 'middle', 'right')[column]}"
 
 
 def facts(values: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -193,5 +264,25 @@ def facts(values: Mapping[str, object]) -> list[tuple[str, str]]:
     return facts
 
 
-def data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def _slice_uri(image: np.ndarray) -> str:
+    """A grey picture [H, W] as JPEG or PNG, whichever is smaller."""
+    done, png = cv2.imencode(".png", image)
+    assert done
+    done, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert done
+    if len(png) <= len(jpeg):
+        return data_uri(png.tobytes())
+    return data_uri(jpeg.tobytes(), "image/jpeg")
+
+
+def _layer_uri(layer: np.ndarray) -> str:
+    """A layer [H, W, 4] (red, green, blue, opacity) as PNG."""
+    bgra = cv2.cvtColor(layer, cv2.COLOR_RGBA2BGRA)
+    # A third of the size of the default: heat is smooth.
+    done, png = cv2.imencode(".png", bgra, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    assert done
+    return data_uri(png.tobytes())
+
+
+def data_uri(picture: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64," + base64.b64encode(picture).decode("ascii")

@@ -37,6 +37,10 @@ class Classifier(nn.Module):
     axis_name: str | None
     remat: bool = False
 
+    def no_probes(self, batch: int) -> FeatureMaps:
+        """The `probes` of a prediction that change nothing."""
+        return FeatureMaps(jnp.zeros((batch, 1, 1, _backbone(self, parent=None).channels)), None)
+
     @nn.compact
     def __call__(
         self,
@@ -50,23 +54,10 @@ class Classifier(nn.Module):
         assert images.shape[1:] == (self.image_size_px,) * 2, images.shape
         pixels = normalise(images).astype(self.dtype)
         probe = probes and probes.image
+        backbone = _backbone(self, name="backbone")
         if self.architecture in vgg.ARCHITECTURES:
-            backbone = vgg.VGG(
-                self.architecture, self.width, self.dropout, self.dtype, name="backbone"
-            )
             feature_map, pooled = backbone(pixels, train, dropout_keys, probe)
         else:
-            network = (
-                resnet.ResNet if self.architecture in resnet.ARCHITECTURES else densenet.DenseNet
-            )
-            backbone = network(
-                self.architecture,
-                self.width,
-                self.dtype,
-                self.axis_name,
-                self.remat,
-                name="backbone",
-            )
             feature_map, pooled = backbone(pixels, train, probe)
             if train and self.dropout:
                 pooled = drop(pooled, dropout_keys, 0, self.dropout)
@@ -80,3 +71,13 @@ class Classifier(nn.Module):
             boxes=jnp.zeros((batch, 0, 4)),
             feature_maps=FeatureMaps(feature_map, None),
         )
+
+
+def _backbone(model: Classifier, **place) -> nn.Module:
+    # `place` is where Flax puts it: its name among the parameters, or nowhere.
+    if model.architecture in vgg.ARCHITECTURES:
+        return vgg.VGG(model.architecture, model.width, model.dropout, model.dtype, **place)
+    network = resnet.ResNet if model.architecture in resnet.ARCHITECTURES else densenet.DenseNet
+    return network(
+        model.architecture, model.width, model.dtype, model.axis_name, model.remat, **place
+    )

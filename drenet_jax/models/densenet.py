@@ -72,6 +72,14 @@ class DenseNet(nn.Module):
     axis_name: str | None
     remat: bool = False
 
+    @property
+    def channels(self) -> int:
+        """Of the feature map."""
+        channels = self.width
+        for n_layers in ARCHITECTURES[self.architecture][:-1]:
+            channels = (channels + n_layers * (self.width // 2)) // 2
+        return channels + ARCHITECTURES[self.architecture][-1] * (self.width // 2)
+
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool, probe: jax.Array | None = None

@@ -58,6 +58,15 @@ class DRENet(nn.Module):
     axis_name: str | None
     remat: bool = False
 
+    def no_probes(self, batch: int) -> FeatureMaps:
+        """The `probes` of a prediction that change nothing."""
+        channels = _backbone(self, parent=None).channels
+        crops = sum(group.top_k for group in self.groups)
+        return FeatureMaps(
+            image=jnp.zeros((batch, 1, 1, channels)),
+            crops=jnp.zeros((batch, crops, 1, 1, channels)),
+        )
+
     @nn.compact
     def __call__(
         self,
@@ -81,9 +90,7 @@ class DRENet(nn.Module):
         """
         assert images.shape[1:] == (self.image_size_px,) * 2, images.shape
         batch = images.shape[0]
-        backbone = ResNet(
-            self.backbone, self.width, self.dtype, self.axis_name, self.remat, name="backbone"
-        )
+        backbone = _backbone(self, name="backbone")
 
         def features(
             pixels: jax.Array, stream: int, probe: jax.Array | None = None
@@ -148,6 +155,11 @@ class DRENet(nn.Module):
         confidences = nn.sigmoid(scores[:, top])
         attention = box_attention(boxes[:, top], confidences, size_px, size_px)
         return pixels * attention[..., None].astype(self.dtype)
+
+
+def _backbone(model: DRENet, **place) -> ResNet:
+    # `place` is where Flax puts it: its name among the parameters, or nowhere.
+    return ResNet(model.backbone, model.width, model.dtype, model.axis_name, model.remat, **place)
 
 
 def _top_of_groups(counts: list[int], top_k: list[int]) -> list[int]:

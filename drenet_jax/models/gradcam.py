@@ -44,13 +44,11 @@ def explain(model: Model, variables: dict, images: jax.Array) -> tuple[Outputs, 
       images: [B, S, S] grey in 0..1.
     """
 
-    def scored(probes: FeatureMaps | None) -> tuple[jax.Array, Outputs]:
+    def scored(probes: FeatureMaps) -> tuple[jax.Array, Outputs]:
         outputs = model.apply(variables, images, train=False, probes=probes)
         return outputs.logits, outputs
 
-    shapes = jax.eval_shape(scored, None)[1].feature_maps
-    nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, jnp.float32), shapes)
-    logits, pull_back, outputs = jax.vjp(scored, nothing, has_aux=True)
+    logits, pull_back, outputs = jax.vjp(scored, model.no_probes(len(images)), has_aux=True)
 
     def gradients(of_class: jax.Array) -> FeatureMaps:
         return pull_back(jnp.broadcast_to(of_class, logits.shape).astype(logits.dtype))[0]
@@ -66,8 +64,9 @@ def explain(model: Model, variables: dict, images: jax.Array) -> tuple[Outputs, 
 
 
 def _weighted(feature_map: jax.Array, gradients: jax.Array) -> jax.Array:
-    """[..., h, w, C] and [classes, ..., h, w, C] -> [classes, ..., h, w]."""
-    weights = gradients.mean(axis=(-3, -2))
+    """[..., h, w, C] and the sums [classes, ..., 1, 1, C] -> [classes, ..., h, w]."""
+    height, width = feature_map.shape[-3:-1]
+    weights = gradients[..., 0, 0, :] / (height * width)
     return jax.nn.relu(
         jnp.einsum(
             "...hwc,k...c->k...hw",

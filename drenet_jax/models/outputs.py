@@ -16,8 +16,9 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 class FeatureMaps:
     """What the backbone's last block gives of B images and of their P proposals.
 
-    A model takes one as its `probes` too and adds it to its own: the gradients by it are those by
-    the feature maps, whichever layers follow (Grad-CAM).
+    A model takes one as its `probes` too, of [B, 1, 1, C] and [B, P, 1, 1, C], and adds it to its
+    own: the gradient by it is the sum over the plane of that by the feature maps, whichever layers
+    follow (Grad-CAM).
 
     Attributes:
       image: [B, h, w, C].
@@ -55,7 +56,10 @@ class Outputs:
 
 def probed(feature_map: jax.Array, probe: jax.Array | None) -> jax.Array:
     """The feature map with the probe added, if there is one."""
-    return feature_map if probe is None else feature_map + probe.astype(feature_map.dtype)
+    if probe is None:
+        return feature_map
+    # In float32, so that its gradient is summed in float32.
+    return (feature_map.astype(jnp.float32) + probe).astype(feature_map.dtype)
 
 
 def normalise(images: jax.Array) -> jax.Array:

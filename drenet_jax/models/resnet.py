@@ -88,6 +88,12 @@ class ResNet(nn.Module):
     axis_name: str | None
     remat: bool = False
 
+    @property
+    def channels(self) -> int:
+        """Of the feature map."""
+        block, stage_sizes = ARCHITECTURES[self.architecture]
+        return self.width * 2 ** (len(stage_sizes) - 1) * block.expansion
+
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool, probe: jax.Array | None = None

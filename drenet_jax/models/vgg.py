@@ -43,6 +43,11 @@ class VGG(nn.Module):
     dropout: float
     dtype: jnp.dtype
 
+    @property
+    def channels(self) -> int:
+        """Of the feature map."""
+        return self.width * min(2 ** (len(ARCHITECTURES[self.architecture]) - 1), 8)
+
     @nn.compact
     def __call__(
         self,

@@ -141,6 +141,50 @@ def test_the_child_ends_with_its_parent(folder):
     pytest.fail("the child is still there")
 
 
+def test_a_caller_may_give_up_and_the_next_call_gets_its_own_answer(wicked, folder, ct_settings):
+    class Enough(Exception):
+        pass
+
+    end = time.monotonic() + 1.5
+
+    def tick() -> None:
+        if time.monotonic() > end:
+            raise Enough
+
+    wicked("time.sleep(99)")
+    with Reader() as reader:
+        with pytest.raises(Enough):
+            reader.prepare([folder], ct_settings, tick=tick)
+        assert time.monotonic() < end + 2
+        with pytest.raises(CtError, match="does not exist"):
+            reader.prepare([folder / "gone"], ct_settings)
+
+
+def test_a_child_that_was_killed_between_two_persons_is_replaced(folder, ct_settings):
+    with Reader() as reader:
+        for _ in range(2):
+            assert reader.prepare([folder], ct_settings).kept
+            reader._child.kill()
+            reader._child.wait()
+
+
+def test_the_child_has_the_memory_and_the_temporary_folder_it_is_given(
+    monkeypatch, tmp_path, folder, ct_settings
+):
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import resource, tempfile\n"
+        "from drenet_jax.ct import preprocess\n"
+        "def told(*args, **others):\n"
+        "    return tempfile.gettempdir(), resource.getrlimit(resource.RLIMIT_AS)\n"
+        "preprocess.prepare_person = told\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    with Reader(memory_bytes=5 << 30, scratch=tmp_path) as reader:
+        assert reader.prepare([folder], ct_settings) == (str(tmp_path), (5 << 30, 5 << 30))
+
+
 def test_larger_files_may_take_longer(tmp_path):
     file = tmp_path / "a.zip"
     file.touch()

@@ -1,33 +1,41 @@
-"""Tests of the HTML report of a person: whole, escaped, honest, and with their boxes in place."""
+"""Tests of the HTML report of a person: whole, escaped, honest, and usable in a browser."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from html_pages import Page, assert_stands_alone, pictures_of
 
-from drenet_jax.evaluation.report import (
-    LESION_BOX_MIN_SCORE,
-    SlicePicture,
-    draw_boxes,
-    person_report,
-)
+from drenet_jax.evaluation.overlays import LESION_BOX_MIN_SCORE, LeftOutSlice, SlicePicture
+from drenet_jax.evaluation.report import REPORT_POLICY, person_report
 
 LABELS = ("COVID-19", "bacterial", "healthy")
 EVIL = '<script>alert("x")</script>&\'.dcm'
 RED = (40, 40, 255)
 REPOSITORY = Path(__file__).resolve().parents[2]
+VALIDATION = {"n": 14, "n_with_label": 12, "low": 0.572, "high": 0.982, "from": 0.8, "to": 1.0}
+TRAINED_ON = {
+    "splits": {
+        "train": {"COVID-19": 20, "bacterial": 9, "healthy": 11},
+        "validation": {"COVID-19": 4, "healthy": 1},
+    },
+    "sites": ["Basel", "Bern"],
+}
 
 
 def box(y0, x0, y1, x1, score):
     return {"y0": y0, "x0": x0, "y1": y1, "x1": x1, "score": score}
 
 
-def person(scores, boxes=(), names=None):
+def person(scores, boxes=(), names=None, *, heat=None):
     """A result and its pictures; a slice for each of the scores of the predicted class."""
     names = names or [f"IM{i:03d}.dcm" for i in range(len(scores))]
     pictures = [
@@ -38,6 +46,8 @@ def person(scores, boxes=(), names=None):
             source_box=(16, 16, 112, 112),
             probabilities={"COVID-19": score, "bacterial": 0.75 * (1 - score), "healthy": 0.0},
             boxes=list(boxes),
+            heat_map=heat,
+            crop_heat_maps=None if heat is None else np.ones((len(boxes), 3, 3), np.float32),
         )
         for i, (name, score) in enumerate(zip(names, scores, strict=True))
     ]
@@ -46,6 +56,7 @@ def person(scores, boxes=(), names=None):
             "label": "COVID-19",
             "probabilities": {"COVID-19": 0.8125, "bacterial": 0.125, "healthy": 0.0625},
             "n_slices": len(scores),
+            "validation": None,
         },
         "slices": [
             {
@@ -64,43 +75,202 @@ def person(scores, boxes=(), names=None):
             "step": 1200,
             "labels": list(LABELS),
             "version": "0.1.0",
+            "trained_on": None,
         },
     }
     return result, pictures
 
 
+def warm_at(row, column):
+    heat = np.full((6, 6), 0.1, np.float32)
+    heat[row, column] = 2.0
+    return heat
+
+
+def text_of(page):
+    """What a reader sees, in one line."""
+    seen = re.sub(r"(?s)<(style|script)>.*?</\1>", "", page)
+    return " ".join(Page(re.sub("<(?!/?(strong|span))", " <", seen)).text.split())
+
+
+def classes(page, tag, name):
+    return [one for one in Page(page).all(tag) if name in (one.get("class") or "").split()]
+
+
 def test_a_person_report_stands_alone_and_gives_the_answer():
-    text = person_report(*person([0.9, 0.8, 0.7, 0.6]))
-    assert_stands_alone(text)
-    page = Page(text)
+    page = person_report(*person([0.9, 0.8, 0.7, 0.6], heat=warm_at(0, 0)))
+    assert_stands_alone(page)
+    text = text_of(page)
     for wanted in ("COVID-19", "0.812", "0.125", "0.062", "mean of 4 slices", "runs/demo", "1200"):
-        assert wanted in page.text
+        assert wanted in text
+    assert text.startswith("COVID-19 0.81")
+    assert text.count("Research only, not for clinical use.") == 2
 
 
-def test_the_three_slices_with_the_highest_score_are_shown():
-    page = Page(person_report(*person([0.2, 0.9, 0.5, 0.8])))
-    assert [image["alt"].split(",")[0] for image in page.all("img")] == [
-        "CT slice 10",
-        "CT slice 30",
-        "CT slice 20",
+def test_the_page_has_the_policy_that_a_server_sends():
+    (policy,) = (
+        one["content"]
+        for one in Page(person_report(*person([0.9]))).all("meta")
+        if "http-equiv" in one
+    )
+    assert policy == REPORT_POLICY
+    assert "unsafe" not in policy
+
+
+def test_headings_are_in_order():
+    result, pictures = person([0.9, 0.8], [box(20, 30, 60, 90, 0.9)])
+    result["notes"] = ["a note"]
+    page = Page(person_report(result, pictures))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert max(np.diff(levels)) == 1
+
+
+def test_the_three_slices_with_the_highest_score_are_shown_large():
+    page = person_report(*person([0.2, 0.9, 0.5, 0.8]))
+    assert [
+        image["alt"].split(",")[0]
+        for image in Page(page).all("img")
+        if image["alt"].startswith("CT slice")
+    ] == ["CT slice 10", "CT slice 30", "CT slice 20"]
+    assert len(classes(page, "tr", "marked")) == 3
+    text = text_of(page)
+    assert "1st: slice 10, COVID-19 0.900" in text
+    assert "3rd: slice 20, COVID-19 0.500" in text
+
+
+def test_the_strip_has_every_slice_and_links_the_large_ones():
+    page = person_report(*person([0.2, 0.9, 0.5, 0.8]))
+    assert [one["alt"] for one in Page(page).all("img")[:4]] == [
+        "Slice 0: COVID-19 0.20",
+        "Slice 10: COVID-19 0.90",
+        "Slice 20: COVID-19 0.50",
+        "Slice 30: COVID-19 0.80",
     ]
-    assert len([row for row in page.all("tr") if row.get("class") == "marked"]) == 3
+    assert [one["href"] for one in Page(page).all("a")] == ["#slice-1", "#slice-3", "#slice-2"]
+
+
+def test_left_out_slices_stand_in_the_strip_at_their_place_with_the_reason():
+    why = "small lung area: 9.4% of the person's largest, below 50%"
+    left_out = [LeftOutSlice(4, "IM004.dcm", np.zeros((128, 128), np.uint8), why)]
+    page = person_report(*person([0.2, 0.9]), left_out)
+    assert_stands_alone(page)
+    assert [one["alt"].split(",")[0] for one in Page(page).all("img")[:3]] == [
+        "Slice 0: COVID-19 0.20",
+        "Slice 4",
+        "Slice 10: COVID-19 0.90",
+    ]
+    assert any(why in one["alt"] for one in Page(page).all("img"))
+    assert "left out: small lung area" in text_of(page)
 
 
 def test_fewer_than_three_slices_are_all_shown():
-    assert len(pictures_of(person_report(*person([0.7])))) == 1
+    # In the strip, as the large slice, and its marks.
+    assert len(pictures_of(person_report(*person([0.7])))) == 3
 
 
-def test_markup_in_a_file_name_is_shown_and_not_run():
-    result, pictures = person([0.9, 0.8], names=[EVIL, "b.dcm"])
+def test_the_layers_of_a_picture_are_of_one_size_and_say_what_is_seen():
+    boxes = [box(20, 20, 40, 40, 0.85), box(50, 50, 78, 78, 0.97), box(0, 0, 9, 9, 0.2)]
+    page = person_report(*person([0.9], boxes, heat=warm_at(5, 0)))
+    large = [one for one in Page(page).all("img") if one.get("width") == "512"]
+    assert {one["height"] for one in large} == {"512"}
+    assert [one["alt"] for one in large] == [
+        "CT slice 0, file IM000.dcm: COVID-19 0.90",
+        "Heat map, warmest in the lower left of the picture",
+        "Red boxes: 0.97 in the centre; 0.85 in the upper left of the picture",
+    ]
+    text = text_of(page)
+    assert "2 red boxes: 0.970 in the centre of the picture 0.850 in the upper left" in text
+    assert "warmest in the lower left of the picture" in text
+
+
+def test_each_region_has_a_picture_with_its_score():
+    boxes = [box(20, 20, 68, 44, 0.9), box(50, 50, 98, 98, 0.5)]
+    page = person_report(*person([0.9], boxes, heat=warm_at(5, 0)))
+    crops = [one for one in Page(page).all("img") if "egion" in one["alt"]]
+    assert [one["alt"] for one in crops] == [
+        "Region 1 in the middle left of slice 0: COVID-19 0.90",
+        "Heat map of region 1",
+        "Region 2 in the centre of slice 0: COVID-19 0.50",
+        "Heat map of region 2",
+    ]
+    assert [(one["width"], one["height"]) for one in crops[::2]] == [("96", "192"), ("192", "192")]
+    assert "0.900 (red box) 0.500 " in text_of(page)
+
+
+def test_without_heat_maps_none_is_spoken_of():
+    page = person_report(*person([0.9], [box(20, 20, 68, 44, 0.9)]))
+    assert "eat map" not in text_of(page)
+    assert not classes(page, "img", "heat")
+    assert not [one for one in Page(page).all("input") if one["type"] == "range"]
+
+
+def test_an_empty_heat_map_is_told():
+    page = person_report(*person([0.9], heat=np.zeros((6, 6), np.float32)))
+    assert "The heat map is empty" in text_of(page)
+    assert not classes(page, "img", "heat")
+
+
+def test_how_often_such_an_answer_was_right_is_told():
+    result, pictures = person([0.9])
+    result["person"]["validation"] = VALIDATION
+    text = text_of(person_report(result, pictures))
+    assert (
+        "Of 14 validation persons whose COVID-19 probability was between 0.8 and 1, 12 were "
+        "labelled COVID-19: 86%, 95% interval 57 to 98%." in text
+    )
+    result["person"]["validation"] = {**VALIDATION, "n": 1, "n_with_label": 1, "from": 0.55}
+    text = text_of(person_report(result, pictures))
+    assert "Of 1 validation person whose" in text
+    assert "between 0.55 and 1, 1 was labelled COVID-19: 100%" in text
+
+
+@pytest.mark.parametrize("validation", [None, {**VALIDATION, "n": 0, "n_with_label": 0}])
+def test_nothing_is_claimed_where_no_validation_person_had_such_a_score(validation):
+    result, pictures = person([0.9])
+    result["person"]["validation"] = validation
+    text = text_of(person_report(result, pictures))
+    assert "no validation persons with such a score on record, so nothing is known" in text
+    assert "interval" not in text
+
+
+def test_the_model_and_its_persons_are_told():
+    result, pictures = person([0.9])
+    result["model"]["trained_on"] = TRAINED_ON
+    text = text_of(person_report(result, pictures))
+    assert "A drenet network of drenet_jax 0.1.0, with the weights of step 1200" in text
+    assert "It learned from 40 persons, and 5 persons served to choose it; from the sites" in text
+    assert "Basel, Bern." in text
+    for row in ("COVID-19 20 4", "bacterial 9 0", "healthy 11 1", "all 40 5"):
+        assert row in text
+    result["model"]["trained_on"] = None
+    assert "does not tell whom it was trained on" in text_of(person_report(result, pictures))
+
+
+def test_markup_in_names_is_shown_and_not_run():
+    result, pictures = person([0.9, 0.8], names=[EVIL, "b.dcm"], heat=warm_at(0, 0))
     result["excluded"] = [{"name": EVIL, "why": "<b>no lungs</b>"}]
-    result["model"]["workdir"] = EVIL
-    text = person_report(result, pictures)
+    result["notes"] = [EVIL]
+    result["model"]["workdir"] = result["model"]["name"] = EVIL
+    result["model"]["trained_on"] = {"splits": {"train": {EVIL: 1}}, "sites": [EVIL]}
+    left_out = [LeftOutSlice(4, EVIL, pictures[0].source, EVIL)]
+    text = person_report(result, pictures, left_out)
     assert_stands_alone(text)
-    assert "<script>" not in text
-    assert "<b>" not in text
-    assert Page(text).text.count(EVIL) == 4  # caption, table, left out, model
+    assert "<b>no" not in text
+    # Slice, table, left out, note, label, site, tile; name and folder of the model twice.
+    assert text_of(text).count(EVIL) == 7 + 4
     assert any(EVIL in image["alt"] for image in Page(text).all("img"))
+
+
+def test_markup_in_a_label_is_shown_and_not_run():
+    result, pictures = person([0.9], [box(20, 20, 60, 60, 0.9)], heat=warm_at(0, 0))
+    evil = {EVIL: 0.9, "healthy": 0.1}
+    result["person"] |= {"label": EVIL, "probabilities": evil, "validation": VALIDATION}
+    result["slices"][0]["probabilities"] = evil
+    result["model"]["labels"] = list(evil)
+    pictures = [dataclasses.replace(pictures[0], probabilities=evil)]
+    assert_stands_alone(person_report(result, pictures))
 
 
 def test_a_file_name_that_is_not_utf8_can_be_written():
@@ -113,70 +283,126 @@ def test_left_out_files_are_told_with_the_reason():
     result, pictures = person([0.9])
     assert "Nothing was left out" in person_report(result, pictures)
     result["excluded"] = [{"name": "notes.dcm", "why": "not a DICOM file"}]
-    text = Page(person_report(result, pictures)).text
-    assert "notes.dcm" in text
-    assert "not a DICOM file" in text
+    text = text_of(person_report(result, pictures))
+    assert "notes.dcm not a DICOM file" in text
 
 
 def test_boxes_at_or_below_the_threshold_are_not_drawn_and_that_is_said():
     weak = [box(20, 20, 60, 60, LESION_BOX_MIN_SCORE), box(20, 20, 60, 60, 0.1)]
-    text = person_report(*person([0.9], weak))
-    assert "No lesion box: no region scores above 0.80" in Page(text).text
-    assert not (pictures_of(text)[0] == RED).all(axis=2).any()
+    page = person_report(*person([0.9], weak))
+    assert "No lesion box: no region scores above 0.80" in text_of(page)
+    assert not any((picture == RED).all(axis=2).any() for picture in pictures_of(page))
 
 
-def test_a_box_above_the_threshold_is_drawn_where_it_is():
-    _, (picture,) = person([0.9], [box(20, 30, 60, 90, 0.9)])
-    canvas, scores = draw_boxes(picture)
-    assert scores == [0.9]
-    assert canvas.shape == (512, 512, 3)  # 128 pixels are enlarged four times
-    red = (canvas == RED).all(axis=2)
-    red[:80] &= False  # the score's plate lies above the box
-    ys, xs = np.nonzero(red)
-    for got, wanted in zip((ys.max(), xs.min(), xs.max()), (4 * 60, 4 * 30, 4 * 90), strict=True):
-        assert abs(got - wanted) <= 3
-    assert red[4 * 20 + 1, 4 * 60]  # the upper edge
-    assert not red[4 * 40, 4 * 60]  # the middle is left as it was
-
-
-def test_boxes_are_listed_with_the_highest_score_first():
-    boxes = [box(20, 20, 60, 60, 0.85), box(30, 30, 70, 70, 0.97), box(0, 0, 9, 9, 0.2)]
-    assert "2 boxes: 0.970, 0.850" in Page(person_report(*person([0.9], boxes))).text
-
-
-def test_a_box_over_the_edge_is_drawn_along_the_edge():
-    _, (picture,) = person([0.9], [box(-20, -20, 40, 150, 0.9)])
-    red = (draw_boxes(picture)[0] == RED).all(axis=2)
-    assert red[100, 0]
-    assert red[100, 511]
-
-
-def test_the_crop_box_is_grey_and_the_source_is_not_changed():
-    _, (picture,) = person([0.9], [box(20, 30, 60, 90, 0.9)])
-    before = picture.source.copy()
-    canvas, _ = draw_boxes(picture)
-    assert (canvas[4 * 64, 4 * 16] == 170).all()
-    np.testing.assert_array_equal(picture.source, before)
-
-
-@pytest.mark.parametrize(
-    ("shape", "wanted"),
-    [
-        ((128, 128), (512, 512)),
-        ((256, 300), (512, 600)),
-        ((512, 512), (512, 512)),
-        ((1024, 1024), (1024, 1024)),
-        ((4096, 2048), (2048, 1024)),
-        ((32, 512), (128, 2048)),
-    ],
-)
-def test_small_slices_are_enlarged_and_huge_ones_reduced(shape, wanted):
-    picture = SlicePicture(0, "a", np.zeros(shape, np.uint8), (0, 0, 8, 8), {"COVID-19": 1.0}, [])
-    assert draw_boxes(picture)[0].shape[:2] == wanted
+def test_a_box_above_the_threshold_is_drawn_in_red():
+    page = person_report(*person([0.9], [box(20, 30, 60, 90, 0.9)]))
+    assert any((picture == RED).all(axis=2).any() for picture in pictures_of(page))
 
 
 def test_a_model_without_boxes_has_a_report():
-    assert "No lesion box" in Page(person_report(*person([0.9], []))).text
+    assert "No lesion box" in text_of(person_report(*person([0.9], [])))
+
+
+def test_a_noisy_slice_is_kept_as_jpeg_that_nobody_can_tell_from_it():
+    result, pictures = person([0.9])
+    noise = np.random.default_rng(0).normal(0, 12, (512, 512))
+    ramp = np.linspace(30, 220, 512)
+    source = np.clip(cv2.GaussianBlur(noise, (0, 0), 1) + ramp, 0, 255).astype(np.uint8)
+    page = person_report(result, [dataclasses.replace(pictures[0], source=source)])
+    assert "data:image/jpeg;" in page
+    shown = next(one for one in pictures_of(page) if one.shape[0] == 512)
+    assert np.abs(shown[..., 0].astype(int) - source).mean() < 2
+
+
+@pytest.fixture(scope="module")
+def open_page(tmp_path_factory):
+    """Opens a report in Chromium on a screen of a width; fails if the browser complains of it."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+
+        def opened(text, width=1280, **how):
+            file = tmp_path_factory.mktemp("page") / "report.html"
+            file.write_text(text, encoding="utf-8")
+            page = browser.new_page(viewport={"width": width, "height": 800}, **how)
+            page.on("console", lambda message: pytest.fail(message.text))
+            page.on("pageerror", lambda error: pytest.fail(str(error)))
+            page.goto(file.as_uri())
+            return page
+
+        yield opened
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def full_report():
+    boxes = [box(20, 20, 60, 60, 0.9), box(50, 50, 98, 98, 0.5)]
+    names = ["a_very_long_name_without_any_space_" * 3 + ".dcm", "b.dcm", "c.dcm"]
+    result, pictures = person([0.9, 0.8, 0.7], boxes, names, heat=warm_at(2, 2))
+    result["person"]["validation"] = VALIDATION
+    result["model"] |= {"trained_on": TRAINED_ON, "workdir": "/a/very/long/path" * 10}
+    result["excluded"] = [{"name": names[0], "why": "not a DICOM file"}]
+    left_out = [LeftOutSlice(4, "IM004.dcm", np.zeros((128, 128), np.uint8), "no lungs found")]
+    return person_report(result, pictures, left_out)
+
+
+def opacity_of(page, what):
+    return page.eval_on_selector_all(
+        what, "all => all.map(one => Number(getComputedStyle(one).opacity))"
+    )
+
+
+def test_one_slider_fades_all_heat_maps_by_keyboard(open_page, full_report):
+    page = open_page(full_report)
+    assert opacity_of(page, ".heat") == [0.45] * 9
+    slider = page.get_by_label("Heat map", exact=False)
+    slider.focus()
+    for key, wanted in (("End", 1.0), ("ArrowLeft", 0.95), ("Home", 0.0)):
+        page.keyboard.press(key)
+        assert opacity_of(page, ".heat") == pytest.approx([wanted] * 9)
+    assert opacity_of(page, ".marks") == [1.0] * 3
+
+
+def test_boxes_can_be_hidden(open_page, full_report):
+    page = open_page(full_report)
+    marks = page.locator(".marks")
+    assert marks.first.is_visible()
+    page.get_by_label("Boxes").focus()
+    page.keyboard.press("Space")
+    assert not any(one.is_visible() for one in marks.all())
+
+
+def test_without_script_the_heat_map_stands_and_no_dead_slider(open_page, full_report):
+    page = open_page(full_report, java_script_enabled=False)
+    assert not page.locator("#heat").is_visible()
+    assert page.locator("#boxes").is_visible()
+
+
+@pytest.mark.parametrize("width", [320, 375, 768, 1280])
+def test_the_page_fits_the_screen_and_layers_lie_on_each_other(width, open_page, full_report):
+    page = open_page(full_report, width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    places = page.eval_on_selector_all(
+        ".stack",
+        """stacks => stacks.map(stack => [...stack.children].map(one => {
+            const at = one.getBoundingClientRect();
+            return [at.x, at.y, at.width, at.height].map(Math.round).join();
+        }))""",
+    )
+    assert len(places) == 3 + 6
+    assert all(len(set(one)) == 1 for one in places)
+
+
+def test_print_has_no_controls(open_page, full_report):
+    page = open_page(full_report)
+    page.emulate_media(media="print")
+    assert not page.locator(".controls").is_visible()
+    assert page.locator(".research").first.is_visible()
+    assert page.locator(".heat").first.is_visible()
 
 
 def test_a_report_is_made_without_jax_scikit_learn_or_matplotlib():

@@ -43,6 +43,7 @@ def test_maps_follow_what_a_brighter_channel_does_to_the_logits(tiny_config, ima
     variables = init_variables(model, 0)
     outputs, maps = jax.jit(lambda v, x: explain(model, v, x))(variables, images)
     of_image, of_crops = outputs.feature_maps.image, outputs.feature_maps.crops
+    nothing = model.no_probes(len(images))
     step = 1e-2
 
     @jax.jit
@@ -57,16 +58,16 @@ def test_maps_follow_what_a_brighter_channel_does_to_the_logits(tiny_config, ima
     for channel in range(of_image.shape[-1]):
 
         def on_image(amount, channel=channel):
-            added = jnp.zeros_like(of_image).at[..., channel].add(amount)
-            return FeatureMaps(added, jnp.zeros_like(of_crops))
+            added = nothing.image.at[..., channel].add(amount)
+            return FeatureMaps(added, nothing.crops)
 
         cells = of_image.shape[1] * of_image.shape[2]
         weights[:, :, channel] = slope(on_image).T / cells
         for crop in range(of_crops.shape[1]):
 
             def on_crop(amount, channel=channel, crop=crop):
-                added = jnp.zeros_like(of_crops).at[:, crop, ..., channel].add(amount)
-                return FeatureMaps(jnp.zeros_like(of_image), added)
+                added = nothing.crops.at[:, crop, ..., channel].add(amount)
+                return FeatureMaps(nothing.image, added)
 
             cells = of_crops.shape[2] * of_crops.shape[3]
             crop_weights[:, :, crop, channel] = slope(on_crop).T / cells

@@ -23,7 +23,7 @@ from drenet_jax.evaluation.persons import SlicePredictions
 from drenet_jax.evaluation.splits import score_split
 from drenet_jax.models import resnet
 from drenet_jax.models.checkpoints import Checkpoints
-from drenet_jax.training import loop, losses, step
+from drenet_jax.training import loop, losses, step, validation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -51,7 +51,7 @@ def run(config, workdir, process_id, *hosts):
         return slices, logits
 
     resnet.ARCHITECTURES.update(SHORT)
-    step.all_losses, loop.score_split = _losses_and_boxes, scored
+    step.all_losses, validation.score_split = _losses_and_boxes, scored
     loop.train_and_evaluate(ml_collections.ConfigDict(json.loads(config)), Path(workdir))
 
 

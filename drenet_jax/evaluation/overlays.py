@@ -1,0 +1,269 @@
+"""What is drawn over a slice: the heat map of the answer, the lungs' crop and the lesion boxes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+# Paper, Fig. 3, and DESIGN 3.8: boxes "with normalized predicted scores above 0.8" are shown. It is
+# not lowered where no box passes.
+LESION_BOX_MIN_SCORE = 0.8
+
+# How much the heat map covers, as long as nobody says otherwise: the slice must shine through.
+HEAT_OPACITY = 0.45
+
+# A picture's shorter side has at least, its longer side at most so many pixels.
+_MIN_PICTURE_PX = 512
+_MAX_PICTURE_PX = 2048
+
+# The longer side of a crop's picture.
+_CROP_PICTURE_PX = 192
+
+# Red, green, blue, opacity. Light red on a dark edge is seen on lung, on bone and on every colour
+# of the heat map, by the colour-blind too; white figures are readable on the darker red only.
+_BOX_COLOUR = (255, 40, 40, 255)
+_BOX_EDGE_COLOUR = (0, 0, 0, 150)
+_PLATE_COLOUR = (200, 30, 30, 255)
+_SCORE_COLOUR = (255, 255, 255, 255)
+_CROP_COLOUR = (170, 170, 170, 255)
+
+Corners = tuple[float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SlicePicture:
+    """A slice as a person's report shows it.
+
+    Attributes:
+      index: its place in the series.
+      name: its file.
+      source: [H, W] uint8, the whole slice in the lung window, upright.
+      source_box: (y0, x0, y1, x1) of the lungs' crop, in pixels of `source`, ends outside.
+      probabilities: label to probability.
+      boxes: each with y0, x0, y1, x1 (pixels of `source`, ends outside) and score.
+      heat_map: [h, w] float32, 0 or more, what speaks for the predicted label (Grad-CAM) over the
+        lungs' crop; None if not computed.
+      crop_heat_maps: [K, h', w'] float32, the same over each of `boxes`; None if not computed.
+    """
+
+    index: int
+    name: str
+    source: np.ndarray
+    source_box: Corners
+    probabilities: Mapping[str, float]
+    boxes: Sequence[Mapping[str, float]]
+    heat_map: np.ndarray | None = None
+    crop_heat_maps: np.ndarray | None = None
+
+    @property
+    def lesion_boxes(self) -> list[Mapping[str, float]]:
+        """The boxes above `LESION_BOX_MIN_SCORE`, highest score first."""
+        passed = [box for box in self.boxes if box["score"] > LESION_BOX_MIN_SCORE]
+        return sorted(passed, key=lambda box: -box["score"])
+
+    @property
+    def warmest(self) -> tuple[float, float] | None:
+        """(y, x) in pixels of `source`, the centre of the heat map's highest cell, if it has any
+        heat."""
+        if self.heat_map is None or not self.heat_map.max() > 0:
+            return None
+        height, width = self.heat_map.shape
+        row, column = divmod(int(self.heat_map.argmax()), width)
+        y0, x0, y1, x1 = self.source_box
+        return y0 + (row + 0.5) / height * (y1 - y0), x0 + (column + 0.5) / width * (x1 - x0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LeftOutSlice:
+    """A picked slice that was not kept.
+
+    Attributes:
+      index: its place in the series.
+      name: its file.
+      source: [H, W] uint8, the whole slice in the lung window, upright.
+      why: the reason.
+    """
+
+    index: int
+    name: str
+    source: np.ndarray
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layers:
+    """Pictures of one size that lie over each other.
+
+    Attributes:
+      slice: [H, W] uint8.
+      heat: [H, W, 4] uint8, red, green, blue and opacity; None without any heat.
+      marks: [H, W, 4] uint8, the lungs' crop (grey) and the lesion boxes (red) with their scores.
+    """
+
+    slice: np.ndarray
+    heat: np.ndarray | None
+    marks: np.ndarray
+
+
+def layers(picture: SlicePicture) -> Layers:
+    """The slice, enlarged if it is small, and what is drawn over it."""
+    source = picture.source
+    assert source.ndim == 2, source.shape
+    assert source.dtype == np.uint8, source.dtype
+    short_px, long_px = min(source.shape), max(source.shape)
+    scale = min(max(1.0, _MIN_PICTURE_PX / short_px), _MAX_PICTURE_PX / long_px)
+    shape = tuple(max(1, round(side * scale)) for side in source.shape)
+    enlarged = cv2.resize(
+        source, shape[::-1], interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    )
+    # Rounding to whole pixels may scale the two sides a little differently.
+    by = np.array(shape) / source.shape
+    return Layers(enlarged, _heat_over_slice(picture, shape, by), _marks(picture, shape, by))
+
+
+def crop_layers(picture: SlicePicture, k: int) -> Layers:
+    """The cut of the slice at `picture.boxes[k]`, enlarged, with its own heat map; no marks."""
+    y0, x0, y1, x1 = _corners(picture.boxes[k])
+    scale = _CROP_PICTURE_PX / max(y1 - y0, x1 - x0, 1.0)
+    height, width = (max(1, round(side * scale)) for side in (y1 - y0, x1 - x0))
+    rows, columns = (np.arange(n) + 0.5 for n in (height, width))
+    cut = _interpolated(
+        picture.source.astype(np.float32),
+        y0 + rows * (y1 - y0) / height,
+        x0 + columns * (x1 - x0) / width,
+    )
+    heat = None
+    if picture.crop_heat_maps is not None and picture.crop_heat_maps[k].max() > 0:
+        heat_map = picture.crop_heat_maps[k] / picture.crop_heat_maps[k].max()
+        n_rows, n_columns = heat_map.shape
+        heat = _coloured(
+            _interpolated(heat_map, rows * n_rows / height, columns * n_columns / width)
+        )
+    return Layers(np.rint(cut).astype(np.uint8), heat, np.zeros((height, width, 4), np.uint8))
+
+
+def composite(layers: Layers, heat_opacity: float) -> np.ndarray:
+    """All layers in one picture.
+
+    Args:
+      layers: to be laid over each other.
+      heat_opacity: from 0 (no heat map) to 1 (the slice does not shine through the hottest place).
+
+    Returns:
+      [H, W, 3] uint8, red, green, blue.
+    """
+    canvas = np.repeat(layers.slice[..., None], 3, axis=2).astype(np.float32)
+    for layer, opacity in ((layers.heat, heat_opacity), (layers.marks, 1.0)):
+        if layer is not None:
+            share = layer[..., 3:].astype(np.float32) * (opacity / 255)
+            canvas += share * (layer[..., :3] - canvas)
+    return np.rint(canvas).astype(np.uint8)
+
+
+def heat_scale(shape: tuple[int, int]) -> np.ndarray:
+    """[H, W, 4] uint8: the colours of the heat map from none at the left to its maximum."""
+    return _coloured(np.tile(np.linspace(0, 1, shape[1]), (shape[0], 1)))
+
+
+def _heat_over_slice(
+    picture: SlicePicture, shape: tuple[int, int], by: np.ndarray
+) -> np.ndarray | None:
+    if picture.warmest is None:
+        return None
+    y0, x0, y1, x1 = picture.source_box
+    heat_map = picture.heat_map / picture.heat_map.max()
+    # Where each pixel's centre lies in the heat map, in its cells.
+    rows = ((np.arange(shape[0]) + 0.5) / by[0] - y0) / (y1 - y0) * heat_map.shape[0]
+    columns = ((np.arange(shape[1]) + 0.5) / by[1] - x0) / (x1 - x0) * heat_map.shape[1]
+    heat = _interpolated(heat_map, rows, columns)
+    heat[(rows < 0) | (rows >= heat_map.shape[0])] = 0
+    heat[:, (columns < 0) | (columns >= heat_map.shape[1])] = 0
+    return _coloured(heat)
+
+
+def _interpolated(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Values [h, w] between the centres of their cells, linear; beyond the outer centres constant.
+
+    OpenCV's warps round places to 1/32 of a cell, which shows where a cell is 30 pixels wide.
+
+    Args:
+      values: [h, w]; the value at [i, j] is that of the place (i + 0.5, j + 0.5).
+      rows: [H] places along the first axis.
+      columns: [W] places along the second axis.
+
+    Returns:
+      [H, W].
+    """
+    by_row, by_column = (
+        np.maximum(0, 1 - np.abs(np.clip(at - 0.5, 0, n - 1)[:, None] - np.arange(n)))
+        for at, n in zip((rows, columns), values.shape, strict=True)
+    )
+    return by_row @ values @ by_column.T
+
+
+def _coloured(heat: np.ndarray) -> np.ndarray:
+    """Heat from 0 to 1 as [H, W, 4] uint8: the colder, the more transparent.
+
+    The colours (viridis) rise in lightness, so that the colour-blind can read them, and hold no
+    red, which is the boxes'.
+    """
+    opacity = np.rint(255 * heat).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(opacity, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    colours[opacity == 0] = 0
+    return np.dstack((colours, opacity))
+
+
+def _marks(picture: SlicePicture, shape: tuple[int, int], by: np.ndarray) -> np.ndarray:
+    marks = np.zeros((*shape, 4), np.uint8)
+    line_px = max(2, round(2 * min(shape) / _MIN_PICTURE_PX))
+    _draw_frame(marks, picture.source_box, by, max(1, line_px // 2), _CROP_COLOUR)
+    boxes = picture.lesion_boxes
+    # The highest score on top.
+    for box in boxes[::-1]:
+        _draw_frame(marks, _corners(box), by, 2 * line_px, _BOX_EDGE_COLOUR)
+        _draw_frame(marks, _corners(box), by, line_px, _BOX_COLOUR)
+    for box in boxes[::-1]:
+        _write_score(marks, box["y0"] * by[0], box["x0"] * by[1], box["score"], line_px)
+    return marks
+
+
+def _corners(box: Mapping[str, float]) -> Corners:
+    return box["y0"], box["x0"], box["y1"], box["x1"]
+
+
+def _draw_frame(
+    canvas: np.ndarray,
+    box: Corners,
+    by: np.ndarray,
+    line_px: int,
+    colour: tuple[int, int, int, int],
+) -> None:
+    """Draws a box of the slice; its edges lie in the middle of the line."""
+    limits = np.array([*canvas.shape[:2]] * 2)
+    edges = np.array(box) * [*by, *by]
+    outer = edges + np.array([-1, -1, 1, 1]) * (line_px / 2)
+    # A box may reach over the slice's edge: its line is then drawn along the edge.
+    top, left, bottom, right = np.clip(np.rint(outer), 0, limits).astype(int)
+    canvas[top:bottom, left : left + line_px] = colour
+    canvas[top:bottom, max(left, right - line_px) : right] = colour
+    canvas[top : top + line_px, left:right] = colour
+    canvas[max(top, bottom - line_px) : bottom, left:right] = colour
+
+
+def _write_score(canvas: np.ndarray, y: float, x: float, score: float, line_px: int) -> None:
+    """Writes a score at the box's upper left corner, above the box where there is room."""
+    text, font = f"{score:.2f}", cv2.FONT_HERSHEY_SIMPLEX
+    size, stroke_px, margin_px = 0.3 * line_px, max(1, line_px // 2), 2 * line_px
+    (width, height), base = cv2.getTextSize(text, font, size, stroke_px)
+    # On a plate: figures straight on bone and lung cannot be read.
+    plate = np.array([height + base + margin_px, width + margin_px])
+    top, left = round(y - line_px / 2) - plate[0], round(x - line_px / 2)
+    if top < 0:
+        top += plate[0]
+    top, left = np.clip((top, left), 0, np.maximum(0, canvas.shape[:2] - plate))
+    canvas[top : top + plate[0], left : left + plate[1]] = _PLATE_COLOUR
+    place = int(left + margin_px // 2), int(top + margin_px // 2 + height + base // 2)
+    cv2.putText(canvas, text, place, font, size, _SCORE_COLOUR, stroke_px, cv2.LINE_AA)

@@ -1,0 +1,1 @@
+"""A person's result as DICOM objects for the PACS."""

@@ -1,0 +1,1 @@
+"""The paper's online server: a page and a JSON API round one trained model."""

@@ -1,0 +1,62 @@
+"""What a zip says of itself is read within bounds."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+
+import pytest
+
+from drenet_jax.ct import files
+from drenet_jax.ct.files import CtError, open_files, zip_members
+
+
+def written(tmp_path, names):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"12345")
+    return path
+
+
+def test_members_are_told_without_folders(tmp_path):
+    path = written(tmp_path, ["b/", "b/2.dcm", "b/10.dcm"])
+    assert [(one.filename, one.file_size) for one in zip_members(path)] == [
+        ("b/2.dcm", 5),
+        ("b/10.dcm", 5),
+    ]
+    assert open_files(path).names == ("b/2.dcm", "b/10.dcm")
+
+
+def test_a_directory_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    path = written(tmp_path, [f"{i:0100}" for i in range(200)])
+    assert len(open_files(path).names) == 200
+    monkeypatch.setattr(files, "_MOST_DIRECTORY_BYTES", 20_000)
+    with pytest.raises(CtError) as refused:
+        open_files(path)
+    assert refused.value.why == "a damaged zip"
+
+
+def test_a_directory_that_claims_gigabytes_is_refused(tmp_path):
+    data = bytearray(written(tmp_path, ["a"]).read_bytes())
+    end = data.rfind(b"PK\x05\x06")
+    struct.pack_into("<2I", data, end + 12, 0xFFFFFFF0, 0)
+    path = tmp_path / "b.zip"
+    path.write_bytes(data)
+    with pytest.raises(CtError, match="cannot be opened"):
+        zip_members(path)
+
+
+def test_a_member_that_unpacks_to_more_than_the_directory_says_is_damaged(tmp_path):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.dcm", bytes(1 << 20))
+    data = bytearray(stream.getvalue())
+    # It says 100 bytes, and unpacks to a MiB.
+    struct.pack_into("<I", data, data.find(b"PK\x01\x02") + 24, 100)
+    path = tmp_path / "a.zip"
+    path.write_bytes(data)
+    assert [one.file_size for one in zip_members(path)] == [100]
+    with pytest.raises(ValueError, match="damaged member"):
+        open_files(path).read("a.dcm")

@@ -1,0 +1,78 @@
+"""Names of uploaded files: safe as paths, recognisable, no two alike."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drenet_jax.serving import names
+
+
+@pytest.mark.parametrize(
+    ("given_name", "expected"),
+    [
+        ("IM_0001.dcm", ("IM_0001.dcm",)),
+        ("P001/series 2/IM1", ("P001", "series 2", "IM1")),
+        ("../../etc/passwd", ("etc", "passwd")),
+        ("/etc/passwd", ("etc", "passwd")),
+        ("C:\\Users\\me\\a.dcm", ("C:", "Users", "me", "a.dcm")),
+        ("a/./b//c", ("a", "b", "c")),
+        ("a\x00b\n.dcm", ("a_b_.dcm",)),
+        ("\u202egnp.exe", ("_gnp.exe",)),
+        ("", ("file",)),
+        ("../..", ("file",)),
+        ("<script>.dcm", ("<script>.dcm",)),
+        ("Lungen-Übersicht.dcm", ("Lungen-Übersicht.dcm",)),
+    ],
+)
+def test_a_name_becomes_parts_that_lead_nowhere_else(given_name, expected):
+    assert names.safe(given_name) == expected
+
+
+@given(st.text(max_size=400))
+def test_any_name_is_one_that_the_disk_takes(name):
+    parts = names.safe(name)
+    assert 1 <= len(parts) <= 12
+    for part in parts:
+        assert part not in ("", ".", "..")
+        assert not set(part) & {"/", "\\", "\x00"}
+        assert len(part.encode()) <= 255
+        assert all(unicodedata.category(sign) not in ("Cc", "Cf", "Cs") for sign in part)
+
+
+def test_a_long_name_keeps_its_end():
+    (name,) = names.safe("ä" * 300 + ".nii.gz")
+    assert name.endswith(".nii.gz")
+    assert len(name.encode()) <= 200
+
+
+def test_the_one_folder_that_holds_all_is_left_out_as_predict_does():
+    assert names.unique([("P1", "a"), ("P1", "s", "b")]) == [("a",), ("s", "b")]
+    assert names.unique([("P1", "a"), ("P2", "a")]) == [("P1", "a"), ("P2", "a")]
+    assert names.unique([("P1", "a")]) == [("a",)]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "b", "a.dcm", "a~2", ".a"]), min_size=1, max_size=3).map(
+            tuple
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_no_two_files_share_a_place_and_no_file_is_a_folder(tmp_path_factory, paths):
+    found = names.unique(paths)
+    assert len(set(found)) == len(paths)
+    folders = {path[:depth] for path in found for depth in range(1, len(path))}
+    assert not folders & set(found)
+
+
+def test_many_of_one_name_take_no_time(tmp_path):
+    found = names.unique([("same.dcm",)] * 5000)
+    assert found[:3] == [("same.dcm",), ("same~2.dcm",), ("same~3.dcm",)]
+    assert len({Path(*path) for path in found}) == 5000

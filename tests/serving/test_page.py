@@ -1,0 +1,319 @@
+"""The page as a visitor has it, in the system's Chromium."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from serving.visitors import TOKEN, answer, start
+
+WIDE = {"width": 1280, "height": 900}
+NARROW = {"width": 360, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        one = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield one
+        one.close()
+
+
+class Visit:
+    """A page, and all that the browser complains of."""
+
+    def __init__(self, page, url: str):
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("console", lambda message: self._note(message.type, message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(url)
+        # It asks the server first whether a token is needed.
+        page.wait_for_selector("#choose:not([hidden]), #login:not([hidden])")
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.complaints.append(text)
+
+    def drop(self, *paths: Path) -> None:
+        """Drops files or folders onto the zone, as the system's file manager does."""
+        box = self.page.locator("#drop").bounding_box()
+        session = self.page.context.new_cdp_session(self.page)
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            session.send(
+                "Input.dispatchDragEvent",
+                {
+                    "type": kind,
+                    "x": box["x"] + box["width"] / 2,
+                    "y": box["y"] + box["height"] / 2,
+                    "data": data,
+                },
+            )
+        session.detach()
+        self.page.wait_for_selector("#chosen:not([hidden])")
+
+    def watch_stages(self) -> None:
+        self.page.evaluate(
+            """() => {
+              window.seen = [];
+              const note = () => {
+                const now = document.querySelector("#stages .now");
+                if (now && window.seen.at(-1) !== now.dataset.stage) {
+                  window.seen.push(now.dataset.stage);
+                }
+              };
+              new MutationObserver(note).observe(
+                document.getElementById("stages"), { subtree: true, attributes: true });
+            }"""
+        )
+
+    def seen_stages(self) -> list[str]:
+        return self.page.evaluate("window.seen")
+
+    def wait_for_answer(self):
+        """The report's frame."""
+        self.page.wait_for_selector("#answer:not([hidden])", timeout=60_000)
+        frame = self.page.frame_locator("#report")
+        frame.locator("h1").wait_for()
+        return frame
+
+    def wait_for_problem(self) -> str:
+        self.page.wait_for_selector("#problem:not([hidden])", timeout=60_000)
+        return self.page.inner_text("#problem")
+
+    def assert_fits(self) -> None:
+        """Nothing reaches over the page's edge."""
+        assert self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+    def status(self) -> str:
+        """What a screen reader says."""
+        return self.page.inner_text("#status")
+
+
+@pytest.fixture(params=[WIDE, NARROW], ids=["wide", "narrow"])
+def size(request) -> dict:
+    return request.param
+
+
+@pytest.fixture
+def visit(browser, served):
+    """`visit(size)`; in the end the browser must not have complained."""
+    visits = []
+
+    def make(size: dict = WIDE, url: str = served.url) -> Visit:
+        visits.append(Visit(browser.new_page(viewport=size), url))
+        return visits[-1]
+
+    yield make
+    for one in visits:
+        one.page.close()
+    assert not [complaint for one in visits for complaint in one.complaints]
+
+
+@pytest.fixture(scope="module")
+def real_zip(shared_data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("real") / "P001"
+    return Path(shutil.make_archive(str(out), "zip", shared_data / "covid_ct_md" / "COVID-19"))
+
+
+def test_a_real_zip_is_dropped_watched_and_reported(visit, real_zip, size):
+    one = visit(size)
+    one.assert_fits()
+    one.drop(real_zip)
+    assert "P001.zip" in one.page.inner_text("#chosen")
+    one.watch_stages()
+    one.page.click("#start")
+    frame = one.wait_for_answer()
+    stages = one.seen_stages()
+    assert stages[0] == "sending"
+    assert set(stages) & {"waiting", "reading"}
+    assert "research only, not for clinical use" in frame.locator("body").inner_text().lower()
+    assert frame.locator("img").count() >= 3
+    assert re.search(r": 0\.\d\d$|: 1\.00$", one.page.inner_text("#answer-title"))
+    assert one.status().startswith("The report is there")
+    one.assert_fits()
+
+
+def test_pictures_are_dropped(visit, shared_data, size):
+    folder = shared_data / "authors_demo" / "COVID-19" / "person001"
+    one = visit(size)
+    one.drop(*sorted(folder.iterdir()))
+    assert "15 files" in one.page.inner_text("#chosen")
+    one.page.click("#start")
+    frame = one.wait_for_answer()
+    assert "109054_" in frame.locator("body").inner_text()
+
+
+def test_a_folder_is_dropped(visit, person, predictor_of_page):
+    one = visit()
+    one.drop(person)
+    n_files = len(list(person.iterdir()))
+    assert f"{n_files} files" in one.page.inner_text("#chosen")
+    assert f"{person.name}/" in one.page.inner_text("#chosen")
+    one.page.click("#start")
+    one.wait_for_answer()
+    with one.page.expect_download() as saved:
+        one.page.click("#save-result")
+    assert saved.value.suggested_filename == "result.json"
+    result = json.loads(Path(saved.value.path()).read_text())
+    expected = predictor_of_page.person(person)
+    assert result["person"]["label"] == expected["person"]["label"]
+    assert [row["name"] for row in result["slices"]] == [row["name"] for row in expected["slices"]]
+
+
+@pytest.fixture(scope="module")
+def predictor_of_page(trained):
+    from drenet_jax.evaluation.inference import Predictor
+
+    return Predictor.load(trained)
+
+
+def test_a_holiday_photo_is_invalid_input(visit, tmp_path, size):
+    photo = np.zeros((480, 640, 3), np.uint8)
+    photo[:240], photo[240:] = (220, 160, 60), (90, 190, 230)
+    cv2.circle(photo, (500, 90), 50, (0, 210, 255), -1)
+    cv2.imwrite(str(tmp_path / "beach.jpg"), photo)
+    one = visit(size)
+    one.drop(tmp_path / "beach.jpg")
+    one.page.click("#start")
+    told = one.wait_for_problem()
+    assert "Invalid input" in told
+    assert "a colour picture, no CT slice" in told
+    assert "Invalid input" in one.status()
+    one.assert_fits()
+    one.page.click("#others")
+    assert one.page.is_visible("#choose")
+    assert not one.page.is_visible("#chosen")
+
+
+def test_names_are_shown_as_text(visit, person, tmp_path):
+    evil = tmp_path / '<img src=x onerror="document.title=1">.dcm'
+    shutil.copy(sorted(person.iterdir())[10], evil)
+    one = visit()
+    one.drop(evil)
+    assert evil.name in one.page.inner_text("#chosen")
+    assert one.page.locator("#chosen img").count() == 0
+    one.page.click("#start")
+    one.page.wait_for_selector("#answer:not([hidden]), #problem:not([hidden])")
+    assert "chest CT" in one.page.title()
+
+
+def test_it_goes_by_keyboard_alone(visit, person):
+    one = visit()
+    page = one.page
+    page.bring_to_front()
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "files":
+            break
+    assert page.evaluate("document.activeElement.id") == "files"
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files(sorted(person.iterdir()))
+    page.wait_for_selector("#chosen:not([hidden])")
+    assert page.evaluate("document.activeElement.id") == "start"
+    page.keyboard.press("Enter")
+    one.wait_for_answer()
+    assert page.evaluate("document.activeElement.id") == "answer-title"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "alone"
+    with page.context.expect_page() as opened:
+        page.keyboard.press("Enter")
+    alone = opened.value
+    alone.wait_for_load_state()
+    assert "research only" in alone.inner_text("body").lower()
+    alone.close()
+
+
+def test_the_report_cannot_reach_the_page(visit, person):
+    one = visit()
+    one.page.set_input_files("#files", sorted(person.iterdir()))
+    one.page.click("#start")
+    one.wait_for_answer()
+    frame = next(frame for frame in one.page.frames if "/reports/" in frame.url)
+    assert frame.evaluate("window.origin") == "null"
+    assert one.page.get_attribute("#report", "sandbox") == "allow-scripts"
+
+
+def test_an_answer_is_forgotten_on_demand(visit, person):
+    one = visit()
+    one.page.set_input_files("#files", sorted(person.iterdir()))
+    one.page.click("#start")
+    one.wait_for_answer()
+    view = one.page.get_attribute("#alone", "href")
+    one.page.click("#forget")
+    one.page.wait_for_selector("#choose:not([hidden])")
+    one.page.wait_for_function(
+        "document.getElementById('status').textContent.includes('forgotten')"
+    )
+    assert one.page.request.get(one.page.url.rstrip("/") + view).status == 404
+
+
+def test_the_stages_and_the_place_in_the_queue_are_shown(visit, stage, person):
+    gates = {name: threading.Event() for name in ("reading", "scoring")}
+
+    def explain(path, *, watch):
+        for name, gate in gates.items():
+            watch(name)
+            while not gate.wait(0.02):
+                watch(name)
+        return answer()
+
+    at = stage(explain, places=2)
+    first, second = visit(url=at.url), visit(url=at.url)
+    for one in (first, second):
+        one.page.set_input_files("#files", sorted(person.iterdir())[:2])
+        one.page.click("#start")
+        text = "Reading" if one is first else "one person before you"
+        one.page.wait_for_selector(f"#stages .now:has-text('{text}')")
+    assert "one person before you" in second.status()
+    # A third is told that it is busy, and comes again by itself.
+    third = visit(url=at.url)
+    third.page.set_input_files("#files", sorted(person.iterdir())[:2])
+    third.page.click("#start")
+    assert "busy" in third.wait_for_problem()
+    gates["reading"].set()
+    first.page.wait_for_selector("#stages .now:has-text('Scoring')")
+    second.page.click("#stop")
+    second.page.wait_for_selector("#choose:not([hidden])")
+    third.page.wait_for_selector("#work:not([hidden])", timeout=20_000)
+    gates["scoring"].set()
+    for one in (first, third):
+        one.page.wait_for_selector("#answer:not([hidden])")
+        assert one.page.inner_text("#answer-title") == "healthy: 0.75"
+
+
+def test_a_token_is_asked_for(browser, trained, tmp_path, person):
+    served = start(tmp_path, trained, token=TOKEN)
+    try:
+        page = browser.new_page(viewport=NARROW)
+        one = Visit(page, served.url)
+        page.wait_for_selector("#login:not([hidden])")
+        assert page.evaluate("document.activeElement.id") == "token"
+        page.fill("#token", "wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#login-error:has-text('not the right one')")
+        page.fill("#token", TOKEN)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#choose:not([hidden])")
+        page.set_input_files("#files", sorted(person.iterdir()))
+        page.click("#start")
+        one.wait_for_answer()
+        # The browser notes the two refusals; nothing else.
+        assert len(one.complaints) == 2
+        assert all("401" in complaint for complaint in one.complaints)
+        page.close()
+    finally:
+        served.stop()
