@@ -80,7 +80,8 @@ def launch(script: str, *arguments: str, timeout: float = 60) -> subprocess.Comp
 
 def start(script: str, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        ["bash", f"launch/{script}", *arguments],
+        # Where the tests run in the background, what they start would ignore a Ctrl-C.
+        ["env", "--default-signal=INT", "bash", f"launch/{script}", *arguments],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
