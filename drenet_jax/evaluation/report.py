@@ -278,8 +278,8 @@ def _slice_uri(image: np.ndarray) -> str:
 def _layer_uri(layer: np.ndarray) -> str:
     """A layer [H, W, 4] (red, green, blue, opacity) as PNG."""
     bgra = cv2.cvtColor(layer, cv2.COLOR_RGBA2BGRA)
-    # A third of the size of the default: heat is smooth.
-    done, png = cv2.imencode(".png", bgra, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    # Half the size of the default, since heat is smooth; 9 takes six times as long for 6% less.
+    done, png = cv2.imencode(".png", bgra, [cv2.IMWRITE_PNG_COMPRESSION, 6])
     assert done
     return data_uri(png.tobytes())
 
