@@ -25,6 +25,7 @@ from pydicom.uid import EnhancedCTImageStorage
 from drenet_jax.ct.window import window
 from drenet_jax.evaluation.inference import Predictor
 from drenet_jax.evaluation.overlays import layers
+from drenet_jax.models.build import build_model
 from drenet_jax.models.checkpoints import Meta
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "drenet.py"
@@ -222,7 +223,16 @@ def box_of(blob: np.ndarray) -> list[float]:
     return [y0, x0, y1, x1]
 
 
-def stand_in(variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
+class StandIn:
+    """In the place of `SliceScorer`."""
+
+    def compile(self, variables: dict) -> None: ...
+
+    def __call__(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
+        return point_at_blobs(images)
+
+
+def point_at_blobs(images: np.ndarray) -> dict[str, np.ndarray]:
     """What `SliceScorer` returns, for labels of which the second is the answer."""
     n = len(images)
     blobs = np.stack([brightest_blob(image) for image in images])
@@ -252,8 +262,9 @@ def predictor(ct_settings) -> Predictor:
         data_fingerprint="",
         version="0.1.0",
     )
-    found = Predictor(meta, 1, Path("run"), model=None, variables={"none": np.zeros(1)})
-    found.scorer = stand_in
+    model = build_model(meta.config, len(meta.labels))
+    found = Predictor(meta, 1, Path("run"), model, variables={"none": np.zeros(1)})
+    found.scorer = StandIn()
     return found
 
 
