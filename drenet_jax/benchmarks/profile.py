@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import re
 import tempfile
@@ -89,9 +90,9 @@ def _difference(a: Timing, b: Timing) -> Timing:
 
 
 def _share_row(what: str, timing: Timing, whole: Timing) -> Row:
-    row = plain_row(SUITE, what, timing)
     ratio = timing.median / whole.median
-    return Row(**{**row.__dict__, "reference": "the whole step", "ratio": ratio})
+    row = plain_row(SUITE, what, timing)
+    return dataclasses.replace(row, reference="the whole step", ratio=ratio)
 
 
 def _gradient(step: TrainingStep) -> Callable:

@@ -65,9 +65,7 @@ def evaluate_split(
       InputError: there is no checkpoint, the data set is gone or another, the split is empty,
         there is no temperature to calibrate with, or no table of lesions to explain by.
     """
-    run = ScoredRun(workdir, split, data_dir, pointing=explain)
-    # Before the figures, which take longer.
-    known = _read_lesions(run.data, lesions) if explain else {}
+    run = ScoredRun(workdir, split, data_dir, lesions=lesions if explain else None)
     config = run.predictor.meta.config
     settings = MetricSettings.from_config(config.evaluation)
     if calibrated:
@@ -87,7 +85,7 @@ def evaluate_split(
         aggregate=aggregate,
     )
     if explain:
-        pointed = point(slices, run.points, split_places(run.data, split), known)
+        pointed = point(slices, run.points, split_places(run.data, split), run.lesions)
         metrics["explain"] = explain_figures(slices, pointed, settings)
         write_pointed(folder / "explain.csv", pointed)
     versions = [("as the model gives it", run.slices(calibrated=False))]
@@ -119,10 +117,16 @@ class ScoredRun:
       predictor: the best checkpoint.
       data: the data set.
       positive: the index of the positive class.
+      lesions: those that are known, where the model is asked to point at them; else none.
     """
 
-    def __init__(self, workdir: Path, split: str, data_dir: str = "", *, pointing: bool = False):
-        """Scores; see `evaluate_split` for the arguments and errors."""
+    def __init__(
+        self, workdir: Path, split: str, data_dir: str = "", *, lesions: str | None = None
+    ):
+        """Scores; see `evaluate_split` for the arguments and errors.
+
+        Without `lesions` the model is not asked to point.
+        """
         self._workdir = workdir
         self._points: list[Points] = []
         self.predictor = Predictor.load(workdir)
@@ -130,7 +134,10 @@ class ScoredRun:
         config = self.predictor.meta.config
         self.positive = positive_class(self.data.labels, config.evaluation.positive_label)
         self._split = split
-        self._scored = self._score(split, self._keep_points if pointing else None)
+        is_pointing = lesions is not None
+        # Before the scoring, which takes longer.
+        self.lesions = _read_lesions(self.data, lesions) if is_pointing else {}
+        self._scored = self._score(split, self._keep_points if is_pointing else None)
 
     @functools.cached_property
     def temperature(self) -> float | None:
