@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drenet_jax.models.layers import Conv1x1, batch_norm, conv3x3, kernel_init, max_pool_3x3
+from drenet_jax.models.layers import Conv1x1, StemConv, batch_norm, conv3x3, max_pool_3x3
 from drenet_jax.models.outputs import probed
 
 
@@ -115,16 +115,7 @@ class ResNet(nn.Module):
         block, stage_sizes = ARCHITECTURES[self.architecture]
         block = nn.remat(block) if self.remat and train else block
         norm = batch_norm(train, self.dtype, self.axis_name)
-        x = nn.Conv(
-            self.width,
-            (7, 7),
-            strides=2,
-            padding=((3, 3), (3, 3)),
-            use_bias=False,
-            kernel_init=kernel_init,
-            dtype=self.dtype,
-            name="conv1",
-        )(images)
+        x = StemConv(self.width, self.dtype, name="conv1")(images)
         x = nn.relu(norm(name="bn1")(x))
         x = max_pool_3x3(x)
         for stage, n_blocks in enumerate(stage_sizes):
