@@ -11,7 +11,8 @@ import cv2
 from drenet_jax.benchmarks.timing import Row, plain_row, ratio_row, side_by_side
 from drenet_jax.ct import lungs, slices
 from drenet_jax.ct.phantom import make_phantom, write_dicom
-from drenet_jax.ct.preprocess import filled, prepare_person
+from drenet_jax.ct.prepared import filled
+from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import Person

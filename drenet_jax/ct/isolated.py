@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from drenet_jax.ct.files import CtError
-from drenet_jax.ct.preprocess import PreparedPerson, prepare_person
+from drenet_jax.ct.prepared import PreparedPerson
 from drenet_jax.ct.settings import CtSettings
 
 # For one file. Decoding a slice takes milliseconds, unpacking the largest volume seconds.
@@ -206,6 +206,9 @@ def serve(descriptor: int, memory_bytes: int) -> None:
       descriptor: of the socket to the parent.
       memory_bytes: how much address space it may ask for.
     """
+    # Decoders are the child's alone: the parent, which waits for it, need not import them.
+    from drenet_jax.ct.preprocess import prepare_person
+
     connection = Connection(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already
