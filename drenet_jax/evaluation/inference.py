@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -272,12 +273,17 @@ def _weights(checkpoints: Checkpoints, step: int, model: Model, scorer: SliceSco
     shapes = checkpoints.weight_shapes(step)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         reading = pool.submit(checkpoints.weights, step, shapes)
+        # Orbax has little to do in Python, but would wait 5 ms for its turn each time.
+        usual_s = sys.getswitchinterval()
+        sys.setswitchinterval(5e-4)
         try:
             scorer.trace(shapes)
         except Exception:
             # Only now: the model's own shapes take as long as the scorer's trace.
             checkpoints.check_weights(step, variable_shapes(model))
             raise
+        finally:
+            sys.setswitchinterval(usual_s)
         return reading.result()
 
 
