@@ -147,7 +147,9 @@ class Reader:
                 while self._hears_within(self._patience_for(reading), tick):
                     kind, content = self._connection.recv()
                     if kind == "done":
-                        return content
+                        pickled, n_arrays = content
+                        arrays = [bytearray(self._connection.recv_bytes()) for _ in range(n_arrays)]
+                        return pickle.loads(pickled, buffers=arrays)
                     if kind == "refused":
                         raise content
                     if kind == "failed":
@@ -243,4 +245,9 @@ def serve(descriptor: int, memory_bytes: int) -> None:
             except Exception:
                 connection.send(("failed", traceback.format_exc()))
             else:
-                connection.send_bytes(pickle.dumps(("done", prepared), protocol=5))
+                # Arrays go one by one: a connection is slow with messages of many MB.
+                arrays: list[pickle.PickleBuffer] = []
+                pickled = pickle.dumps(prepared, protocol=5, buffer_callback=arrays.append)
+                connection.send(("done", (pickled, len(arrays))))
+                for array in arrays:
+                    connection.send_bytes(array.raw())
