@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -40,6 +42,8 @@ def run(
     """
     use_huge_pages()
     sys.modules["__main__"].__doc__ = doc
+    # Python's last search for garbage, among all that JAX made, takes 0.3 s and finds nothing.
+    atexit.register(gc.freeze)
     # Orbax warns of what it does on purpose.
     absl_logging.set_verbosity(absl_logging.ERROR)
 

@@ -149,7 +149,7 @@ def test_model_and_profile_have_their_rows(on_one_device):
 def test_predict_is_measured_beside_its_forward_passes(on_one_device):
     rows = on_one_device("--suite=predict")["rows"]
     warm, cold, *_ = rows
-    assert warm["what"].startswith("predict of ")
+    assert warm["what"].startswith("predict of 15 slices")
     assert warm["ratio"] > 1
     assert cold["value"] > 0
 

@@ -25,8 +25,9 @@ def is_tuned_for_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+@functools.lru_cache
 def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> Callable[..., nn.Module]:
-    """Makes batch norms with PyTorch's numerics.
+    """Makes batch norms with PyTorch's numerics; the same maker for the same arguments.
 
     Args:
       train: whether statistics are those of the batch.
