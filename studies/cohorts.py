@@ -60,6 +60,7 @@ COHORTS = {
     "site_b": Phantoms("B", 13, train=40, test=100, prefix="b-"),
     # As large as the configs of the paper's networks want it.
     "full_size": Phantoms("B", 11, train=200, test=180, size_px=512, image_size_px=448),
+    "full_size_trial": Phantoms("B", 11, train=12, test=6, size_px=512, image_size_px=448),
     "tiny": Phantoms("A", 14, train=9, test=9, size_px=96),
 }
 SMALLER = {
@@ -147,7 +148,7 @@ def _make_smaller(whole: Path, folder: Path, n: int) -> None:
 
     data = open_data(whole)
     persons = persons_of_records(data)
-    ranks = {label: 0 for label in data.labels}
+    ranks = dict.fromkeys(data.labels, 0)
     turn = {}
     for one in sorted(data.persons["train"]):
         label = persons[one].label

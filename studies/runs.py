@@ -54,18 +54,23 @@ def make_runs(runs: list[Run], work: Path, workers: int) -> None:
     available = sorted(os.sched_getaffinity(0))
     for i in range(workers):
         cores.put(available[i % len(available)])
-    # A worker that waits for another's run would block it; what others start from comes first.
-    stages = [[run for run in left if not run.start], [run for run in left if run.start]]
-    for stage in filter(None, stages):
-        with concurrent.futures.ProcessPoolExecutor(
-            min(workers, len(stage)), context, _start_worker, (cores, str(work))
-        ) as pool:
-            futures = [pool.submit(make_run, run, work) for run in stage]
-            for run, future in zip(stage, futures, strict=True):
-                seconds = future.result()
-                print(f"{time.strftime('%H:%M:%S')} {run.name}: {seconds:.0f} s", flush=True)
-        for _ in range(min(workers, len(stage))):
-            cores.put(available[cores.qsize() % len(available)])
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, _start_worker, (cores, str(work))
+    ) as pool:
+        futures: dict[Run, concurrent.futures.Future] = {}
+        for run in left:
+            if run.start in futures:
+                futures[run.start].result()
+            futures[run] = pool.submit(make_run, run, work)
+            futures[run].add_done_callback(functools.partial(_tell, run))
+        for future in futures.values():
+            future.result()
+
+
+def _tell(run: Run, future: concurrent.futures.Future) -> None:
+    if not future.cancelled() and not future.exception():
+        now = time.strftime("%H:%M:%S")
+        print(f"{now} {run.name}: {future.result():.0f} processor seconds", flush=True)
 
 
 def _start_worker(cores: multiprocessing.Queue, work: str) -> None:
