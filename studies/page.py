@@ -74,7 +74,7 @@ class _Page:
             "not_made": self._not_made,
             "hours": lambda: f"{sum(self._seconds()) / 3600:.1f}",
             "runs": lambda: str(len(self._runs)),
-            "cost": self._cost,
+            "long": lambda: str(METHODS["resnet_long"].steps // STEPS),
         }
 
     def _persons(self, of: str) -> str:
@@ -101,11 +101,6 @@ class _Page:
     def _seconds(self) -> list[float]:
         return [float(row["cpu_seconds"]) for row in self._runs.values()]
 
-    def _cost(self, method: str) -> str:
-        """Mean processor seconds of a method's run in the main table, training and scoring."""
-        found = [self._runs.get(f"{main_arm(method)}/{seed}") for seed in SEEDS]
-        return f"{sum(float(row['cpu_seconds']) for row in found if row) / len(SEEDS):.0f}"
-
     def _is_there(self, test: str, arm: str) -> bool:
         return (test, arm, "person_auc") in self.rows
 
@@ -128,7 +123,6 @@ class _Page:
                         *(self._cell("phantoms", arm, metric) for metric in metrics),
                         "" if arm == drenet else self._cell("phantoms", less, "person_auc"),
                         self._runs[f"{arm}/0"]["parameters"],
-                        self._cost(method),
                     ]
                 )
         return _table(
@@ -141,7 +135,6 @@ class _Page:
                 "slice AUC",
                 "DRENet less this, person AUC",
                 "parameters",
-                "processor seconds a run",
             ),
             lines,
         )

@@ -60,6 +60,7 @@ def _methods(rows: Rows, methods: Sequence[str], path: Path) -> None:
     right.set(xlabel="DRENet less this method, paired", ylim=(len(methods) - 0.5, -0.5))
     for ax in (left, right):
         ax.grid(axis="x", color="0.92")
+        ax.locator_params(axis="x", nbins=6)
     save(figure, path)
 
 
@@ -81,7 +82,7 @@ def _lesions(rows: Rows, methods: Sequence[str], path: Path) -> None:
     ax.text(chance, -0.75, "chance", ha="center", va="center", color="0.4", fontsize=8)
     for colour, name, marker in ((0, "heat map's maximum", "o"), (1, "best box's centre", "s")):
         ax.plot([], [], marker, color=COLOURS[colour], label=name)
-    ax.legend(fontsize=8, loc="lower right")
+    ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     ax.set_yticks(range(len(methods)), [METHODS[method].title for method in methods], fontsize=8)
     ax.set(xlabel="share of slices with a lesion that are hit", ylim=(len(methods) - 0.5, -1))
     ax.grid(axis="x", color="0.92")
