@@ -61,7 +61,7 @@ COHORTS = {
     # As large as the configs of the paper's networks want it.
     "full_size": Phantoms("B", 11, train=200, test=180, size_px=512, image_size_px=448),
     "full_size_trial": Phantoms("B", 11, train=12, test=6, size_px=512, image_size_px=448),
-    "tiny": Phantoms("A", 14, train=9, test=9, size_px=96),
+    "tiny": Phantoms("A", 14, train=6, test=6, size_px=96),
 }
 SMALLER = {
     f"{name}_{n}": (name, n)

@@ -127,7 +127,7 @@ def method_config(
     config.seed = seed
     config.data.dir = str(data_dir)
     config.optimizer.learning_rate *= METHODS[method].learning_rate_factor
-    config.optimizer.warmup_epochs = WARMUP_STEPS * in_epochs
+    config.optimizer.warmup_epochs = min(WARMUP_STEPS, steps // 2) * in_epochs
     config.train.steps = steps
     config.train.epochs = math.ceil(steps * in_epochs)
     config.train.validate_every_epochs = config.train.epochs

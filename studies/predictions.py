@@ -65,7 +65,7 @@ def collect(work: Path, results: Path, runs: Sequence[Run]) -> list[Run]:
             for weights in (("last", "best") if run.validates else ("last",))
         ):
             name = f"{arm_name(run, weights)}/{run.seed}"
-            test_set = tested_persons(test)
+            test_set = cohort_of(test)
             slices = SlicePredictions.from_csv(slices_file(work, run, test, weights))
             persons = person_predictions(slices)
             to = tables.setdefault(f"{test_set}-persons", _Columns("label"))
@@ -100,7 +100,7 @@ def collect(work: Path, results: Path, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run not in done]
 
 
-def tested_persons(test: str) -> str:
+def cohort_of(test: str) -> str:
     """The name of the persons who are tested: smaller training sets have the same."""
     return re.sub(r"_\d+$", "", test)
 

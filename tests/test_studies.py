@@ -16,7 +16,7 @@ from drenet_jax.training.checks import check_groups
 from studies import claims, collect, figures, intervals, page, runs
 from studies.cohorts import COHORTS, SMALLER, _make_smaller, make_data
 from studies.methods import METHODS, STEPS, method_config
-from studies.predictions import RESULTS, Table, read_table, tested_persons
+from studies.predictions import RESULTS, Table, read_table, cohort_of
 from studies.studies import SEEDS, STUDIES, Run, covid_ct_run, fine_tuned_run, phantom_run
 
 # Digits that are no result: names, the settings that stand in the code beside the figures, and
@@ -189,9 +189,9 @@ def test_a_fine_tuned_run_starts_from_the_weights_of_its_seed(tmp_path):
 
 
 def test_smaller_training_sets_are_nested_and_keep_the_tested_persons():
-    assert tested_persons("phantoms_50") == tested_persons("phantoms") == "phantoms"
-    assert tested_persons("site_b_5") == "site_b"
-    assert tested_persons("covid_ct") == "covid_ct"
+    assert cohort_of("phantoms_50") == cohort_of("phantoms") == "phantoms"
+    assert cohort_of("site_b_5") == "site_b"
+    assert cohort_of("covid_ct") == "covid_ct"
     for name, (whole, n) in SMALLER.items():
         assert name == f"{whole}_{n}"
         assert n < COHORTS[whole].train
@@ -202,34 +202,34 @@ def work(tmp_path_factory) -> Path:
     """A tiny cohort, and a part of its training persons."""
     work = tmp_path_factory.mktemp("work")
     make_data(work, "tiny", 1)
-    _make_smaller(work / "data" / "tiny", work / "data" / "tiny_6", 6)
+    _make_smaller(work / "data" / "tiny", work / "data" / "tiny_3", 3)
     return work
 
 
 def test_a_run_is_made_scored_and_collected(work, tmp_path):
     from drenet_jax.data.records import open_data
 
-    whole, small = (open_data(work / "data" / name) for name in ("tiny", "tiny_6"))
+    whole, small = (open_data(work / "data" / name) for name in ("tiny", "tiny_3"))
     assert set(small.persons["train"]) < set(whole.persons["train"])
     assert small.persons["test"] == whole.persons["test"]
     labels = [small.diagnoses[one][0] for one in small.persons["train"]]
-    assert sorted(labels) == sorted(["COVID-19", "bacterial", "healthy"] * 2)
+    assert sorted(labels) == sorted(["COVID-19", "bacterial", "healthy"])
 
-    run = Run("resnet", "tiny_6", 0, tests=(("tiny", "test"),), steps=2)
+    run = Run("resnet", "tiny_3", 0, tests=(("tiny", "test"),), steps=2)
     runs.make_run(run, work)
     other = phantom_run("drenet", 0)
     missing = collect.collect(work, tmp_path, [run, other])
     assert missing == [other]
     table = read_table(tmp_path / "tiny-persons.csv")
     assert list(table.patient_id) == list(dict.fromkeys(table.patient_id))
-    p = table.values["resnet-on-tiny_6"][0]
+    p = table.values["resnet-on-tiny_3"][0]
     np.testing.assert_allclose(sum(p.values()), 1, atol=2e-4)
     pointed = read_table(tmp_path / "tiny-pointed.csv")
-    hits = pointed.values["resnet-on-tiny_6"][0]
+    hits = pointed.values["resnet-on-tiny_3"][0]
     assert set(hits) == {"heat_map"}  # a ResNet has no boxes
     with (tmp_path / "runs.csv").open(encoding="utf-8", newline="") as file:
         (account,) = csv.DictReader(file)
-    assert account["run"] == "resnet-on-tiny_6/0"
+    assert account["run"] == "resnet-on-tiny_3/0"
     assert int(account["steps"]) == 2 < STEPS
 
 
