@@ -56,8 +56,9 @@ def get_config() -> ml_collections.ConfigDict:
     model.train_proposals = (6,)
     # K of each group: proposals that go into the prediction (paper 2.3).
     model.top_k = (3,)
-    # The image of the third pass: "weighted" by the boxes' confidences (paper 2.2.2), the best box
-    # of the last group at full size ("zoom", the authors' code), or "none" (NTS-Net).
+    # The image of the third pass: "weighted" by the boxes' confidences (paper 2.2.2),
+    # "weighted_detached" (the same, but no gradient goes through the confidences: an ablation), the
+    # best box of the last group at full size ("zoom", the authors' code), or "none" (NTS-Net).
     model.context = "weighted"
     # Sizes of the MLP's hidden layers, of which the paper says nothing; (): a linear classifier.
     model.hidden = (512,)
@@ -106,6 +107,9 @@ def get_config() -> ml_collections.ConfigDict:
     # (inversely proportional to the label's training slices, on average 1), or a number for each
     # label in the order of the data, as "1,2,1.5".
     train.class_weights = "none"
+    # Factor on the loss that ranks the proposals; 1: NTS-Net and the authors' code. With 0 their
+    # scores learn through the weighted image alone (an ablation; docs/study.md).
+    train.rank_factor = 1.0
     # Stages of the backbone whose weights and batch statistics stay as they are, counted from the
     # image; a ResNet has 4 (the first with the stem), as has a DenseNet, a VGG 6 (5 blocks and the
     # hidden layers). For pretrained weights and few data; 0 (the authors' code): all learn.

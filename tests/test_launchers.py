@@ -479,12 +479,6 @@ def test_constraints_pin_what_setup_py_asks_for(monkeypatch):
             assert name in pinned, name
 
 
-def test_table_of_the_site_shift_is_made_of_its_results():
-    shift = runpy.run_path(str(REPOSITORY / "studies/shift/shift.py"))
-    page = (REPOSITORY / "docs/training.md").read_text(encoding="utf-8")
-    assert shift["table"](REPOSITORY / "studies/shift/results.csv") in page
-
-
 @pytest.mark.slow
 def test_two_processes_get_the_weights_of_one(monkeypatch):
     monkeypatch.setenv("DRENET_JAX_PYTHON", sys.executable)

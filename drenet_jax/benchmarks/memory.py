@@ -45,7 +45,13 @@ def step_bytes(config: ml_collections.ConfigDict, batch: int, *, remat: bool) ->
     ]
     gradient = parallel.map_over_devices(make_gradient(model, config, None))
     plan = (
-        gradient.lower(on_device.params, on_device.batch_stats, on_device.step, *micro_batch)
+        gradient.lower(
+            on_device.params,
+            on_device.batch_stats,
+            jax.ShapeDtypeStruct((1, 2), np.uint32),  # the seed
+            on_device.step,
+            *micro_batch,
+        )
         .compile()
         .memory_analysis()
     )

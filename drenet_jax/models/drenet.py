@@ -12,9 +12,10 @@ from drenet_jax.models.dropout import drop
 from drenet_jax.models.outputs import FeatureMaps, Outputs, normalise
 from drenet_jax.models.resnet import ResNet
 
-# What the image of the third pass shows: the boxes weighted by their confidences (paper), the best
-# box of the last group at full size (the authors' code), or there is none (NTS-Net).
-CONTEXTS = ("weighted", "zoom", "none")
+# What the image of the third pass shows: the boxes weighted by their confidences (paper), which get
+# no gradient from it when they are detached; the best box of the last group at full size (the
+# authors' code); or there is none (NTS-Net).
+CONTEXTS = ("weighted", "weighted_detached", "zoom", "none")
 
 
 class DRENet(nn.Module):
@@ -153,6 +154,8 @@ class DRENet(nn.Module):
             box = jnp.clip(boxes[:, best_of_last : best_of_last + 1], 0, size_px)
             return crop_and_resize(pixels, box, (size_px, size_px))[:, 0]
         confidences = nn.sigmoid(scores[:, top])
+        if self.context == "weighted_detached":
+            confidences = jax.lax.stop_gradient(confidences)
         attention = box_attention(boxes[:, top], confidences, size_px, size_px)
         return pixels * attention[..., None].astype(self.dtype)
 

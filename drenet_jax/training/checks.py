@@ -26,6 +26,7 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "train.steps": (0, True),
     "train.validate_every_epochs": (1, True),
     "train.patience_epochs": (0, True),
+    "train.rank_factor": (0, True),
     "optimizer.learning_rate": (0, True),
     "optimizer.weight_decay": (0, True),
     "optimizer.decay_factor": (0, False),

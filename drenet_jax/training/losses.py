@@ -14,7 +14,11 @@ from drenet_jax.models.outputs import Outputs
 
 
 def all_losses(
-    outputs: Outputs, label: jax.Array, class_weights: np.ndarray | None = None
+    outputs: Outputs,
+    label: jax.Array,
+    class_weights: np.ndarray | None = None,
+    *,
+    rank_factor: float = 1.0,
 ) -> dict[str, jax.Array]:
     """The losses of a batch, each averaged over its B images; their sum is under `loss`.
 
@@ -28,6 +32,7 @@ def all_losses(
       class_weights: [C]; each cross-entropy of an image is multiplied by that of its label. The
         mean is over B still, so that a batch of a heavy class weighs more than one of a light
         class. Ranks compare proposals of one image and have no weights.
+      rank_factor: `rank` is multiplied by it.
     """
     weight = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)[label]
 
@@ -44,7 +49,7 @@ def all_losses(
         "raw": mean(optax.softmax_cross_entropy_with_integer_labels(outputs.raw_logits, label)),
         "concat": concat,
         "parts": mean(part_loss.mean(axis=1)),
-        "rank": ranking_loss(outputs.scores, part_loss).mean(),
+        "rank": rank_factor * ranking_loss(outputs.scores, part_loss).mean(),
     }
     return {"loss": sum(losses.values()), **losses}
 

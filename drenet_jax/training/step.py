@@ -46,18 +46,25 @@ def make_train_step(
         make_update(optimizer, schedule, config.train.accumulate), donate=(0,)
     )
 
+    seed = replicated_seed(config)
+
     def step(state: TrainState, micro_batches: Sequence[tuple]):
         total, batch_stats = None, state.batch_stats
         # Calls of one compiled program rather than a loop inside it: on CPU, XLA runs convolutions
         # within a loop on a single core.
         for micro_batch in micro_batches:
             found, batch_stats = gradient_on_devices(
-                state.params, batch_stats, state.step, *micro_batch
+                state.params, batch_stats, seed, state.step, *micro_batch
             )
             total = found if total is None else add_on_devices(total, found)
         return update_on_devices(state, total, batch_stats)
 
     return step
+
+
+def replicated_seed(config: ml_collections.ConfigDict) -> jax.Array:
+    """Of the chance in a step: an argument, so that one compiled program serves all seeds."""
+    return parallel.replicate(jax.random.key_data(jax.random.key(config.seed)))
 
 
 def make_gradient(
@@ -82,12 +89,12 @@ def make_gradient(
                 dropout_keys=fold(keys, DROPOUT_STREAM),
                 mutable=["batch_stats"],
             )
-        losses = all_losses(outputs, label, class_weights)
+        losses = all_losses(outputs, label, class_weights, rank_factor=config.train.rank_factor)
         accuracy = jnp.mean(jnp.argmax(outputs.logits, axis=1) == label)
         return losses["loss"], (updates["batch_stats"], {**losses, "accuracy": accuracy})
 
-    def gradient(params, batch_stats, step, place, image, label):
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
+    def gradient(params, batch_stats, seed, step, place, image, label):
+        key = jax.random.fold_in(jax.random.wrap_key_data(seed), step)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
         found, (batch_stats, metrics) = jax.grad(losses_of, has_aux=True)(
             params, batch_stats, keys, image, label

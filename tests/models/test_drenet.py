@@ -100,6 +100,27 @@ def test_the_proposal_head_learns_from_ranking_and_through_the_weighted_image(
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["backbone"]))
 
 
+def test_a_detached_weighted_image_shows_the_same_and_teaches_the_scores_nothing(
+    tiny_config, images
+):
+    label, found = jnp.array([0, 1, 2]), {}
+    for context in ("weighted", "weighted_detached"):
+        tiny_config.model.context = context
+        model = build_model(tiny_config, 3)
+        variables = init_variables(model, 0)
+
+        def loss(params, model=model, variables=variables):
+            outputs, _ = _train_pass(model, {**variables, "params": params}, images)
+            return all_losses(outputs, label)["concat"], outputs.logits
+
+        found[context] = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    (through, logits), (detached, detached_logits) = found.values()
+    np.testing.assert_array_equal(logits, detached_logits)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(through.pop("proposal_head")))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(detached.pop("proposal_head")))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), through, detached)
+
+
 def test_dropout_of_a_slice_depends_on_its_own_key_only(tiny_config, images):
     model = build_model(tiny_config, 3)
     variables = init_variables(model, 0)

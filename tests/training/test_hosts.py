@@ -32,9 +32,9 @@ SHORT = {"resnet10": (resnet.BasicBlock, (1, 1, 1, 1))}
 HASTE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
-def _losses_and_boxes(outputs, label, class_weights=None):
+def _losses_and_boxes(outputs, label, class_weights=None, *, rank_factor=1.0):
     """The losses, and a sum that tells which boxes were selected: of whole numbers, so exact."""
-    found = losses.all_losses(outputs, label, class_weights)
+    found = losses.all_losses(outputs, label, class_weights, rank_factor=rank_factor)
     edges = jnp.array([1, 3, 7, 11]) * jnp.arange(1, 1 + outputs.boxes.shape[1])[:, None]
     return found | {"picked": jnp.mean(jnp.sum(outputs.boxes * edges, axis=(1, 2)))}
 

@@ -44,6 +44,17 @@ def test_cross_entropies_equal_pytorch(outputs):
     assert losses["loss"] == pytest.approx(sum(float(losses[name]) for name in names), rel=1e-6)
 
 
+def test_the_factor_on_the_ranking_changes_nothing_else(outputs):
+    whole, none = (
+        all_losses(outputs, jnp.asarray(LABEL), rank_factor=factor) for factor in (1.0, 0.0)
+    )
+    assert whole["rank"] > 0
+    assert none["rank"] == 0
+    assert none["loss"] == pytest.approx(float(whole["loss"] - whole["rank"]), rel=1e-6)
+    for name in ("raw", "concat", "parts"):
+        assert none[name] == whole[name]
+
+
 def test_ranking_equals_a_loop_over_pairs(outputs):
     rng = np.random.default_rng(1)
     scores, part_loss = rng.normal(size=(2, 6, 5)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""The studies of docs/study.md; each is one command (`run.sh`)."""

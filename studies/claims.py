@@ -1,0 +1,151 @@
+"""The paper's claims, and what the figures say of each by the rule that was written down before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from studies import figures
+from studies.figures import LESS, main_arm
+from studies.methods import METHODS
+
+# An advantage in AUC (or accuracy) that would not matter; written down before the first run.
+MARGIN = 0.02
+
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+
+Rows = Mapping[tuple[str, str, str], Mapping[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """That a figure is above 0.
+
+    Attributes:
+      text: in words.
+      key: of the figure: test set, arm, metric.
+    """
+
+    text: str
+    key: tuple[str, str, str]
+
+
+def verdict(low: float, high: float) -> str:
+    """The rule, of a figure that is claimed to be above 0 and has this interval."""
+    if low > 0:
+        return SUPPORTED
+    if high < MARGIN:
+        return NOT_SUPPORTED
+    return UNDECIDED
+
+
+def _less(method: str, other: str) -> str:
+    return main_arm(method) + LESS + main_arm(other)
+
+
+def claims() -> dict[str, list[Claim]]:
+    """Section -> its claims."""
+    drenet = main_arm("drenet")
+    rivals = {name: METHODS[name].title for name in ("resnet", "vgg", "densenet")}
+    return {
+        "rivals": [
+            Claim(f"DRENet has a higher person AUC than {title}", ("phantoms", arm, "person_auc"))
+            for arm, title in ((_less("drenet", name), title) for name, title in rivals.items())
+        ]
+        + [
+            Claim(
+                f"DRENet names the right one of three classes more often than {title}",
+                ("phantoms", _less("drenet", name), "person_accuracy"),
+            )
+            for name, title in rivals.items()
+        ],
+        "rivals_covid_ct": [
+            Claim(
+                f"DRENet has a higher person AUC than {title} on COVID-CT, {how}",
+                (
+                    "covid_ct",
+                    figures.covid_arm("drenet", pretrained)
+                    + LESS
+                    + figures.covid_arm(name, pretrained),
+                    "person_auc",
+                ),
+            )
+            for pretrained, how in ((False, "from scratch"), (True, "from phantoms"))
+            for name, title in rivals.items()
+        ],
+        "lesions": [
+            Claim(
+                "the best box's centre lies in a lesion more often than chance",
+                ("phantoms", drenet, "box_above_chance"),
+            ),
+            Claim(
+                "the heat map's maximum lies in a lesion more often than chance",
+                ("phantoms", drenet, "heat_map_above_chance"),
+            ),
+        ],
+        "pieces": [
+            Claim(text, ("phantoms", _less(method, other), "person_auc"))
+            for text, method, other in (
+                ("the weighted image helps", "drenet", "no_weighted_image"),
+                ("two scales are better than one", "drenet", "one_scale"),
+                ("three proposals are better than one", "drenet", "k1"),
+                ("three proposals are better than six", "drenet", "k6"),
+                (
+                    "filling the blank, in training only as in the paper, helps",
+                    "fill_train",
+                    "fill_never",
+                ),
+                ("filling the blank, always, helps", "drenet", "fill_never"),
+                ("the ranking loss helps (NTS-Net's, which the paper takes over)",)
+                + ("drenet", "no_ranking"),
+                ("the gradient through the confidences helps", "drenet", "no_confidence_gradient"),
+                ("DRENet is better than NTS-Net, from which it descends", "drenet", "nts_net"),
+                (
+                    "DRENet is better than a ResNet of as many processor seconds",
+                    "drenet",
+                    "resnet_long",
+                ),
+            )
+        ],
+        "aggregation": [
+            Claim(
+                "the person's AUC is above the slices'",
+                ("phantoms", drenet, "person_less_slice_auc"),
+            )
+        ],
+        "shift": [
+            Claim(
+                f"fine-tuning on persons of B gains person AUC on B ({n} persons)",
+                (
+                    "site_b",
+                    figures.FINE_TUNED_ARMS[train] + LESS + figures.SITE_A_ARM,
+                    "person_auc",
+                ),
+            )
+            for train, n in figures.SITE_B_PERSONS.items()
+        ],
+    }
+
+
+def sentences(section: str, rows: Rows) -> str:
+    """A line for each claim of a section: the verdict, and the figure it rests on."""
+    lines = []
+    for claim in claims()[section]:
+        row = rows.get(claim.key)
+        if row is None:
+            lines.append(f"- *{claim.text}*: **not tested** (its runs were not made).")
+            continue
+        value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+        says = verdict(low, high)
+        lines.append(f"- *{claim.text}*: **{says}** ({value:+.3f}; {low:+.3f} to {high:+.3f}).")
+    return "\n".join(lines)
+
+
+def counts(rows: Rows) -> str:
+    """How many claims have which verdict."""
+    found = {SUPPORTED: 0, NOT_SUPPORTED: 0, UNDECIDED: 0, "not tested": 0}
+    for section in claims().values():
+        for claim in section:
+            row = rows.get(claim.key)
+            found[verdict(float(row["low"]), float(row["high"])) if row else "not tested"] += 1
+    return ", ".join(f"{n} {name}" for name, n in found.items() if n)
