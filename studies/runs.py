@@ -18,6 +18,7 @@ import os
 import time
 from pathlib import Path
 
+from drenet_jax import cli
 from studies.studies import STUDIES, Run
 
 # The account of a run that is done, in its folder.
@@ -82,8 +83,6 @@ def _start_worker(cores: multiprocessing.Queue, work: str) -> None:
     log = os.open(f"{work}/worker-{core}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    from drenet_jax import cli
-
     cli.use_compilation_cache()
 
 
@@ -92,6 +91,7 @@ def make_run(run: Run, work: Path) -> float:
     import ml_collections  # noqa: F401  (its import time is not the run's)
 
     from drenet_jax.data.records import open_data
+    from drenet_jax.evaluation.inference import Predictor
     from drenet_jax.training.loop import train_and_evaluate
     from studies.cohorts import data_folder
 
@@ -101,7 +101,7 @@ def make_run(run: Run, work: Path) -> float:
     train_and_evaluate(config, folder / "run")
     trained = time.process_time()
     for weights in ("last", "best") if run.validates else ("last",):
-        predictor = _predictor(folder / "run", weights)
+        predictor = Predictor.load(folder / "run", latest=weights == "last")
         for test, split in run.tests:
             pointed = pointed_file(work, run, test) if weights == "last" else None
             data = open_data(data_folder(work, test))
@@ -164,23 +164,6 @@ def score(predictor, data, split: str, slices_csv: Path, pointed_csv: Path | Non
         )
 
 
-def _predictor(workdir: Path, weights: str):
-    """The best weights by validation, or the last."""
-    from drenet_jax.evaluation.inference import Predictor
-    from drenet_jax.models.build import build_model, variable_shapes
-    from drenet_jax.models.checkpoints import Checkpoints
-
-    if weights == "best":
-        return Predictor.load(workdir)
-    with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
-        step = checkpoints.latest_step
-        meta = checkpoints.meta(step)
-        model = build_model(meta.config, len(meta.labels))
-        return Predictor(
-            meta, step, workdir, model, checkpoints.weights(step, variable_shapes(model))
-        )
-
-
 def _parameters(variables: dict) -> int:
     import jax
 
@@ -193,6 +176,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="the folder of data and runs")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     values = parser.parse_args()
+    cli.use_huge_pages()
     values.work.mkdir(parents=True, exist_ok=True)
     runs = [run for study in values.study for run in STUDIES[study]]
     make_runs(runs, values.work.resolve(), values.workers)

@@ -96,6 +96,7 @@ class Predictor:
         workdir: str | os.PathLike,
         *,
         calibrated: bool = False,
+        latest: bool = False,
         reader: Reader | None = None,
     ) -> Predictor:
         """The best checkpoint of `workdir`.
@@ -103,13 +104,14 @@ class Predictor:
         Args:
           workdir: of the run.
           calibrated: use the temperature that suited the validation slices best.
+          latest: the latest checkpoint instead, which no validation has chosen.
           reader: of the persons' files; closed with the predictor.
 
         Raises:
           InputError: `workdir` holds no checkpoint that can be used, or none with a temperature.
         """
         with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
-            step = checkpoints.best_step
+            step = checkpoints.latest_step if latest else checkpoints.best_step
             meta = checkpoints.meta(step)
             model = build_model(meta.config, len(meta.labels))
             batch_size = parallel.best_batch_size(meta.config.evaluation.batch_size)
