@@ -16,7 +16,7 @@ from drenet_jax.training.checks import check_groups
 from studies import claims, collect, figures, intervals, page, runs
 from studies.cohorts import COHORTS, SMALLER, _make_smaller, make_data
 from studies.methods import METHODS, STEPS, method_config
-from studies.predictions import RESULTS, Table, read_table, cohort_of
+from studies.predictions import RESULTS, Table, cohort_of, read_table
 from studies.studies import SEEDS, STUDIES, Run, covid_ct_run, fine_tuned_run, phantom_run
 
 # Digits that are no result: names, the settings that stand in the code beside the figures, and
