@@ -66,9 +66,13 @@ def main() -> None:
     values = flags.FLAGS
     suites = [suite for suite in values.suite if suite]
     _check(suites, values)
-    rows, notes, packages, device = [], [], [], ""
+    rows, notes, packages, device, config = [], [], [], "", None
     if set(suites) - {"ct"} or values.profile or values.memory or values.grow:
         device = _use_device(values.device)
+        config = _model_config(values)
+        from drenet_jax.benchmarks.model import PACKAGES
+
+        packages += PACKAGES
     series = [Path(one) for one in values.series]
     settings = CtSettings.from_dict(values.config.to_dict())
     rounds, seed = values.rounds, values.seed
@@ -80,16 +84,15 @@ def main() -> None:
     if "model" in suites:
         from drenet_jax.benchmarks import model
 
-        take(model.run(_model_config(values), values.batch, rounds, values.device))
-        packages += model.PACKAGES
+        take(model.run(config, values.batch, rounds, values.device))
     if values.profile:
         from drenet_jax.benchmarks import profile
 
-        take(profile.run(_model_config(values), values.batch, rounds, values.device))
+        take(profile.run(config, values.batch, rounds, values.device))
     if "input" in suites:
         from drenet_jax.benchmarks import input as feeding
 
-        take(feeding.run(_model_config(values), settings, series, values.batch, rounds, seed))
+        take(feeding.run(config, settings, series, values.batch, rounds, seed))
         packages += feeding.PACKAGES
     if "ct" in suites:
         from drenet_jax.benchmarks import ct
@@ -99,21 +102,21 @@ def main() -> None:
     if "predict" in suites:
         from drenet_jax.benchmarks import person
 
-        take(person.run(_model_config(values), settings, series, rounds, seed))
+        take(person.run(config, settings, series, rounds, seed))
         packages += person.PACKAGES
     if values.memory:
         from drenet_jax.benchmarks import memory
 
-        take(memory.run(_model_config(values)))
+        take(memory.run(config))
     if values.grow:
         from drenet_jax.benchmarks import grow
         from drenet_jax.outputs import new_folder
 
         if values.plots:
             with new_folder(values.plots) as folder:
-                take(grow.run(values.grow, _model_config(values), rounds, folder))
+                take(grow.run(values.grow, config, rounds, folder))
         else:
-            take(grow.run(values.grow, _model_config(values), rounds, None))
+            take(grow.run(values.grow, config, rounds, None))
     machine = timing.machine(sorted(set(packages)), device)
     print(timing.table(rows))
     print(

@@ -16,6 +16,7 @@ Examples:
   python -m drenet_jax.evaluate --workdir=runs/mine --out=runs/mine/test
   python -m drenet_jax.evaluate --workdir=runs/mine --split=validation --out=/tmp/validation
   python -m drenet_jax.evaluate --workdir=runs/mine --calibrated --out=runs/mine/test_calibrated
+  python -m drenet_jax.evaluate --workdir=runs/mine --data=data/elsewhere --out=/tmp/elsewhere
   python -m drenet_jax.evaluate --workdir=runs/mine --explain --lesions=lesions.csv \\
       --out=runs/mine/test
 """
@@ -36,7 +37,14 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "data",
         "",
-        "The data set, if it has moved since the run was trained; any, for converted weights.",
+        "Another data set, of persons that the model does not know, prepared with the same "
+        "settings and labels; or the run's own, if it has moved.",
+    )
+    flags.DEFINE_bool(
+        "other_persons",
+        False,
+        "I know that nobody of --data was trained on. Needed where the run's own data set is gone, "
+        "by which it is checked otherwise.",
     )
     flags.DEFINE_enum(
         "aggregate", "mean", list(AGGREGATES), "How a person's probability is made of the slices'."
@@ -76,6 +84,7 @@ def main() -> None:
             calibrated=values.calibrated,
             explain=values.explain,
             lesions=values.lesions,
+            other_persons=values.other_persons,
         )
     for line in (*auc_lines(metrics), *explain_lines(metrics)):
         print(line)

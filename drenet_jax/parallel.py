@@ -176,6 +176,22 @@ def replicate(tree: PyTree) -> PyTree:
     return jax.pmap(lambda x: x, axis_name=AXIS)(flax.jax_utils.replicate(tree))
 
 
+def put_on_devices(tree: PyTree) -> PyTree:
+    """As `replicate`, for arrays that no function takes over: nothing is compiled for it.
+
+    On CPU the result may look into the memory of `tree`, which must then stay as it is.
+    """
+    n = jax.local_device_count()
+    copies = jax.tree.map(lambda x: np.broadcast_to(x, (n, *x.shape)), tree)
+    return jax.device_put(copies, _sharding())
+
+
+def replicated_shapes(shapes: PyTree) -> PyTree:
+    """Shapes and types of what `put_on_devices` makes of arrays with these."""
+    n = jax.local_device_count()
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), shapes)
+
+
 def unreplicate(tree: PyTree) -> PyTree:
     """One device's copy of a replicated `tree`."""
     return flax.jax_utils.unreplicate(tree)
@@ -213,8 +229,7 @@ def on_devices(batches: Iterable[PyTree], *, parts: int) -> Iterator[list[PyTree
     Yields:
       the micro-batches of a batch, in order: arrays [local devices, b, ...].
     """
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
-    sharding = jax.NamedSharding(mesh, jax.P(AXIS))
+    sharding = _sharding()
     ready: deque[list[PyTree]] = deque()
     for batch in batches:
         split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
@@ -223,6 +238,12 @@ def on_devices(batches: Iterable[PyTree], *, parts: int) -> Iterator[list[PyTree
         if len(ready) > _AHEAD:
             yield ready.popleft()
     yield from ready
+
+
+def _sharding() -> jax.NamedSharding:
+    """The leading axis over the local devices, as a mapped function returns it."""
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.NamedSharding(mesh, jax.P(AXIS))
 
 
 def best_batch_size(most: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import cv2
 from drenet_jax.benchmarks.timing import Row, plain_row, ratio_row, side_by_side
 from drenet_jax.ct import lungs, slices
 from drenet_jax.ct.phantom import make_phantom, write_dicom
-from drenet_jax.ct.preprocess import filled, prepare_person
+from drenet_jax.ct.prepared import filled
+from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import Person
@@ -47,10 +49,24 @@ def run(series: Sequence[Path], settings: CtSettings, seed: int, rounds: int) ->
         cv2.setNumThreads(before)
 
 
-def phantom_series(folder: Path, seed: int) -> Path:
-    """Makes the folder and writes a phantom's DICOM series into it."""
+def phantom_series(folder: Path, seed: int, least_lung_share: float = 0.0) -> Path:
+    """Makes the folder and writes a phantom's DICOM series into it.
+
+    Args:
+      folder: to make.
+      seed: of the phantom.
+      least_lung_share: leaves out slices with less lung than this share of the largest.
+    """
     folder.mkdir()
     phantom = make_phantom("COVID-19", seed, _PHANTOM_PX, "A")
+    areas = phantom.lung_mask.sum(axis=(1, 2))
+    is_in = areas >= least_lung_share * areas.max()
+    phantom = dataclasses.replace(
+        phantom,
+        volume_hu=phantom.volume_hu[is_in],
+        lung_mask=phantom.lung_mask[is_in],
+        lesion_mask=phantom.lesion_mask[is_in],
+    )
     write_dicom(phantom, folder, patient_id="phantom", seed=seed)
     return folder
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ml_collections
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from drenet_jax.benchmarks.model import TrainingStep, prediction
 from drenet_jax.benchmarks.timing import Row, plain_row, side_by_side
@@ -206,6 +207,12 @@ def _draw(curves: Curves, title: str, path: Path) -> None:
         x, seconds = zip(*points, strict=True)
         ax.plot(x, seconds, "o-", label=curve)
     ax.set(xscale="log", yscale="log", xlabel=title, ylabel="seconds")
+    measured = sorted({x for points in curves.values() for x, _ in points})
+    ax.set_xticks(measured, [f"{x:g}" for x in measured], minor=False)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:g}")
+    # Where decades are few, there would be hardly a number on the axis.
+    ax.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:e}"[0] in "235" else "")
     ax.grid(True, which="both", alpha=0.3)
     ax.legend(fontsize="small")
     save(figure, path)

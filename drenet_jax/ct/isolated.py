@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from drenet_jax.ct.files import CtError
-from drenet_jax.ct.preprocess import PreparedPerson, prepare_person
+from drenet_jax.ct.prepared import PreparedPerson
 from drenet_jax.ct.settings import CtSettings
 
 # For one file. Decoding a slice takes milliseconds, unpacking the largest volume seconds.
@@ -147,7 +147,9 @@ class Reader:
                 while self._hears_within(self._patience_for(reading), tick):
                     kind, content = self._connection.recv()
                     if kind == "done":
-                        return content
+                        pickled, n_arrays = content
+                        arrays = [bytearray(self._connection.recv_bytes()) for _ in range(n_arrays)]
+                        return pickle.loads(pickled, buffers=arrays)
                     if kind == "refused":
                         raise content
                     if kind == "failed":
@@ -206,6 +208,9 @@ def serve(descriptor: int, memory_bytes: int) -> None:
       descriptor: of the socket to the parent.
       memory_bytes: how much address space it may ask for.
     """
+    # Decoders are the child's alone: the parent, which waits for it, need not import them.
+    from drenet_jax.ct.preprocess import prepare_person
+
     connection = Connection(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already
@@ -240,4 +245,9 @@ def serve(descriptor: int, memory_bytes: int) -> None:
             except Exception:
                 connection.send(("failed", traceback.format_exc()))
             else:
-                connection.send_bytes(pickle.dumps(("done", prepared), protocol=5))
+                # Arrays go one by one: a connection is slow with messages of many MB.
+                arrays: list[pickle.PickleBuffer] = []
+                pickled = pickle.dumps(prepared, protocol=5, buffer_callback=arrays.append)
+                connection.send(("done", (pickled, len(arrays))))
+                for array in arrays:
+                    connection.send_bytes(array.raw())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drenet_jax.ct.preprocess import PickedSlice
+from drenet_jax.ct.prepared import PickedSlice
 
 # In three real series, the 25 slices of the authors' demo and 59 phantoms, a side of a kept slice
 # holds at least 28% of the lungs' area, neighbours differ by at most 44% of the largest area, and

@@ -7,7 +7,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson
+from drenet_jax.ct.prepared import PickedSlice, PreparedPerson
 from drenet_jax.ct.series import RENAMED
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import Person

@@ -14,7 +14,7 @@ import numpy as np
 
 from drenet_jax.ct.files import CtError
 from drenet_jax.ct.isolated import Reader
-from drenet_jax.ct.preprocess import PickedSlice, filled
+from drenet_jax.ct.prepared import PickedSlice, filled
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import Person
 from drenet_jax.data.looks import look_at, look_at_nothing

@@ -27,6 +27,7 @@ from drenet_jax.evaluation.persons import (
 from drenet_jax.evaluation.results import Calibration, study_of_run, write_evaluation
 from drenet_jax.evaluation.settings import MetricSettings
 from drenet_jax.evaluation.splits import positive_class, score_split
+from drenet_jax.models.checkpoints import Meta
 
 NO_TEMPERATURE = (
     "no temperature suits the validation slices: there are none, all are right, or the model is no "
@@ -44,6 +45,7 @@ def evaluate_split(
     calibrated: bool = False,
     explain: bool = False,
     lesions: str = "",
+    other_persons: bool = False,
 ) -> dict:
     """Scores a split with the best checkpoint of `workdir` and writes the result into `folder`.
 
@@ -51,21 +53,30 @@ def evaluate_split(
       workdir: of the run.
       split: `train`, `validation` or `test`.
       folder: an existing folder for the files of DESIGN section 2.
-      data_dir: the data set that it was trained on, if it has moved since, or any data set for
-        converted weights; "": where it was.
+      data_dir: another data set, of persons that the model does not know, or its own, if that has
+        moved since; "": its own, where it was.
       aggregate: how a person's probabilities are made of the slices' (`aggregate.AGGREGATES`).
       calibrated: the slices' probabilities are at the temperature that suits validation best.
       explain: ask, too, whether the model looks where the lesions are.
       lesions: the table of lesions; "": the one that lay beside the cohort.
+      other_persons: the user vouches that nobody of `data_dir` was trained on. Needed only where
+        the run's own data set is gone, by which it is checked otherwise.
 
     Returns:
       what `metrics.json` holds.
 
     Raises:
-      InputError: there is no checkpoint, the data set is gone or another, the split is empty,
-        there is no temperature to calibrate with, or no table of lesions to explain by.
+      InputError: there is no checkpoint, the data set is gone or holds persons that the model
+        knows, the split is empty, there is no temperature to calibrate with, or no table of lesions
+        to explain by.
     """
-    run = ScoredRun(workdir, split, data_dir, lesions=lesions if explain else None)
+    run = ScoredRun(
+        workdir,
+        split,
+        data_dir,
+        lesions=lesions if explain else None,
+        other_persons=other_persons,
+    )
     config = run.predictor.meta.config
     settings = MetricSettings.from_config(config.evaluation)
     if calibrated:
@@ -105,7 +116,7 @@ def evaluate_split(
         slices,
         persons,
         calibration=calibration,
-        study=study_of_run(run.data, split, identity, config),
+        study=study_of_run(run.data, split, identity, config, is_other=run.is_other),
         settings=settings,
     )
 
@@ -115,13 +126,20 @@ class ScoredRun:
 
     Attributes:
       predictor: the best checkpoint.
-      data: the data set.
+      data: the data set that is scored.
+      is_other: whether it is not the one that the run was trained on.
       positive: the index of the positive class.
       lesions: those that are known, where the model is asked to point at them; else none.
     """
 
     def __init__(
-        self, workdir: Path, split: str, data_dir: str = "", *, lesions: str | None = None
+        self,
+        workdir: Path,
+        split: str,
+        data_dir: str = "",
+        *,
+        lesions: str | None = None,
+        other_persons: bool = False,
     ):
         """Scores; see `evaluate_split` for the arguments and errors.
 
@@ -130,14 +148,17 @@ class ScoredRun:
         self._workdir = workdir
         self._points: list[Points] = []
         self.predictor = Predictor.load(workdir)
-        self.data = _open_data(self.predictor, workdir, split, data_dir)
+        self.data, self._own_data = _open_data(
+            self.predictor, workdir, split, data_dir, other_persons
+        )
+        self.is_other = self._own_data is not self.data
         config = self.predictor.meta.config
         self.positive = positive_class(self.data.labels, config.evaluation.positive_label)
         self._split = split
         is_pointing = lesions is not None
         # Before the scoring, which takes longer.
         self.lesions = _read_lesions(self.data, lesions) if is_pointing else {}
-        self._scored = self._score(split, self._keep_points if is_pointing else None)
+        self._scored = self._score(self.data, split, self._keep_points if is_pointing else None)
 
     @functools.cached_property
     def temperature(self) -> float | None:
@@ -149,9 +170,11 @@ class ScoredRun:
 
     @functools.cached_property
     def _validation(self) -> tuple[SlicePredictions, np.ndarray] | None:
-        if self._split == "validation":
+        if self._own_data is None or not self._own_data.n_slices["validation"]:
+            return None
+        if self._own_data is self.data and self._split == "validation":
             return self._scored
-        return self._score("validation") if self.data.n_slices["validation"] else None
+        return self._score(self._own_data, "validation")
 
     @property
     def points(self) -> Points:
@@ -166,7 +189,7 @@ class ScoredRun:
         return self._at_temperature(self._scored, calibrated)
 
     def validation(self, calibrated: bool) -> SlicePredictions | None:
-        """Likewise the validation split's; None where it is empty."""
+        """Likewise those of the run's own validation split; None where there is none."""
         if self._validation is None:
             return None
         return self._at_temperature(self._validation, calibrated)
@@ -179,11 +202,11 @@ class ScoredRun:
             )
 
     def _score(
-        self, split: str, watch: Callable | None = None
+        self, data: PreparedData, split: str, watch: Callable | None = None
     ) -> tuple[SlicePredictions, np.ndarray]:
         fill = self.predictor.meta.config.data.fill
         scorer, variables = self.predictor.scorer, self.predictor.variables
-        return score_split(scorer, variables, self.data, split, fill, watch=watch)
+        return score_split(scorer, variables, data, split, fill, watch=watch)
 
     def _at_temperature(
         self, scored: tuple[SlicePredictions, np.ndarray], calibrated: bool
@@ -205,24 +228,58 @@ def _read_lesions(data: PreparedData, path: str) -> dict[tuple[str, str], list[B
     return read_lesions(path or beside)
 
 
-def _open_data(predictor: Predictor, workdir: Path, split: str, data_dir: str) -> PreparedData:
-    data = open_data(data_dir or predictor.meta.config.data.dir)
-    if data.labels != predictor.meta.labels:
+def _open_data(
+    predictor: Predictor, workdir: Path, split: str, data_dir: str, other_persons: bool
+) -> tuple[PreparedData, PreparedData | None]:
+    """The data set to score, and the run's own, whose validation split chose the weights."""
+    meta = predictor.meta
+    data = open_data(data_dir or meta.config.data.dir)
+    if data.labels != meta.labels:
         raise InputError(
             f"{data.path} has the labels {', '.join(data.labels)}, the model of {workdir} has "
-            f"{', '.join(predictor.meta.labels)}; prepare the data with "
-            f"--labels={','.join(predictor.meta.labels)}."
+            f"{', '.join(meta.labels)}; prepare the data with --labels={','.join(meta.labels)}."
         )
+    if not data.n_slices[split]:
+        raise InputError(f"--split={split}: {data.path} has nobody in it; name another split.")
     # Converted weights were trained elsewhere, on data that nobody here has.
-    trained_on = predictor.meta.data_fingerprint
-    if trained_on and trained_on != data.fingerprint:
+    if not meta.data_fingerprint or meta.data_fingerprint == data.fingerprint:
+        return data, data
+    if not data_dir:
         raise InputError(
             f"{data.path} was prepared anew since {workdir} was trained on it, so persons of its "
             f"{split} split may be known to the model; train again, or restore the data set."
         )
-    if not data.n_slices[split]:
-        raise InputError(f"--split={split}: {data.path} has nobody in it; name another split.")
-    return data
+    if data.ct != meta.ct:
+        raise InputError(
+            f"{data.path} was prepared with {data.ct.to_dict()}, the data of {workdir} with "
+            f"{meta.ct.to_dict()}; prepare the data with the same --config."
+        )
+    return data, _known_data(meta, workdir, data, split, other_persons)
+
+
+def _known_data(
+    meta: Meta, workdir: Path, data: PreparedData, split: str, other_persons: bool
+) -> PreparedData | None:
+    """The run's own data set, of whose training and validation nobody is in `data`."""
+    folder = Path(meta.config.data.dir)
+    own = open_data(folder) if folder.is_dir() else None
+    if own is None or own.fingerprint != meta.data_fingerprint:
+        if other_persons:
+            return None
+        raise InputError(
+            f"whether {workdir} was trained on persons of {data.path} cannot be checked, since the "
+            f"data set that it was trained on is not at {folder} any more; put it back, or say "
+            "--other_persons if you know that they are others."
+        )
+    known = {one for name in ("train", "validation") for one in own.persons[name]}
+    common = sorted(known.intersection(data.persons[split]))
+    if common:
+        raise InputError(
+            f"{len(common)} persons of the {split} split of {data.path} have the patient_id of "
+            f"persons that {workdir} was trained or chosen on ({common[0]!r}); take them out of "
+            "the cohort, or name them otherwise if they are others."
+        )
+    return own
 
 
 def _threshold(validation: PersonPredictions, positive: int) -> float | None:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from drenet_jax import parallel
 from drenet_jax.ct.files import CtError
 from drenet_jax.ct.isolated import Reader
-from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, filled
-from drenet_jax.ct.source_instance import SourceInstance
+from drenet_jax.ct.prepared import PickedSlice, PreparedPerson, filled
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature
 from drenet_jax.evaluation.experience import Experience
 from drenet_jax.evaluation.overlays import LeftOutSlice, SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import Model, build_model, variable_shapes
-from drenet_jax.models.checkpoints import Checkpoints, Meta
+from drenet_jax.models.checkpoints import Checkpoints, Meta, PyTree
+
+if TYPE_CHECKING:
+    from drenet_jax.ct.source_instance import SourceInstance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Predictor:
         meta: Meta,
         step: int,
         workdir: Path,
-        model: Model,
+        scorer: SliceScorer,
         variables: dict,
         temperature: float | None = None,
         experience: Experience | None = None,
@@ -80,9 +84,8 @@ class Predictor:
         }
         self.temperature = temperature
         self.experience = experience
-        batch_size = parallel.best_batch_size(meta.config.evaluation.batch_size)
-        self.scorer = SliceScorer(model, batch_size, heat_maps=True)
-        self.variables = parallel.replicate(variables)
+        self.scorer = scorer
+        self.variables = parallel.put_on_devices(variables)
         self._reader = reader or Reader()
         # The reader's process ends with this object, or when Python does.
         weakref.finalize(self, self._reader.close)
@@ -109,11 +112,13 @@ class Predictor:
             step = checkpoints.best_step
             meta = checkpoints.meta(step)
             model = build_model(meta.config, len(meta.labels))
-            variables = checkpoints.weights(step, variable_shapes(model))
+            batch_size = parallel.best_batch_size(meta.config.evaluation.batch_size)
+            scorer = SliceScorer(model, batch_size, heat_maps=True)
+            variables = _weights(checkpoints, step, model, scorer)
             temperature = _temperature(checkpoints, step, workdir) if calibrated else None
             validation = checkpoints.validation(step)
         experience = None if validation is None else Experience.from_dict(validation)
-        return cls(meta, step, Path(workdir), model, variables, temperature, experience, reader)
+        return cls(meta, step, Path(workdir), scorer, variables, temperature, experience, reader)
 
     def slices(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Scores prepared slices.
@@ -192,7 +197,7 @@ class Predictor:
                 tick=lambda: watch("reading"),
             )
             # The child reads meanwhile.
-            self.scorer.compile(self.variables)
+            self.scorer.compile()
             prepared = reading.result()
         watch("scoring")
         if not prepared.kept:
@@ -261,6 +266,25 @@ class Predictor:
             if not one.kept
         )
         return PersonResult(result, tuple(pictures), tuple(left_out))
+
+
+def _weights(checkpoints: Checkpoints, step: int, model: Model, scorer: SliceScorer) -> PyTree:
+    """The weights of a checkpoint, read while the scorer is traced, which shows that they fit."""
+    shapes = checkpoints.weight_shapes(step)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(checkpoints.weights, step, shapes)
+        # Orbax has little to do in Python, but would wait 5 ms for its turn each time.
+        usual_s = sys.getswitchinterval()
+        sys.setswitchinterval(5e-4)
+        try:
+            scorer.trace(shapes)
+        except Exception:
+            # Only now: the model's own shapes take as long as the scorer's trace.
+            checkpoints.check_weights(step, variable_shapes(model))
+            raise
+        finally:
+            sys.setswitchinterval(usual_s)
+        return reading.result()
 
 
 def _temperature(checkpoints: Checkpoints, step: int, workdir: str | os.PathLike) -> float:

@@ -97,18 +97,36 @@ class Study:
 
 
 def study_of_run(
-    data: PreparedData, split: str, model: Mapping[str, object], config: Mapping
+    data: PreparedData,
+    split: str,
+    model: Mapping[str, object],
+    config: Mapping,
+    *,
+    is_other: bool,
 ) -> Study:
-    """What there is to tell of a model's evaluation on a split of `data`."""
+    """What there is to tell of a model's evaluation on a split of `data`.
+
+    Args:
+      data: the data set.
+      split: of it.
+      model: what is known of the model, for the report.
+      config: of its training.
+      is_other: it was trained on another data set.
+    """
+    title = f"{model['name']} on the {split} split"
+    design = (
+        "By person, into training, validation and test; who is where is in split.json "
+        f"(fingerprint {data.fingerprint})."
+    )
+    if is_other:
+        title += " of another data set"
+        design += " The model was trained and chosen on another data set, of other persons."
     return Study(
-        title=f"{model['name']} on the {split} split",
+        title=title,
         model={**model, "data": str(data.path)},
         config=config,
         ct=data.ct.to_dict(),
-        design=(
-            "By person, into training, validation and test; who is where is in split.json "
-            f"(fingerprint {data.fingerprint})."
-        ),
+        design=design,
         partitions=[(name, len(data.persons[name]), data.n_slices[name]) for name in SPLITS],
         excluded=excluded(data),
         pictures=lambda persons: pictures_of(data, persons, config["data"]["fill"]),

@@ -29,19 +29,26 @@ class SliceScorer:
         self.batch_size = parallel.round_up_to_devices(batch_size)
         self._image_size_px = model.image_size_px
         self._forward = parallel.map_over_devices(_make_forward(model, heat_maps))
-        self._is_compiled = False
+        self._lowered = None
 
-    def compile(self, variables: dict) -> None:
-        """Compiles the forward pass, if it is not compiled, without running it.
+    def trace(self, shapes: dict) -> None:
+        """Traces the forward pass, so that `compile` has only XLA's part to do.
 
         Args:
-          variables: as those of the calls to come.
+          shapes: of the weights of the calls to come, on one device.
+
+        Raises:
+          Exception: of many kinds, if the model has other weights.
         """
-        if self._is_compiled:
-            return
         images = np.zeros((self.batch_size, *(self._image_size_px,) * 2), np.uint8)
-        self._forward = self._forward.lower(variables, parallel.shard(images)).compile()
-        self._is_compiled = True
+        self._lowered = self._forward.lower(
+            parallel.replicated_shapes(shapes), parallel.shard(images)
+        )
+
+    def compile(self) -> None:
+        """Compiles what `trace` has traced, if it is not compiled, without running it."""
+        if self._lowered is not None:
+            self._forward, self._lowered = self._lowered.compile(), None
 
     def __call__(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
         """Scores slices, each exactly once, whatever the number of devices.
@@ -87,6 +94,7 @@ class SliceScorer:
             f"--config.evaluation.batch_size={self.batch_size} slices do not fit the memory; "
             "train with a smaller one (it may change when a run goes on)"
         ):
+            self.compile()
             return parallel.unshard(self._forward(variables, parallel.shard(padded)))
 
 

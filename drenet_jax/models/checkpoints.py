@@ -254,6 +254,10 @@ class Checkpoints:
         """
         return self._restore(step, "weights", shapes)
 
+    def check_weights(self, step: int, shapes: PyTree) -> None:
+        """Raises InputError unless the weights have these names and shapes."""
+        self._check(step, "weights", shapes)
+
     def optimizer(self, step: int, shapes: PyTree) -> PyTree:
         """What `save` was given as `optimizer`, as NumPy arrays."""
         return self._restore(step, "optimizer", shapes)
@@ -279,12 +283,14 @@ class Checkpoints:
         )
 
     def _restore(self, step: int, item: str, shapes: PyTree) -> PyTree:
-        where = self._folder / str(step) / item
         # Orbax tells a mismatch in thousands of lines.
-        check_shapes(self._shapes(step, item), shapes, str(where))
+        self._check(step, item, shapes)
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
         return self._manager.restore(step, args=args)[item]
+
+    def _check(self, step: int, item: str, shapes: PyTree) -> None:
+        check_shapes(self._shapes(step, item), shapes, str(self._folder / str(step) / item))
 
     def _shapes(self, step: int, item: str) -> PyTree:
         return self._manager.item_metadata(step)[item]

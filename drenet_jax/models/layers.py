@@ -25,8 +25,9 @@ def is_tuned_for_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+@functools.lru_cache
 def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> Callable[..., nn.Module]:
-    """Makes batch norms with PyTorch's numerics.
+    """Makes batch norms with PyTorch's numerics; the same maker for the same arguments.
 
     Args:
       train: whether statistics are those of the batch.
@@ -123,6 +124,63 @@ def conv3x3(features: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
         dtype=dtype,
         name=name,
     )
+
+
+class StemConv(nn.Module):
+    """The 7×7 convolution of a ResNet's stem: stride 2, padded by 3, without bias.
+
+    The same parameter (`kernel` [7, 7, C_in, C_out]) and the same result as `nn.Conv`.
+    """
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", kernel_init, (7, 7, x.shape[-1], self.features))
+        convolve = _stem if is_tuned_for_cpu() else _plain_stem
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        (padding, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _plain_stem(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _convolve(x, kernel, 2, (3, 3))
+
+
+_stem = jax.custom_vjp(_plain_stem)
+
+
+def _stem_forward(x, kernel):
+    return _plain_stem(x, kernel), (x, kernel)
+
+
+def _stem_backward(kept, g):
+    x, kernel = kept
+    (d_kernel,) = jax.vjp(lambda kernel: _plain_stem(x, kernel), kernel)[1](g)
+    # Row 2m + a of the image is seen by row m + t of the result through the kernel's row
+    # a + 3 − 2t, so one 4×4 convolution finds the four pixels (a, b) of each cell together. XLA
+    # would spread g out with zeros between and multiply them all.
+    t = jnp.arange(-1, 3)[:, None]
+    rows = jnp.arange(2) + 3 - 2 * t
+    beyond = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # its row 7 is zero
+    rows = jnp.where(rows < 7, rows, 7)
+    parts = beyond[rows][:, :, rows].transpose(0, 2, 5, 1, 3, 4)
+    cells = _convolve(g, parts.reshape(4, 4, kernel.shape[3], -1), 1, (1, 2))
+    b, h, w, _ = cells.shape
+    dx = cells.reshape(b, h, w, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
+    return dx[:, : x.shape[1], : x.shape[2]], d_kernel
+
+
+_stem.defvjp(_stem_forward, _stem_backward)
 
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:

@@ -6,13 +6,14 @@ every ImageNet weight in use, pads by (1, 1).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drenet_jax.models.layers import Conv1x1, batch_norm, conv3x3, kernel_init, max_pool_3x3
+from drenet_jax.models.layers import Conv1x1, StemConv, batch_norm, conv3x3, max_pool_3x3
 from drenet_jax.models.outputs import probed
 
 
@@ -71,6 +72,16 @@ ARCHITECTURES: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
 }
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(block: nn.Module, variables: dict, x: jax.Array) -> jax.Array:
+    """A block with its running statistics.
+
+    Blocks of one shape, in all passes, are traced once: half of what `predict` takes to start is
+    tracing. XLA gets the same operations.
+    """
+    return block.apply(variables, x)
+
+
 class ResNet(nn.Module):
     """The convolutional part of a ResNet, without a class head.
 
@@ -115,27 +126,24 @@ class ResNet(nn.Module):
         block, stage_sizes = ARCHITECTURES[self.architecture]
         block = nn.remat(block) if self.remat and train else block
         norm = batch_norm(train, self.dtype, self.axis_name)
-        x = nn.Conv(
-            self.width,
-            (7, 7),
-            strides=2,
-            padding=((3, 3), (3, 3)),
-            use_bias=False,
-            kernel_init=kernel_init,
-            dtype=self.dtype,
-            name="conv1",
-        )(images)
+        x = StemConv(self.width, self.dtype, name="conv1")(images)
         x = nn.relu(norm(name="bn1")(x))
         x = max_pool_3x3(x)
         for stage, n_blocks in enumerate(stage_sizes):
             for i in range(n_blocks):
-                x = block(
+                name = f"layer{stage + 1}_{i}"
+                make = functools.partial(
+                    block,
                     features=self.width * 2**stage,
                     stride=2 if stage > 0 and i == 0 else 1,
                     norm=norm,
                     dtype=self.dtype,
-                    name=f"layer{stage + 1}_{i}",
-                )(x)
+                )
+                if train or self.is_initializing():
+                    x = make(name=name)(x)
+                else:
+                    mine = {kind: tree[name] for kind, tree in self.variables.items()}
+                    x = _predict(make(parent=None), mine, x)
         x = probed(x, probe)
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return x, pooled

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drenet_jax.ct.preprocess import PickedSlice, PreparedPerson, prepare_person
+from drenet_jax.ct.prepared import PickedSlice, PreparedPerson
+from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import RENAMED
 from drenet_jax.ct.turn import Turn
 from drenet_jax.data.cohort import Person, read_cohort

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from drenet_jax.data.batches import split_batches
+from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation import evaluate
@@ -17,6 +20,7 @@ from drenet_jax.evaluation.evaluate import evaluate_split
 from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
 from drenet_jax.evaluation.results import pictures_of
 from drenet_jax.evaluation.splits import positive_class
+from drenet_jax.outputs import new_folder
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,70 @@ def test_no_temperature_is_refused_if_it_is_asked_for(trained, tmp_path, monkeyp
     monkeypatch.setattr(evaluate, "fit_temperature", lambda logits, label: None)
     with pytest.raises(InputError, match=r"--calibrated: .* no temperature suits"):
         evaluate_split(trained, "test", tmp_path, calibrated=True)
+
+
+@pytest.fixture(scope="module")
+def others(phantoms, prepared, tmp_path_factory):
+    """The phantoms under other names, all of them in the test split."""
+    with (phantoms / "cohort.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cohort = phantoms / "others.csv"
+    with cohort.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "split"])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "patient_id": f"other-{row['patient_id']}", "split": "test"})
+    out = tmp_path_factory.mktemp("others") / "data"
+    with new_folder(out) as folder:
+        prepare_cohort(
+            read_cohort(cohort),
+            folder,
+            settings=open_data(prepared).ct,
+            seed=0,
+            fractions=(50, 25, 25),
+            workers=1,
+            progress=lambda summaries, n: summaries,
+        )
+    cohort.unlink()
+    return out
+
+
+def test_another_data_set_is_scored_with_what_the_runs_own_validation_chose(
+    trained, others, evaluated, tmp_path
+):
+    metrics = evaluate_split(trained, "test", tmp_path, str(others))
+    assert metrics["n_persons"] == 12
+    own = json.loads((evaluated / "metrics.json").read_text())
+    for figures in (metrics, own):
+        figures["validation_threshold"] = figures["validation_threshold"]["threshold"]
+    assert metrics["validation_threshold"] == own["validation_threshold"]
+    assert metrics["calibration"]["temperature"] == own["calibration"]["temperature"]
+    assert "trained and chosen on another data set" in (tmp_path / "report.html").read_text()
+    assert "another data set" not in (evaluated / "report.html").read_text()
+
+
+def test_where_the_own_data_are_gone_the_user_must_vouch_for_the_others(
+    trained, prepared, others, tmp_path, monkeypatch
+):
+    prepared.rename(prepared.parent / "elsewhere")
+    try:
+        with pytest.raises(InputError, match=r"cannot be checked, .* --other_persons"):
+            evaluate_split(trained, "test", tmp_path, str(others))
+        metrics = evaluate_split(trained, "test", tmp_path, str(others), other_persons=True)
+    finally:
+        (prepared.parent / "elsewhere").rename(prepared)
+    assert metrics["validation_threshold"]["threshold"] is None
+    assert metrics["calibration"]["temperature"] is None
+
+
+def test_data_that_were_prepared_in_another_way_are_refused(trained, others, tmp_path):
+    shutil.copytree(others, tmp_path / "data")
+    path = tmp_path / "data" / "dataset.json"
+    settings = json.loads(path.read_text())
+    settings["ct"]["window_level_hu"] -= 100
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="prepare the data with the same --config"):
+        evaluate_split(trained, "test", tmp_path, str(tmp_path / "data"))
 
 
 def test_the_aggregate_makes_the_persons(trained, tmp_path):

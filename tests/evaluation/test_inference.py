@@ -14,7 +14,7 @@ from drenet_jax.data.cohort import read_cohort
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.inference import _source_boxes
-from drenet_jax.models.checkpoints import Checkpoints
+from drenet_jax.models.checkpoints import Checkpoints, save_converted
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,23 @@ def test_a_slice_is_scored_alike_in_any_batch(predictor):
 def test_images_that_do_not_fit_are_refused(images, predictor):
     with pytest.raises(InputError):
         predictor.slices(images)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "fault"),
+    [("hidden", (16,), "params/mlp1/kernel has shape"), ("hidden", (8, 8), "mlp2/bias is missing")],
+)
+def test_weights_that_do_not_fit_their_config_are_told_by_name(
+    trained, tmp_path, field, value, fault
+):
+    with Checkpoints.of(trained, flag="--workdir") as checkpoints:
+        step = checkpoints.best_step
+        meta = checkpoints.meta(step)
+        weights = checkpoints.weights(step, checkpoints.weight_shapes(step))
+    meta.config.model[field] = value
+    save_converted(tmp_path, weights, meta)
+    with pytest.raises(InputError, match=f"{tmp_path}.*does not fit the model: .*{fault}"):
+        drenet_jax.load(tmp_path)
 
 
 def test_a_person_is_the_mean_of_the_kept_slices(predictor, person):

@@ -25,7 +25,6 @@ from pydicom.uid import EnhancedCTImageStorage
 from drenet_jax.ct.window import window
 from drenet_jax.evaluation.inference import Predictor
 from drenet_jax.evaluation.overlays import layers
-from drenet_jax.models.build import build_model
 from drenet_jax.models.checkpoints import Meta
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "drenet.py"
@@ -226,7 +225,7 @@ def box_of(blob: np.ndarray) -> list[float]:
 class StandIn:
     """In the place of `SliceScorer`."""
 
-    def compile(self, variables: dict) -> None: ...
+    def compile(self) -> None: ...
 
     def __call__(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
         return point_at_blobs(images)
@@ -262,10 +261,7 @@ def predictor(ct_settings) -> Predictor:
         data_fingerprint="",
         version="0.1.0",
     )
-    model = build_model(meta.config, len(meta.labels))
-    found = Predictor(meta, 1, Path("run"), model, variables={"none": np.zeros(1)})
-    found.scorer = StandIn()
-    return found
+    return Predictor(meta, 1, Path("run"), StandIn(), variables={"none": np.zeros(1)})
 
 
 def red_box(marks: np.ndarray) -> np.ndarray:

@@ -87,6 +87,25 @@ def test_no_gradient_is_lost_where_what_is_pooled_is_computed_twice():
     np.testing.assert_allclose(jax.jit(jax.grad(total))(0.0), count, rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (13, 18), (7, 1)])
+def test_the_stem_and_its_gradients_are_those_of_flaxs_convolution(size, double):
+    images = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    ours = layers.StemConv(5, jnp.float64)
+    plain = nn.Conv(5, (7, 7), 2, ((3, 3), (3, 3)), use_bias=False, dtype=jnp.float64)
+    variables = ours.init(jax.random.key(1), images)
+
+    def found(network):
+        def loss(variables, images):
+            y = network.apply(variables, images)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(variables, images)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), found(ours), found(plain)
+    )
+
+
 def test_other_devices_keep_flaxs_and_xlas_own(monkeypatch):
     images = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
 
