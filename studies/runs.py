@@ -166,7 +166,9 @@ def score(predictor, data, split: str, slices_csv: Path, pointed_csv: Path | Non
 
 def _predictor(workdir: Path, weights: str):
     """The best weights by validation, or the last."""
+    from drenet_jax import parallel
     from drenet_jax.evaluation.inference import Predictor
+    from drenet_jax.evaluation.scoring import SliceScorer
     from drenet_jax.models.build import build_model, variable_shapes
     from drenet_jax.models.checkpoints import Checkpoints
 
@@ -176,9 +178,10 @@ def _predictor(workdir: Path, weights: str):
         step = checkpoints.latest_step
         meta = checkpoints.meta(step)
         model = build_model(meta.config, len(meta.labels))
-        return Predictor(
-            meta, step, workdir, model, checkpoints.weights(step, variable_shapes(model))
-        )
+        batch_size = parallel.best_batch_size(meta.config.evaluation.batch_size)
+        scorer = SliceScorer(model, batch_size, heat_maps=True)
+        weights = checkpoints.weights(step, variable_shapes(model))
+        return Predictor(meta, step, workdir, scorer, weights)
 
 
 def _parameters(variables: dict) -> int:
@@ -188,6 +191,9 @@ def _parameters(variables: dict) -> int:
 
 
 def main() -> None:
+    from drenet_jax.cli import use_huge_pages
+
+    use_huge_pages()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", nargs="+", choices=STUDIES)
     parser.add_argument("--work", type=Path, default=WORK, help="the folder of data and runs")
