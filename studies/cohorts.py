@@ -22,6 +22,8 @@ from drenet_jax.outputs import new_folder
 from drenet_jax.synthesize import synthesize
 from studies.methods import CONFIGS, IMAGE_SIZE_PX
 
+# Picked; some five of them are kept: persons are harder, and runs shorter.
+SLICES_PER_PERSON = 9
 LABELS = ("COVID-19", "bacterial", "healthy")
 COVID_CT = Path(
     os.environ.get(
@@ -127,8 +129,9 @@ def _prepare(
     settings = CtSettings.from_dict(
         runpy.run_path(str(CONFIGS / "prepare.py"))["get_config"]().to_dict()
     )
-    # Nine picked slices, of which some five are kept: persons are harder, and runs shorter.
-    settings = dataclasses.replace(settings, image_size_px=size_px, slices_per_person=9)
+    settings = dataclasses.replace(
+        settings, image_size_px=size_px, slices_per_person=SLICES_PER_PERSON
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as made:
         prepare_cohort(

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from studies import figures, plots
 from studies.claims import MARGIN, counts, sentences
+from studies.cohorts import SLICES_PER_PERSON
 from studies.collect import COVID_CT_LEFT_OUT
 from studies.figures import LESS, covid_arm, main_arm, persons_arm
 from studies.intervals import DRAWS
-from studies.methods import METHODS, STEPS
+from studies.methods import IMAGE_SIZE_PX, METHODS, STEPS
 from studies.predictions import RESULTS
 from studies.studies import (
     COVID_CT_METHODS,
@@ -56,6 +57,8 @@ class _Page:
         self._left_out = len(_read(left_out)) if left_out.is_file() else 0
         self.spans: Mapping[str, Callable[..., str]] = {
             "steps": lambda: str(STEPS),
+            "image_size_px": lambda: str(IMAGE_SIZE_PX),
+            "slices_per_person": lambda: str(SLICES_PER_PERSON),
             "fine_tuning_steps": lambda: str(FINE_TUNING_STEPS),
             "seeds": lambda: str(len(SEEDS)),
             "draws": lambda: str(DRAWS),

@@ -88,8 +88,6 @@ def _start_worker(cores: multiprocessing.Queue, work: str) -> None:
 
 def make_run(run: Run, work: Path) -> float:
     """Trains and scores a run, and returns its processor seconds."""
-    import ml_collections  # noqa: F401  (its import time is not the run's)
-
     from drenet_jax.data.records import open_data
     from drenet_jax.evaluation.inference import Predictor
     from drenet_jax.training.loop import train_and_evaluate
