@@ -129,6 +129,9 @@ class ResNet(nn.Module):
         x = StemConv(self.width, self.dtype, name="conv1")(images)
         x = nn.relu(norm(name="bn1")(x))
         x = max_pool_3x3(x)
+        # Whoever captures what is between finds it in modules of their own only.
+        is_captured = self.is_mutable_collection("intermediates")
+        has_own_blocks = train or self.is_initializing() or is_captured
         for stage, n_blocks in enumerate(stage_sizes):
             for i in range(n_blocks):
                 name = f"layer{stage + 1}_{i}"
@@ -139,7 +142,7 @@ class ResNet(nn.Module):
                     norm=norm,
                     dtype=self.dtype,
                 )
-                if train or self.is_initializing():
+                if has_own_blocks:
                     x = make(name=name)(x)
                 else:
                     mine = {kind: tree[name] for kind, tree in self.variables.items()}
