@@ -91,7 +91,7 @@ def _lesions(rows: Rows, methods: Sequence[str], path: Path) -> None:
 
 def _persons(rows: Rows, path: Path) -> None:
     figure, (ax,) = new_figure(6, 4)
-    drawn = False
+    drawn = 0
     for i, method in enumerate(("drenet", "resnet")):
         known = [
             (n, rows["phantoms", figures.persons_arm(method, train), "person_auc"])
@@ -99,14 +99,14 @@ def _persons(rows: Rows, path: Path) -> None:
             if _has(rows, "phantoms", figures.persons_arm(method, train))
         ]
         if known:
-            drawn = True
+            drawn = max(drawn, len(known))
             _curve(ax, known, i, METHODS[method].title)
     ax.set(xscale="log", xlabel="training persons", ylabel="person AUC")
     ax.set_xticks(list(PERSONS.values()), list(map(str, PERSONS.values())))
     ax.minorticks_off()
     ax.legend(fontsize=9, loc="lower right")
     ax.grid(color="0.92")
-    if drawn:
+    if drawn > 1:
         save(figure, path)
 
 
@@ -140,6 +140,6 @@ def _shift(rows: Rows, path: Path) -> None:
     ax.set(xscale="log", xlabel="persons of B to fine-tune on (dotted: tested on A)")
     ax.set_xticks([n + 1 for n in ticks], list(map(str, ticks)))
     ax.minorticks_off()
-    ax.legend(fontsize=9, loc="lower right")
+    ax.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     ax.grid(color="0.92")
     save(figure, path)
