@@ -2,7 +2,7 @@
 # Makes a study of docs/study.md: its data, its runs, and the figures made of them.
 #
 #   bash studies/run.sh smallest     # DRENet and ResNet, five seeds each; compares with the committed
-#                                    # figures. Under 20 minutes on two cores
+#                                    # figures
 #   bash studies/run.sh phantoms     # the main table
 #   bash studies/run.sh persons      # how results grow with the number of training persons
 #   bash studies/run.sh shift        # from site A to site B, before and after fine-tuning
