@@ -65,14 +65,9 @@ def differences() -> list[tuple[str, str, str]]:
     ]
     for pretrained in (False, True):
         for weights in ("last", "best"):
-            found += [
-                ("covid_ct", covid_arm("drenet", pretrained, weights), covid_arm(*other))
-                for other in (
-                    (method, pretrained, weights)
-                    for method in COVID_CT_METHODS
-                    if method != "drenet"
-                )
-            ]
+            arms = {one: covid_arm(one, pretrained, weights) for one in COVID_CT_METHODS}
+            ours = arms.pop("drenet")
+            found += [("covid_ct", ours, arm) for arm in arms.values()]
     found += [
         ("covid_ct", covid_arm(method, True), covid_arm(method, False))
         for method in COVID_CT_METHODS

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -59,11 +60,7 @@ def collect(work: Path, results: Path, runs: Sequence[Run]) -> list[Run]:
     done = [run for run in runs if (run_folder(work, run) / DONE).is_file()]
     tables: dict[str, _Columns] = {}
     for run in done:
-        for (test, _), weights in (
-            (test, weights)
-            for test in run.tests
-            for weights in (("last", "best") if run.validates else ("last",))
-        ):
+        for (test, _), weights in itertools.product(run.tests, run.weights):
             name = f"{arm_name(run, weights)}/{run.seed}"
             test_set = cohort_of(test)
             slices = SlicePredictions.from_csv(slices_file(work, run, test, weights))

@@ -98,7 +98,7 @@ def make_run(run: Run, work: Path) -> float:
     config = run_config(run, work, open_data(data_folder(work, run.train)).n_slices["train"])
     train_and_evaluate(config, folder / "run")
     trained = time.process_time()
-    for weights in ("last", "best") if run.validates else ("last",):
+    for weights in run.weights:
         predictor = Predictor.load(folder / "run", latest=weights == "last")
         for test, split in run.tests:
             pointed = pointed_file(work, run, test) if weights == "last" else None

@@ -52,6 +52,11 @@ class Run:
     def name(self) -> str:
         return f"{self.arm}/{self.seed}"
 
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Which of its weights are scored."""
+        return ("last", "best") if self.validates else ("last",)
+
 
 def phantom_run(method: str, seed: int, train: str = MAIN) -> Run:
     return Run(method, train, seed, tests=((train, "test"),))

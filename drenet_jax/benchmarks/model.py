@@ -18,7 +18,7 @@ from drenet_jax.models.build import DTYPES, build_model, init_variables
 from drenet_jax.models.crops import crop_and_resize
 from drenet_jax.models.proposals import select_proposals
 from drenet_jax.training.state import create_state, learning_rate, make_optimizer
-from drenet_jax.training.step import make_train_step
+from drenet_jax.training.step import make_train_step, replicated_seed
 
 SUITE = "model"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -42,6 +42,7 @@ class TrainingStep:
         self.schedule, self.optimizer = schedule, optimizer
         self.state = parallel.replicate(create_state(init_variables(model, 0), optimizer))
         self.micro_batch = next(parallel.on_devices([random_batch(config, batch)], parts=1))[0]
+        self.seed = replicated_seed(config)
         self._step = make_train_step(model, optimizer, schedule, config)
 
     def __call__(self) -> None:

@@ -16,7 +16,7 @@ from drenet_jax import parallel
 from drenet_jax.benchmarks.model import TrainingStep, crops_of_a_batch, random_batch, rate_row
 from drenet_jax.benchmarks.passes import bare_passes, stacks_of
 from drenet_jax.benchmarks.timing import Row, Timing, plain_row, side_by_side
-from drenet_jax.training.step import make_gradient, make_update, replicated_seed
+from drenet_jax.training.step import make_gradient, make_update
 
 SUITE = "profile"
 
@@ -101,13 +101,7 @@ def _gradient(step: TrainingStep) -> Callable:
 
 def _arguments(step: TrainingStep) -> tuple:
     state = step.state
-    return (
-        state.params,
-        state.batch_stats,
-        replicated_seed(step.config),
-        state.step,
-        *step.micro_batch,
-    )
+    return state.params, state.batch_stats, step.seed, state.step, *step.micro_batch
 
 
 def _update(step: TrainingStep) -> Callable[[], None]:
