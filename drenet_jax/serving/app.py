@@ -174,11 +174,14 @@ def make_app(
         try:
             upload = await uploads.receive(request, own, limits)
         except BaseException as error:
-            queue.give_place_back()
-            await asyncio.to_thread(shutil.rmtree, own, ignore_errors=True)
-            outcome = f"refused_{error.status}" if isinstance(error, Refused) else "broken_off"
-            metrics.outcome(outcome)
-            log.request(own.name[-8:], outcome, time.monotonic() - start_s)
+            try:
+                await asyncio.to_thread(shutil.rmtree, own, ignore_errors=True)
+            finally:
+                outcome = f"refused_{error.status}" if isinstance(error, Refused) else "broken_off"
+                metrics.outcome(outcome)
+                log.request(own.name[-8:], outcome, time.monotonic() - start_s)
+                # Last: whoever gets the place may fill the disk that this upload took.
+                queue.give_place_back()
             raise
         metrics.received(upload.n_bytes)
         metrics.took("sending", time.monotonic() - start_s)
