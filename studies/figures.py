@@ -18,12 +18,14 @@ from studies.methods import METHODS
 from studies.predictions import RESULTS, read_table
 from studies.studies import (
     COVID_CT_METHODS,
+    LONG_TRAIN,
     MAIN,
     PERSONS,
     SEEDS,
     SITE_B_PERSONS,
     covid_ct_run,
     fine_tuned_run,
+    long_run,
     phantom_run,
     site_a_run,
     site_b_run,
@@ -49,6 +51,10 @@ def covid_arm(method: str, pretrained: bool, weights: str = "last") -> str:
     return arm if weights == "last" else f"{arm}-{weights}"
 
 
+def long_arm(method: str, train: str) -> str:
+    return long_run(method, 0, train).arm
+
+
 SITE_A_ARM, SITE_B_ARM = site_a_run(0).arm, site_b_run(0).arm
 FINE_TUNED_ARMS = {train: fine_tuned_run(0, train).arm for train in SITE_B_PERSONS}
 
@@ -72,6 +78,14 @@ def differences() -> list[tuple[str, str, str]]:
         ("covid_ct", covid_arm(method, True), covid_arm(method, False))
         for method in COVID_CT_METHODS
     ]
+    for train in (LONG_TRAIN, "covid_ct"):
+        for method in COVID_CT_METHODS:
+            arm = long_arm(method, train)
+            if method != "drenet":
+                found.append((train, long_arm("drenet", train), arm))
+            # What the longer training gained.
+            short = covid_arm(method, False) if train == "covid_ct" else persons_arm(method, train)
+            found.append((train, arm, short))
     found += [("site_b", arm, SITE_A_ARM) for arm in FINE_TUNED_ARMS.values()]
     found += [("site_b", FINE_TUNED_ARMS["site_b"], SITE_B_ARM)]
     return found

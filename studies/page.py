@@ -14,13 +14,15 @@ from studies import figures, plots
 from studies.claims import MARGIN, counts, sentences
 from studies.cohorts import SLICES_PER_PERSON
 from studies.collect import COVID_CT_LEFT_OUT
-from studies.figures import LESS, covid_arm, main_arm, persons_arm
+from studies.figures import LESS, covid_arm, long_arm, main_arm, persons_arm
 from studies.intervals import DRAWS
-from studies.methods import IMAGE_SIZE_PX, METHODS, STEPS
+from studies.methods import IMAGE_SIZE_PX, METHODS, STEPS, method_config
 from studies.predictions import RESULTS
 from studies.studies import (
     COVID_CT_METHODS,
     FINE_TUNING_STEPS,
+    LONG_STEPS,
+    LONG_TRAIN,
     PERSONS,
     SEEDS,
     SITE_B_PERSONS,
@@ -67,7 +69,10 @@ class _Page:
             "slices": self._slices,
             "left_out": lambda: str(self._left_out),
             "claims": lambda section: sentences(section, self.rows),
-            "counts": lambda: counts(self.rows),
+            "counts": lambda when="": counts(self.rows, later=when == "later"),
+            "long_steps": lambda: str(LONG_STEPS),
+            "long_epochs": self._long_epochs,
+            "long_table": self._long_table,
             "figure": self._figure,
             "main_table": self._main_table,
             "lesions_table": self._lesions_table,
@@ -209,6 +214,51 @@ class _Page:
                 "person AUC, weights chosen on these persons (optimistic)",
                 "DRENet less this",
                 "gained by the phantoms",
+            ),
+            lines,
+        )
+
+    def _long_epochs(self, train: str) -> str:
+        config = method_config(
+            "drenet",
+            seed=0,
+            data_dir=Path(train),
+            train_slices=int(self._slices(f"{train}/train")),
+            steps=LONG_STEPS,
+        )
+        return str(config.train.epochs)
+
+    def _long_table(self, test: str) -> str:
+        """Of the tested persons of the phantoms or of COVID-CT."""
+        metrics = {"person_auc": "person AUC"}
+        if test == LONG_TRAIN:
+            metrics |= {"person_accuracy": "accuracy, three classes"}
+        metrics |= {"slice_auc": "slice AUC"}
+        if test == LONG_TRAIN:
+            metrics |= {"heat_map": "heat map hits", "box": "best box hits"}
+        lines = []
+        for method in COVID_CT_METHODS:
+            arm = long_arm(method, test)
+            if not self._is_there(test, arm):
+                continue
+            short = (
+                covid_arm(method, False) if test == "covid_ct" else persons_arm(method, LONG_TRAIN)
+            )
+            less = long_arm("drenet", test) + LESS + arm
+            lines.append(
+                [
+                    METHODS[method].title,
+                    *(self._cell(test, arm, metric) for metric in metrics),
+                    self._cell(test, arm + LESS + short, "person_auc"),
+                    "" if method == "drenet" else self._cell(test, less, "person_auc"),
+                ]
+            )
+        return _table(
+            (
+                "method",
+                *metrics.values(),
+                "gained by the steps, person AUC",
+                "DRENet less this, person AUC",
             ),
             lines,
         )

@@ -14,6 +14,9 @@ SITE_B_PERSONS = {"site_b_5": 5, "site_b_10": 10, "site_b_20": 20, "site_b": 40}
 PERSONS = {"phantoms_20": 20, "phantoms_50": 50, "phantoms_100": 100, "phantoms": 200}
 MAIN = "phantoms_50"
 COVID_CT_METHODS = ("drenet", "resnet", "nts_net", "densenet", "vgg")
+# Five times the others' steps: on all training persons of the phantoms, 19 epochs.
+LONG_STEPS = 1200
+LONG_TRAIN = "phantoms"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Run:
       steps: instead of the method's own; 0: those.
       learning_rate_factor: on the base configuration's.
       validates: whether the weights that were best on the validation split are scored, too.
+      budget: what its arm's name says of its steps; "": nothing.
     """
 
     method: str
@@ -41,12 +45,14 @@ class Run:
     steps: int = 0
     learning_rate_factor: float = 1.0
     validates: bool = False
+    budget: str = ""
 
     @property
     def arm(self) -> str:
         """What it has in common with the runs of other seeds: its name in tables and files."""
         start = f"-from-{self.start.train}" if self.start else ""
-        return f"{self.method}-on-{self.train}{start}"
+        budget = f"-{self.budget}" if self.budget else ""
+        return f"{self.method}-on-{self.train}{start}{budget}"
 
     @property
     def name(self) -> str:
@@ -66,6 +72,16 @@ def covid_ct_run(method: str, seed: int, pretrained: bool) -> Run:
     start = phantom_run(method, seed) if pretrained else None
     tests = (("covid_ct", "validation"),)
     return Run(method, "covid_ct", seed, tests, start, parts="backbone", validates=True)
+
+
+def long_run(method: str, seed: int, train: str) -> Run:
+    """On `LONG_TRAIN` or COVID-CT, from random weights."""
+    short = (
+        covid_ct_run(method, seed, pretrained=False)
+        if train == "covid_ct"
+        else phantom_run(method, seed, train)
+    )
+    return dataclasses.replace(short, steps=LONG_STEPS, budget="long")
 
 
 def site_a_run(seed: int) -> Run:
@@ -110,6 +126,12 @@ STUDIES = {
         covid_ct_run(method, seed, pretrained)
         for method in COVID_CT_METHODS
         for pretrained in (False, True)
+        for seed in SEEDS
+    ],
+    "long": [
+        long_run(method, seed, train)
+        for train in ("covid_ct", LONG_TRAIN)
+        for method in COVID_CT_METHODS
         for seed in SEEDS
     ],
 }
