@@ -18,9 +18,11 @@ from studies.methods import METHODS
 from studies.predictions import RESULTS, read_table
 from studies.studies import (
     COVID_CT_METHODS,
+    LONG_METHODS,
     LONG_TRAIN,
     MAIN,
     PERSONS,
+    PERSONS_METHODS,
     SEEDS,
     SITE_B_PERSONS,
     covid_ct_run,
@@ -64,8 +66,13 @@ def differences() -> list[tuple[str, str, str]]:
     drenet = main_arm("drenet")
     found = [("phantoms", drenet, main_arm(method)) for method in METHODS if method != "drenet"]
     found.append(("phantoms", main_arm("fill_train"), main_arm("fill_never")))
+    own = main_arm("drenet_per_pass")
+    found += [("phantoms", own, main_arm(method)) for method in METHODS if main_arm(method) != own]
+    found.append(("phantoms", main_arm("nts_net_per_pass"), main_arm("nts_net")))
     found += [
-        ("phantoms", persons_arm("drenet", train), persons_arm("resnet", train))
+        ("phantoms", persons_arm(method, train), persons_arm("resnet", train))
+        for method in PERSONS_METHODS
+        if method != "resnet"
         for train in PERSONS
         if train != MAIN
     ]
@@ -79,13 +86,13 @@ def differences() -> list[tuple[str, str, str]]:
         for method in COVID_CT_METHODS
     ]
     for train in (LONG_TRAIN, "covid_ct"):
-        for method in COVID_CT_METHODS:
+        for method in LONG_METHODS:
             arm = long_arm(method, train)
-            if method != "drenet":
-                found.append((train, long_arm("drenet", train), arm))
-            # What the longer training gained.
-            short = covid_arm(method, False) if train == "covid_ct" else persons_arm(method, train)
-            found.append((train, arm, short))
+            found += [
+                (train, long_arm(ours, train), arm)
+                for ours in ("drenet", "drenet_per_pass")
+                if method not in ("drenet_per_pass", ours)
+            ]
     found += [("site_b", arm, SITE_A_ARM) for arm in FINE_TUNED_ARMS.values()]
     found += [("site_b", FINE_TUNED_ARMS["site_b"], SITE_B_ARM)]
     return found

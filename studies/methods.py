@@ -54,6 +54,14 @@ def _rank_factor_0(config: ml_collections.ConfigDict) -> None:
     config.train.rank_factor = 0.0
 
 
+def _per_pass(change: Callable[[ml_collections.ConfigDict], None]) -> Callable:
+    def both(config: ml_collections.ConfigDict) -> None:
+        change(config)
+        config.model.batch_statistics = "per_pass"
+
+    return both
+
+
 def _fill(when: str) -> Callable[[ml_collections.ConfigDict], None]:
     return lambda config: config.data.update(fill=when)
 
@@ -68,7 +76,7 @@ def _one_scale(config: ml_collections.ConfigDict) -> None:
 def _nts_net(config: ml_collections.ConfigDict) -> None:
     of_base = config.model
     config.model = _file("nts_net").model
-    for field in ("backbone", "width", "image_size_px", "crop_size_px"):
+    for field in ("backbone", "width", "image_size_px", "crop_size_px", "batch_statistics"):
         config.model[field] = of_base[field]
     # Half of the 48, 96 and 192 pixels, to which the scales of NTS-Net are factors above 1.
     config.model.anchor_sizes_px = (24, 48, 96)
@@ -105,6 +113,15 @@ METHODS = {
     "k6": Method("DRENet with K = 6", _model(top_k=(6,))),
     "fill_train": Method("DRENet, blank filled in training only", _fill("train")),
     "fill_never": Method("DRENet, blank never filled", _fill("never")),
+    # Decided on when the results of those above were there.
+    "drenet_per_pass": Method("DRENet, own statistics", _per_pass(_nothing)),
+    "nts_net_per_pass": Method("NTS-Net, own statistics", _per_pass(_nts_net)),
+    "no_weighted_image_per_pass": Method(
+        "DRENet without the weighted image, own statistics", _per_pass(_model(context="none"))
+    ),
+    "fill_never_per_pass": Method(
+        "DRENet, blank never filled, own statistics", _per_pass(_fill("never"))
+    ),
 }
 
 
@@ -142,6 +159,8 @@ def _base() -> ml_collections.ConfigDict:
     config.model.crop_size_px = 48
     # So that six proposals fit beside each other into 128 pixels whatever their scores are.
     config.model.anchor_sizes_px = (28, 56)
+    # As published; the others say so.
+    config.model.batch_statistics = "shared"
     config.optimizer.schedule = "cosine"
     return config
 

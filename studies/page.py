@@ -21,9 +21,11 @@ from studies.predictions import RESULTS
 from studies.studies import (
     COVID_CT_METHODS,
     FINE_TUNING_STEPS,
+    LONG_METHODS,
     LONG_STEPS,
     LONG_TRAIN,
     PERSONS,
+    PERSONS_METHODS,
     SEEDS,
     SITE_B_PERSONS,
     STUDIES,
@@ -170,17 +172,22 @@ class _Page:
     def _persons_table(self) -> str:
         lines = []
         for train, n in PERSONS.items():
-            drenet, resnet = (persons_arm(method, train) for method in ("drenet", "resnet"))
-            if self._is_there("phantoms", drenet):
-                cells = [self._cell("phantoms", arm, "person_auc") for arm in (drenet, resnet)]
-                less = self._cell("phantoms", drenet + LESS + resnet, "person_auc")
-                lines.append([str(n), *cells, less])
+            arms = {method: persons_arm(method, train) for method in PERSONS_METHODS}
+            if self._is_there("phantoms", arms["drenet"]):
+                resnet = arms["resnet"]
+                cells = [self._cell("phantoms", arm, "person_auc") for arm in arms.values()]
+                less = [
+                    self._cell("phantoms", arm + LESS + resnet, "person_auc")
+                    for arm in arms.values()
+                    if arm != resnet
+                ]
+                lines.append([str(n), *cells, *less])
+        titles = [METHODS[method].title for method in PERSONS_METHODS]
         return _table(
             (
                 "training persons",
-                "DRENet, person AUC",
-                "ResNet18, person AUC",
-                "DRENet less ResNet18",
+                *(f"{title}, person AUC" for title in titles),
+                *(f"{title}, less {titles[-1]}" for title in titles[:-1]),
             ),
             lines,
         )
@@ -237,28 +244,23 @@ class _Page:
         if test == LONG_TRAIN:
             metrics |= {"heat_map": "heat map hits", "box": "best box hits"}
         lines = []
-        for method in COVID_CT_METHODS:
+        for method in LONG_METHODS:
             arm = long_arm(method, test)
             if not self._is_there(test, arm):
                 continue
-            short = (
-                covid_arm(method, False) if test == "covid_ct" else persons_arm(method, LONG_TRAIN)
-            )
-            less = long_arm("drenet", test) + LESS + arm
+            less = long_arm("drenet_per_pass", test) + LESS + arm
             lines.append(
                 [
                     METHODS[method].title,
                     *(self._cell(test, arm, metric) for metric in metrics),
-                    self._cell(test, arm + LESS + short, "person_auc"),
-                    "" if method == "drenet" else self._cell(test, less, "person_auc"),
+                    "" if method == LONG_METHODS[0] else self._cell(test, less, "person_auc"),
                 ]
             )
         return _table(
             (
                 "method",
                 *metrics.values(),
-                "gained by the steps, person AUC",
-                "DRENet less this, person AUC",
+                "DRENet with own statistics less this, person AUC",
             ),
             lines,
         )

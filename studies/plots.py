@@ -10,7 +10,7 @@ import numpy as np
 from drenet_jax.evaluation.plotting import COLOURS, GUIDE, new_figure, save
 from studies import figures
 from studies.methods import METHODS
-from studies.studies import PERSONS, SITE_B_PERSONS
+from studies.studies import PERSONS, PERSONS_METHODS, SITE_B_PERSONS
 
 Rows = Mapping[tuple[str, str, str], Mapping[str, str]]
 
@@ -92,7 +92,7 @@ def _lesions(rows: Rows, methods: Sequence[str], path: Path) -> None:
 def _persons(rows: Rows, path: Path) -> None:
     figure, (ax,) = new_figure(6, 4)
     drawn = 0
-    for i, method in enumerate(("drenet", "resnet")):
+    for i, method in enumerate(PERSONS_METHODS):
         known = [
             (n, rows["phantoms", figures.persons_arm(method, train), "person_auc"])
             for train, n in PERSONS.items()

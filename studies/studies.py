@@ -12,11 +12,13 @@ SEEDS = (0, 1, 2, 3, 4)
 FINE_TUNING_STEPS = 80
 SITE_B_PERSONS = {"site_b_5": 5, "site_b_10": 10, "site_b_20": 20, "site_b": 40}
 PERSONS = {"phantoms_20": 20, "phantoms_50": 50, "phantoms_100": 100, "phantoms": 200}
+PERSONS_METHODS = ("drenet", "drenet_per_pass", "resnet")
 MAIN = "phantoms_50"
 COVID_CT_METHODS = ("drenet", "resnet", "nts_net", "densenet", "vgg")
-# Five times the others' steps: on all training persons of the phantoms, 19 epochs.
-LONG_STEPS = 1200
+# Three times the others' steps.
+LONG_STEPS = 720
 LONG_TRAIN = "phantoms"
+LONG_METHODS = ("drenet_per_pass", "drenet", "resnet", "densenet", "vgg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,7 @@ STUDIES = {
     "phantoms": [phantom_run(method, seed) for method in METHODS for seed in SEEDS],
     "persons": [
         phantom_run(method, seed, train)
-        for method in ("drenet", "resnet")
+        for method in PERSONS_METHODS
         for train in PERSONS
         for seed in SEEDS
     ],
@@ -130,8 +132,8 @@ STUDIES = {
     ],
     "long": [
         long_run(method, seed, train)
-        for train in ("covid_ct", LONG_TRAIN)
-        for method in COVID_CT_METHODS
+        for method in LONG_METHODS
+        for train in (LONG_TRAIN, "covid_ct")
         for seed in SEEDS
     ],
 }

@@ -45,8 +45,14 @@ def build_model(config: ml_collections.ConfigDict, classes: int) -> Model:
 
 
 def _build_drenet(model: ml_collections.ConfigDict, classes: int, remat: bool) -> drenet.DRENet:
-    for field, known in (("backbone", resnet.ARCHITECTURES), ("context", drenet.CONTEXTS)):
-        _check(model[field] in known, field, model[field], f"is none of {', '.join(known)}")
+    # Checkpoints of earlier versions do not say.
+    batch_statistics = model.get("batch_statistics", "shared")
+    for field, value, known in (
+        ("backbone", model.backbone, resnet.ARCHITECTURES),
+        ("context", model.context, drenet.CONTEXTS),
+        ("batch_statistics", batch_statistics, drenet.BATCH_STATISTICS),
+    ):
+        _check(value in known, field, value, f"is none of {', '.join(known)}")
     _check_positive(model, "crop_size_px", "head_features")
     _check(all(n >= 1 for n in model.hidden), "hidden", tuple(model.hidden), "must all be above 0")
     _check(0 < model.nms_iou <= 1, "nms_iou", model.nms_iou, "must be above 0 and at most 1")
@@ -72,6 +78,7 @@ def _build_drenet(model: ml_collections.ConfigDict, classes: int, remat: bool) -
         head_features=model.head_features,
         nms_iou=model.nms_iou,
         context=model.context,
+        batch_statistics=batch_statistics,
         hidden=tuple(model.hidden),
         dropout=model.dropout,
         dtype=DTYPES[model.dtype],

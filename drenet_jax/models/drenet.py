@@ -17,6 +17,22 @@ from drenet_jax.models.resnet import ResNet
 # authors' code); or there is none (NTS-Net).
 CONTEXTS = ("weighted", "weighted_detached", "zoom", "none")
 
+# Whose batches the running statistics of the backbone's batch norms follow: those of all passes
+# together (the authors' code), or each pass its own. While training a pass is normalised by its own
+# batch either way; mixed statistics then suit none of the passes.
+BATCH_STATISTICS = ("shared", "per_pass")
+# Where each pass finds its statistics; its parameters are those of the first.
+PASSES = ("backbone", "backbone_crops", "backbone_context")
+
+
+class _Alone(nn.Module):
+    """A backbone under the name that it has in the whole model."""
+
+    backbone: ResNet
+
+    def __call__(self, *args: jax.Array | bool | None) -> tuple[jax.Array, jax.Array]:
+        return self.backbone(*args)
+
 
 class DRENet(nn.Module):
     """Details Relation Extraction network.
@@ -36,6 +52,7 @@ class DRENet(nn.Module):
       head_features: channels inside the proposal head.
       nms_iou: proposals of a group overlap less than this.
       context: one of `CONTEXTS`.
+      batch_statistics: one of `BATCH_STATISTICS`.
       hidden: sizes of the MLP's hidden layers; none: a linear classifier.
       dropout: share of pooled features dropped while training.
       dtype: of the convolutions.
@@ -53,6 +70,7 @@ class DRENet(nn.Module):
     head_features: int
     nms_iou: float
     context: str
+    batch_statistics: str
     hidden: tuple[int, ...]
     dropout: float
     dtype: jnp.dtype
@@ -96,7 +114,10 @@ class DRENet(nn.Module):
         def features(
             pixels: jax.Array, stream: int, probe: jax.Array | None = None
         ) -> tuple[jax.Array, jax.Array]:
-            feature_map, pooled = backbone(pixels, train, probe)
+            if stream == 0 or self.batch_statistics == "shared":
+                feature_map, pooled = backbone(pixels, train, probe)
+            else:
+                feature_map, pooled = self._with_own_statistics(stream, pixels, train, probe)
             pooled = pooled.reshape(batch, -1)  # all features of an image are dropped by its key
             if train and self.dropout:
                 pooled = drop(pooled, dropout_keys, stream, self.dropout)
@@ -138,6 +159,24 @@ class DRENet(nn.Module):
             boxes=boxes,
             feature_maps=FeatureMaps(feature_map, crop_maps),
         )
+
+    def _with_own_statistics(
+        self, stream: int, pixels: jax.Array, train: bool, probe: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """What the backbone gives with the running statistics of this pass."""
+        first = {kind: tree["backbone"] for kind, tree in self.variables.items()}
+        own = self.variable("batch_stats", PASSES[stream], lambda: first["batch_stats"])
+        given = {"backbone": first["params"]}, {"backbone": own.value}
+        found, updated = _Alone(_backbone(self, parent=None), parent=None).apply(
+            dict(zip(("params", "batch_stats"), given, strict=True)),
+            pixels,
+            train,
+            probe,
+            mutable=["batch_stats"] if train else [],
+        )
+        if train and not self.is_initializing():
+            own.value = updated["batch_stats"]["backbone"]
+        return found
 
     def _context(
         self,

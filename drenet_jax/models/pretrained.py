@@ -18,7 +18,7 @@ from drenet_jax.errors import InputError
 from drenet_jax.models import classifier, densenet, vgg
 from drenet_jax.models.build import Model, build_model, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, Meta, check_shapes
-from drenet_jax.models.drenet import DRENet
+from drenet_jax.models.drenet import PASSES, DRENet
 
 BACKBONES = classifier.ARCHITECTURES
 WHOLE_MODELS = ("nts_net", "drenet_authors")
@@ -505,14 +505,19 @@ def start_from(
                 "set both to what the weights are, or name other weights."
             )
         if parts == "backbone":
-            taken = _backbone_alone(source.weights(step, source.weight_shapes(step)))
-            check_shapes(taken, _backbone_alone(variables), flag)
+            theirs = source.weights(step, source.weight_shapes(step))
+            taken = _backbone_alone(theirs, variables)
+            check_shapes(taken, _backbone_alone(variables, theirs), flag)
         else:
             shapes = {
                 collection: {part: tree[part] for part in account.parts if part in tree}
                 for collection, tree in variables.items()
             }
             taken = source.weights(step, shapes)
+    for one in PASSES[1:]:
+        if one in variables["batch_stats"]:
+            # Of weights that know one kind of image only.
+            taken["batch_stats"].setdefault(one, taken["batch_stats"]["backbone"])
     return {collection: tree | taken[collection] for collection, tree in variables.items()}
 
 
@@ -521,9 +526,12 @@ def backbone_architecture(config: ml_collections.ConfigDict) -> str:
     return config.model.backbone if config.model.name == "drenet" else config.model.name
 
 
-def _backbone_alone(variables: dict) -> dict:
+def _backbone_alone(variables: dict, others: dict) -> dict:
+    """What belongs to the backbone, its statistics of each pass that both have."""
     return {
         # VGG has no batch statistics.
-        collection: {part: tree[part] for part in ("backbone",) if part in tree}
+        collection: {
+            part: tree[part] for part in PASSES if part in tree and part in others[collection]
+        }
         for collection, tree in variables.items()
     }

@@ -10,6 +10,7 @@ import pytest
 from drenet_jax import parallel
 from drenet_jax.errors import InputError
 from drenet_jax.models.build import build_model, init_variables
+from drenet_jax.models.drenet import PASSES
 from drenet_jax.training.losses import all_losses
 
 BATCH = 3
@@ -32,6 +33,28 @@ def _train_pass(model, variables, images, keys=None):
     # Batch statistics are averaged over a mapped axis, here of one device.
     mapped = jax.jit(jax.vmap(forward, axis_name=parallel.AXIS))
     return jax.tree.map(lambda x: x[0], mapped(images[None], keys[None]))
+
+
+def _train_passes(model, variables, images, n):
+    """The outputs of the last of `n` passes over the same images, and the statistics after it."""
+    keys = jax.random.split(jax.random.key(3), len(images))
+
+    def forward(images):
+        def one(statistics, _):
+            outputs, updated = model.apply(
+                {**variables, **statistics},
+                images,
+                train=True,
+                dropout_keys=keys,
+                mutable=["batch_stats"],
+            )
+            return updated, outputs
+
+        updated, outputs = jax.lax.scan(one, {"batch_stats": variables["batch_stats"]}, length=n)
+        return jax.tree.map(lambda x: x[-1], outputs), updated
+
+    mapped = jax.jit(jax.vmap(forward, axis_name=parallel.AXIS))
+    return jax.tree.map(lambda x: x[0], mapped(images[None]))
 
 
 def _eval_pass(model, variables, images):
@@ -119,6 +142,32 @@ def test_a_detached_weighted_image_shows_the_same_and_teaches_the_scores_nothing
     assert any(np.any(leaf) for leaf in jax.tree.leaves(through.pop("proposal_head")))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(detached.pop("proposal_head")))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), through, detached)
+
+
+def test_each_pass_may_have_running_statistics_of_its_own(tiny_config, images):
+    tiny_config.model.dropout = 0.0
+    tiny_config.model.train_proposals = tiny_config.model.top_k
+    found = {}
+    for kind in ("shared", "per_pass"):
+        tiny_config.model.batch_statistics = kind
+        model = build_model(tiny_config, 3)
+        variables = init_variables(model, 0)
+        # Nothing but the statistics is another: first predictions and training passes are the same.
+        found[kind] = [_eval_pass(model, variables, images)]
+        outputs, updated = _train_passes(model, variables, images, 100)
+        found[kind] += [outputs, _eval_pass(model, {**variables, **updated}, images)]
+    statistics = updated["batch_stats"]
+    for shared, own in zip(*(found[kind][:2] for kind in found), strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), shared, own)
+    assert set(statistics) == set(PASSES)
+    assert len({jax.tree.structure(statistics[one]) for one in PASSES}) == 1
+    # In the end the running statistics are those of the only batch there is, pass by pass; shared
+    # ones are a mixture that suits none. (The running variance is a batch's own, as in training.)
+    _, training, predicted = found["per_pass"]
+    np.testing.assert_allclose(predicted.logits, training.logits, atol=2e-3)
+    _, training, predicted = found["shared"]
+    assert np.abs(predicted.logits - training.logits).max() > 0.01
+    assert np.abs(predicted.raw_logits - training.raw_logits).max() > 0.01
 
 
 def test_dropout_of_a_slice_depends_on_its_own_key_only(tiny_config, images):
