@@ -34,6 +34,7 @@ from drenet_jax.models.checkpoints import (  # noqa: E402
     PartMeta,
     save_converted,
 )
+from drenet_jax.models.drenet import PASSES  # noqa: E402
 from drenet_jax.models.pretrained import (  # noqa: E402
     class_head_names,
     read_state_dict,
@@ -404,6 +405,29 @@ def test_a_backbone_goes_into_its_place_and_the_rest_stays_as_drawn(part, tiny_c
         for one in (found, drawn)
     )
     _assert_same(rest, expected)
+
+
+def test_statistics_of_every_pass_start_from_those_of_the_backbone(
+    part, tiny_config, ct_settings, tmp_path
+):
+    tiny_config.model.batch_statistics = "per_pass"
+    folder, weights = part
+    model = build_model(tiny_config, 3)
+    found = start_from(folder, model, _drawn(model, 0), ("a", "b", "c"))["batch_stats"]
+    for one in PASSES:
+        _assert_same(found[one], weights["batch_stats"]["backbone"])
+    # Of a model that has its own of each pass, each goes on with its own; another takes the first.
+    theirs = _drawn(build_model(tiny_config, 2), 5)
+    settings = dataclasses.replace(ct_settings, image_size_px=96)
+    save_converted(tmp_path, theirs, Meta(tiny_config, ("a", "b"), settings, 0, "", "0.1.0"))
+    for kind in ("per_pass", "shared"):
+        tiny_config.model.batch_statistics = kind
+        model = build_model(tiny_config, 3)
+        drawn = _drawn(model, 0)
+        found = start_from(tmp_path, model, drawn, ("a", "b", "c"), parts="backbone")
+        assert jax.tree.structure(found) == jax.tree.structure(drawn)
+        for one, tree in found["batch_stats"].items():
+            _assert_same(tree, theirs["batch_stats"][one])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from drenet_jax import parallel
 from drenet_jax.errors import InputError
 from drenet_jax.models import resnet
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
+from drenet_jax.models.drenet import PASSES
 from drenet_jax.training.freezing import (
     frozen_batch_norms,
     optimizer_groups,
@@ -118,6 +119,28 @@ def test_batch_norms_of_frozen_stages_use_the_statistics_that_they_keep(short_re
 
     np.testing.assert_allclose(logits(4), expected, rtol=1e-5, atol=1e-6)
     assert np.abs(logits(3) - expected).max() > 1e-2
+
+
+def test_batch_norms_of_frozen_stages_are_at_rest_in_every_pass(short_resnet, tiny_config):
+    tiny_config.model.update(batch_statistics="per_pass", width=2, dropout=0.0)
+    tiny_config.train.frozen_stages = 2
+    model = build_model(tiny_config, 3)
+    variables = init_variables(model, 0)
+    image = np.random.default_rng(0).uniform(size=(4, 96, 96)).astype(np.float32)
+    with frozen_batch_norms(tiny_config):
+        apply = jax.jit(
+            jax.vmap(
+                lambda image: model.apply(variables, image, train=True, mutable=["batch_stats"]),
+                axis_name=parallel.AXIS,
+            )
+        )
+        updated = jax.tree.map(lambda x: x[0], apply(image[None])[1])
+    before, after = (_named(tree["batch_stats"]) for tree in (variables, updated))
+    assert before.keys() == after.keys()
+    assert {path[0] for path in before} == set(PASSES)
+    for path, value in before.items():
+        is_frozen = path[1].startswith(("bn1", "layer1_", "layer2_"))
+        assert np.array_equal(after[path], value) == is_frozen, path
 
 
 def test_the_backbones_learning_rate_has_a_factor(tiny_config):
