@@ -23,6 +23,7 @@ from oracles.torch_random import randomise  # noqa: E402
 from drenet_jax import parallel  # noqa: E402
 from drenet_jax.models import proposals  # noqa: E402
 from drenet_jax.models.build import build_model  # noqa: E402
+from drenet_jax.models.drenet import PASSES  # noqa: E402
 from drenet_jax.models.gradcam import explain  # noqa: E402
 from drenet_jax.models.outputs import Outputs, normalise  # noqa: E402
 from drenet_jax.models.pretrained import whole_model_to_flax  # noqa: E402
@@ -291,6 +292,40 @@ def test_losses_are_pytorchs(full_pair, images):
     _assert_same_outputs(outputs, expected)
     for name, value in torch_nts.losses(expected, torch.from_numpy(LABEL)).items():
         _assert_close(losses[name], value, name)
+
+
+def test_statistics_of_each_pass_are_those_that_pytorch_is_given_for_it(images):
+    """PyTorch has one set of running statistics; here it gets another before each pass."""
+    pair = _pair("drenet_authors", small=True)
+    backbone = pair.reference.pretrained_model
+    norms = [layer for layer in backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    generator = torch.Generator().manual_seed(5)
+    of_pass, variables = [], dict(pair.variables, batch_stats={})
+    for one in PASSES:
+        for norm in norms:
+            norm.running_mean.add_(torch.randn(norm.num_features, generator=generator), alpha=0.2)
+            norm.running_var *= 0.7 + 0.7 * torch.rand(norm.num_features, generator=generator)
+        of_pass.append([(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms])
+        found = whole_model_to_flax(_arrays(pair.reference), pair.config)
+        variables["batch_stats"][one] = found["batch_stats"]["backbone"]
+    passes, plain = iter(of_pass), backbone.features
+
+    def features(pixels):
+        for norm, (mean, var) in zip(norms, next(passes), strict=True):
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(var)
+        return plain(pixels)
+
+    backbone.features = features
+    with torch.no_grad():
+        expected = pair.reference(_to_torch(images))
+    assert next(passes, None) is None
+    model = pair.model.clone(batch_statistics="per_pass")
+    outputs = jax.jit(lambda *args: model.apply(*args, train=False))(variables, images)
+    _assert_same_outputs(outputs, expected)
+    variables["batch_stats"] = dict.fromkeys(PASSES, variables["batch_stats"]["backbone"])
+    shared = jax.jit(lambda *args: model.apply(*args, train=False))(variables, images)
+    assert np.abs(shared.logits - outputs.logits).max() > 0.1
 
 
 def test_gradients_are_pytorchs(small_pair, images, double):
