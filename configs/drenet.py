@@ -60,10 +60,11 @@ def get_config() -> ml_collections.ConfigDict:
     # "weighted_detached" (the same, but no gradient goes through the confidences: an ablation), the
     # best box of the last group at full size ("zoom", the authors' code), or "none" (NTS-Net).
     model.context = "weighted"
-    # Whose batches the running statistics of the backbone's batch norms follow: those of all passes
-    # together ("shared", the authors' code), or of each pass (whole images, crops, images of the
-    # third pass) its own ("per_pass").
-    model.batch_statistics = "shared"
+    # Whose batches the running statistics of the backbone's batch norms follow: those of each pass
+    # (whole images, crops, images of the third pass) its own, "per_pass", or those of all passes
+    # together, "shared" (the authors' code). The paper does not say; mixed statistics suit none of
+    # the passes, and cost much (docs/study.md).
+    model.batch_statistics = "per_pass"
     # Sizes of the MLP's hidden layers, of which the paper says nothing; (): a linear classifier.
     model.hidden = (512,)
     # Share of pooled features dropped while training (NTS-Net, authors' code).

@@ -25,6 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.train_proposals = (3, 3)
     config.model.top_k = (3, 3)
     config.model.context = "zoom"
+    # One set for all passes, as in the published weights.
+    config.model.batch_statistics = "shared"
     config.model.hidden = ()
 
     return config

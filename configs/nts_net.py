@@ -23,6 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.train_proposals = (6,)
     config.model.top_k = (4,)
     config.model.context = "none"
+    # One set for all passes, as in the published weights.
+    config.model.batch_statistics = "shared"
     config.model.hidden = ()
 
     return config

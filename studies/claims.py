@@ -94,6 +94,13 @@ def claims() -> dict[str, list[Claim]]:
                 + ("drenet_per_pass", "resnet_long"),
                 ("with them, the weighted image helps",)
                 + ("drenet_per_pass", "no_weighted_image_per_pass"),
+                (
+                    "with them, three proposals are better than one",
+                    "drenet_per_pass",
+                    "k1_per_pass",
+                ),
+                ("with them, filling the blank, in training only as in the paper, helps",)
+                + ("fill_train_per_pass", "fill_never_per_pass"),
                 ("with them, filling the blank, always, helps",)
                 + ("drenet_per_pass", "fill_never_per_pass"),
             )

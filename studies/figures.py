@@ -65,7 +65,9 @@ def differences() -> list[tuple[str, str, str]]:
     """(test set, arm, arm to take off) of all that are told."""
     drenet = main_arm("drenet")
     found = [("phantoms", drenet, main_arm(method)) for method in METHODS if method != "drenet"]
-    found.append(("phantoms", main_arm("fill_train"), main_arm("fill_never")))
+    for how in ("", "_per_pass"):
+        arms = [main_arm(f"fill_{when}{how}") for when in ("train", "never")]
+        found.append(("phantoms", *arms))
     own = main_arm("drenet_per_pass")
     found += [("phantoms", own, main_arm(method)) for method in METHODS if main_arm(method) != own]
     found.append(("phantoms", main_arm("nts_net_per_pass"), main_arm("nts_net")))

@@ -119,6 +119,10 @@ METHODS = {
     "no_weighted_image_per_pass": Method(
         "DRENet without the weighted image, own statistics", _per_pass(_model(context="none"))
     ),
+    "k1_per_pass": Method("DRENet with K = 1, own statistics", _per_pass(_model(top_k=(1,)))),
+    "fill_train_per_pass": Method(
+        "DRENet, blank filled in training only, own statistics", _per_pass(_fill("train"))
+    ),
     "fill_never_per_pass": Method(
         "DRENet, blank never filled, own statistics", _per_pass(_fill("never"))
     ),
