@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from studies.intervals import Figure, persons_figures, pointed_figures, slices_figures
@@ -24,6 +26,7 @@ from studies.studies import (
     PERSONS,
     PERSONS_METHODS,
     SEEDS,
+    SHIFT_METHODS,
     SITE_B_PERSONS,
     covid_ct_run,
     fine_tuned_run,
@@ -57,8 +60,24 @@ def long_arm(method: str, train: str) -> str:
     return long_run(method, 0, train).arm
 
 
-SITE_A_ARM, SITE_B_ARM = site_a_run(0).arm, site_b_run(0).arm
-FINE_TUNED_ARMS = {train: fine_tuned_run(0, train).arm for train in SITE_B_PERSONS}
+@dataclasses.dataclass(frozen=True)
+class ShiftArms:
+    """The arms of a method in the study of another site.
+
+    Attributes:
+      of_a: trained on site A.
+      fine_tuned: by the data set of B.
+      of_b: trained on site B alone.
+    """
+
+    of_a: str
+    fine_tuned: Mapping[str, str]
+    of_b: str
+
+    @classmethod
+    def of(cls, method: str) -> ShiftArms:
+        fine_tuned = {train: fine_tuned_run(method, 0, train).arm for train in SITE_B_PERSONS}
+        return cls(site_a_run(method, 0).arm, fine_tuned, site_b_run(method, 0).arm)
 
 
 def differences() -> list[tuple[str, str, str]]:
@@ -95,8 +114,10 @@ def differences() -> list[tuple[str, str, str]]:
                 for ours in ("drenet", "drenet_per_pass")
                 if method not in ("drenet_per_pass", ours)
             ]
-    found += [("site_b", arm, SITE_A_ARM) for arm in FINE_TUNED_ARMS.values()]
-    found += [("site_b", FINE_TUNED_ARMS["site_b"], SITE_B_ARM)]
+    for method in SHIFT_METHODS:
+        arms = ShiftArms.of(method)
+        found += [("site_b", arm, arms.of_a) for arm in arms.fine_tuned.values()]
+        found.append(("site_b", arms.fine_tuned["site_b"], arms.of_b))
     return found
 
 
@@ -135,11 +156,13 @@ def _across(figures: Figures) -> Figures:
     levels = [figures.get(("phantoms", drenet, m)) for m in ("person_auc", "slice_auc")]
     if all(levels):
         found["phantoms", drenet, "person_less_slice_auc"] = levels[0].less(levels[1])
-    for metric in ("person_auc", "person_accuracy", "slice_auc"):
+    metrics = ("person_auc", "person_accuracy", "slice_auc")
+    for method, metric in itertools.product(SHIFT_METHODS, metrics):
+        arm = ShiftArms.of(method).of_a
         # Other persons, but the same seeds.
-        on_b, on_a = (figures.get((test, SITE_A_ARM, metric)) for test in ("site_b", "site_a"))
+        on_b, on_a = (figures.get((test, arm, metric)) for test in ("site_b", "site_a"))
         if on_b and on_a:
-            found["site_b less site_a", SITE_A_ARM, metric] = on_b.less(on_a)
+            found["site_b less site_a", arm, metric] = on_b.less(on_a)
     return found
 
 

@@ -265,23 +265,22 @@ class _Page:
             lines,
         )
 
-    def _shift_table(self) -> str:
-        arms = [("site_a", figures.SITE_A_ARM, "trained on A, tested on A")]
-        arms.append(("site_b", figures.SITE_A_ARM, "trained on A, tested on B"))
+    def _shift_table(self, method: str) -> str:
+        of = figures.ShiftArms.of(method)
+        arms = [("site_a", of.of_a, "trained on A, tested on A")]
+        arms.append(("site_b", of.of_a, "trained on A, tested on B"))
         arms += [
-            ("site_b", figures.FINE_TUNED_ARMS[train], f"then fine-tuned on {n} persons of B")
+            ("site_b", of.fine_tuned[train], f"then fine-tuned on {n} persons of B")
             for train, n in SITE_B_PERSONS.items()
         ]
-        arms.append(
-            ("site_b", figures.SITE_B_ARM, f"{SITE_B_PERSONS['site_b']} persons of B alone")
-        )
+        arms.append(("site_b", of.of_b, f"{SITE_B_PERSONS['site_b']} persons of B alone"))
         metrics = ("person_auc", "person_accuracy", "slice_auc")
         lines = [
             [
                 title,
                 *(self._cell(test, arm, metric) for metric in metrics),
-                self._cell("site_b", arm + LESS + figures.SITE_A_ARM, "person_auc")
-                if arm in figures.FINE_TUNED_ARMS.values()
+                self._cell("site_b", arm + LESS + of.of_a, "person_auc")
+                if arm in of.fine_tuned.values()
                 else "",
             ]
             for test, arm, title in arms

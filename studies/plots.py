@@ -10,7 +10,7 @@ import numpy as np
 from drenet_jax.evaluation.plotting import COLOURS, GUIDE, new_figure, save
 from studies import figures
 from studies.methods import METHODS
-from studies.studies import PERSONS, PERSONS_METHODS, SITE_B_PERSONS
+from studies.studies import PERSONS, PERSONS_METHODS, SHIFT_METHODS, SITE_B_PERSONS
 
 Rows = Mapping[tuple[str, str, str], Mapping[str, str]]
 
@@ -23,8 +23,9 @@ def draw_all(rows: Rows, folder: Path) -> None:
         _methods(rows, methods, folder / "methods.png")
         _lesions(rows, methods, folder / "lesions.png")
     _persons(rows, folder / "persons.png")
-    if _has(rows, "site_b", figures.SITE_A_ARM):
-        _shift(rows, folder / "shift.png")
+    shifted = [one for one in SHIFT_METHODS if _has(rows, "site_b", figures.ShiftArms.of(one).of_a)]
+    if shifted:
+        _shift(rows, shifted, folder / "shift.png")
 
 
 def _has(rows: Rows, test: str, arm: str, metric: str = "person_auc") -> bool:
@@ -121,25 +122,31 @@ def _curve(ax, known: Sequence[tuple[int, Mapping[str, str]]], number: int, name
     )
 
 
-def _shift(rows: Rows, path: Path) -> None:
-    figure, (ax,) = new_figure(6, 4)
+def _shift(rows: Rows, methods: Sequence[str], path: Path) -> None:
+    figure, axes = new_figure(5 * len(methods) + 1, 4.3, columns=len(methods))
+    for method, ax in zip(methods, axes, strict=True):
+        _shift_of(rows, figures.ShiftArms.of(method), ax)
+        ax.set_title(METHODS[method].title, fontsize=10)
+    axes[0].legend(fontsize=8, loc="lower right")
+    save(figure, path)
+
+
+def _shift_of(rows: Rows, arms: figures.ShiftArms, ax) -> None:
     for i, (metric, name) in enumerate(
         (("person_auc", "person AUC"), ("person_accuracy", "person accuracy, three classes"))
     ):
-        arms = [(0, figures.SITE_A_ARM)] + [
-            (n, figures.FINE_TUNED_ARMS[train]) for train, n in SITE_B_PERSONS.items()
-        ]
+        at = [(0, arms.of_a)] + [(n, arms.fine_tuned[train]) for train, n in SITE_B_PERSONS.items()]
         known = [
-            (n, rows["site_b", arm, metric]) for n, arm in arms if ("site_b", arm, metric) in rows
+            (n, rows["site_b", arm, metric]) for n, arm in at if ("site_b", arm, metric) in rows
         ]
         _curve(ax, [(n + 1, row) for n, row in known], i, f"{name}, tested on B")
-        at_home = rows.get(("site_a", figures.SITE_A_ARM, metric))
+        at_home = rows.get(("site_a", arms.of_a, metric))
         if at_home:
             ax.axhline(float(at_home["value"]), color=COLOURS[i], linewidth=1, linestyle=":")
     ticks = [0, *SITE_B_PERSONS.values()]
-    ax.set(xscale="log", xlabel="persons of B to fine-tune on (dotted: tested on A)")
+    ax.set(
+        xscale="log", xlabel="persons of B to fine-tune on (dotted: tested on A)", ylim=(0, 1.02)
+    )
     ax.set_xticks([n + 1 for n in ticks], list(map(str, ticks)))
     ax.minorticks_off()
-    ax.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     ax.grid(color="0.92")
-    save(figure, path)

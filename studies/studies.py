@@ -12,6 +12,7 @@ SEEDS = (0, 1, 2, 3, 4)
 FINE_TUNING_STEPS = 80
 SITE_B_PERSONS = {"site_b_5": 5, "site_b_10": 10, "site_b_20": 20, "site_b": 40}
 PERSONS = {"phantoms_20": 20, "phantoms_50": 50, "phantoms_100": 100, "phantoms": 200}
+SHIFT_METHODS = ("drenet", "drenet_per_pass")
 PERSONS_METHODS = ("drenet", "drenet_per_pass", "resnet")
 MAIN = "phantoms_50"
 COVID_CT_METHODS = ("drenet", "resnet", "nts_net", "densenet", "vgg")
@@ -86,31 +87,31 @@ def long_run(method: str, seed: int, train: str) -> Run:
     return dataclasses.replace(short, steps=LONG_STEPS, budget="long")
 
 
-def site_a_run(seed: int) -> Run:
-    return Run("drenet", "site_a", seed, tests=(("site_a", "test"), ("site_b", "test")))
+def site_a_run(method: str, seed: int) -> Run:
+    return Run(method, "site_a", seed, tests=(("site_a", "test"), ("site_b", "test")))
 
 
-def fine_tuned_run(seed: int, train: str) -> Run:
+def fine_tuned_run(method: str, seed: int, train: str) -> Run:
     return Run(
-        "drenet",
+        method,
         train,
         seed,
         tests=(("site_b", "test"),),
-        start=site_a_run(seed),
+        start=site_a_run(method, seed),
         steps=FINE_TUNING_STEPS,
         learning_rate_factor=0.1,
     )
 
 
-def site_b_run(seed: int) -> Run:
-    return Run("drenet", "site_b", seed, tests=(("site_b", "test"),))
+def site_b_run(method: str, seed: int) -> Run:
+    return Run(method, "site_b", seed, tests=(("site_b", "test"),))
 
 
-def _shift() -> list[Run]:
+def _shift(method: str) -> list[Run]:
     return [
-        *(site_a_run(seed) for seed in SEEDS),
-        *(fine_tuned_run(seed, train) for train in SITE_B_PERSONS for seed in SEEDS),
-        *(site_b_run(seed) for seed in SEEDS),
+        *(site_a_run(method, seed) for seed in SEEDS),
+        *(fine_tuned_run(method, seed, train) for train in SITE_B_PERSONS for seed in SEEDS),
+        *(site_b_run(method, seed) for seed in SEEDS),
     ]
 
 
@@ -123,7 +124,7 @@ STUDIES = {
         for train in PERSONS
         for seed in SEEDS
     ],
-    "shift": _shift(),
+    "shift": [run for method in SHIFT_METHODS for run in _shift(method)],
     "covid_ct": [
         covid_ct_run(method, seed, pretrained)
         for method in COVID_CT_METHODS

@@ -179,7 +179,7 @@ def test_runs_that_start_from_others_come_after_them():
 
 
 def test_a_fine_tuned_run_starts_from_the_weights_of_its_seed(tmp_path):
-    config = runs.run_config(fine_tuned_run(3, "site_b_10"), tmp_path, 50)
+    config = runs.run_config(fine_tuned_run("drenet", 3, "site_b_10"), tmp_path, 50)
     assert config.init.weights.endswith("drenet-on-site_a/3/run")
     assert config.init.parts == "all"
     assert config.optimizer.learning_rate == pytest.approx(2e-4)
