@@ -23,7 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.train_proposals = (6,)
     config.model.top_k = (4,)
     config.model.context = "none"
-    # One set for all passes, as in the published weights.
+    # One set for all passes, as in the published weights; a rival that is trained anew deserves
+    # "per_pass", as DRENet has it.
     config.model.batch_statistics = "shared"
     config.model.hidden = ()
 

@@ -45,16 +45,20 @@ def collect_data(work: Path, results: Path) -> None:
 def compare(found: Path, committed: Path) -> bool:
     """Prints whether every figure that was found is the committed one to 4 decimals."""
     new, old = figures.read(found), figures.read(committed)
-    apart = []
+    apart, unknown = [], [key for key in new if key not in old]
+    for key in unknown:
+        print(f"not committed yet: {', '.join(key)}")
     for key, row in new.items():
+        if key in unknown:
+            continue
         worst = max(abs(float(row[x]) - float(old[key][x])) for x in ("value", "low", "high"))
         if worst > 0:
             apart.append((worst, key))
     for worst, key in sorted(apart, reverse=True):
         print(f"{worst:.4f} apart: {', '.join(key)}")
-    agree = f"{len(new) - len(apart)} of {len(new)} figures agree with {committed} to 4 decimals"
-    print(agree)
-    return not apart
+    n_agree = len(new) - len(apart) - len(unknown)
+    print(f"{n_agree} of {len(new)} figures agree with {committed} to 4 decimals")
+    return n_agree == len(new)
 
 
 def main() -> None:

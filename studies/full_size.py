@@ -3,8 +3,9 @@
     python -m studies.full_size [--steps=2] [--methods=drenet,resnet50]
 
 Trains every configuration on phantoms of 448 pixels with each seed and evaluates it, lesions and
-all; `python -m drenet_jax.compare --runs=... --out=...` then makes the paper's tables of them. With
---steps it is a trial: so many steps, one seed, and a cohort of few persons.
+all; DRENet and NTS-Net keep statistics of each pass's own. Then the paper's tables are made by
+`python -m drenet_jax.compare --runs=... --out=...`. With --steps it is a trial: so many steps, one
+seed, and a cohort of few persons.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ def main() -> None:
             config.seed = seed
             config.data.dir = str(data)
             config.train.steps = values.steps
+            if config.model.name == "drenet":
+                # Of published weights NTS-Net has one set; trained anew, it shall not be worse off.
+                config.model.batch_statistics = "per_pass"
             # There is no validation split: the last weights count.
             config.train.validate_every_epochs = config.train.epochs
             folder = values.work / data.name / method / str(seed)

@@ -7,7 +7,7 @@
 #   bash studies/run.sh persons      # how results grow with the number of training persons
 #   bash studies/run.sh shift        # from site A to site B, before and after fine-tuning
 #   bash studies/run.sh covid_ct     # needs COVID-CT: DRENET_JAX_COVID_CT=.../manifest.csv
-#   bash studies/run.sh long         # more persons and steps, on phantoms and COVID-CT (needs it, too)
+#   bash studies/run.sh long         # more steps, on more phantoms and on COVID-CT (needs it, too)
 #   bash studies/run.sh full_size    # ResNet50 at 448 pixels; for a GPU. STEPS=2 for a trial
 #   bash studies/run.sh page         # results/ and docs/study.md of all runs that are there
 #

@@ -18,15 +18,15 @@ from drenet_jax.models.resnet import ResNet
 CONTEXTS = ("weighted", "weighted_detached", "zoom", "none")
 
 # Whose batches the running statistics of the backbone's batch norms follow: those of all passes
-# together (the authors' code), or each pass its own. While training a pass is normalised by its own
-# batch either way; mixed statistics then suit none of the passes.
+# together (the authors' code), or of each pass its own. While training a pass is normalised by its
+# own batch either way (but for frozen stages); mixed statistics then suit none of the passes.
 BATCH_STATISTICS = ("shared", "per_pass")
 # Where each pass finds its statistics; its parameters are those of the first.
 PASSES = ("backbone", "backbone_crops", "backbone_context")
 
 
-class _Alone(nn.Module):
-    """A backbone under the name that it has in the whole model."""
+class _Named(nn.Module):
+    """A backbone by its name in the whole model, by which frozen stages are known."""
 
     backbone: ResNet
 
@@ -164,17 +164,21 @@ class DRENet(nn.Module):
         self, stream: int, pixels: jax.Array, train: bool, probe: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """What the backbone gives with the running statistics of this pass."""
-        first = {kind: tree["backbone"] for kind, tree in self.variables.items()}
-        own = self.variable("batch_stats", PASSES[stream], lambda: first["batch_stats"])
-        given = {"backbone": first["params"]}, {"backbone": own.value}
-        found, updated = _Alone(_backbone(self, parent=None), parent=None).apply(
-            dict(zip(("params", "batch_stats"), given, strict=True)),
+        train = train and not self.is_initializing()
+        own = self.variable(
+            "batch_stats", PASSES[stream], lambda: self.variables["batch_stats"]["backbone"]
+        )
+        found, updated = _Named(_backbone(self, parent=None), parent=None).apply(
+            {
+                "params": {"backbone": self.variables["params"]["backbone"]},
+                "batch_stats": {"backbone": own.value},
+            },
             pixels,
             train,
             probe,
             mutable=["batch_stats"] if train else [],
         )
-        if train and not self.is_initializing():
+        if train:
             own.value = updated["batch_stats"]["backbone"]
         return found
 

@@ -373,8 +373,9 @@ def _backbone_name(architecture: str, path: Sequence[str]) -> str:
 def _whole_model_name(architecture: str, path: Sequence[str]) -> str:
     """NTS-Net's name of a leaf of DRENet's variables."""
     part, *rest = path
-    if part == "backbone":
-        name = _backbone_name(architecture, rest)
+    if part in PASSES:
+        # One set of statistics is the start of every pass's own.
+        part, name = "backbone", _backbone_name(architecture, rest)
     else:
         *modules, leaf = rest
         name = ".".join([*modules, _LEAVES[leaf]])
@@ -490,7 +491,18 @@ def start_from(
                     f"{flag} has the labels {theirs}, the data have {', '.join(labels)}; "
                     f"prepare the data with --labels={','.join(account.labels)}."
                 )
-            return source.weights(step, variables)
+            known, wanted = _of_passes(source.weight_shapes(step)), _of_passes(variables)
+            if known - wanted:
+                raise InputError(
+                    f"{flag} has statistics of each pass's own; set "
+                    "--config.model.batch_statistics=per_pass to take them, or "
+                    "--config.init.parts=backbone to take the backbone alone."
+                )
+            shapes = {
+                collection: {part: tree[part] for part in tree if part not in wanted - known}
+                for collection, tree in variables.items()
+            }
+            return _for_every_pass(source.weights(step, shapes), variables)
         if whole:
             found = backbone_architecture(account.config), account.config.model.width
         else:
@@ -514,11 +526,23 @@ def start_from(
                 for collection, tree in variables.items()
             }
             taken = source.weights(step, shapes)
-    for one in PASSES[1:]:
-        if one in variables["batch_stats"]:
-            # Of weights that know one kind of image only.
-            taken["batch_stats"].setdefault(one, taken["batch_stats"]["backbone"])
+    taken = _for_every_pass(taken, variables)
     return {collection: tree | taken[collection] for collection, tree in variables.items()}
+
+
+def _of_passes(variables: dict) -> set[str]:
+    """The passes after the first that have statistics of their own."""
+    # VGG has no batch statistics.
+    return set(PASSES[1:]) & variables.get("batch_stats", {}).keys()
+
+
+def _for_every_pass(taken: dict, variables: dict) -> dict:
+    """Weights that know one kind of image are the start of every pass of `variables`."""
+    missing = _of_passes(variables) - _of_passes(taken)
+    if not missing:
+        return taken
+    statistics = taken["batch_stats"]
+    return {**taken, "batch_stats": statistics | dict.fromkeys(missing, statistics["backbone"])}
 
 
 def backbone_architecture(config: ml_collections.ConfigDict) -> str:

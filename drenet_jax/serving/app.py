@@ -170,18 +170,22 @@ def make_app(
         """The upload as a job that waits; a place is taken before its body is read."""
         start_s = time.monotonic()
         queue.take_place()
-        own = Path(tempfile.mkdtemp(dir=folder))
+        try:
+            own = Path(tempfile.mkdtemp(dir=folder))
+        except OSError:
+            queue.give_place_back()
+            raise
         try:
             upload = await uploads.receive(request, own, limits)
         except BaseException as error:
             try:
                 await asyncio.to_thread(shutil.rmtree, own, ignore_errors=True)
             finally:
-                outcome = f"refused_{error.status}" if isinstance(error, Refused) else "broken_off"
-                metrics.outcome(outcome)
-                log.request(own.name[-8:], outcome, time.monotonic() - start_s)
-                # Last: whoever gets the place may fill the disk that this upload took.
+                # After its files: whoever gets the place may fill the disk that they took.
                 queue.give_place_back()
+            outcome = f"refused_{error.status}" if isinstance(error, Refused) else "broken_off"
+            metrics.outcome(outcome)
+            log.request(own.name[-8:], outcome, time.monotonic() - start_s)
             raise
         metrics.received(upload.n_bytes)
         metrics.took("sending", time.monotonic() - start_s)

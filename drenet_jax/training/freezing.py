@@ -49,7 +49,7 @@ def stage_of(architecture: str, module: str) -> int:
 
 
 def frozen_rule(config: ml_collections.ConfigDict) -> Callable[[Sequence[str]], bool]:
-    """Whether what lies at a path below a collection of the model's variables is frozen.
+    """Whether the parameter or the module at a path is frozen.
 
     Raises:
       InputError: `train.frozen_stages` is not from 0 to the backbone's number of stages.

@@ -187,6 +187,7 @@ def test_dropout_of_a_slice_depends_on_its_own_key_only(tiny_config, images):
     [
         ("name", "alexnet"),
         ("backbone", "resnet19"),
+        ("batch_statistics", "mine"),
         ("dtype", "float16"),
         ("top_k", (9,)),
         ("dropout", 1.0),

@@ -407,6 +407,31 @@ def test_a_backbone_goes_into_its_place_and_the_rest_stays_as_drawn(part, tiny_c
     _assert_same(rest, expected)
 
 
+def test_a_whole_model_with_one_set_of_statistics_is_the_start_of_every_pass(
+    tiny_config, ct_settings, tmp_path
+):
+    labels, settings = ("a", "b"), dataclasses.replace(ct_settings, image_size_px=96)
+    weights = {}
+    for kind in ("shared", "per_pass"):
+        tiny_config.model.batch_statistics = kind
+        weights[kind] = _drawn(build_model(tiny_config, 2), 1)
+        meta = Meta(tiny_config.copy_and_resolve_references(), labels, settings, 0, "", "0.1.0")
+        save_converted(tmp_path / kind, weights[kind], meta)
+    model = build_model(tiny_config, 2)
+    found = start_from(tmp_path / "shared", model, _drawn(model, 2), labels)
+    _assert_same(found["params"], weights["shared"]["params"])
+    for one in PASSES:
+        _assert_same(found["batch_stats"][one], weights["shared"]["batch_stats"]["backbone"])
+    _assert_same(start_from(tmp_path / "per_pass", model, _drawn(model, 2), labels), weights[kind])
+
+    # What a checkpoint of an earlier version says.
+    del tiny_config.model["batch_statistics"]
+    model = build_model(tiny_config, 2)
+    assert variable_shapes(model)["batch_stats"].keys() == {"backbone"}
+    with pytest.raises(InputError, match=r"own; set --config.model.batch_statistics=per_pass"):
+        start_from(tmp_path / "per_pass", model, _drawn(model, 2), labels)
+
+
 def test_statistics_of_every_pass_start_from_those_of_the_backbone(
     part, tiny_config, ct_settings, tmp_path
 ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import socket
 import threading
 import time
@@ -269,6 +270,26 @@ def test_a_visitor_who_leaves_is_worked_on_no_more(stage, slow_model):
         at.wait_for(lambda: at.jobs.n_present == 1)
     at.wait_for(lambda: at.jobs.n_present == 0)
     assert not list(at.folder.iterdir())
+
+
+def test_a_place_is_free_when_the_files_of_a_refused_upload_are_gone(stage, monkeypatch):
+    at = stage(lambda path, watch: answer(), places=1, upload_mib=1)
+    go_on, rmtree = threading.Event(), shutil.rmtree
+
+    def slow(path, **others):
+        assert go_on.wait(20)
+        rmtree(path, **others)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    with ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(post, at, files=form(("a", bytes(2 << 20))))
+        at.wait_for(lambda: at.jobs.n_present == 1 and list(at.folder.iterdir()))
+        assert post(at).status_code == 429
+        go_on.set()
+        assert refused.result().status_code == 413
+    at.wait_for(lambda: at.jobs.n_present == 0)
+    assert not list(at.folder.iterdir())
+    assert post(at).status_code == 202
 
 
 def test_a_result_is_asked_for_too_early(stage, slow_model):
