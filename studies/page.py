@@ -57,6 +57,8 @@ class _Page:
         self.rows = figures.read(results / "figures.csv")
         self._runs = {row["run"]: row for row in _read(results / "runs.csv")}
         self._data = {(row["data"], row["split"]): row for row in _read(results / "data.csv")}
+        # What `time` said of the commands.
+        self._timings = {row["what"]: row for row in _read(results / "timings.csv")}
         left_out = results / COVID_CT_LEFT_OUT
         self._left_out = len(_read(left_out)) if left_out.is_file() else 0
         self.spans: Mapping[str, Callable[..., str]] = {
@@ -82,6 +84,7 @@ class _Page:
             "covid_ct_table": self._covid_ct_table,
             "shift_table": self._shift_table,
             "not_made": self._not_made,
+            "minutes": lambda what: f"{float(self._timings[what]['seconds']) / 60:.0f}",
             "hours": lambda: f"{sum(self._seconds()) / 3600:.1f}",
             "runs": lambda: str(len(self._runs)),
             "long": lambda: str(METHODS["resnet_long"].steps // STEPS),
