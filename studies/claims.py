@@ -170,14 +170,46 @@ def sentences(section: str, rows: Rows) -> str:
     """A line for each claim of a section: the verdict, and the figure it rests on."""
     lines = []
     for claim in claims()[section]:
-        row = rows.get(claim.key)
-        if row is None:
-            lines.append(f"- *{claim.text}*: **not tested** (its runs were not made).")
-            continue
-        value, low, high = (float(row[name]) for name in ("value", "low", "high"))
-        says = verdict(low, high)
-        lines.append(f"- *{claim.text}*: **{says}** ({value:+.3f}; {low:+.3f} to {high:+.3f}).")
+        lines.append(f"- *{claim.text}*: {judged(claim.key, rows)}.")
     return "\n".join(lines)
+
+
+def judged(key: tuple[str, str, str], rows: Rows) -> str:
+    """The verdict on a figure that is claimed to be above 0, and the figure."""
+    row = rows.get(key)
+    if row is None:
+        return "**not tested** (its runs were not made)"
+    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    return f"**{verdict(low, high)}** ({value:+.3f}; {low:+.3f} to {high:+.3f})"
+
+
+def in_short() -> list[tuple[str, tuple[str, str, str], tuple[str, str, str]]]:
+    """What most readers ask: in words, the figure as published, and with own statistics."""
+    person_auc = {
+        f"DRENet beats {METHODS[rival].title}": ("drenet", rival, "drenet_per_pass", rival)
+        for rival in ("resnet", "vgg", "densenet")
+    } | {
+        "its weighted image helps": ("drenet", "no_weighted_image")
+        + ("drenet_per_pass", "no_weighted_image_per_pass"),
+        "filling the blank in training only helps": ("fill_train", "fill_never")
+        + ("fill_train_per_pass", "fill_never_per_pass"),
+        "filling it always helps": ("drenet", "fill_never")
+        + ("drenet_per_pass", "fill_never_per_pass"),
+    }
+    return [
+        (
+            text,
+            ("phantoms", _less(ours, other), "person_auc"),
+            ("phantoms", _less(own, other_own), "person_auc"),
+        )
+        for text, (ours, other, own, other_own) in person_auc.items()
+    ] + [
+        (
+            "its best box lies on a lesion more often than chance",
+            ("phantoms", main_arm("drenet"), "box_above_chance"),
+            ("phantoms", main_arm("drenet_per_pass"), "box_above_chance"),
+        )
+    ]
 
 
 def counts(rows: Rows, later: bool) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from studies import figures, plots
-from studies.claims import MARGIN, counts, sentences
+from studies.claims import MARGIN, counts, in_short, judged, sentences
 from studies.cohorts import SLICES_PER_PERSON
 from studies.collect import COVID_CT_LEFT_OUT
 from studies.figures import LESS, covid_arm, long_arm, main_arm, persons_arm
@@ -72,6 +72,7 @@ class _Page:
             "persons": self._persons,
             "slices": self._slices,
             "left_out": lambda: str(self._left_out),
+            "short_table": self._short_table,
             "claims": lambda section: sentences(section, self.rows),
             "counts": lambda when="": counts(self.rows, later=when == "later"),
             "long_steps": lambda: str(LONG_STEPS),
@@ -116,6 +117,10 @@ class _Page:
 
     def _is_there(self, test: str, arm: str) -> bool:
         return (test, arm, "person_auc") in self.rows
+
+    def _short_table(self) -> str:
+        lines = [[text, *(judged(key, self.rows) for key in keys)] for text, *keys in in_short()]
+        return _table(("", "as published", "with statistics of each pass's own"), lines)
 
     def _main_table(self) -> str:
         drenet, lines = main_arm("drenet"), []
