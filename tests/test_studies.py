@@ -30,7 +30,7 @@ NOT_RESULTS = (
     r"\b448 pixels",
     r"\b128 pixels",
     r"95%",
-    r"f137654",
+    r"f137654|6e7a853|c788340|99772c8",
     r"learning rate of 0\.002",
     r"\(0\.15\s+times the others'\)",
     r"studies/work/runs/drenet-on-covid_ct/0/run",
