@@ -63,7 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Whose batches the running statistics of the backbone's batch norms follow: those of each pass
     # (whole images, crops, images of the third pass) its own, "per_pass", or those of all passes
     # together, "shared" (the authors' code). The paper does not say; mixed statistics suit none of
-    # the passes, and cost much (docs/study.md).
+    # the passes, and cost much after a short training (docs/study.md).
     model.batch_statistics = "per_pass"
     # Sizes of the MLP's hidden layers, of which the paper says nothing; (): a linear classifier.
     model.hidden = (512,)
