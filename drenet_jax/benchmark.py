@@ -1,4 +1,4 @@
-"""The project's speeds beside their references, measured in turn in one run (DESIGN section 6).
+"""The project's speeds beside their references, measured in turn in one run.
 
 Suites:
   model    a training step and a prediction beside the ResNet passes they need, and beside the
@@ -6,6 +6,8 @@ Suites:
   input    slices that one core feeds, beside a training step
   ct       `prepare`'s transform of a series beside the decoding of its picked files
   predict  `predict` of one person, cold and warm, beside its forward passes
+  compile  (alone, and only when named) prediction, explanation and training step compiled for GPUs
+           and TPUs that are not here (--target), beside their bare ResNet passes; nothing is run
 
 --profile tells where a training step spends its time, --memory what a step needs by batch size,
 --grow how the cost grows, with a plot each in --plots.
@@ -17,6 +19,8 @@ Examples:
   CUDA_VISIBLE_DEVICES=0 python -m drenet_jax.benchmark --suite=model --profile --device=gpu \\
       --batch=16 --dtype=bfloat16 --out=h100.json
   python -m drenet_jax.benchmark --suite= --memory --grow=size,k,batch,persons --plots=plots
+  python -m drenet_jax.benchmark --suite=compile --target=h100,a100 --out=gpu.json
+  python -m drenet_jax.benchmark --suite=compile --target=v5e-4 --programs=prediction,"bare passes"
 
 Prints a table; --out gets the same as JSON, with the machine and the versions.
 """
@@ -27,15 +31,19 @@ import dataclasses
 import json
 import os
 import runpy
+import sys
 from pathlib import Path
 
 from absl import flags
 
 from drenet_jax import cli
+from drenet_jax.benchmarks.compile import PROGRAMS
+from drenet_jax.benchmarks.targets import TARGETS
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.errors import InputError
 
 SUITES = ("model", "input", "ct", "predict")
+COMPILE = "compile"
 GROW = ("size", "k", "batch", "persons")
 DEVICES = ("cpu", "gpu")
 DTYPES = ("", "float32", "bfloat16")
@@ -44,13 +52,27 @@ _MODEL_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "drenet.py"
 
 
 def define_flags() -> None:
-    flags.DEFINE_list("suite", list(SUITES), f"What to measure: {', '.join(SUITES)}.")
+    flags.DEFINE_list(
+        "suite", list(SUITES), f"What to measure: {', '.join(SUITES)}; or {COMPILE} alone."
+    )
+    flags.DEFINE_list(
+        "target", ["h100"], f"Of --suite={COMPILE}, the devices: {', '.join(TARGETS)}."
+    )
+    flags.DEFINE_list("programs", list(PROGRAMS), f"Of --suite={COMPILE}: {', '.join(PROGRAMS)}.")
+    flags.DEFINE_string("page", "", f"Of --suite={COMPILE}: a page to put the tables into.")
+    flags.DEFINE_list("results", [], "Files of --out whose tables --page gets.")
     flags.DEFINE_bool("profile", False, "Tell where a training step spends its time.")
     flags.DEFINE_bool("memory", False, "Tell what a training step needs, by batch size.")
     flags.DEFINE_list("grow", [], f"How the cost grows with: {', '.join(GROW)}.")
     flags.DEFINE_string("plots", "", "A folder to make for the plots of --grow.")
     flags.DEFINE_enum("device", "cpu", DEVICES, "Where the network runs.")
-    flags.DEFINE_integer("batch", 2, "Slices in a training step and a forward pass.", lower_bound=1)
+    flags.DEFINE_integer(
+        "batch",
+        None,
+        "Slices in a training step and a forward pass on one device; if not given, 2, or 16 for "
+        f"--suite={COMPILE}.",
+        lower_bound=1,
+    )
     flags.DEFINE_enum("dtype", "", DTYPES, "Of the convolutions; empty: as the model says.")
     flags.DEFINE_string("model", str(_MODEL_CONFIG), "The config of a DRENet to measure.")
     flags.DEFINE_string("out", "", "A JSON file to write; it must not exist yet.")
@@ -66,6 +88,10 @@ def main() -> None:
     values = flags.FLAGS
     suites = [suite for suite in values.suite if suite]
     _check(suites, values)
+    if suites == [COMPILE]:
+        _compile(values)
+        return
+    batch = values.batch or 2
     rows, notes, packages, device, config = [], [], [], "", None
     if set(suites) - {"ct"} or values.profile or values.memory or values.grow:
         device = _use_device(values.device)
@@ -84,15 +110,15 @@ def main() -> None:
     if "model" in suites:
         from drenet_jax.benchmarks import model
 
-        take(model.run(config, values.batch, rounds, values.device))
+        take(model.run(config, batch, rounds, values.device))
     if values.profile:
         from drenet_jax.benchmarks import profile
 
-        take(profile.run(config, values.batch, rounds, values.device))
+        take(profile.run(config, batch, rounds, values.device))
     if "input" in suites:
         from drenet_jax.benchmarks import input as feeding
 
-        take(feeding.run(config, settings, series, values.batch, rounds, seed))
+        take(feeding.run(config, settings, series, batch, rounds, seed))
         packages += feeding.PACKAGES
     if "ct" in suites:
         from drenet_jax.benchmarks import ct
@@ -134,8 +160,42 @@ def main() -> None:
         Path(values.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
+def _compile(values: flags.FlagValues) -> None:
+    from drenet_jax.benchmarks import compile, timing
+
+    config = _model_config(values)
+    config.model.dtype = values.dtype or "bfloat16"
+    plans = []
+    for target in filter(None, values.target):
+        for program in values.programs:
+            print(f"{target}: {program} ...", file=sys.stderr, flush=True)
+            plans.append(
+                compile.plan_in_child(TARGETS[target], program, config, values.batch or 16)
+            )
+    if plans:
+        print(compile.table(plans))
+        print(compile.calls(plans))
+        for failure in compile.failures(plans):
+            print(failure)
+    if values.out:
+        machine = timing.machine(compile.PACKAGES, ", ".join(values.target))
+        found = {"machine": machine, "plans": [dataclasses.asdict(one) for one in plans]}
+        Path(values.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if values.page:
+        compile.write_page(Path(values.page), [Path(one) for one in values.results])
+    if any(one.error for one in plans):
+        sys.exit(1)
+
+
 def _check(suites: list[str], values: flags.FlagValues) -> None:
-    for flag, given, known in (("suite", suites, SUITES), ("grow", values.grow, GROW)):
+    if COMPILE in suites and suites != [COMPILE]:
+        raise InputError(f"--suite={COMPILE} measures nothing; name it alone.")
+    for flag, given, known in (
+        ("suite", suites, (*SUITES, COMPILE)),
+        ("grow", values.grow, GROW),
+        ("target", filter(None, values.target), TARGETS),
+        ("programs", values.programs, PROGRAMS),
+    ):
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise InputError(f"--{flag}={unknown[0]} is not known; use {', '.join(known)}.")

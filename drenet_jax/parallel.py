@@ -1,4 +1,8 @@
-"""All that knows about pmap and hosts: each process drives its local devices, `AXIS` joins all."""
+"""All that knows about pmap and hosts: each process drives its local devices, `AXIS` joins all.
+
+Arrays on devices have a leading axis with an entry for each device: of this host where there is one
+host, of all hosts ("global arrays") where there are several.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import flax.jax_utils
 import jax
 import numpy as np
 from jax import lax
@@ -146,11 +149,9 @@ class AnyHost:
         """
         if host_count() == 1:
             return wanted
-        late, self._late = (
-            self._late,
-            self._largest(np.full(jax.local_device_count(), wanted, np.int32)),
-        )
-        return late is not None and bool(unreplicate(late))
+        own = np.full(jax.local_device_count(), wanted, np.int32)
+        late, self._late = self._late, self._largest(_put(own))
+        return late is not None and bool(to_host(late))
 
 
 def mean_over_devices(tree: PyTree) -> PyTree:
@@ -166,14 +167,39 @@ def map_over_devices(function: Callable, *, donate: tuple[int, ...] = ()) -> Cal
       donate: positions of arguments whose memory the result may take over. Such an argument must
         not be used again: on two or more CPU devices that is a segmentation fault.
     """
-    return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
+    if host_count() == 1:
+        return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
+    # With several hosts pmap turns each array of each call into a global one and back, in Python.
+    return map_over_mesh(function, _mesh(), donate=donate)
+
+
+def map_over_mesh(
+    function: Callable, mesh: jax.sharding.Mesh, *, donate: tuple[int, ...] = ()
+) -> Callable:
+    """What pmap makes of `function`, over the devices of a mesh, which may be described only.
+
+    Args:
+      function: as for `map_over_devices`.
+      mesh: with the one axis `AXIS`.
+      donate: as for `map_over_devices`.
+    """
+
+    def on_one_device(*args: PyTree) -> PyTree:
+        result = function(*jax.tree.map(lambda x: x[0], args))
+        return jax.tree.map(lambda x: x[None], result)
+
+    mapped = jax.shard_map(
+        on_one_device, mesh=mesh, in_specs=jax.P(AXIS), out_specs=jax.P(AXIS), check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=donate)
 
 
 def replicate(tree: PyTree) -> PyTree:
-    """A copy of `tree` on every local device."""
-    # Through pmap, so that the copies are laid out as a mapped function returns them: the second
-    # call of a training step would be compiled anew otherwise.
-    return jax.pmap(lambda x: x, axis_name=AXIS)(flax.jax_utils.replicate(tree))
+    """A copy of `tree` on every device."""
+    # Through a mapped function, so that the copies are laid out as one returns them: the second
+    # call of a training step would be compiled anew otherwise. It also makes them JAX's own: a
+    # step that donates them must not write over NumPy's memory.
+    return map_over_devices(lambda x: x)(put_on_devices(tree))
 
 
 def put_on_devices(tree: PyTree) -> PyTree:
@@ -182,28 +208,22 @@ def put_on_devices(tree: PyTree) -> PyTree:
     On CPU the result may look into the memory of `tree`, which must then stay as it is.
     """
     n = jax.local_device_count()
-    copies = jax.tree.map(lambda x: np.broadcast_to(x, (n, *x.shape)), tree)
-    return jax.device_put(copies, _sharding())
+    return _put(jax.tree.map(lambda x: np.broadcast_to(x, (n, *np.shape(x))), tree))
 
 
 def replicated_shapes(shapes: PyTree) -> PyTree:
     """Shapes and types of what `put_on_devices` makes of arrays with these."""
-    n = jax.local_device_count()
+    n = _mesh().size
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), shapes)
 
 
-def unreplicate(tree: PyTree) -> PyTree:
-    """One device's copy of a replicated `tree`."""
-    return flax.jax_utils.unreplicate(tree)
-
-
 def to_host(tree: PyTree) -> PyTree:
-    """A replicated `tree` as NumPy arrays of their own.
+    """One device's copy of a replicated `tree`, as NumPy arrays of their own.
 
     A copy, since on CPU NumPy would look into the device's memory, which a step that donates it
     writes over while a checkpoint is still being saved in the background.
     """
-    return jax.tree.map(lambda x: np.array(x, copy=True), unreplicate(tree))
+    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data[0], copy=True), tree)
 
 
 def shard(batch: PyTree) -> PyTree:
@@ -212,11 +232,21 @@ def shard(batch: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.reshape(n, x.shape[0] // n, *x.shape[1:]), batch)
 
 
+def shard_on_devices(batch: PyTree) -> PyTree:
+    """As `shard`, and on its way to the devices."""
+    return _put(shard(batch))
+
+
 def unshard(tree: PyTree) -> PyTree:
-    """[local devices, b, ...] -> NumPy [local devices · b, ...], for every array of `tree`."""
-    return jax.tree.map(
-        lambda x: np.asarray(x).reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree
-    )
+    """What this host's devices hold of [devices, b, ...] -> NumPy [local devices · b, ...]."""
+
+    def joined(x: jax.Array) -> np.ndarray:
+        if not x.is_fully_addressable:
+            shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start)
+            x = np.concatenate([shard.data for shard in shards])
+        return np.asarray(x).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+    return jax.tree.map(joined, tree)
 
 
 def on_devices(batches: Iterable[PyTree], *, parts: int) -> Iterator[list[PyTree]]:
@@ -227,23 +257,35 @@ def on_devices(batches: Iterable[PyTree], *, parts: int) -> Iterator[list[PyTree
       parts: micro-batches in a batch.
 
     Yields:
-      the micro-batches of a batch, in order: arrays [local devices, b, ...].
+      the micro-batches of a batch, in order: arrays [devices, b, ...].
     """
-    sharding = _sharding()
     ready: deque[list[PyTree]] = deque()
     for batch in batches:
         split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
         micro_batches = [jax.tree.map(lambda x, i=i: x[i], split) for i in range(parts)]
-        ready.append([jax.device_put(shard(one), sharding) for one in micro_batches])
+        ready.append([shard_on_devices(one) for one in micro_batches])
         if len(ready) > _AHEAD:
             yield ready.popleft()
     yield from ready
 
 
-def _sharding() -> jax.NamedSharding:
-    """The leading axis over the local devices, as a mapped function returns it."""
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
-    return jax.NamedSharding(mesh, jax.P(AXIS))
+def _mesh() -> jax.sharding.Mesh:
+    """The devices of all hosts, host by host, as pmap has them."""
+    if host_count() == 1:
+        return jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    by_host = [jax.local_devices(process_index=host) for host in range(host_count())]
+    return jax.sharding.Mesh(np.concatenate(by_host), (AXIS,))
+
+
+def _put(tree: PyTree) -> PyTree:
+    """[local devices, ...] -> the same on the devices, an entry on each, as a mapped function
+    takes and returns it."""
+    sharding = jax.NamedSharding(_mesh(), jax.P(AXIS))
+    if host_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )
 
 
 def best_batch_size(most: int) -> int:

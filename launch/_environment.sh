@@ -5,7 +5,8 @@
 #
 # The environment lies outside the checkout, under $DRENET_JAX_VENVS (default
 # ~/.cache/drenet_jax/venvs), named by the hash of the dependency files, so that a change of them
-# makes a new one. Afterwards `python` is that environment's.
+# makes a new one. Versions are those of launch/constraints.txt. Afterwards `python` is that
+# environment's.
 
 choose_python() {
   local candidate
@@ -24,8 +25,9 @@ use_environment() {
   local extras=$1 repository python key folder
   repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   python=$(choose_python) || return 1
-  key=$( (cat "$repository/setup.py" "$repository/pyproject.toml"; echo "$extras"; \
-    "$python" --version) | git hash-object --stdin)
+  key=$( (cat "$repository/setup.py" "$repository/pyproject.toml" \
+    "$repository/launch/constraints.txt"; echo "$extras"; "$python" --version) \
+    | git hash-object --stdin)
   folder=${DRENET_JAX_VENVS:-${XDG_CACHE_HOME:-$HOME/.cache}/drenet_jax/venvs}/${key:0:12}
 
   if [ ! -e "$folder/complete" ]; then
@@ -33,7 +35,7 @@ use_environment() {
     rm -rf "$folder"
     "$python" -m venv "$folder" || return 1
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --editable "$repository$extras" || return 1
+      --constraint "$repository/launch/constraints.txt" --editable "$repository$extras" || return 1
     touch "$folder/complete"
   fi
   # shellcheck disable=SC1091

@@ -17,25 +17,54 @@ class Passes(nn.Module):
     """One backbone over several stacks of images, each with a pass of its own.
 
     Attributes:
-      backbone, width, dtype, remat: as those of `DRENet`.
+      backbone, width, dtype, remat, axis_name, platform: as those of `DRENet`.
     """
 
     backbone: str
     width: int
     dtype: jnp.dtype
     remat: bool
+    axis_name: str | None = None
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, stacks: list[jax.Array], train: bool) -> list[jax.Array]:
         """[n, S, S, 3] each -> pooled features [n, C] each."""
-        network = ResNet(self.backbone, self.width, self.dtype, None, self.remat, name="backbone")
+        network = ResNet(
+            self.backbone,
+            self.width,
+            self.dtype,
+            self.axis_name,
+            self.remat,
+            self.platform,
+            name="backbone",
+        )
         return [network(stack, train)[1] for stack in stacks]
 
+    def forward(self, params: dict, batch_stats: dict, stacks: list[jax.Array]) -> list[jax.Array]:
+        """The passes of a prediction."""
+        return self.apply({"params": params, "batch_stats": batch_stats}, stacks, False)
 
-def stacks_of(config: ml_collections.ConfigDict, batch: int, *, train: bool) -> list[jax.Array]:
-    """The images that a batch of slices costs the backbone, random.
+    def loss(
+        self, params: dict, batch_stats: dict, stacks: list[jax.Array]
+    ) -> tuple[jax.Array, dict]:
+        """The passes of a training step, forward only: a loss, and new batch statistics."""
+        pooled, updates = self.apply(
+            {"params": params, "batch_stats": batch_stats}, stacks, True, mutable=["batch_stats"]
+        )
+        return sum(jnp.mean(jnp.square(one)) for one in pooled), updates
 
-    Every pass has its own, or the compiler would merge two passes into one.
+    def gradient(
+        self, params: dict, batch_stats: dict, stacks: list[jax.Array]
+    ) -> tuple[dict, dict]:
+        """The passes of a training step, forward and backward by the parameters."""
+        return jax.grad(self.loss, has_aux=True)(params, batch_stats, stacks)
+
+
+def stack_shapes(
+    config: ml_collections.ConfigDict, batch: int, *, train: bool
+) -> list[jax.ShapeDtypeStruct]:
+    """Shapes of the images that a batch of slices costs the backbone.
 
     Args:
       config: of a DRENet.
@@ -46,10 +75,16 @@ def stacks_of(config: ml_collections.ConfigDict, batch: int, *, train: bool) -> 
     crops = sum(model.train_proposals if train else model.top_k)
     shapes = [(batch, model.image_size_px)] * (1 if model.context == "none" else 2)
     shapes.append((batch * crops, model.crop_size_px))
+    return [jax.ShapeDtypeStruct((n, size, size, 3), DTYPES[model.dtype]) for n, size in shapes]
+
+
+def stacks_of(config: ml_collections.ConfigDict, batch: int, *, train: bool) -> list[jax.Array]:
+    """Random images of `stack_shapes`; every pass has its own, or the compiler would merge two."""
+    shapes = stack_shapes(config, batch, train=train)
     keys = jax.random.split(jax.random.key(0), len(shapes))
     return [
-        jax.random.normal(key, (n, size, size, 3), DTYPES[model.dtype])
-        for key, (n, size) in zip(keys, shapes, strict=True)
+        jax.random.normal(key, stack.shape, stack.dtype)
+        for key, stack in zip(keys, shapes, strict=True)
     ]
 
 
@@ -71,17 +106,7 @@ def bare_passes(
     model = config.model
     network = Passes(model.backbone, model.width, DTYPES[model.dtype], model.get("remat", False))
     variables = jax.jit(lambda key: network.init(key, [stacks[-1][:1]], False))(jax.random.key(1))
-
-    def forward(params, batch_stats, stacks):
-        return network.apply({"params": params, "batch_stats": batch_stats}, stacks, False)
-
-    def loss(params, batch_stats, stacks):
-        pooled, updates = network.apply(
-            {"params": params, "batch_stats": batch_stats}, stacks, True, mutable=["batch_stats"]
-        )
-        return sum(jnp.mean(jnp.square(one)) for one in pooled), updates
-
     arguments = variables["params"], variables["batch_stats"], stacks
-    function = (jax.grad(loss, has_aux=True) if backward else loss) if train else forward
+    function = (network.gradient if backward else network.loss) if train else network.forward
     compiled = jax.jit(function).lower(*arguments).compile()
     return lambda: jax.block_until_ready(compiled(*arguments))

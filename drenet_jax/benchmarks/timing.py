@@ -115,7 +115,7 @@ def machine(packages: Sequence[str], device: str = "") -> dict[str, object]:
     """What the figures depend on: processor, cores, versions.
 
     Args:
-      packages: names of packages whose versions matter.
+      packages: names of packages whose versions matter, if they are installed.
       device: the accelerator; "": there is none.
     """
     return {
@@ -127,8 +127,16 @@ def machine(packages: Sequence[str], device: str = "") -> dict[str, object]:
         "load_average_1_min": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: _version(name) for name in packages if _version(name)},
     }
+
+
+def _version(package: str) -> str:
+    """'' of a package that is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:

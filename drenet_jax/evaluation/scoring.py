@@ -28,7 +28,7 @@ class SliceScorer:
         """
         self.batch_size = parallel.round_up_to_devices(batch_size)
         self._image_size_px = model.image_size_px
-        self._forward = parallel.map_over_devices(_make_forward(model, heat_maps))
+        self._forward = parallel.map_over_devices(make_forward(model, heat_maps=heat_maps))
         self._lowered = None
 
     def trace(self, shapes: dict) -> None:
@@ -95,7 +95,7 @@ class SliceScorer:
             "train with a smaller one (it may change when a run goes on)"
         ):
             self.compile()
-            return parallel.unshard(self._forward(variables, parallel.shard(padded)))
+            return parallel.unshard(self._forward(variables, parallel.shard_on_devices(padded)))
 
 
 def check_finite(logits: np.ndarray) -> None:
@@ -107,7 +107,9 @@ def check_finite(logits: np.ndarray) -> None:
         )
 
 
-def _make_forward(model: Model, heat_maps: bool) -> Callable:
+def make_forward(model: Model, *, heat_maps: bool) -> Callable:
+    """For one device: what `SliceScorer` returns of uint8 images [b, S, S]."""
+
     def forward(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
         pixels = images.astype(jnp.float32) / 255
         maps = {}

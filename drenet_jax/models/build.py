@@ -16,8 +16,16 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Model = drenet.DRENet | classifier.Classifier
 
 
-def build_model(config: ml_collections.ConfigDict, classes: int) -> Model:
+def build_model(
+    config: ml_collections.ConfigDict, classes: int, *, platform: str | None = None
+) -> Model:
     """The network that `config.model` describes.
+
+    Args:
+      config: see `configs/drenet.py`.
+      classes: how many.
+      platform: "cpu", "gpu" or "tpu", where the network is compiled for a device that is not here;
+        None: that of JAX's default backend. Parameters and results do not depend on it.
 
     Raises:
       InputError: a field of `config.model` names what does not exist or does not fit together.
@@ -31,7 +39,7 @@ def build_model(config: ml_collections.ConfigDict, classes: int) -> Model:
     remat = model.get("remat", False)
     _check(not remat or model.name not in vgg.ARCHITECTURES, "remat", remat, "is not for a VGG")
     if model.name == "drenet":
-        return _build_drenet(model, classes, remat)
+        return _build_drenet(model, classes, remat, platform)
     return classifier.Classifier(
         classes=classes,
         architecture=model.name,
@@ -41,10 +49,13 @@ def build_model(config: ml_collections.ConfigDict, classes: int) -> Model:
         dtype=DTYPES[model.dtype],
         axis_name=AXIS,
         remat=remat,
+        platform=platform,
     )
 
 
-def _build_drenet(model: ml_collections.ConfigDict, classes: int, remat: bool) -> drenet.DRENet:
+def _build_drenet(
+    model: ml_collections.ConfigDict, classes: int, remat: bool, platform: str | None
+) -> drenet.DRENet:
     # Checkpoints of earlier versions do not say.
     batch_statistics = model.get("batch_statistics", "shared")
     for field, value, known in (
@@ -84,6 +95,7 @@ def _build_drenet(model: ml_collections.ConfigDict, classes: int, remat: bool) -
         dtype=DTYPES[model.dtype],
         axis_name=AXIS,
         remat=remat,
+        platform=platform,
     )
 
 

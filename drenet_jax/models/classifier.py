@@ -26,6 +26,7 @@ class Classifier(nn.Module):
       dtype: of the convolutions.
       axis_name: the pmap axis of batch statistics.
       remat: of a ResNet or DenseNet; see there.
+      platform: see `layers.resolve_platform`.
     """
 
     classes: int
@@ -36,6 +37,7 @@ class Classifier(nn.Module):
     dtype: jnp.dtype
     axis_name: str | None
     remat: bool = False
+    platform: str | None = None
 
     def no_probes(self, batch: int) -> FeatureMaps:
         """The `probes` of a prediction that change nothing."""
@@ -79,5 +81,11 @@ def _backbone(model: Classifier, **place) -> nn.Module:
         return vgg.VGG(model.architecture, model.width, model.dropout, model.dtype, **place)
     network = resnet.ResNet if model.architecture in resnet.ARCHITECTURES else densenet.DenseNet
     return network(
-        model.architecture, model.width, model.dtype, model.axis_name, model.remat, **place
+        model.architecture,
+        model.width,
+        model.dtype,
+        model.axis_name,
+        model.remat,
+        model.platform,
+        **place,
     )

@@ -24,12 +24,13 @@ class DenseLayer(nn.Module):
     growth: int
     norm: Callable[..., nn.Module]
     dtype: jnp.dtype
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nn.relu(self.norm(name="norm1")(x))
-        y = Conv1x1(4 * self.growth, 1, self.dtype, name="conv1")(y)
-        y = nn.relu(self.norm(name="norm2")(y))
+        y = self.norm(name="norm1")(x, relu=True)
+        y = Conv1x1(4 * self.growth, 1, self.dtype, self.platform, name="conv1")(y)
+        y = self.norm(name="norm2")(y, relu=True)
         y = nn.Conv(
             self.growth,
             (3, 3),
@@ -47,11 +48,12 @@ class Transition(nn.Module):
 
     norm: Callable[..., nn.Module]
     dtype: jnp.dtype
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nn.relu(self.norm(name="norm")(x))
-        y = Conv1x1(x.shape[-1] // 2, 1, self.dtype, name="conv")(y)
+        y = self.norm(name="norm")(x, relu=True)
+        y = Conv1x1(x.shape[-1] // 2, 1, self.dtype, self.platform, name="conv")(y)
         return nn.avg_pool(y, (2, 2), strides=(2, 2), padding="VALID")
 
 
@@ -64,6 +66,7 @@ class DenseNet(nn.Module):
       dtype: of the computation; parameters, batch statistics and `pooled` are float32.
       axis_name: the pmap axis over which batch statistics are averaged while training.
       remat: whether the backward pass computes each layer anew rather than keep what is inside.
+      platform: see `layers.resolve_platform`.
     """
 
     architecture: str
@@ -71,6 +74,7 @@ class DenseNet(nn.Module):
     dtype: jnp.dtype
     axis_name: str | None
     remat: bool = False
+    platform: str | None = None
 
     @property
     def channels(self) -> int:
@@ -109,18 +113,19 @@ class DenseNet(nn.Module):
             dtype=self.dtype,
             name="conv0",
         )(images)
-        x = nn.relu(norm(name="norm0")(x))
-        x = max_pool_3x3(x)
+        x = norm(name="norm0")(x, relu=True)
+        x = max_pool_3x3(x, self.platform)
         for block, n_layers in enumerate(block_sizes, start=1):
             for layer in range(1, n_layers + 1):
                 x = dense_layer(
                     growth=self.width // 2,
                     norm=norm,
                     dtype=self.dtype,
+                    platform=self.platform,
                     name=f"denseblock{block}_denselayer{layer}",
                 )(x)
             if block < len(block_sizes):
-                x = Transition(norm=norm, dtype=self.dtype, name=f"transition{block}")(x)
-        x = probed(nn.relu(norm(name="norm5")(x)), probe)
+                x = Transition(norm, self.dtype, self.platform, name=f"transition{block}")(x)
+        x = probed(norm(name="norm5")(x, relu=True), probe)
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return x, pooled

@@ -58,6 +58,7 @@ class DRENet(nn.Module):
       dtype: of the convolutions.
       axis_name: the pmap axis of batch statistics.
       remat: of the backbone; see `ResNet`.
+      platform: see `layers.resolve_platform`.
     """
 
     classes: int
@@ -76,6 +77,7 @@ class DRENet(nn.Module):
     dtype: jnp.dtype
     axis_name: str | None
     remat: bool = False
+    platform: str | None = None
 
     def no_probes(self, batch: int) -> FeatureMaps:
         """The `probes` of a prediction that change nothing."""
@@ -135,7 +137,7 @@ class DRENet(nn.Module):
         )
         top = _top_of_groups(counts, [group.top_k for group in self.groups])
 
-        crops = crop_and_resize(pixels, boxes, (self.crop_size_px,) * 2)
+        crops = crop_and_resize(pixels, boxes, (self.crop_size_px,) * 2, self.platform)
         crop_maps, parts = features(
             crops.reshape(-1, *crops.shape[2:]),
             1,
@@ -195,7 +197,7 @@ class DRENet(nn.Module):
         if self.context == "zoom":
             best_of_last = sum(counts[:-1])
             box = jnp.clip(boxes[:, best_of_last : best_of_last + 1], 0, size_px)
-            return crop_and_resize(pixels, box, (size_px, size_px))[:, 0]
+            return crop_and_resize(pixels, box, (size_px, size_px), self.platform)[:, 0]
         confidences = nn.sigmoid(scores[:, top])
         if self.context == "weighted_detached":
             confidences = jax.lax.stop_gradient(confidences)
@@ -205,7 +207,15 @@ class DRENet(nn.Module):
 
 def _backbone(model: DRENet, **place) -> ResNet:
     # `place` is where Flax puts it: its name among the parameters, or nowhere.
-    return ResNet(model.backbone, model.width, model.dtype, model.axis_name, model.remat, **place)
+    return ResNet(
+        model.backbone,
+        model.width,
+        model.dtype,
+        model.axis_name,
+        model.remat,
+        model.platform,
+        **place,
+    )
 
 
 def _top_of_groups(counts: list[int], top_k: list[int]) -> list[int]:

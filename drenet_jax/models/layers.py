@@ -1,6 +1,7 @@
-"""Layers whose gradients are written out where XLA's own are slow on CPU (docs/performance.md).
+"""Layers whose gradients, or whose formulas, are chosen by the platform that they are compiled for.
 
-Parameters, statistics and results are those of Flax's layers.
+Parameters, statistics and results are those of Flax's layers on every platform. What is chosen
+where, and what it brings: docs/performance.md (CPU) and docs/accelerators.md (GPU, TPU).
 """
 
 from __future__ import annotations
@@ -20,9 +21,14 @@ BATCH_NORM_EPSILON = 1e-5
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def is_tuned_for_cpu() -> bool:
-    """Whether layers are computed as XLA does them best on CPU; elsewhere it was not measured."""
-    return jax.default_backend() == "cpu"
+def resolve_platform(platform: str | None) -> str:
+    """The platform that a program is for: "cpu", "gpu" or "tpu".
+
+    Args:
+      platform: of the program, when it is compiled for a device that is not here; None: that of
+        JAX's default backend.
+    """
+    return platform or jax.default_backend()
 
 
 @functools.lru_cache
@@ -31,7 +37,7 @@ def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> Callable
 
     Args:
       train: whether statistics are those of the batch.
-      dtype: of what they give.
+      dtype: of the result.
       axis_name: the pmap axis over which a batch's statistics are averaged.
     """
     return functools.partial(
@@ -45,18 +51,32 @@ def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> Callable
 
 
 class BatchNorm(nn.BatchNorm):
-    """Flax's batch norm over all axes but the last; its gradient keeps the input only."""
+    """Flax's batch norm over all axes but the last, with what follows it in a ResNet."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        if self.use_running_average or not is_tuned_for_cpu():
-            return super().__call__(x)
+    def __call__(
+        self, x: jax.Array, shortcut: jax.Array | None = None, *, relu: bool = False
+    ) -> jax.Array:
+        """Normalises, adds a shortcut and applies a ReLU.
+
+        Args:
+          x: [..., C].
+          shortcut: [..., C], added to the normalised x; None: nothing is added.
+          relu: whether a ReLU follows.
+
+        Returns:
+          [..., C], of type `dtype`; x's, if that is None.
+        """
+        if self.use_running_average:
+            y = super().__call__(x)
+            y = y if shortcut is None else y + shortcut
+            return nn.relu(y) if relu else y
         channels = x.shape[-1:]
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         scale = self.param("scale", self.scale_init, channels, self.param_dtype)
         bias = self.param("bias", self.bias_init, channels, self.param_dtype)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = _wide(x)
         axes = tuple(range(x.ndim - 1))
         moments = wide.mean(axes), jnp.square(wide).mean(axes)
         if self.axis_name is not None and not self.is_initializing():
@@ -68,44 +88,80 @@ class BatchNorm(nn.BatchNorm):
             mean.value = self.momentum * mean.value + rest * batch_mean
             var.value = self.momentum * var.value + rest * batch_var
         factor = lax.rsqrt(batch_var + self.epsilon) * scale
-        y = _scaled(wide, batch_mean, factor.astype(wide.dtype), bias.astype(wide.dtype))
-        return y.astype(self.dtype)
+        dtype = jnp.dtype(self.dtype or x.dtype)
+        return _scaled(x, batch_mean, factor, bias, shortcut, relu, dtype)
 
 
-@jax.custom_vjp
-def _scaled(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
-    """(x − mean) · factor + bias. Its gradient keeps x only; XLA would keep x − mean too."""
-    return (x - mean) * factor + bias
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _scaled(x, mean, factor, bias, shortcut, relu, dtype):
+    """(x − mean) · factor + bias, plus a shortcut, with a ReLU, computed in float32.
+
+    Its gradient keeps what the layers before and behind keep anyway, and makes three sweeps over
+    it at the most, where XLA's own makes five (docs/accelerators.md).
+    """
+    wide = _wide(x)
+    y = (wide - mean) * factor.astype(wide.dtype) + bias.astype(wide.dtype)
+    y = y if shortcut is None else y + _wide(shortcut)
+    if not relu:
+        return y.astype(dtype)
+    # Without the barrier XLA would keep y in float32 too, for the next block's shortcut.
+    return lax.optimization_barrier(nn.relu(y).astype(dtype))
 
 
-def _scaled_forward(x, mean, factor, bias):
-    return _scaled(x, mean, factor, bias), (x, mean, factor)
+def _scaled_forward(x, mean, factor, bias, shortcut, relu, dtype):
+    y = _scaled(x, mean, factor, bias, shortcut, relu, dtype)
+    # Without a shortcut, where the ReLU was active is found from x: one array less is read.
+    return y, (x, mean, factor, bias, None if shortcut is None else y)
 
 
-def _scaled_backward(kept, g):
-    x, mean, factor = kept
+def _scaled_backward(relu, dtype, kept, dy):
+    del dtype
+    x, mean, factor, bias, y = kept
+    wide, dy = _wide(x), _wide(dy)
+    centred = wide - mean
+
+    def before_relu(is_active: jax.Array) -> jax.Array:
+        return jnp.where(is_active if y is None else y > 0, dy, 0) if relu else dy
+
+    # In another form for each use: XLA would write what it finds twice to memory, which costs more
+    # than to compute it again.
+    g = before_relu(wide * factor > mean * factor - bias)
     axes = tuple(range(x.ndim - 1))
-    d_bias = g.sum(axes)
-    return g * factor, -factor * d_bias, (g * x).sum(axes) - mean * d_bias, d_bias
+    d_bias, d_factor = g.sum(axes), (g * centred).sum(axes)
+    if y is None:
+        d_shortcut, g = None, before_relu(centred * factor > -bias)
+    else:
+        d_shortcut = lax.optimization_barrier(g.astype(y.dtype))
+        g = _wide(d_shortcut)
+    return (g * factor).astype(x.dtype), -factor * d_bias, d_factor, d_bias, d_shortcut
 
 
 _scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
-class Conv1x1(nn.Module):
-    """A 1×1 convolution without bias, written as a matrix product.
+def _wide(x: jax.Array) -> jax.Array:
+    """In float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-    The same parameter (`kernel` [1, 1, C_in, C_out]) and the same result as `nn.Conv`; XLA's
-    gradient of the product is about twice as fast on CPU.
+
+class Conv1x1(nn.Module):
+    """A 1×1 convolution without bias, on CPU written as a matrix product.
+
+    The same parameter (`kernel` [1, 1, C_in, C_out]) and the same result as `nn.Conv`. XLA's
+    gradient of the product is about twice as fast on CPU; on GPU its compiler aborts on that of a
+    strided one (openxla/xla#47381).
     """
 
     features: int
     stride: int = 1
     dtype: jnp.dtype = jnp.float32
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features))
+        if resolve_platform(self.platform) != "cpu":
+            return _convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (0, 0))
         x = x[:, :: self.stride, :: self.stride, :].astype(self.dtype)
         # Of two axes: XLA transposes what is summed over several of them in the gradient.
         y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0].astype(self.dtype))
@@ -134,11 +190,13 @@ class StemConv(nn.Module):
 
     features: int
     dtype: jnp.dtype
+    platform: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", kernel_init, (7, 7, x.shape[-1], self.features))
-        convolve = _stem if is_tuned_for_cpu() else _plain_stem
+        is_dense = resolve_platform(self.platform) in DENSE_STEM
+        convolve = _stem if is_dense else _plain_stem
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
@@ -183,12 +241,16 @@ def _stem_backward(kept, g):
 _stem.defvjp(_stem_forward, _stem_backward)
 
 
-def max_pool_3x3(x: jax.Array) -> jax.Array:
+DENSE_STEM = ("cpu",)
+OWN_POOL = ("cpu", "gpu")
+
+
+def max_pool_3x3(x: jax.Array, platform: str | None = None) -> jax.Array:
     """3×3 maxima at every second pixel, padded by 1: [B, H, W, C] -> [B, ⌈H/2⌉, ⌈W/2⌉, C].
 
     Of equal values the first, by rows, gets the gradient, as in PyTorch.
     """
-    return (_max_pool if is_tuned_for_cpu() else _plain_max_pool)(x)
+    return (_max_pool if resolve_platform(platform) in OWN_POOL else _plain_max_pool)(x)
 
 
 def _plain_max_pool(x: jax.Array) -> jax.Array:

@@ -24,19 +24,17 @@ class BasicBlock(nn.Module):
     stride: int
     norm: Callable[..., nn.Module]
     dtype: jnp.dtype
+    platform: str | None = None
 
     expansion = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = conv3x3(self.features, self.stride, self.dtype, "conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = self.norm(name="bn1")(y, relu=True)
         y = conv3x3(self.features, 1, self.dtype, "conv2")(y)
-        y = self.norm(name="bn2")(y)
-        if self.stride != 1 or x.shape[-1] != self.features:
-            x = Conv1x1(self.features, self.stride, self.dtype, name="downsample_conv")(x)
-            x = self.norm(name="downsample_bn")(x)
-        return nn.relu(y + x)
+        x = _shortcut(self, x, self.features)
+        return self.norm(name="bn2")(y, x, relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -46,22 +44,28 @@ class Bottleneck(nn.Module):
     stride: int
     norm: Callable[..., nn.Module]
     dtype: jnp.dtype
+    platform: str | None = None
 
     expansion = 4
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         out = self.features * self.expansion
-        y = Conv1x1(self.features, 1, self.dtype, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = Conv1x1(self.features, 1, self.dtype, self.platform, name="conv1")(x)
+        y = self.norm(name="bn1")(y, relu=True)
         y = conv3x3(self.features, self.stride, self.dtype, "conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y))
-        y = Conv1x1(out, 1, self.dtype, name="conv3")(y)
-        y = self.norm(name="bn3")(y)
-        if self.stride != 1 or x.shape[-1] != out:
-            x = Conv1x1(out, self.stride, self.dtype, name="downsample_conv")(x)
-            x = self.norm(name="downsample_bn")(x)
-        return nn.relu(y + x)
+        y = self.norm(name="bn2")(y, relu=True)
+        y = Conv1x1(out, 1, self.dtype, self.platform, name="conv3")(y)
+        x = _shortcut(self, x, out)
+        return self.norm(name="bn3")(y, x, relu=True)
+
+
+def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, features: int) -> jax.Array:
+    """What a block adds to its result: x, or where the shapes differ a 1×1 convolution of it."""
+    if block.stride == 1 and x.shape[-1] == features:
+        return x
+    x = Conv1x1(features, block.stride, block.dtype, block.platform, name="downsample_conv")(x)
+    return block.norm(name="downsample_bn")(x)
 
 
 # name -> (block, blocks in each of the four stages)
@@ -91,6 +95,7 @@ class ResNet(nn.Module):
       dtype: of the computation; parameters, batch statistics and `pooled` are float32.
       axis_name: the pmap axis over which batch statistics are averaged while training.
       remat: whether the backward pass computes each block anew rather than keep what is inside.
+      platform: see `layers.resolve_platform`.
     """
 
     architecture: str
@@ -98,6 +103,7 @@ class ResNet(nn.Module):
     dtype: jnp.dtype
     axis_name: str | None
     remat: bool = False
+    platform: str | None = None
 
     @property
     def channels(self) -> int:
@@ -126,9 +132,9 @@ class ResNet(nn.Module):
         block, stage_sizes = ARCHITECTURES[self.architecture]
         block = nn.remat(block) if self.remat and train else block
         norm = batch_norm(train, self.dtype, self.axis_name)
-        x = StemConv(self.width, self.dtype, name="conv1")(images)
-        x = nn.relu(norm(name="bn1")(x))
-        x = max_pool_3x3(x)
+        x = StemConv(self.width, self.dtype, self.platform, name="conv1")(images)
+        x = norm(name="bn1")(x, relu=True)
+        x = max_pool_3x3(x, self.platform)
         # Whoever captures what is between finds it in modules of their own only.
         is_captured = self.is_mutable_collection("intermediates")
         has_own_blocks = train or self.is_initializing() or is_captured
@@ -141,6 +147,7 @@ class ResNet(nn.Module):
                     stride=2 if stage > 0 and i == 0 else 1,
                     norm=norm,
                     dtype=self.dtype,
+                    platform=self.platform,
                 )
                 if has_own_blocks:
                     x = make(name=name)(x)

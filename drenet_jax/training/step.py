@@ -38,15 +38,21 @@ def make_train_step(
 
     The state is donated: it must not be used again.
     """
-    gradient_on_devices = parallel.map_over_devices(make_gradient(model, config, class_weights))
+    accumulate = config.train.accumulate
+    gradient = make_gradient(model, config, class_weights)
+    update = make_update(optimizer, schedule, accumulate)
+    seed = replicated_seed(config)
+
+    if accumulate == 1:
+        # One program: gradients are used where they are made, and the host passes the state once.
+        whole_step = parallel.map_over_devices(make_whole_step(gradient, update), donate=(0,))
+        return lambda state, micro_batches: whole_step(state, seed, *micro_batches[0])
+
+    gradient_on_devices = parallel.map_over_devices(gradient)
     add_on_devices = parallel.map_over_devices(
         lambda a, b: jax.tree.map(jnp.add, a, b), donate=(0,)
     )
-    update_on_devices = parallel.map_over_devices(
-        make_update(optimizer, schedule, config.train.accumulate), donate=(0,)
-    )
-
-    seed = replicated_seed(config)
+    update_on_devices = parallel.map_over_devices(update, donate=(0,))
 
     def step(state: TrainState, micro_batches: Sequence[tuple]):
         total, batch_stats = None, state.batch_stats
@@ -60,6 +66,23 @@ def make_train_step(
         return update_on_devices(state, total, batch_stats)
 
     return step
+
+
+def make_whole_step(gradient: Callable, update: Callable) -> Callable:
+    """For one device: a step of a single micro-batch.
+
+    Args:
+      gradient: see `make_gradient`.
+      update: see `make_update`.
+    """
+
+    def whole_step(state: TrainState, seed, place, image, label):
+        total, batch_stats = gradient(
+            state.params, state.batch_stats, seed, state.step, place, image, label
+        )
+        return update(state, total, batch_stats)
+
+    return whole_step
 
 
 def replicated_seed(config: ml_collections.ConfigDict) -> jax.Array:

@@ -56,6 +56,25 @@ def test_crop_of_a_batch_takes_traced_boxes_under_jit():
             np.testing.assert_allclose(ours, _torch_crop(image, tuple(box), (12, 9)), atol=1e-5)
 
 
+def test_crops_by_products_and_their_gradients_are_those_by_gathers():
+    rng = np.random.default_rng(2)
+    with jax.enable_x64(True):
+        images = jnp.asarray(rng.normal(size=(2, SIZE, SIZE, 3)))
+        corner = rng.uniform(-10, 30, (2, 5, 2))
+        boxes = jnp.asarray(np.concatenate([corner, corner + rng.uniform(1, 30, (2, 5, 2))], -1))
+
+        def found(platform):
+            def total(images, boxes):
+                crops = crop_and_resize(images, boxes, (12, 9), platform)
+                return jnp.sum(jnp.sin(crops)), crops
+
+            return jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(images, boxes)
+
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found("tpu"), found("gpu")
+        )
+
+
 def test_gradients_of_the_crop_equal_finite_differences():
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):

@@ -63,6 +63,52 @@ def test_batch_norms_gradient_can_be_taken_from_outside_the_mapped_pass():
     assert np.any(jax.grad(loss)(images))
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("with_shortcut", [False, True])
+def test_what_follows_a_batch_norm_is_computed_with_it(relu, with_shortcut, double):
+    images, shortcut = jax.random.normal(jax.random.key(0), (2, 4, 5, 6, 3), jnp.float64)
+    ours = layers.BatchNorm(use_running_average=False)
+    flaxs = nn.BatchNorm(use_running_average=False, momentum=0.99)
+    variables = {
+        "params": {"scale": jnp.array([-0.7, 0.3, 2.0]), "bias": jnp.array([0.2, -0.4, 0.1])},
+        "batch_stats": {"mean": jnp.zeros(3), "var": jnp.ones(3)},
+    }
+
+    def plain(params, images, shortcut):
+        y, updates = flaxs.apply(variables | {"params": params}, images, mutable=["batch_stats"])
+        y = y + shortcut if with_shortcut else y
+        return (nn.relu(y) if relu else y), updates
+
+    def joined(params, images, shortcut):
+        return ours.apply(
+            variables | {"params": params},
+            images,
+            shortcut if with_shortcut else None,
+            relu=relu,
+            mutable=["batch_stats"],
+        )
+
+    def found(network):
+        def loss(*arguments):
+            y, updates = network(*arguments)
+            return jnp.sum(jnp.sin(3 * y)), (y, updates)
+
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+        return gradient(variables["params"], images, shortcut)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found(joined), found(plain)
+    )
+
+
+def test_a_batch_norm_at_rest_adds_the_shortcut_before_the_relu():
+    images, shortcut = jax.random.normal(jax.random.key(0), (2, 4, 5, 6, 3))
+    norm = layers.BatchNorm(use_running_average=True)
+    variables = norm.init(jax.random.key(1), images)
+    expected = nn.relu(norm.apply(variables, images) + shortcut)
+    np.testing.assert_array_equal(norm.apply(variables, images, shortcut, relu=True), expected)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 2)])
 def test_the_first_of_equal_maxima_gets_the_gradient_as_in_xla(size, double):
     images = _image(2, *size, 3)
@@ -106,12 +152,21 @@ def test_the_stem_and_its_gradients_are_those_of_flaxs_convolution(size, double)
     )
 
 
-def test_other_devices_keep_flaxs_and_xlas_own(monkeypatch):
-    images = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_a_1x1_convolution_and_its_gradients_are_flaxs_on_every_platform(stride, platform, double):
+    images = jax.random.normal(jax.random.key(1), (2, 9, 8, 5))
+    ours = layers.Conv1x1(7, stride, jnp.float64, platform)
+    plain = nn.Conv(7, (1, 1), stride, "VALID", use_bias=False, dtype=jnp.float64)
+    variables = ours.init(jax.random.key(0), images)
 
-    def gradient():
-        return jax.make_jaxpr(jax.grad(lambda x: jnp.sum(layers.max_pool_3x3(x))))(images)
+    def found(network):
+        def loss(variables, images):
+            y = network.apply(variables, images)
+            return jnp.sum(jnp.sin(y)), y
 
-    assert "select_and_scatter" not in str(gradient())
-    monkeypatch.setattr(layers, "is_tuned_for_cpu", lambda: False)
-    assert "select_and_scatter" in str(gradient())
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(variables, images)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found(ours), found(plain)
+    )

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drenet_jax.models.layers import Conv1x1
 from drenet_jax.models.resnet import ResNet
 
 # torchvision's published counts less the class head (features × 1000 + 1000).
@@ -31,21 +30,6 @@ def test_features_have_stride_32_and_pooled_is_their_mean():
     feature_map, pooled = model.apply(variables, images, train=False)
     assert feature_map.shape == (2, 3, 3, 4 * 8 * 4)
     np.testing.assert_allclose(pooled, feature_map.mean((1, 2)), rtol=1e-5)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_1x1_convolution_as_a_product_equals_the_convolution(stride):
-    images = jax.random.normal(jax.random.key(1), (2, 9, 8, 5))
-    module = Conv1x1(7, stride)
-    variables = module.init(jax.random.key(0), images)
-    expected = jax.lax.conv_general_dilated(
-        images,
-        variables["params"]["kernel"],
-        (stride, stride),
-        "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    np.testing.assert_allclose(module.apply(variables, images), expected, atol=1e-5)
 
 
 def test_bfloat16_keeps_parameters_statistics_and_pooled_in_float32():

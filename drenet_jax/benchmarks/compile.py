@@ -1,0 +1,296 @@
+"""Programs compiled ahead of time for accelerators that are not here, and what the compilers plan.
+
+Each program is compiled in a process of its own: a fault of XLA ends its process (SIGABRT) and
+raises no exception.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+
+from drenet_jax.benchmarks.targets import GIB, TARGETS, Target, compiler_environment
+from drenet_jax.errors import InputError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "jax-cuda12-plugin", "nvidia-cudnn-cu12", "libtpu")
+
+# The bare programs are the ResNet passes that the others need, with nothing else.
+BARE = {
+    "training step": "bare training passes",
+    "prediction": "bare passes",
+    "explanation": "bare passes",
+}
+PROGRAMS = (*BARE, "bare training passes", "bare passes")
+
+# Exit code of a child whose input cannot be used.
+_BAD_INPUT = 2
+
+# Most that a program may need of its bare passes: traffic, operations.
+_AIMS = (1.04, 1.02)
+
+_PAGE_BEGIN, _PAGE_END = "<!-- compiled: begin -->\n", "<!-- compiled: end -->\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the compiler plans for one program on one device of a target.
+
+    Attributes:
+      target, program: their names.
+      per_device: slices on each device.
+      dtype: of the convolutions.
+      flops: operations of the program as written, before the compiler changes it.
+      traffic_bytes: what its kernels read from and write to the device's memory. On GPU the sum
+        over the kernels' operands and results; on TPU the compiler's own figure.
+      memory_bytes: of arguments, results and temporary arrays.
+      fixed_bytes: the part of it that does not grow with the batch (weights, optimiser).
+      kernels: instructions of the entry computation.
+      custom_calls: library function -> calls.
+      all_reduces: how many.
+      convolutions: type of the operands -> how many.
+      compile_s: seconds in the compiler, on the machine that compiled it.
+      error: why there is no plan; ''.
+    """
+
+    target: str
+    program: str
+    per_device: int
+    dtype: str
+    flops: float = 0.0
+    traffic_bytes: float = 0.0
+    memory_bytes: int = 0
+    fixed_bytes: int = 0
+    kernels: int = 0
+    custom_calls: dict[str, int] = dataclasses.field(default_factory=dict)
+    all_reduces: int = 0
+    convolutions: dict[str, int] = dataclasses.field(default_factory=dict)
+    compile_s: float = 0.0
+    error: str = ""
+
+    def compute_s(self) -> float:
+        """Seconds at the device's peak rate for bfloat16."""
+        return self.flops / TARGETS[self.target].bf16_flops
+
+    def memory_s(self) -> float:
+        """Seconds at the memory's full bandwidth."""
+        return self.traffic_bytes / TARGETS[self.target].bandwidth
+
+    def roofline_s(self) -> float:
+        """The larger of the two: no run is faster."""
+        return max(self.compute_s(), self.memory_s())
+
+    def largest_batch(self) -> int:
+        """Slices on a device that fit its memory, if what is not fixed grows as the batch does."""
+        free = TARGETS[self.target].memory_bytes - self.fixed_bytes
+        return int(self.per_device * free / (self.memory_bytes - self.fixed_bytes))
+
+
+def plan(target: Target, program: str, config: ml_collections.ConfigDict, per_device: int) -> Plan:
+    """Compiles one program for one target, in this process.
+
+    Args:
+      target: for which.
+      program: one of `PROGRAMS`.
+      config: of a DRENet.
+      per_device: slices on each device.
+
+    Raises:
+      InputError: the compiler for the target is not installed.
+    """
+    # Imported here: the parent of these processes needs no JAX.
+    import jax
+    import numpy as np
+
+    from drenet_jax.benchmarks import hlo, programs
+    from drenet_jax.parallel import AXIS
+
+    made = programs.make_program(program, config, target.platform, per_device)
+    lowered = made.lower(target.mesh())
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    # A GPU's compiler counts no operations, so those of the program as written count everywhere.
+    here = jax.sharding.Mesh(np.array(jax.devices("cpu")[:1]), (AXIS,))
+    text = hlo.Program(compiled.as_text())
+    memory = compiled.memory_analysis()
+    cost = compiled.cost_analysis() or {}
+    return Plan(
+        target=target.name,
+        program=program,
+        per_device=per_device,
+        dtype=config.model.dtype,
+        flops=made.lower(here).cost_analysis()["flops"],
+        traffic_bytes=cost.get("bytes accessed") or text.traffic_bytes(),
+        memory_bytes=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        fixed_bytes=made.fixed_bytes,
+        kernels=text.kernels(),
+        custom_calls=dict(text.custom_calls()),
+        all_reduces=text.all_reduces(),
+        convolutions=dict(text.convolutions()),
+        compile_s=seconds,
+    )
+
+
+def plan_in_child(
+    target: Target, program: str, config: ml_collections.ConfigDict, per_device: int
+) -> Plan:
+    """As `plan`, in a process of its own; if that ends in a fault, the plan has an `error`."""
+    with tempfile.TemporaryDirectory(prefix="drenet_jax_") as folder:
+        out = Path(folder) / "plan.json"
+        arguments = [target.name, program, config.to_dict(), per_device, str(out)]
+        child = subprocess.run(
+            [sys.executable, "-m", "drenet_jax.benchmarks.compile", json.dumps(arguments)],
+            env=os.environ | compiler_environment(target),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if child.returncode == 0:
+            return Plan(**json.loads(out.read_text(encoding="utf-8")))
+    if child.returncode == _BAD_INPUT:
+        raise InputError(child.stderr.strip().splitlines()[-1].removeprefix("error: "))
+    return Plan(target.name, program, per_device, config.model.dtype, error=_reason(child))
+
+
+def _reason(child: subprocess.CompletedProcess) -> str:
+    lines = [line for line in child.stderr.splitlines() if line.strip()]
+    fatal = [line for line in lines if "Check failed" in line]
+    said = (fatal or lines or ["nothing was printed"])[-1].strip()[:300]
+    if child.returncode < 0:
+        return f"{signal.Signals(-child.returncode).name} in the compiler: {said}"
+    return f"exit code {child.returncode}: {said}"
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def table(plans: Sequence[Plan]) -> str:
+    """The plans in Markdown, each beside its bare passes."""
+    lines = [
+        "| target | program, slices a device | TFLOP | traffic, GB "
+        "| roofline, ms (compute, memory) | slices a second, at most | memory, GiB "
+        "| largest batch | kernels | all-reduces | float32 convolutions "
+        "| beside bare passes: traffic, operations |",
+        "| --- " * 12 + "|",
+    ]
+    for one in plans:
+        head = f"| {one.target} | {one.program}, {one.per_device} {one.dtype} |"
+        if one.error:
+            lines.append(f"{head} {one.error} |" + " |" * 9)
+            continue
+        bare = bare_of(one, plans)
+        beside = ""
+        if bare is not None:
+            beside = f"{one.traffic_bytes / bare.traffic_bytes:.3f}, {one.flops / bare.flops:.3f}"
+        lines.append(
+            f"{head} {one.flops / 1e12:.2f} | {one.traffic_bytes / 1e9:.1f} "
+            f"| {1e3 * one.roofline_s():.1f} ({1e3 * one.compute_s():.1f}, "
+            f"{1e3 * one.memory_s():.1f}) | {one.per_device / one.roofline_s():.0f} "
+            f"| {one.memory_bytes / GIB:.1f} | {one.largest_batch()} | {one.kernels} "
+            f"| {one.all_reduces} | {one.convolutions.get('f32', 0)} of "
+            f"{sum(one.convolutions.values())} | {beside} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def bare_of(one: Plan, plans: Sequence[Plan]) -> Plan | None:
+    """The plan of the bare passes of a program, compiled in the same way."""
+    for other in plans:
+        if (other.target, other.program, other.error) == (one.target, BARE.get(one.program), ""):
+            return other
+    return None
+
+
+def failures(plans: Sequence[Plan]) -> list[str]:
+    """Which programs were not compiled, or need more than the aims allow."""
+    found = []
+    for one in plans:
+        if one.error:
+            found.append(f"{one.target}: {one.program}: {one.error}")
+            continue
+        bare = bare_of(one, plans)
+        if bare is None:
+            continue
+        ratios = one.traffic_bytes / bare.traffic_bytes, one.flops / bare.flops
+        for ratio, aim, what in zip(ratios, _AIMS, ("traffic", "operations"), strict=True):
+            if ratio > aim:
+                found.append(
+                    f"{one.target}: {one.program}: {ratio:.3f} of the {what} of its bare passes; "
+                    f"the aim is {aim}."
+                )
+    return found
+
+
+def calls(plans: Sequence[Plan]) -> str:
+    """Which library functions each program calls, in Markdown."""
+    lines = ["| target | program | library calls |", "| --- | --- | --- |"]
+    for one in plans:
+        if not one.error:
+            named = ", ".join(
+                f"{count} {name.removeprefix('__')}"
+                for name, count in sorted(one.custom_calls.items())
+            )
+            lines.append(f"| {one.target} | {one.program} | {named or 'none'} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_page(page: Path, results: Sequence[Path]) -> None:
+    """Puts the tables of several results of this suite (`--out`) between the marks of a page.
+
+    Raises:
+      InputError: the page has no marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    if _PAGE_BEGIN not in text or _PAGE_END not in text:
+        raise InputError(
+            f"--page={page} has no marks {_PAGE_BEGIN.strip()} and {_PAGE_END.strip()}."
+        )
+    before, _, rest = text.partition(_PAGE_BEGIN)
+    after = rest.partition(_PAGE_END)[2]
+    page.write_text(
+        before + _PAGE_BEGIN + page_tables(results) + _PAGE_END + after, encoding="utf-8"
+    )
+
+
+def page_tables(results: Sequence[Path]) -> str:
+    """The tables of several results, one after the other."""
+    plans, versions = [], []
+    for path in results:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        plans += [Plan(**one) for one in found["plans"]]
+        named = ", ".join(
+            f"{name} {version}" for name, version in found["machine"]["versions"].items()
+        )
+        versions.append(
+            f"- {', '.join(sorted({one['target'] for one in found['plans']}))}: {named}"
+        )
+    return "\n".join([table(plans), *versions, "", calls(plans)])
+
+
+def _main() -> None:
+    target, program, config, per_device, out = json.loads(sys.argv[1])
+    try:
+        found = plan(TARGETS[target], program, ml_collections.ConfigDict(config), per_device)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(_BAD_INPUT)
+    Path(out).write_text(json.dumps(dataclasses.asdict(found)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main()
