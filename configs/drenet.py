@@ -1,9 +1,10 @@
-"""The paper's DRENet: ResNet50, 448 pixels, K = 3 (paper 2.2.2 and 2.3; DESIGN 3.5).
+"""The paper's DRENet: ResNet50, 448 pixels, K = 3 (paper 2.2.2 and 2.3).
 
     python -m drenet_jax.train --config=configs/drenet.py --config.data.dir=data/mine \\
         --workdir=runs/drenet
 
-Any field can be set on the command line as --config.group.field=value.
+Any field can be set on the command line as --config.group.field=value. These are settings for any
+machine, a CPU included; `drenet_gpu.py` and `drenet_tpu.py` are for eight accelerators.
 """
 
 import ml_collections
@@ -103,6 +104,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Micro-batches in a step, so that a batch fits the memory; batch norm sees one at a time. A
     # step of 16 slices in float32 takes 30 GB in one piece and 15 GB in two: 1 is for larger cards.
     train.accumulate = 2
+    # Share of each GPU's memory that JAX takes at the start; 0.75: JAX's own default. The
+    # environment variable XLA_PYTHON_CLIENT_MEM_FRACTION goes before it. Of GPUs only.
+    train.memory_fraction = 0.75
     # Epochs between validations; each writes a checkpoint.
     train.validate_every_epochs = 1
     # Stop when the validation (person AUC, then cross-entropy) has not got better for so many
@@ -133,7 +137,7 @@ def get_config() -> ml_collections.ConfigDict:
     evaluation.batch_size = 8
     # The label that counts as positive; empty: the one that begins with "covid".
     evaluation.positive_label = ""
-    # A case is positive from this probability of the positive class on (DESIGN 3.7).
+    # A case is positive from this probability of the positive class on (paper 2.3).
     evaluation.threshold = 0.5
     # The recall is told at each of these specificities (shares): what a screening test may afford.
     evaluation.specificities = (0.80, 0.90, 0.95)

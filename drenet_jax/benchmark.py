@@ -6,6 +6,7 @@ Suites:
   input    slices that one core feeds, beside a training step
   ct       `prepare`'s transform of a series beside the decoding of its picked files
   predict  `predict` of one person, cold and warm, beside its forward passes
+  parity   a device's results beside those of the CPU in float32
   compile  (alone, and only when named) prediction, explanation and training step compiled for GPUs
            and TPUs that are not here (--target), beside their bare ResNet passes; nothing is run
 
@@ -43,6 +44,7 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.errors import InputError
 
 SUITES = ("model", "input", "ct", "predict")
+PARITY = "parity"
 COMPILE = "compile"
 GROW = ("size", "k", "batch", "persons")
 DEVICES = ("cpu", "gpu")
@@ -53,7 +55,9 @@ _MODEL_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "drenet.py"
 
 def define_flags() -> None:
     flags.DEFINE_list(
-        "suite", list(SUITES), f"What to measure: {', '.join(SUITES)}; or {COMPILE} alone."
+        "suite",
+        list(SUITES),
+        f"What to measure: {', '.join(SUITES)}, {PARITY}; or {COMPILE} alone.",
     )
     flags.DEFINE_list(
         "target", ["h100"], f"Of --suite={COMPILE}, the devices: {', '.join(TARGETS)}."
@@ -111,6 +115,10 @@ def main() -> None:
         from drenet_jax.benchmarks import model
 
         take(model.run(config, batch, rounds, values.device))
+    if PARITY in suites:
+        from drenet_jax.benchmarks import parity
+
+        take(parity.run(config, batch, values.device))
     if values.profile:
         from drenet_jax.benchmarks import profile
 
@@ -191,7 +199,7 @@ def _check(suites: list[str], values: flags.FlagValues) -> None:
     if COMPILE in suites and suites != [COMPILE]:
         raise InputError(f"--suite={COMPILE} measures nothing; name it alone.")
     for flag, given, known in (
-        ("suite", suites, (*SUITES, COMPILE)),
+        ("suite", suites, (*SUITES, PARITY, COMPILE)),
         ("grow", values.grow, GROW),
         ("target", filter(None, values.target), TARGETS),
         ("programs", values.programs, PROGRAMS),
@@ -216,7 +224,7 @@ def _model_config(values: flags.FlagValues):
 
 def _use_device(device: str) -> str:
     """Makes JAX use it and tells its name."""
-    os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[device]
+    os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda,cpu"}[device]
     # PyTorch, and `predict` in a process of its own, take their share of the same memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax

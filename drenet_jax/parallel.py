@@ -92,9 +92,9 @@ def _join(**kwargs) -> None:
             f"pod's own settings): {' '.join(str(error).split())[:200]}; check that all were "
             "started, and that the coordinator's port is open."
         ) from error
-    if host_count() > 1:
-        # Programs of pmap differ from host to host, and only the first host's are kept. Its lead
-        # over the others would be more than the 30 seconds that CPU hosts wait for each other.
+    if host_count() > 1 and jax.default_backend() == "cpu":
+        # Only the first host writes to the cache. Where the others do not see its folder, its lead
+        # over them can be more than the 30 seconds that CPU hosts wait for each other.
         jax.config.update("jax_enable_compilation_cache", False)
 
 

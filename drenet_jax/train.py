@@ -19,6 +19,7 @@ Examples:
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -47,6 +48,11 @@ def main() -> None:
 
     cli.use_compilation_cache()
     values = flags.FLAGS
+    # Read when JAX first looks for devices.
+    if "train" in values.config and "memory_fraction" in values.config.train:
+        os.environ.setdefault(
+            "XLA_PYTHON_CLIENT_MEM_FRACTION", str(values.config.train.memory_fraction)
+        )
     parallel.start_hosts(values.coordinator, values.num_processes, values.process_id)
 
     from drenet_jax.training.loop import train_and_evaluate

@@ -50,8 +50,10 @@ class Plan:
       per_device: slices on each device.
       dtype: of the convolutions.
       flops: operations of the program as written, before the compiler changes it.
-      traffic_bytes: what its kernels read from and write to the device's memory. On GPU the sum
-        over the kernels' operands and results; on TPU the compiler's own figure.
+      traffic_bytes: what its kernels read from and write to the device's main memory
+        (`hlo.Program.traffic_bytes`).
+      accessed_bytes: the compiler's own figure of that, on TPU, where it counts on-chip memory too;
+        0 on GPU, where it has none.
       memory_bytes: of arguments, results and temporary arrays.
       fixed_bytes: the part of it that does not grow with the batch (weights, optimiser).
       kernels: instructions of the entry computation.
@@ -68,6 +70,7 @@ class Plan:
     dtype: str
     flops: float = 0.0
     traffic_bytes: float = 0.0
+    accessed_bytes: float = 0.0
     memory_bytes: int = 0
     fixed_bytes: int = 0
     kernels: int = 0
@@ -130,7 +133,8 @@ def plan(target: Target, program: str, config: ml_collections.ConfigDict, per_de
         per_device=per_device,
         dtype=config.model.dtype,
         flops=made.lower(here).cost_analysis()["flops"],
-        traffic_bytes=cost.get("bytes accessed") or text.traffic_bytes(),
+        traffic_bytes=text.traffic_bytes(),
+        accessed_bytes=cost.get("bytes accessed", 0.0),
         memory_bytes=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes

@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterator
 
 _BYTES = {"pred": 1, "bf16": 2}
-_ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+|f8\w+)\[([\d,]*)\]")
+# Type, dimensions and layout; a memory space such as S(1) is named in the layout.
+_ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+|f8\w+)\[([\d,]*)\](\{[^}]*\})?")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 # Instructions that move nothing.
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
+_ASYNCHRONOUS_COPIES = {"copy-start", "slice-start"}
 # Instructions that read no more of an operand than they write.
 _SLICES = {"slice", "dynamic-slice", "gather"}
 _CONVOLUTION_CALL = re.compile(r"cudnn\$conv")
@@ -59,18 +61,22 @@ class Program:
                     current.append(instruction)
 
     def traffic_bytes(self) -> int:
-        """Bytes that the kernels of the entry computation read and write.
+        """Bytes that the kernels of the entry computation read from and write to the main memory.
 
-        Each kernel's operands and results are counted once, whatever the caches hold. Of an operand
-        from which a kernel only cuts slices, the slices count.
+        Each kernel's operands and results are counted once, whatever the caches hold; what lies in
+        another memory space (a TPU's on-chip memory), not at all. Of an operand from which a kernel
+        only cuts slices, the slices count.
         """
         shapes = {one.name: one.shape for one in self.entry()}
         total = 0
         for one in self.entry():
             if not _runs(one):
                 continue
-            read = [_shape_bytes(shapes.get(name, "")) for name in one.operands]
-            total += sum(map(min, read, self._used_bytes(one))) + _shape_bytes(one.shape)
+            if one.opcode in _ASYNCHRONOUS_COPIES:
+                total += _copied_bytes(one, shapes[one.operands[0]])
+                continue
+            read = [_memory_bytes(shapes.get(name, "")) for name in one.operands]
+            total += sum(map(min, read, self._used_bytes(one))) + _memory_bytes(one.shape)
         return total
 
     def _used_bytes(self, instruction: Instruction) -> list[float]:
@@ -171,14 +177,29 @@ def _parenthesised(text: str) -> str:
     return text
 
 
+def _copied_bytes(instruction: Instruction, source: str) -> int:
+    """What a copy between memory spaces moves through the main memory."""
+    # The result is (target, source, ...) of a copy and ((source), target, ...) of a slice.
+    arrays = list(_ARRAY.finditer(instruction.shape))
+    target = arrays[0 if instruction.opcode == "copy-start" else 1]
+    sides = _is_in_main_memory(target) + _is_in_main_memory(_ARRAY.search(source))
+    return sides * _array_bytes(target)
+
+
+def _memory_bytes(shape: str) -> int:
+    """Of the arrays of a shape that lie in the main memory."""
+    return sum(_array_bytes(one) for one in _ARRAY.finditer(shape) if _is_in_main_memory(one))
+
+
 def _shape_bytes(shape: str) -> int:
-    return sum(
-        math.prod(int(n) for n in dims.split(",") if n) * _type_bytes(dtype)
-        for dtype, dims in _ARRAY.findall(shape)
-    )
+    return sum(map(_array_bytes, _ARRAY.finditer(shape)))
 
 
-def _type_bytes(dtype: str) -> int:
-    if dtype in _BYTES:
-        return _BYTES[dtype]
-    return 1 if dtype.startswith("f8") else max(1, int(dtype[1:]) // 8)
+def _is_in_main_memory(array: re.Match) -> bool:
+    return "S(" not in (array[3] or "")
+
+
+def _array_bytes(array: re.Match) -> int:
+    dtype, dims = array[1], array[2]
+    size = _BYTES.get(dtype) or (1 if dtype.startswith("f8") else max(1, int(dtype[1:]) // 8))
+    return size * math.prod(int(n) for n in dims.split(",") if n)

@@ -15,7 +15,7 @@ from drenet_jax.benchmarks.passes import bare_passes, stacks_of
 from drenet_jax.benchmarks.timing import Row, Timing, faster_row, ratio_row, side_by_side
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import DTYPES, build_model, init_variables
-from drenet_jax.models.crops import crop_and_resize
+from drenet_jax.models.crops import crop_slices
 from drenet_jax.models.proposals import select_proposals
 from drenet_jax.training.state import create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step, replicated_seed
@@ -73,11 +73,11 @@ def crops_of_a_batch(config: ml_collections.ConfigDict, batch: int) -> Callable[
     """The picking of M boxes out of all anchors and the cutting of their crops."""
     network = build_model(config, CLASSES)
     size = config.model.image_size_px
-    pixels = jax.random.normal(jax.random.key(0), (batch, size, size, 3), network.dtype)
+    images = jax.random.uniform(jax.random.key(0), (batch, size, size))
     anchors = sum(level.anchors_per_cell * level.cells(size) ** 2 for level in network.levels)
     scores = jax.random.normal(jax.random.key(1), (batch, anchors))
 
-    def crops(pixels: jax.Array, scores: jax.Array) -> jax.Array:
+    def crops(images: jax.Array, scores: jax.Array) -> jax.Array:
         _, boxes = select_proposals(
             scores,
             network.levels,
@@ -86,10 +86,10 @@ def crops_of_a_batch(config: ml_collections.ConfigDict, batch: int) -> Callable[
             network.nms_iou,
             [group.train_proposals for group in network.groups],
         )
-        return crop_and_resize(pixels, boxes, (network.crop_size_px,) * 2)
+        return crop_slices(images, boxes, (network.crop_size_px,) * 2).astype(network.dtype)
 
-    compiled = jax.jit(crops).lower(pixels, scores).compile()
-    return lambda: jax.block_until_ready(compiled(pixels, scores))
+    compiled = jax.jit(crops).lower(images, scores).compile()
+    return lambda: jax.block_until_ready(compiled(images, scores))
 
 
 def run(
@@ -151,9 +151,21 @@ def run(
             reference = f"the published model in {name} ({others})"
             aim = aims[0] if train else aims[1]
             rows.append(faster_row(SUITE, what, times["ours"], reference, best, aim))
+        if train:
+            rows += _memory_rows(config, batch)
         del works, ours
     rows.append(_crops_row(config, batch, rounds))
     return rows, notes
+
+
+def _memory_rows(config: ml_collections.ConfigDict, batch: int) -> list[Row]:
+    """The most that was in use of a device that counts it; a CPU does not."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" not in stats:
+        return []
+    gib = stats["peak_bytes_in_use"] / (1 << 30)
+    what = f"most of the device's memory in use (training, batch {batch}, {config.model.dtype})"
+    return [Row(SUITE, what, gib, gib, gib, "GiB")]
 
 
 def _crops_row(config: ml_collections.ConfigDict, batch: int, rounds: int) -> Row:

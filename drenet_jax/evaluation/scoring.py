@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -68,34 +68,47 @@ class SliceScorer:
         Raises:
           InputError: a result is not finite, or the batch does not fit the memory.
         """
-        parts = [
-            self.padded(variables, images[start : start + self.batch_size])
+        batches = (
+            images[start : start + self.batch_size]
             for start in range(0, len(images), self.batch_size)
-        ]
+        )
+        parts = list(self.padded(variables, batches))
         found = {
             name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]
         }
         check_finite(found["logits"])
         return found
 
-    def padded(self, variables: dict, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Scores one batch and the black images that fill it up; with several hosts, all call it.
+    def padded(
+        self, variables: dict, batches: Iterable[np.ndarray]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Scores batches and the black images that fill them up; with several hosts, all call it.
+
+        The devices have the next batch before they are asked for the results of one.
 
         Args:
           variables: as above.
-          images: uint8 [n, S, S], n from 0 to `batch_size`.
+          batches: each uint8 [n, S, S], n from 0 to `batch_size`.
 
-        Returns:
-          as above, with `batch_size` rows of which the first n count; they may not be finite.
+        Yields:
+          as above for each batch, with `batch_size` rows of which the first n count; they may not
+          be finite.
         """
-        padded = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
-        padded[: len(images)] = images
+        late = None
         with parallel.out_of_memory_told(
             f"--config.evaluation.batch_size={self.batch_size} slices do not fit the memory; "
             "train with a smaller one (it may change when a run goes on)"
         ):
             self.compile()
-            return parallel.unshard(self._forward(variables, parallel.shard_on_devices(padded)))
+            for images in batches:
+                padded = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
+                padded[: len(images)] = images
+                scored = self._forward(variables, parallel.shard_on_devices(padded))
+                if late is not None:
+                    yield parallel.unshard(late)
+                late = scored
+            if late is not None:
+                yield parallel.unshard(late)
 
 
 def check_finite(logits: np.ndarray) -> None:

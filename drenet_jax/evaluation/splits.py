@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -48,15 +49,17 @@ def score_split(
     }
     probabilities, logits = [], []
     batch_size = scorer.batch_size * parallel.host_count()
-    for batch in tqdm(
-        split_batches(data, split, batch_size=batch_size, fill=fill),
+    # Read once for the scorer, which is a batch ahead, and once for what belongs to its results.
+    batches, images = itertools.tee(split_batches(data, split, batch_size=batch_size, fill=fill))
+    scored = scorer.padded(variables, (batch["image"] for batch in images))
+    for batch, outputs in tqdm(
+        zip(batches, scored, strict=True),
         desc=f"score {split}",
         total=-(-data.n_slices[split] // batch_size),
         unit="batch",
         leave=False,
         disable=not parallel.is_first_host(),
     ):
-        outputs = scorer.padded(variables, batch["image"])
         probabilities.append(outputs["probabilities"])
         logits.append(outputs["logits"])
         for name, column in columns.items():

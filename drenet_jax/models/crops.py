@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from drenet_jax.models.layers import resolve_platform
+from drenet_jax.models.outputs import normalise
 
 
 def crop_and_resize(
@@ -36,6 +39,40 @@ def crop_and_resize(
     return jax.vmap(jax.vmap(crop_one, in_axes=(None, 0, None)), in_axes=(0, 0, None))(
         images, boxes, size
     )
+
+
+def crop_slices(
+    images: jax.Array, boxes: jax.Array, size: tuple[int, int], platform: str | None = None
+) -> jax.Array:
+    """The crops of normalised slices, of which one channel is cropped and not three.
+
+    Args:
+      images: [B, H, W] grey in 0..1.
+      boxes: as of `crop_and_resize`.
+      size: as of `crop_and_resize`.
+      platform: see `layers.resolve_platform`.
+
+    Returns:
+      [B, K, h, w, 3] float32: what `crop_and_resize` gives of `normalise(images)`.
+    """
+    images = images.astype(jnp.float32)
+    grey = crop_and_resize(images[..., None], boxes, size, platform)[..., 0]
+    inside = _inside(boxes, size, images.shape[1:])
+    # The mean is taken off as far as the image goes; outside, a normalised image goes on as zeros.
+    return normalise(grey, inside)
+
+
+def _inside(boxes: jax.Array, size: tuple[int, int], image_size: tuple[int, int]) -> jax.Array:
+    """[B, K, h, w]: the share of each sample that lies in the image, 0..1."""
+
+    def along(start: jax.Array, stop: jax.Array, n: int, length: int) -> jax.Array:
+        samples = functools.partial(_samples, n=n, length=length)
+        return sum(jax.vmap(jax.vmap(samples))(start, stop)[1])
+
+    y0, x0, y1, x1 = jnp.moveaxis(boxes.astype(jnp.float32), -1, 0)
+    rows = along(y0, y1, size[0], image_size[0])
+    columns = along(x0, x1, size[1], image_size[1])
+    return rows[..., :, None] * columns[..., None, :]
 
 
 def _crop_by_gathers(image: jax.Array, box: jax.Array, size: tuple[int, int]) -> jax.Array:

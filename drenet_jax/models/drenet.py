@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from drenet_jax.models import proposals
-from drenet_jax.models.crops import box_attention, crop_and_resize
+from drenet_jax.models.crops import box_attention, crop_slices
 from drenet_jax.models.dropout import drop
 from drenet_jax.models.outputs import FeatureMaps, Outputs, normalise
 from drenet_jax.models.resnet import ResNet
@@ -137,7 +137,7 @@ class DRENet(nn.Module):
         )
         top = _top_of_groups(counts, [group.top_k for group in self.groups])
 
-        crops = crop_and_resize(pixels, boxes, (self.crop_size_px,) * 2, self.platform)
+        crops = self._crops(images, boxes, self.crop_size_px)
         crop_maps, parts = features(
             crops.reshape(-1, *crops.shape[2:]),
             1,
@@ -148,7 +148,7 @@ class DRENet(nn.Module):
 
         seen = [parts[:, top].reshape(batch, -1), whole]
         if self.context != "none":
-            context = self._context(pixels, boxes, scores, top, counts)
+            context = self._context(images, pixels, boxes, scores, top, counts)
             seen.append(features(context, 2)[1])
         x = jnp.concatenate(seen, axis=1)
         for i, size in enumerate(self.hidden):
@@ -186,6 +186,7 @@ class DRENet(nn.Module):
 
     def _context(
         self,
+        images: jax.Array,
         pixels: jax.Array,
         boxes: jax.Array,
         scores: jax.Array,
@@ -197,12 +198,15 @@ class DRENet(nn.Module):
         if self.context == "zoom":
             best_of_last = sum(counts[:-1])
             box = jnp.clip(boxes[:, best_of_last : best_of_last + 1], 0, size_px)
-            return crop_and_resize(pixels, box, (size_px, size_px), self.platform)[:, 0]
+            return self._crops(images, box, size_px)[:, 0]
         confidences = nn.sigmoid(scores[:, top])
         if self.context == "weighted_detached":
             confidences = jax.lax.stop_gradient(confidences)
         attention = box_attention(boxes[:, top], confidences, size_px, size_px)
         return pixels * attention[..., None].astype(self.dtype)
+
+    def _crops(self, images: jax.Array, boxes: jax.Array, size_px: int) -> jax.Array:
+        return crop_slices(images, boxes, (size_px,) * 2, self.platform).astype(self.dtype)
 
 
 def _backbone(model: DRENet, **place) -> ResNet:

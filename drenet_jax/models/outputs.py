@@ -62,6 +62,15 @@ def probed(feature_map: jax.Array, probe: jax.Array | None) -> jax.Array:
     return (feature_map.astype(jnp.float32) + probe).astype(feature_map.dtype)
 
 
-def normalise(images: jax.Array) -> jax.Array:
-    """Grey [B, H, W] in 0..1 -> [B, H, W, 3] float32 with ImageNet's mean and deviation."""
-    return (images[..., None].astype(jnp.float32) - IMAGENET_MEAN) / IMAGENET_STD
+def normalise(images: jax.Array, inside: jax.Array | float = 1.0) -> jax.Array:
+    """Grey images in RGB with ImageNet's mean and deviation.
+
+    Args:
+      images: [..., H, W] in 0..1.
+      inside: [..., H, W], the share of a pixel that is image; the rest of it is 0 afterwards.
+
+    Returns:
+      [..., H, W, 3] float32.
+    """
+    mean = IMAGENET_MEAN * jnp.asarray(inside, jnp.float32)[..., None]
+    return (images[..., None].astype(jnp.float32) - mean) / IMAGENET_STD

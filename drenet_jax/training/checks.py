@@ -40,6 +40,7 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
 _MAY_CHANGE = (
     "data.dir",
     "model.remat",
+    "train.memory_fraction",
     "train.epochs",
     "train.steps",
     "train.validate_every_epochs",
@@ -74,6 +75,11 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
         if value < least or (value == least and not may_be_least):
             bound = f"{least} or more" if may_be_least else f"above {least}"
             raise InputError(f"--config.{field}={value} must be {bound}.")
+    if not 0 < config.train.memory_fraction <= 1:
+        raise InputError(
+            f"--config.train.memory_fraction={config.train.memory_fraction} must be above 0 and at "
+            "most 1."
+        )
     if not 0 <= config.optimizer.momentum < 1:
         raise InputError(
             f"--config.optimizer.momentum={config.optimizer.momentum} must be from 0 to below 1."

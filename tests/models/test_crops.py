@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drenet_jax.models.crops import box_attention, crop_and_resize
+from drenet_jax.models.crops import box_attention, crop_and_resize, crop_slices
+from drenet_jax.models.outputs import normalise
 
 SIZE = 40
 
@@ -73,6 +74,19 @@ def test_crops_by_products_and_their_gradients_are_those_by_gathers():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found("tpu"), found("gpu")
         )
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_crops_of_slices_are_those_of_normalised_images(platform):
+    rng = np.random.default_rng(4)
+    images = rng.uniform(size=(2, SIZE, SIZE)).astype(np.float32)
+    corner = rng.uniform(-20, 30, (2, 5, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(1, 40, (2, 5, 2))], -1).astype(np.float32)
+    np.testing.assert_allclose(
+        crop_slices(images, boxes, (12, 9), platform),
+        crop_and_resize(normalise(images), boxes, (12, 9)),
+        atol=2e-5,
+    )
 
 
 def test_gradients_of_the_crop_equal_finite_differences():

@@ -1,0 +1,23 @@
+"""DRENet on a TPU slice of 8 chips (v5e-8, v6e-8): bfloat16, 128 slices a step.
+
+    bash launch/tpu/tpu.sh train --name=N --zone=Z -- --config=configs/drenet_tpu.py \\
+        --config.data.dir=/mnt/share/data --workdir=/mnt/share/runs/drenet
+
+With other numbers of chips set --config.data.batch_size to 16 times their number; the learning rate
+follows. Expected of each chip, by what the compiler plans (docs/accelerators.md): 11 GiB of memory.
+"""
+
+import pathlib
+import runpy
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    # Batch, learning rate and types are those for GPUs.
+    config = runpy.run_path(str(pathlib.Path(__file__).with_name("drenet_gpu.py")))["get_config"]()
+
+    # Of GPUs only: a TPU's memory is taken as it is needed.
+    config.train.memory_fraction = 0.75
+
+    return config
