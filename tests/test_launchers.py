@@ -258,7 +258,11 @@ COPY = [
     "gcloud compute tpus tpu-vm scp /scratch/drenet_jax.tar.gz n:drenet_jax.tar.gz --worker=all "
     "--zone=z",
 ]
-TRAIN = f"{SSH}cd drenet_jax && .venv/bin/python -m drenet_jax.train --config=c'"
+CACHE = "export JAX_COMPILATION_CACHE_DIR=/mnt/share/drenet_jax_xla"
+TRAIN = (
+    f"{SSH}! mountpoint -q /mnt/share || {CACHE}; "
+    "cd drenet_jax && .venv/bin/python -m drenet_jax.train --config=c'"
+)
 
 
 @pytest.mark.parametrize(

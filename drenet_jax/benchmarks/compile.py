@@ -54,6 +54,7 @@ class Plan:
         (`hlo.Program.traffic_bytes`).
       accessed_bytes: the compiler's own figure of that, on TPU, where it counts on-chip memory too;
         0 on GPU, where it has none.
+      estimated_cycles: the compiler's own estimate of the time, on TPU; 0 on GPU.
       memory_bytes: of arguments, results and temporary arrays.
       fixed_bytes: the part of it that does not grow with the batch (weights, optimiser).
       kernels: instructions of the entry computation.
@@ -71,6 +72,7 @@ class Plan:
     flops: float = 0.0
     traffic_bytes: float = 0.0
     accessed_bytes: float = 0.0
+    estimated_cycles: int = 0
     memory_bytes: int = 0
     fixed_bytes: int = 0
     kernels: int = 0
@@ -135,6 +137,7 @@ def plan(target: Target, program: str, config: ml_collections.ConfigDict, per_de
         flops=made.lower(here).cost_analysis()["flops"],
         traffic_bytes=text.traffic_bytes(),
         accessed_bytes=cost.get("bytes accessed", 0.0),
+        estimated_cycles=text.estimated_cycles(),
         memory_bytes=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
@@ -183,33 +186,56 @@ def _reason(child: subprocess.CompletedProcess) -> str:
 # --- tables ------------------------------------------------------------------------------------
 
 
+_COLUMNS = (
+    "target",
+    "program, slices a device",
+    "TFLOP",
+    "traffic, GB",
+    "roofline, ms (compute, memory)",
+    "slices a second, at most",
+    "memory, GiB",
+    "largest batch",
+    "kernels",
+    "all-reduces",
+    "float32 convolutions",
+    "beside bare passes: operations, traffic",
+    "compiler's own count (beside bare passes)",
+)
+
+
 def table(plans: Sequence[Plan]) -> str:
     """The plans in Markdown, each beside its bare passes."""
-    lines = [
-        "| target | program, slices a device | TFLOP | traffic, GB "
-        "| roofline, ms (compute, memory) | slices a second, at most | memory, GiB "
-        "| largest batch | kernels | all-reduces | float32 convolutions "
-        "| beside bare passes: traffic, operations |",
-        "| --- " * 12 + "|",
-    ]
+    rows = [_COLUMNS, ["---"] * len(_COLUMNS)]
     for one in plans:
-        head = f"| {one.target} | {one.program}, {one.per_device} {one.dtype} |"
-        if one.error:
-            lines.append(f"{head} {one.error} |" + " |" * 9)
-            continue
-        bare = bare_of(one, plans)
-        beside = ""
+        row = [one.target, f"{one.program}, {one.per_device} {one.dtype}"]
+        row += [one.error] if one.error else _cells(one, bare_of(one, plans))
+        rows.append(row + [""] * (len(_COLUMNS) - len(row)))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cells(one: Plan, bare: Plan | None) -> list[str]:
+    cells = [
+        f"{one.flops / 1e12:.2f}",
+        f"{one.traffic_bytes / 1e9:.1f}",
+        f"{1e3 * one.roofline_s():.1f} ({1e3 * one.compute_s():.1f}, {1e3 * one.memory_s():.1f})",
+        f"{one.per_device / one.roofline_s():.0f}",
+        f"{one.memory_bytes / GIB:.1f}",
+        f"{one.largest_batch()}",
+        f"{one.kernels}",
+        f"{one.all_reduces}",
+        f"{one.convolutions.get('f32', 0)} of {sum(one.convolutions.values())}",
+        "",
+        "",
+    ]
+    if bare is not None:
+        cells[-2] = f"{one.flops / bare.flops:.3f}, {one.traffic_bytes / bare.traffic_bytes:.3f}"
+    if one.accessed_bytes:
+        cells[-1] = f"{one.accessed_bytes / 1e9:.1f} GB, {one.estimated_cycles / 1e6:.1f} Mcycles"
         if bare is not None:
-            beside = f"{one.traffic_bytes / bare.traffic_bytes:.3f}, {one.flops / bare.flops:.3f}"
-        lines.append(
-            f"{head} {one.flops / 1e12:.2f} | {one.traffic_bytes / 1e9:.1f} "
-            f"| {1e3 * one.roofline_s():.1f} ({1e3 * one.compute_s():.1f}, "
-            f"{1e3 * one.memory_s():.1f}) | {one.per_device / one.roofline_s():.0f} "
-            f"| {one.memory_bytes / GIB:.1f} | {one.largest_batch()} | {one.kernels} "
-            f"| {one.all_reduces} | {one.convolutions.get('f32', 0)} of "
-            f"{sum(one.convolutions.values())} | {beside} |"
-        )
-    return "\n".join(lines) + "\n"
+            bytes_ratio = one.accessed_bytes / bare.accessed_bytes
+            cycles_ratio = one.estimated_cycles / bare.estimated_cycles
+            cells[-1] += f" ({bytes_ratio:.3f}, {cycles_ratio:.3f})"
+    return cells
 
 
 def bare_of(one: Plan, plans: Sequence[Plan]) -> Plan | None:
@@ -261,9 +287,8 @@ def write_page(page: Path, results: Sequence[Path]) -> None:
     """
     text = page.read_text(encoding="utf-8")
     if _PAGE_BEGIN not in text or _PAGE_END not in text:
-        raise InputError(
-            f"--page={page} has no marks {_PAGE_BEGIN.strip()} and {_PAGE_END.strip()}."
-        )
+        marks = f"{_PAGE_BEGIN.strip()} and {_PAGE_END.strip()}"
+        raise InputError(f"--page={page} lacks the marks {marks} between which the tables go.")
     before, _, rest = text.partition(_PAGE_BEGIN)
     after = rest.partition(_PAGE_END)[2]
     page.write_text(
@@ -280,9 +305,8 @@ def page_tables(results: Sequence[Path]) -> str:
         named = ", ".join(
             f"{name} {version}" for name, version in found["machine"]["versions"].items()
         )
-        versions.append(
-            f"- {', '.join(sorted({one['target'] for one in found['plans']}))}: {named}"
-        )
+        targets = dict.fromkeys(one["target"] for one in found["plans"])
+        versions.append(f"- {', '.join(targets)}: {named}")
     return "\n".join([table(plans), *versions, "", calls(plans)])
 
 

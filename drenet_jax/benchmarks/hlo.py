@@ -121,6 +121,14 @@ class Program:
             and (target := re.search(r'custom_call_target="([^"]*)"', one.line))
         )
 
+    def estimated_cycles(self) -> int:
+        """The compiler's estimate for the entry computation; a GPU's compiler gives none."""
+        return sum(
+            int(cycles[1])
+            for one in self.entry()
+            if (cycles := re.search(r'"estimated_cycles":"?(\d+)', one.line))
+        )
+
     def all_reduces(self) -> int:
         return sum(one.opcode in ("all-reduce", "all-reduce-start") for one in self.all())
 

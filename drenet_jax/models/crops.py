@@ -42,24 +42,31 @@ def crop_and_resize(
 
 
 def crop_slices(
-    images: jax.Array, boxes: jax.Array, size: tuple[int, int], platform: str | None = None
+    images: jax.Array,
+    boxes: jax.Array,
+    size: tuple[int, int],
+    dtype: jnp.dtype,
+    platform: str | None = None,
 ) -> jax.Array:
-    """The crops of normalised slices, of which one channel is cropped and not three.
+    """The crops of normalised slices.
 
     Args:
       images: [B, H, W] grey in 0..1.
       boxes: as of `crop_and_resize`.
       size: as of `crop_and_resize`.
-      platform: see `layers.resolve_platform`.
+      dtype: of the normalised slices and of the crops.
+      platform: see `layers.resolve_platform`. On TPU the grey channel is cropped and normalised
+        afterwards: another layout of three channels would cost more than the crops.
 
     Returns:
-      [B, K, h, w, 3] float32: what `crop_and_resize` gives of `normalise(images)`.
+      [B, K, h, w, 3] of type `dtype`.
     """
+    if resolve_platform(platform) != "tpu":
+        return crop_and_resize(normalise(images).astype(dtype), boxes, size, platform)
     images = images.astype(jnp.float32)
     grey = crop_and_resize(images[..., None], boxes, size, platform)[..., 0]
-    inside = _inside(boxes, size, images.shape[1:])
-    # The mean is taken off as far as the image goes; outside, a normalised image goes on as zeros.
-    return normalise(grey, inside)
+    # Outside its border a normalised image goes on as zeros, without the mean taken off.
+    return normalise(grey, _inside(boxes, size, images.shape[1:])).astype(dtype)
 
 
 def _inside(boxes: jax.Array, size: tuple[int, int], image_size: tuple[int, int]) -> jax.Array:

@@ -102,7 +102,7 @@ class DenseNet(nn.Module):
         """
         block_sizes = ARCHITECTURES[self.architecture]
         dense_layer = nn.remat(DenseLayer) if self.remat and train else DenseLayer
-        norm = batch_norm(train, self.dtype, self.axis_name)
+        norm = batch_norm(train, self.dtype, self.axis_name, self.platform)
         x = nn.Conv(
             self.width,
             (7, 7),

@@ -206,7 +206,7 @@ class DRENet(nn.Module):
         return pixels * attention[..., None].astype(self.dtype)
 
     def _crops(self, images: jax.Array, boxes: jax.Array, size_px: int) -> jax.Array:
-        return crop_slices(images, boxes, (size_px,) * 2, self.platform).astype(self.dtype)
+        return crop_slices(images, boxes, (size_px,) * 2, self.dtype, self.platform)
 
 
 def _backbone(model: DRENet, **place) -> ResNet:

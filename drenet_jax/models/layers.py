@@ -32,13 +32,16 @@ def resolve_platform(platform: str | None) -> str:
 
 
 @functools.lru_cache
-def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> Callable[..., nn.Module]:
+def batch_norm(
+    train: bool, dtype: jnp.dtype, axis_name: str | None, platform: str | None
+) -> Callable[..., nn.Module]:
     """Makes batch norms with PyTorch's numerics; the same maker for the same arguments.
 
     Args:
       train: whether statistics are those of the batch.
       dtype: of the result.
       axis_name: the pmap axis over which a batch's statistics are averaged.
+      platform: see `resolve_platform`.
     """
     return functools.partial(
         BatchNorm,
@@ -47,11 +50,18 @@ def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> Callable
         epsilon=BATCH_NORM_EPSILON,
         dtype=dtype,
         axis_name=axis_name,
+        platform=platform,
     )
 
 
 class BatchNorm(nn.BatchNorm):
-    """Flax's batch norm over all axes but the last, with what follows it in a ResNet."""
+    """Flax's batch norm over all axes but the last, with what follows it in a ResNet.
+
+    Attributes:
+      platform: see `resolve_platform`.
+    """
+
+    platform: str | None = None
 
     @nn.compact
     def __call__(
@@ -68,9 +78,7 @@ class BatchNorm(nn.BatchNorm):
           [..., C], of type `dtype`; x's, if that is None.
         """
         if self.use_running_average:
-            y = super().__call__(x)
-            y = y if shortcut is None else y + shortcut
-            return nn.relu(y) if relu else y
+            return _followed(super().__call__(x), shortcut, relu)
         channels = x.shape[-1:]
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
@@ -89,11 +97,39 @@ class BatchNorm(nn.BatchNorm):
             var.value = self.momentum * var.value + rest * batch_var
         factor = lax.rsqrt(batch_var + self.epsilon) * scale
         dtype = jnp.dtype(self.dtype or x.dtype)
-        return _scaled(x, batch_mean, factor, bias, shortcut, relu, dtype)
+        if resolve_platform(self.platform) == "cpu":
+            y = _scaled(wide, batch_mean, factor.astype(wide.dtype), bias.astype(wide.dtype))
+            return _followed(y.astype(dtype), shortcut, relu)
+        return _scaled_and_followed(x, batch_mean, factor, bias, shortcut, relu, dtype)
+
+
+def _followed(y: jax.Array, shortcut: jax.Array | None, relu: bool) -> jax.Array:
+    y = y if shortcut is None else y + shortcut
+    return nn.relu(y) if relu else y
+
+
+@jax.custom_vjp
+def _scaled(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
+    """(x − mean) · factor + bias. Its gradient keeps x only; XLA would keep x − mean too."""
+    return (x - mean) * factor + bias
+
+
+def _scaled_forward(x, mean, factor, bias):
+    return _scaled(x, mean, factor, bias), (x, mean, factor)
+
+
+def _scaled_backward(kept, g):
+    x, mean, factor = kept
+    axes = tuple(range(x.ndim - 1))
+    d_bias = g.sum(axes)
+    return g * factor, -factor * d_bias, (g * x).sum(axes) - mean * d_bias, d_bias
+
+
+_scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _scaled(x, mean, factor, bias, shortcut, relu, dtype):
+def _scaled_and_followed(x, mean, factor, bias, shortcut, relu, dtype):
     """(x − mean) · factor + bias, plus a shortcut, with a ReLU, computed in float32.
 
     Its gradient keeps what the layers before and behind keep anyway, and makes three sweeps over
@@ -101,20 +137,18 @@ def _scaled(x, mean, factor, bias, shortcut, relu, dtype):
     """
     wide = _wide(x)
     y = (wide - mean) * factor.astype(wide.dtype) + bias.astype(wide.dtype)
-    y = y if shortcut is None else y + _wide(shortcut)
-    if not relu:
-        return y.astype(dtype)
+    y = _followed(y, None if shortcut is None else _wide(shortcut), relu).astype(dtype)
     # Without the barrier XLA would keep y in float32 too, for the next block's shortcut.
-    return lax.optimization_barrier(nn.relu(y).astype(dtype))
+    return lax.optimization_barrier(y) if relu else y
 
 
-def _scaled_forward(x, mean, factor, bias, shortcut, relu, dtype):
-    y = _scaled(x, mean, factor, bias, shortcut, relu, dtype)
+def _scaled_and_followed_forward(x, mean, factor, bias, shortcut, relu, dtype):
+    y = _scaled_and_followed(x, mean, factor, bias, shortcut, relu, dtype)
     # Without a shortcut, where the ReLU was active is found from x: one array less is read.
     return y, (x, mean, factor, bias, None if shortcut is None else y)
 
 
-def _scaled_backward(relu, dtype, kept, dy):
+def _scaled_and_followed_backward(relu, dtype, kept, dy):
     del dtype
     x, mean, factor, bias, y = kept
     wide, dy = _wide(x), _wide(dy)
@@ -136,7 +170,7 @@ def _scaled_backward(relu, dtype, kept, dy):
     return (g * factor).astype(x.dtype), -factor * d_bias, d_factor, d_bias, d_shortcut
 
 
-_scaled.defvjp(_scaled_forward, _scaled_backward)
+_scaled_and_followed.defvjp(_scaled_and_followed_forward, _scaled_and_followed_backward)
 
 
 def _wide(x: jax.Array) -> jax.Array:
@@ -195,8 +229,7 @@ class StemConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", kernel_init, (7, 7, x.shape[-1], self.features))
-        is_dense = resolve_platform(self.platform) in DENSE_STEM
-        convolve = _stem if is_dense else _plain_stem
+        convolve = _stem if resolve_platform(self.platform) == "cpu" else _plain_stem
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
@@ -241,16 +274,16 @@ def _stem_backward(kept, g):
 _stem.defvjp(_stem_forward, _stem_backward)
 
 
-DENSE_STEM = ("cpu",)
-OWN_POOL = ("cpu", "gpu")
-
-
 def max_pool_3x3(x: jax.Array, platform: str | None = None) -> jax.Array:
     """3×3 maxima at every second pixel, padded by 1: [B, H, W, C] -> [B, ⌈H/2⌉, ⌈W/2⌉, C].
 
     Of equal values the first, by rows, gets the gradient, as in PyTorch.
+
+    Args:
+      x: [B, H, W, C].
+      platform: see `resolve_platform`.
     """
-    return (_max_pool if resolve_platform(platform) in OWN_POOL else _plain_max_pool)(x)
+    return (_plain_max_pool if resolve_platform(platform) == "tpu" else _max_pool)(x)
 
 
 def _plain_max_pool(x: jax.Array) -> jax.Array:

@@ -131,7 +131,7 @@ class ResNet(nn.Module):
         """
         block, stage_sizes = ARCHITECTURES[self.architecture]
         block = nn.remat(block) if self.remat and train else block
-        norm = batch_norm(train, self.dtype, self.axis_name)
+        norm = batch_norm(train, self.dtype, self.axis_name, self.platform)
         x = StemConv(self.width, self.dtype, self.platform, name="conv1")(images)
         x = norm(name="bn1")(x, relu=True)
         x = max_pool_3x3(x, self.platform)

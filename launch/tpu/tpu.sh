@@ -137,7 +137,9 @@ install() {
 }
 
 train() {
-  on_all_workers "cd drenet_jax && .venv/bin/python -m drenet_jax.train $(shown "${train_flags[@]}")"
+  # Compiled programs survive a preemption there, and all workers find them.
+  local cache='! mountpoint -q /mnt/share || export JAX_COMPILATION_CACHE_DIR=/mnt/share/drenet_jax_xla'
+  on_all_workers "$cache; cd drenet_jax && .venv/bin/python -m drenet_jax.train $(shown "${train_flags[@]}")"
 }
 
 delete() {

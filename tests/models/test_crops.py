@@ -83,7 +83,7 @@ def test_crops_of_slices_are_those_of_normalised_images(platform):
     corner = rng.uniform(-20, 30, (2, 5, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(1, 40, (2, 5, 2))], -1).astype(np.float32)
     np.testing.assert_allclose(
-        crop_slices(images, boxes, (12, 9), platform),
+        crop_slices(images, boxes, (12, 9), jnp.float32, platform),
         crop_and_resize(normalise(images), boxes, (12, 9)),
         atol=2e-5,
     )

@@ -24,10 +24,12 @@ def _image(*shape: int) -> jax.Array:
     return jnp.round(2 * jax.random.normal(jax.random.key(0), shape, jnp.float64)) / 2
 
 
-def _batch_norm(kind: type[nn.Module]) -> dict:
+def _batch_norm(kind: type[nn.Module], **options) -> dict:
     """Outputs, new statistics and gradients over two devices that share their statistics."""
     images = 3 + _image(DEVICES, 4, 5, 6, 3)
-    norm = kind(use_running_average=False, momentum=0.9, epsilon=1e-5, axis_name="devices")
+    norm = kind(
+        use_running_average=False, momentum=0.9, epsilon=1e-5, axis_name="devices", **options
+    )
     alone = kind(use_running_average=True)
     variables = jax.tree.map(
         lambda x: x.astype(jnp.float64) + 0.5, alone.init(jax.random.key(1), images[0])
@@ -43,14 +45,17 @@ def _batch_norm(kind: type[nn.Module]) -> dict:
     return {"params": by_params, "images": by_images, "y": y, "updates": updates}
 
 
-def test_a_batch_norm_is_flaxs_over_all_devices(double):
-    ours, flaxs = _batch_norm(layers.BatchNorm), _batch_norm(nn.BatchNorm)
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_batch_norm_is_flaxs_over_all_devices(platform, double):
+    ours = _batch_norm(layers.BatchNorm, platform=platform)
+    flaxs = _batch_norm(nn.BatchNorm)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, flaxs)
     assert np.abs(ours["images"]).max() > 0.1
 
 
-def test_batch_norms_gradient_can_be_taken_from_outside_the_mapped_pass():
-    norm = layers.BatchNorm(use_running_average=False, axis_name="devices")
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_batch_norms_gradient_can_be_taken_from_outside_the_mapped_pass(platform):
+    norm = layers.BatchNorm(use_running_average=False, axis_name="devices", platform=platform)
     images = jax.random.normal(jax.random.key(0), (DEVICES, 2, 3, 3, 4))
     variables = layers.BatchNorm(use_running_average=True).init(jax.random.key(1), images[0])
 
@@ -63,11 +68,12 @@ def test_batch_norms_gradient_can_be_taken_from_outside_the_mapped_pass():
     assert np.any(jax.grad(loss)(images))
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("with_shortcut", [False, True])
-def test_what_follows_a_batch_norm_is_computed_with_it(relu, with_shortcut, double):
+def test_what_follows_a_batch_norm_is_computed_with_it(relu, with_shortcut, platform, double):
     images, shortcut = jax.random.normal(jax.random.key(0), (2, 4, 5, 6, 3), jnp.float64)
-    ours = layers.BatchNorm(use_running_average=False)
+    ours = layers.BatchNorm(use_running_average=False, platform=platform)
     flaxs = nn.BatchNorm(use_running_average=False, momentum=0.99)
     variables = {
         "params": {"scale": jnp.array([-0.7, 0.3, 2.0]), "bias": jnp.array([0.2, -0.4, 0.1])},

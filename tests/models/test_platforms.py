@@ -63,7 +63,7 @@ def test_1x1_convolutions_are_convolutions(program, platform, text):
 @pytest.mark.parametrize("program", ["prediction", "training step"])
 def test_crops_are_gathers_on_gpu_and_products_on_tpu(program, text):
     # Two crops of 32 pixels a slice, of one channel.
-    crop = re.compile(r"2x2x32x(1x)?32(x1)?xf32$")
+    crop = re.compile(r"2x2x32x(1x)?32(x\d)?x(f32|bf16)$")
     for platform, operation in (("gpu", "gather"), ("tpu", "dot_general")):
         other = {"gather": "dot_general", "dot_general": "gather"}[operation]
         found = text(program, platform)
