@@ -139,7 +139,7 @@ def _scaled_and_followed(x, mean, factor, bias, shortcut, relu, dtype):
     y = (wide - mean) * factor.astype(wide.dtype) + bias.astype(wide.dtype)
     y = _followed(y, None if shortcut is None else _wide(shortcut), relu).astype(dtype)
     # Without the barrier XLA would keep y in float32 too, for the next block's shortcut.
-    return lax.optimization_barrier(y) if relu else y
+    return y if shortcut is None else lax.optimization_barrier(y)
 
 
 def _scaled_and_followed_forward(x, mean, factor, bias, shortcut, relu, dtype):
