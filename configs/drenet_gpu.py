@@ -4,7 +4,7 @@
         --workdir=runs/drenet
 
 With other numbers of GPUs set --config.data.batch_size to 16 times their number; the learning rate
-follows. Expected of each GPU, by what the compiler plans (docs/accelerators.md): 11 GiB of memory.
+follows. Expected of each GPU, by what the compiler plans (docs/accelerators.md): 10 GiB of memory.
 """
 
 import pathlib

@@ -4,7 +4,7 @@
         --config.data.dir=/mnt/share/data --workdir=/mnt/share/runs/drenet
 
 With other numbers of chips set --config.data.batch_size to 16 times their number; the learning rate
-follows. Expected of each chip, by what the compiler plans (docs/accelerators.md): 11 GiB of memory.
+follows. Expected of each chip, by what the compiler plans (docs/accelerators.md): 9 GiB of memory.
 """
 
 import pathlib

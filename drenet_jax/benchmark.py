@@ -38,7 +38,7 @@ from pathlib import Path
 from absl import flags
 
 from drenet_jax import cli
-from drenet_jax.benchmarks.compile import PROGRAMS
+from drenet_jax.benchmarks.ahead_of_time import PROGRAMS
 from drenet_jax.benchmarks.targets import TARGETS
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.errors import InputError
@@ -169,7 +169,7 @@ def main() -> None:
 
 
 def _compile(values: flags.FlagValues) -> None:
-    from drenet_jax.benchmarks import compile, timing
+    from drenet_jax.benchmarks import ahead_of_time, timing
 
     config = _model_config(values)
     config.model.dtype = values.dtype or "bfloat16"
@@ -178,19 +178,19 @@ def _compile(values: flags.FlagValues) -> None:
         for program in values.programs:
             print(f"{target}: {program} ...", file=sys.stderr, flush=True)
             plans.append(
-                compile.plan_in_child(TARGETS[target], program, config, values.batch or 16)
+                ahead_of_time.plan_in_child(TARGETS[target], program, config, values.batch or 16)
             )
     if plans:
-        print(compile.table(plans))
-        print(compile.calls(plans))
-        for failure in compile.failures(plans):
+        print(ahead_of_time.table(plans))
+        print(ahead_of_time.calls(plans))
+        for failure in ahead_of_time.failures(plans):
             print(failure)
     if values.out:
-        machine = timing.machine(compile.PACKAGES, ", ".join(values.target))
+        machine = timing.machine(ahead_of_time.PACKAGES, ", ".join(values.target))
         found = {"machine": machine, "plans": [dataclasses.asdict(one) for one in plans]}
         Path(values.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if values.page:
-        compile.write_page(Path(values.page), [Path(one) for one in values.results])
+        ahead_of_time.write_page(Path(values.page), [Path(one) for one in values.results])
     if any(one.error for one in plans):
         sys.exit(1)
 
@@ -207,6 +207,9 @@ def _check(suites: list[str], values: flags.FlagValues) -> None:
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise InputError(f"--{flag}={unknown[0]} is not known; use {', '.join(known)}.")
+    if COMPILE in suites:
+        for target in filter(None, values.target):
+            TARGETS[target].check_compiler()
     if values.out and os.path.lexists(values.out):
         raise InputError(f"--out={values.out} exists already; name a new file.")
     if not Path(values.model).is_file():

@@ -223,7 +223,9 @@ def to_host(tree: PyTree) -> PyTree:
     A copy, since on CPU NumPy would look into the device's memory, which a step that donates it
     writes over while a checkpoint is still being saved in the background.
     """
-    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data[0], copy=True), tree)
+    return jax.tree.map(
+        lambda x: np.array(np.asarray(x.addressable_shards[0].data)[0], copy=True), tree
+    )
 
 
 def shard(batch: PyTree) -> PyTree:

@@ -154,6 +154,19 @@ def test_predict_is_measured_beside_its_forward_passes(on_one_device):
     assert cold["value"] > 0
 
 
+def test_a_device_that_is_the_cpu_differs_from_it_in_bfloat16_only(on_one_device):
+    found = on_one_device("--suite=parity")
+    values = {row["what"]: row["value"] for row in found["rows"]}
+    assert len(values) == 12
+    for what, value in values.items():
+        if what.endswith("boxes that are the same"):
+            assert value == 100 or "bfloat16" in what
+        elif "bfloat16" in what:
+            assert 0 < value < 200_000, what
+        elif "highest" not in what:
+            assert value == 0, what
+
+
 def test_input_is_measured_on_one_core(on_one_device, phantoms):
     series = ",".join(map(str, sorted((phantoms / "dicom").iterdir())[:2]))
     first, *stages = on_one_device("--suite=input", f"--series={series}")["rows"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -110,7 +111,16 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize(
-    "script", ["gpu/train.sh", "gpu/slurm.sh", "tpu/tpu.sh", "docker/serve.sh", "rehearse.sh"]
+    "script",
+    [
+        "gpu/train.sh",
+        "gpu/slurm.sh",
+        "gpu/measure.sh",
+        "tpu/tpu.sh",
+        "docker/serve.sh",
+        "rehearse.sh",
+        "compile_check.sh",
+    ],
 )
 def test_help_shows_how_to_call(script):
     result = launch(script, "--help")
@@ -127,6 +137,11 @@ def test_help_shows_how_to_call(script):
         ("gpu/train.sh", (*TRAIN_FLAGS, "more"), "'more' is not a flag"),
         ("gpu/slurm.sh", TRAIN_FLAGS[:1], "--workdir is missing"),
         ("gpu/slurm.sh", TRAIN_FLAGS, "submit it with sbatch"),
+        ("gpu/measure.sh", (), "--out is missing"),
+        ("gpu/measure.sh", ("--out=/tmp",), "--out=/tmp exists already"),
+        ("gpu/measure.sh", ("speed",), "'speed' is not known"),
+        ("compile_check.sh", ("h100",), "'h100' is not known"),
+        ("compile_check.sh", ("--page", "--out=/nowhere"), "leave --out away"),
         ("docker/serve.sh", (), "--workdir is missing"),
         ("docker/serve.sh", ("--workdir=/nowhere",), "--workdir=/nowhere is no folder"),
         ("docker/serve.sh", ("--workdir=/", "--token_file=/t"), "cannot read --token_file=/t"),
@@ -489,3 +504,22 @@ def test_two_processes_get_the_weights_of_one(monkeypatch):
     result = launch("rehearse.sh", timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == "PASS"
+
+
+@pytest.mark.slow
+def test_the_measurement_of_a_gpu_can_be_rehearsed_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRENET_JAX_PYTHON", sys.executable)
+    # Speeds of one device are measured; the tests have eight.
+    monkeypatch.setenv("XLA_FLAGS", "")
+    out = tmp_path / "measured"
+    done = launch("gpu/measure.sh", f"--out={out}", "--batch=2", "--cpu", timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((out / "parity.json").read_text())["rows"]
+    by_name = {row["what"]: row["value"] for row in rows}
+    # The same device in the same type differs by nothing, in bfloat16 by some thousandths.
+    assert by_name["cpu, float32: largest difference of a probability"] == 0
+    assert 0 < by_name["cpu, bfloat16: largest difference of a probability"] < 50_000
+    whats = [row["what"] for row in json.loads((out / "speed.json").read_text())["rows"]]
+    assert any(what.startswith("training step, per slice (batch 2") for what in whats)
+    assert (out / "run" / "metrics.jsonl").read_text()
+    assert "training step" in (out / "log").read_text()

@@ -52,7 +52,7 @@ class Program:
 def make_program(
     name: str, config: ml_collections.ConfigDict, platform: str, per_device: int
 ) -> Program:
-    """One of `compile.PROGRAMS`.
+    """One of `ahead_of_time.PROGRAMS`.
 
     Args:
       name: of the program.

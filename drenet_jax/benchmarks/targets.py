@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from typing import TYPE_CHECKING
 
@@ -40,12 +41,19 @@ class Target:
     memory_bytes: int
     description: str = ""
 
-    def mesh(self) -> jax.sharding.Mesh:
-        """The described devices along the axis `parallel.AXIS`.
+    def check_compiler(self) -> None:
+        """Raises InputError unless the platform's compiler is installed."""
+        package, extra = {"gpu": ("jax_cuda12_plugin", "cuda12"), "tpu": ("libtpu", "tpu")}[
+            self.platform
+        ]
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"--target={self.name}: the compiler for it is not installed; install "
+                f"drenet_jax[{extra}], or call launch/compile_check.sh, which does so."
+            )
 
-        Raises:
-          InputError: the platform's compiler is not installed.
-        """
+    def mesh(self) -> jax.sharding.Mesh:
+        """The described devices along the axis `parallel.AXIS`; see `compiler_environment`."""
         # Imported here: names and data sheets need no JAX.
         import jax
         import numpy as np
@@ -54,29 +62,19 @@ class Target:
         from drenet_jax.parallel import AXIS
 
         if self.platform == "gpu":
-            extra, kwargs = (
-                "cuda12",
-                {
-                    "platform": "cuda",
-                    "topology_name": "gpu",
-                    "topology": self.topology,
-                    "target_config": self.description,
-                },
-            )
+            devices = topologies.get_topology_desc(
+                platform="cuda",
+                topology_name="gpu",
+                topology=self.topology,
+                target_config=self.description,
+            ).devices
         else:
-            extra, kwargs = "tpu", {"platform": "tpu", "topology_name": self.topology}
-            if self.topology.startswith("v4"):
-                # Two cores that share a chip's memory, as one device.
-                kwargs["chip_config_name"] = "megacore"
-        try:
-            devices = topologies.get_topology_desc(**kwargs).devices
-        except (RuntimeError, NotImplementedError, ValueError) as error:
-            raise InputError(
-                f"--target={self.name}: the compiler for it cannot be loaded "
-                f"({' '.join(str(error).split())[:150]}); install drenet_jax[{extra}], in an "
-                "environment without the other."
-            ) from error
-        return jax.sharding.Mesh(np.array(devices[: self.devices]), (AXIS,))
+            # On TPU v4 and v5p two cores share a chip's memory and are one device.
+            cores = {"chip_config_name": "megacore"} if self.topology[:3] in ("v4:", "v5p") else {}
+            devices = topologies.get_topology_desc(
+                platform="tpu", topology_name=self.topology, **cores
+            ).devices
+        return jax.sharding.Mesh(np.array(devices), (AXIS,))
 
 
 def _cuda_device(

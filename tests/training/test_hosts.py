@@ -170,6 +170,17 @@ def test_the_tasks_of_a_slurm_step_are_joined(environment, expected, monkeypatch
     assert joined == expected
 
 
+@pytest.mark.parametrize(("platform", "keeps"), [("cpu", False), ("gpu", True), ("tpu", True)])
+def test_several_hosts_keep_compiled_programs_but_on_cpu(platform, keeps, monkeypatch):
+    settings = {"jax_enable_compilation_cache": True}
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: None)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(parallel, "host_count", lambda: 2)
+    parallel.start_hosts("10.0.0.1:99", 2, 0)
+    assert settings["jax_enable_compilation_cache"] == keeps
+
+
 def test_rows_of_several_hosts_come_in_the_order_of_the_records(monkeypatch):
     n_hosts, rows = 2, 3
     records = np.arange(4 * n_hosts * rows).reshape(4, n_hosts, rows)

@@ -159,7 +159,7 @@ def plan_in_child(
         out = Path(folder) / "plan.json"
         arguments = [target.name, program, config.to_dict(), per_device, str(out)]
         child = subprocess.run(
-            [sys.executable, "-m", "drenet_jax.benchmarks.compile", json.dumps(arguments)],
+            [sys.executable, "-m", "drenet_jax.benchmarks.ahead_of_time", json.dumps(arguments)],
             env=os.environ | compiler_environment(target),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from drenet_jax.benchmarks import compile as suite
+from drenet_jax.benchmarks import ahead_of_time as suite
 from drenet_jax.benchmarks import hlo
 from drenet_jax.benchmarks.targets import TARGETS
 from drenet_jax.errors import InputError
@@ -126,7 +126,7 @@ def test_a_target_is_described_whole(target):
 def test_without_the_compiler_the_command_says_what_to_install(command):
     done = command("benchmark", "--suite=compile", "--target=h100", "--programs=prediction")
     assert done.returncode == 2, done.stderr
-    assert "--target=h100: the compiler for it cannot be loaded" in done.stderr
+    assert "--target=h100: the compiler for it is not installed" in done.stderr
     assert "install drenet_jax[cuda12]" in done.stderr
 
 
