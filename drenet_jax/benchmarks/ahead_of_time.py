@@ -83,7 +83,7 @@ class Plan:
     error: str = ""
 
     def compute_s(self) -> float:
-        """Seconds at the device's peak rate for bfloat16."""
+        """Seconds at the device's peak rate for bfloat16, the fastest type."""
         return self.flops / TARGETS[self.target].bf16_flops
 
     def memory_s(self) -> float:
@@ -110,7 +110,7 @@ def plan(target: Target, program: str, config: ml_collections.ConfigDict, per_de
       per_device: slices on each device.
 
     Raises:
-      InputError: the compiler for the target is not installed.
+      InputError: the config describes no model.
     """
     # Imported here: the parent of these processes needs no JAX.
     import jax
