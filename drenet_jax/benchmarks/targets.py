@@ -117,8 +117,8 @@ device_description_str: "{name}"
 """
 
 
-# Peaks and memory are those of the makers' data sheets; what else XLA:GPU needs is as it lists these
-# devices (openxla/xla, xla/backends/gpu/target_config/specs).
+# Peaks and memory are those of the makers' data sheets; what else XLA:GPU needs is as it lists
+# these devices (openxla/xla, xla/backends/gpu/target_config/specs).
 TARGETS = {
     target.name: target
     for target in (
