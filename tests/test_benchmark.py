@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from drenet_jax.benchmarks import grow, memory, passes, profile, published, timing
+from drenet_jax.benchmarks import grow, memory, parity, passes, profile, published, timing
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -154,17 +155,26 @@ def test_predict_is_measured_beside_its_forward_passes(on_one_device):
     assert cold["value"] > 0
 
 
-def test_a_device_that_is_the_cpu_differs_from_it_in_bfloat16_only(on_one_device):
-    found = on_one_device("--suite=parity")
-    values = {row["what"]: row["value"] for row in found["rows"]}
-    assert len(values) == 12
-    for what, value in values.items():
-        if what.endswith("boxes that are the same"):
-            assert value == 100 or "bfloat16" in what
-        elif "bfloat16" in what:
-            assert 0 < value < 200_000, what
-        elif "highest" not in what:
-            assert value == 0, what
+def test_differences_from_the_cpu_are_relative_and_boxes_are_counted():
+    exact = {
+        "probabilities": np.array([[0.25, 0.75]]),
+        "boxes": np.array([[[0, 0, 4, 4], [2, 2, 8, 8]]]),
+        "loss": np.array(2.0),
+        "gradient": [np.array([3.0]), np.array([0.0, 4.0])],
+    }
+    found = exact | {
+        "probabilities": np.array([[0.35, 0.65]]),
+        "boxes": np.array([[[0, 0, 4, 4], [2, 2, 9, 8]]]),
+        "loss": np.array(1.5),
+        "gradient": [np.array([3.0]), np.array([0.5, 4.0])],
+    }
+    values = {row.what: row.value for row in parity._rows("gpu", found, exact)}
+    assert values == {
+        "gpu: largest difference of a probability": pytest.approx(1e5),
+        "gpu: relative difference of the loss": pytest.approx(2.5e5),
+        "gpu: relative difference of the gradient": pytest.approx(1e5),
+        "gpu: boxes that are the same": 50,
+    }
 
 
 def test_input_is_measured_on_one_core(on_one_device, phantoms):
