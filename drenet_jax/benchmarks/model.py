@@ -113,6 +113,12 @@ def run(
         notes.append(
             f"no published model to compare with: torch on {device}, or tests/, is missing"
         )
+    elif config.model.image_size_px < published.IMAGE_SIZE_PX:
+        has_reference = False
+        notes.append(
+            "no published model to compare with: its boxes need slices of "
+            f"{published.IMAGE_SIZE_PX} pixels"
+        )
     aims = _AIMS_BESIDE_PUBLISHED[device]
     for train in (True, False):
         work = "training step" if train else "inference"

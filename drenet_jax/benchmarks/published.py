@@ -13,6 +13,9 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
+# Its three levels of boxes do not fit into smaller slices.
+IMAGE_SIZE_PX = 448
+
 _TESTS = Path(__file__).resolve().parents[2] / "tests"
 
 
