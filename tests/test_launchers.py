@@ -516,8 +516,8 @@ def test_the_measurement_of_a_gpu_can_be_rehearsed_on_a_cpu(tmp_path, monkeypatc
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((out / "parity.json").read_text())["rows"]
     by_name = {row["what"]: row["value"] for row in rows}
-    # The same device in the same type differs by nothing; in bfloat16 by a tenth here, since a small
-    # random network picks other boxes.
+    # The same device in the same type differs by nothing; in bfloat16 by a tenth here, since a
+    # small random network picks other boxes.
     assert by_name["cpu, float32: largest difference of a probability"] == 0
     assert 0 < by_name["cpu, bfloat16: largest difference of a probability"] < 300_000
     whats = [row["what"] for row in json.loads((out / "speed.json").read_text())["rows"]]
