@@ -10,6 +10,7 @@ import numpy as np
 
 from drenet_jax import parallel
 from drenet_jax.benchmarks.model import CLASSES, random_batch
+from drenet_jax.benchmarks.targets import GIB
 from drenet_jax.benchmarks.timing import Row
 from drenet_jax.models.build import build_model, variable_shapes
 from drenet_jax.training.state import create_state, learning_rate, make_optimizer
@@ -18,7 +19,6 @@ from drenet_jax.training.step import make_gradient
 SUITE = "memory"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CARDS_GIB = (24, 80)
-GIB = 1 << 30
 
 
 def step_bytes(config: ml_collections.ConfigDict, batch: int, *, remat: bool) -> int:

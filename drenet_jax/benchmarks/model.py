@@ -12,6 +12,7 @@ import numpy as np
 from drenet_jax import parallel
 from drenet_jax.benchmarks import published
 from drenet_jax.benchmarks.passes import bare_passes, stacks_of
+from drenet_jax.benchmarks.targets import GIB
 from drenet_jax.benchmarks.timing import Row, Timing, faster_row, ratio_row, side_by_side
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import DTYPES, build_model, init_variables
@@ -169,7 +170,7 @@ def _memory_rows(config: ml_collections.ConfigDict, batch: int) -> list[Row]:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" not in stats:
         return []
-    gib = stats["peak_bytes_in_use"] / (1 << 30)
+    gib = stats["peak_bytes_in_use"] / GIB
     what = f"most of the device's memory in use (training, batch {batch}, {config.model.dtype})"
     return [Row(SUITE, what, gib, gib, gib, "GiB")]
 

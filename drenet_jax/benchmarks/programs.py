@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from drenet_jax import parallel
+from drenet_jax.benchmarks.model import CLASSES
 from drenet_jax.benchmarks.passes import Passes, stack_shapes
 from drenet_jax.evaluation.scoring import make_forward
 from drenet_jax.models.build import DTYPES, build_model, variable_shapes
 from drenet_jax.training.state import create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_gradient, make_update, make_whole_step
-
-CLASSES = 3
 
 
 @dataclasses.dataclass(frozen=True)
