@@ -17,7 +17,7 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.turn import Box, Turn
 
 if TYPE_CHECKING:
-    from drenet_jax.ct.source_instance import SourceInstance
+    from drenet_jax.ct.dicom.instances import SourceInstance
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 
 from drenet_jax.ct import lungs, slices
+from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.ct.files import CtError, Excluded, printable
 from drenet_jax.ct.prepared import PickedSlice, PreparedPerson
 from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_series
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.ct.source_instance import SourceInstance
 from drenet_jax.ct.turn import Turn
 from drenet_jax.ct.window import window
 

@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from drenet_jax.ct import dicom, dicom_pixels, pictures, stack, volumes
-from drenet_jax.ct.dicom_pixels import PADDING_HU
+from drenet_jax.ct import pictures, volumes
+from drenet_jax.ct.dicom import continuity, elements, headers, pixels, stacks
+from drenet_jax.ct.dicom.headers import DicomSlice
+from drenet_jax.ct.dicom.instances import NoInstanceError, SourceInstance, read_instance
+from drenet_jax.ct.dicom.pixels import PADDING_HU
 from drenet_jax.ct.files import (
     CtError,
     Excluded,
@@ -25,7 +28,6 @@ from drenet_jax.ct.files import (
     natural,
     open_files,
 )
-from drenet_jax.ct.source_instance import NoInstanceError, SourceInstance, read_instance
 from drenet_jax.ct.turn import Turn
 
 KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
@@ -158,7 +160,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
         )
     excluded = list(files.excluded)
     found = _sorted_by_kind(files, guard, excluded)
-    is_renamed = dicom.names_identify(files.names, found.identifiers)
+    is_renamed = headers.names_identify(files.names, found.identifiers)
     if is_renamed:
         files, found, excluded = _renamed(files, found, excluded)
     is_file = path.is_file() and not is_zip(path)
@@ -204,7 +206,11 @@ def require_images(path: Path) -> None:
     for name in files.names:
         with contextlib.suppress(OSError, ValueError):
             head = files.head(name)
-            if pictures.is_picture(head) or dicom.is_dicom(head) or volumes.is_volume(name, head):
+            if (
+                pictures.is_picture(head)
+                or elements.is_dicom(head)
+                or volumes.is_volume(name, head)
+            ):
                 return
     open_series(path)  # which says what is wrong
 
@@ -213,7 +219,7 @@ def require_images(path: Path) -> None:
 class _Found:
     """What kind of file is which."""
 
-    dicom: list[dicom.DicomSlice] = dataclasses.field(default_factory=list)
+    dicom: list[DicomSlice] = dataclasses.field(default_factory=list)
     volumes: list[str] = dataclasses.field(default_factory=list)
     pictures: list[str] = dataclasses.field(default_factory=list)
     heads: dict[str, bytes] = dataclasses.field(default_factory=dict)
@@ -240,18 +246,15 @@ def _sorted_by_kind(files: Files, guard: Guard, excluded: list[Excluded]) -> _Fo
         elif volumes.is_volume(name, head):
             found.volumes.append(name)
             found.heads[name] = head
-        elif dicom.is_dicom(head):
-            header = dicom.read_header(
+        elif elements.is_dicom(head):
+            slices, others = headers.read_header(
                 name,
                 head,
                 functools.partial(_stream, files, name),
-                needs_place=len(files.names) > 1,
                 identifiers=found.identifiers,
             )
-            if isinstance(header, Excluded):
-                excluded.append(header)
-            else:
-                found.dicom.extend(header)
+            found.dicom.extend(slices)
+            excluded.extend(others)
         else:
             excluded.append(Excluded(name, _what_it_is(name, head)))
     return found
@@ -278,7 +281,7 @@ def _renamed(
 
 
 def _stream(files: Files, name: str) -> io.BytesIO:
-    return io.BytesIO(files.read(name))
+    return elements.as_stream(files.read(name))
 
 
 def _what_it_is(name: str, head: bytes) -> str:
@@ -300,59 +303,70 @@ def _dicom_series(
     guard: Guard,
     excluded: list[Excluded],
 ) -> Series:
-    ordered = stack.order(found.dicom, series_uid)
-    if isinstance(ordered, str):
-        raise _no_such_series(path, ordered)
     excluded += [Excluded(name, "a volume beside a DICOM series") for name in found.volumes]
     excluded += [Excluded(name, "a picture beside a DICOM series") for name in found.pictures]
 
+    # A file of several frames is parsed once for all of them.
     @functools.lru_cache(maxsize=1)
-    def whole_file(name: str) -> pydicom.Dataset:
-        return dicom_pixels.read_dataset(_stream(files, name))
+    def dataset_of(name: str, syntax: str) -> pydicom.Dataset:
+        return pixels.read_dataset(_stream(files, name), syntax)
 
-    def source_of(one: dicom.DicomSlice) -> io.BytesIO | pydicom.Dataset:
-        return _stream(files, one.name) if one.frame is None else whole_file(one.name)
-
-    def instance(index: int) -> SourceInstance:
-        one = ordered.slices[index]
-        file = files.place(one.name)
-        why = guard(str(file), "header")
-        try:
-            if why:
-                raise NoInstanceError(why)
-            return read_instance(one, source_of(one))
-        except NoInstanceError as error:
-            raise UnreadableSlice.of(file, str(error), "export it again") from error
-        except dicom.ERRORS as error:
-            # Not the error's text, nor the error itself: they may quote what a tag holds.
-            why = f"a DICOM file whose header cannot be read ({type(error).__name__})"
-            raise UnreadableSlice.of(file, why, "export it again") from None
-
-    def read(index: int) -> np.ndarray:
-        one = ordered.slices[index]
-        file = files.place(one.name)
+    def decode(item: DicomSlice) -> np.ndarray:
+        file = files.place(item.name)
         why = guard(str(file), "pixels")
         if why:
             raise UnreadableSlice.of(file, why, "export it again")
         try:
-            return dicom_pixels.read_hu(one, source_of(one))
+            return pixels.read_hu(item, dataset_of(item.name, item.syntax))
         except OSError as error:
             why = f"a file that cannot be opened ({error.strerror or 'damaged'})"
             raise UnreadableSlice.of(file, why, "check its permissions") from error
-        except TooLargeError as error:
+        except (TooLargeError, elements.NoSliceError) as error:
             raise UnreadableSlice.of(file, str(error), "export it again") from error
-        except dicom.ERRORS as error:
-            why = dicom_pixels.why_undecodable(error, one.syntax)
+        except (*elements.ERRORS, UserWarning) as error:
+            why = pixels.why_undecodable(error, item.syntax)
             raise UnreadableSlice.of(file, why, "export it again") from error
+
+    def are_copies(first: DicomSlice, second: DicomSlice) -> bool:
+        return continuity.are_alike(first, second, decode)
+
+    try:
+        stack = stacks.choose(found.dicom, series_uid, are_copies=are_copies)
+        if isinstance(stack, str):
+            raise _no_such_series(path, stack)
+        continuity.check(stack, decode)
+    except stacks.NoStackError as error:
+        raise CtError(
+            f"{path} holds {error}; put the files of one series alone into a folder, or name the "
+            "series in series_uid.",
+            str(error),
+        ) from None
+
+    def instance(index: int) -> SourceInstance:
+        item = stack.slices[index]
+        file = files.place(item.name)
+        why = guard(str(file), "header")
+        try:
+            if why:
+                raise NoInstanceError(why)
+            if item.frame is not None:
+                return read_instance(item, dataset_of(item.name, item.syntax))
+            return read_instance(item, _stream(files, item.name))
+        except NoInstanceError as error:
+            raise UnreadableSlice.of(file, str(error), "export it again") from error
+        except elements.ERRORS as error:
+            # Not the error's text, nor the error itself: they may quote what a tag holds.
+            why = f"a DICOM file whose header cannot be read ({type(error).__name__})"
+            raise UnreadableSlice.of(file, why, "export it again") from None
 
     return _series(
         path,
-        names=[stack.slice_name(one) for one in ordered.slices],
-        excluded=[*excluded, *ordered.excluded],
-        notes=ordered.notes,
+        names=[item.label for item in stack.slices],
+        excluded=[*excluded, *stack.excluded],
+        notes=stack.notes,
         from_feet=True,
-        turn=ordered.slices[0].turn,
-        read=read,
+        turn=stack.slices[0].turn,
+        read=lambda index: decode(stack.slices[index]),
         instance=instance,
     )
 

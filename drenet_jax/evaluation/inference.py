@@ -26,7 +26,7 @@ from drenet_jax.models.build import Model, build_model, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, Meta, PyTree
 
 if TYPE_CHECKING:
-    from drenet_jax.ct.source_instance import SourceInstance
+    from drenet_jax.ct.dicom.instances import SourceInstance
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ def wicked(monkeypatch, tmp_path):
     def make(what: str) -> None:
         (site / "sitecustomize.py").write_text(
             "import os, time\n"
-            "from drenet_jax.ct import dicom_pixels as dicom\n"
+            "from drenet_jax.ct.dicom import pixels as dicom\n"
             "read_hu = dicom.read_hu\n"
             "def wicked(one, source):\n"
             "    if b'wicked' in source.getvalue():\n"

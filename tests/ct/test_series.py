@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from drenet_jax.ct.dicom_pixels import PADDING_HU
+from drenet_jax.ct.dicom.pixels import PADDING_HU
 from drenet_jax.ct.files import natural
 from drenet_jax.ct.series import UnreadableSlice, open_series
 from drenet_jax.errors import InputError

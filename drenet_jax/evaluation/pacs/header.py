@@ -8,7 +8,7 @@ from highdicom import UID
 from highdicom.enum import ContentQualificationValues
 from pydicom import Dataset
 
-from drenet_jax.ct.source_instance import STUDY_KEYWORDS, SourceInstance
+from drenet_jax.ct.dicom.instances import STUDY_KEYWORDS, SourceInstance
 
 MAKER = "drenet_jax"
 WARNING = "Research only, not for clinical use"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydicom import config
 
-from drenet_jax.ct.dicom import without_warnings
-from drenet_jax.ct.source_instance import SourceInstance
+from drenet_jax.ct.dicom.elements import without_warnings
+from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.overlays import SlicePicture
 from drenet_jax.evaluation.report import most_suspected

@@ -13,7 +13,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from drenet_jax.ct.source_instance import SourceInstance
+from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.evaluation.overlays import HEAT_OPACITY, SlicePicture, composite, layers
 from drenet_jax.evaluation.pacs.header import MAKER, WARNING, file_under, new_series
 

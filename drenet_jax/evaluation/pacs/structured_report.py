@@ -38,7 +38,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from drenet_jax.ct.source_instance import SourceInstance
+from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.evaluation.overlays import LESION_BOX_MIN_SCORE
 from drenet_jax.evaluation.pacs.header import (
     MAKER,

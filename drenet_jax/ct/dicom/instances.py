@@ -16,8 +16,8 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import PersonName
 
-from drenet_jax.ct import dicom
-from drenet_jax.ct.dicom import DicomSlice
+from drenet_jax.ct.dicom import elements
+from drenet_jax.ct.dicom.headers import DicomSlice, frame_element
 
 # Enough to file an object under its patient and study, and no more. The last ones say that the
 # patient's identity was removed, which is true of what is made from the file, too.
@@ -92,14 +92,14 @@ def read_instance(one: DicomSlice, source: BinaryIO | pydicom.Dataset) -> Source
 
     Raises:
       NoInstanceError: the file lacks a UID, or is of no class of CT images.
-      One of `dicom.ERRORS`: the header cannot be read.
+      One of `elements.ERRORS`: the header cannot be read.
     """
-    with dicom.without_warnings():
+    with elements.without_warnings():
         if isinstance(source, pydicom.Dataset):
             dataset = source
         else:
-            if one.syntax == dicom.DEFLATED:
-                dicom.check_inflated(source)
+            if one.syntax == elements.DEFLATED:
+                elements.check_inflated(source)
             dataset = pydicom.dcmread(
                 source, stop_before_pixels=True, force=True, specific_tags=list(_TAGS)
             )
@@ -146,7 +146,7 @@ def _spacing_mm(one: DicomSlice, dataset: pydicom.Dataset) -> tuple[float, float
     else:
         shared = (dataset.get("SharedFunctionalGroupsSequence") or (pydicom.Dataset(),))[0]
         own = dataset.PerFrameFunctionalGroupsSequence[one.frame]
-        values = dicom.frame_element(own, shared, "PixelMeasuresSequence", "PixelSpacing")
+        values = frame_element(own, shared, "PixelMeasuresSequence", "PixelSpacing")
     try:
         rows, columns = (float(value) for value in values)
     except (TypeError, ValueError):

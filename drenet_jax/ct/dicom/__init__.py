@@ -1,0 +1,1 @@
+"""DICOM CT: headers, pixels, and which slices form one stack."""

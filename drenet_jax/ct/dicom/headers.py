@@ -1,0 +1,398 @@
+"""DICOM headers: which files are CT slices, where they lie, and how they become HU."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+import pydicom.uid
+
+from drenet_jax.ct.dicom.elements import (
+    ERRORS,
+    NoSliceError,
+    read_elements,
+    tags_of,
+    without_warnings,
+)
+from drenet_jax.ct.files import Excluded
+from drenet_jax.ct.turn import Turn, turn_of
+
+# Larger claims are damage: the largest CT matrices have 2048 columns, the longest some 3000 frames.
+_LARGEST_PX = 4096
+_MOST_FRAMES = 20_000
+
+# A slice whose normal is further from the patient's axis is coronal or sagittal; a cosine.
+_AXIAL_ABOVE = 0.7
+
+# What may tell slices of one stack from slices of another, beside their geometry.
+PATIENT_TAGS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+STUDY_TAGS = ("StudyInstanceUID", "StudyDate")
+SERIES_TAGS = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription")
+_SEPARATING_TAGS = (
+    *PATIENT_TAGS,
+    *STUDY_TAGS,
+    *SERIES_TAGS,
+    "FrameOfReferenceUID",
+    "ImageType",
+    "ConvolutionKernel",
+    "SliceThickness",
+    "KVP",
+    "ContrastBolusAgent",
+    "AcquisitionNumber",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "TemporalPositionIdentifier",
+)
+_VALUE_TAGS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "InstanceNumber",
+    "ImageType",
+    "AccessionNumber",
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "NumberOfFrames",
+    "PhotometricInterpretation",
+    "PixelRepresentation",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+)
+_MODALITY_LUT = "ModalityLUTSequence"
+_TAGS = tags_of(dict.fromkeys((*_SEPARATING_TAGS, *_VALUE_TAGS, _MODALITY_LUT)))
+# What comes after need not be parsed.
+_LAST_TAG = int(max(_TAGS.values()))
+# Those that are numbers of two bytes.
+_SHORTS = ("Rows", "Columns", "PixelRepresentation")
+_IDENTIFYING_TAGS = ("StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "PatientID")
+
+_DIRECTORY_CLASS = b"1.2.840.10008.1.3.10"
+_SECONDARY_CAPTURE_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+_NO_SLICE_TYPES = {
+    "LOCALIZER": "a localizer",
+    "SCREEN SAVE": "a screen shot",
+    "SCREENSAVE": "a screen shot",
+    "DOSE_INFO": "a dose report",
+}
+# Hounsfield units; and "unspecified", which ITK writes for CT.
+_HU_TYPES = ("", "HU", "US")
+
+_NO_PLACE = "a DICOM file without position and orientation: no known place"
+
+
+@dataclasses.dataclass(frozen=True)
+class DicomSlice:
+    """What grouping, ordering and decoding need to know of a slice.
+
+    Attributes:
+      name: of its file.
+      frame: its number from 0 in a file with several frames, or None.
+      series_uid: of its series.
+      series_number: as the scanner counts its series; '' if not given.
+      instance_number: as the scanner counts the slices of a series; None if not given.
+      sop_instance_uid: of its file; '' if not given.
+      attributes: by keyword, raw: what may tell stacks apart; missing ones are empty.
+      position_mm: [3], of the first pixel in the patient; None if not given.
+      cosines: [6], of the image's rows and columns.
+      turn: makes it upright.
+      syntax: UID of the transfer syntax in which the file is encoded.
+      slope, intercept: HU = slope * stored value + intercept.
+    """
+
+    name: str
+    frame: int | None
+    series_uid: str
+    series_number: str
+    instance_number: int | None
+    sop_instance_uid: str
+    attributes: Mapping[str, object]
+    position_mm: tuple[float, float, float] | None
+    cosines: tuple[float, ...]
+    turn: Turn
+    syntax: str
+    slope: float
+    intercept: float
+
+    @property
+    def label(self) -> str:
+        """The file's name, with the number of the frame, from 1, in a file with several."""
+        return self.name if self.frame is None else f"{self.name}#{self.frame + 1}"
+
+
+def read_header(
+    name: str, head: bytes, open_file: Callable[[], BinaryIO], *, identifiers: set[str]
+) -> tuple[list[DicomSlice], list[Excluded]]:
+    """The slices in a file: one, or as many as it has axial frames; and what is none, with why.
+
+    Args:
+      name: of the file.
+      head: its first bytes.
+      open_file: gives the whole file as a stream, where the head is too short.
+      identifiers: gets the values of tags that name the patient or the examination.
+    """
+    try:
+        with without_warnings():
+            if _DIRECTORY_CLASS in head[:1024]:
+                return [], [Excluded(name, "a directory of DICOM files (DICOMDIR)")]
+            elements, syntax = read_elements(head, open_file, _TAGS.values(), _LAST_TAG)
+            raw = {keyword: elements.get(tag) for keyword, tag in _TAGS.items()}
+            values = {keyword: _texts(keyword, raw[keyword]) for keyword in _VALUE_TAGS}
+            identifiers.update(_identifiers(values))
+            why = _why_no_slice(values)
+            if why:
+                return [], [Excluded(name, why)]
+            if raw[_MODALITY_LUT]:
+                raise NoSliceError("a DICOM file with a modality lookup table: no HU")
+            attributes = {keyword: _plain(raw[keyword]) for keyword in _SEPARATING_TAGS}
+            if values["NumberOfFrames"] and int(values["NumberOfFrames"][0]) > 1:
+                return _frames(name, values, attributes, syntax, open_file)
+            return [_slice(name, None, values, attributes, syntax)], []
+    except NoSliceError as error:
+        return [], [Excluded(name, str(error))]
+    except ERRORS as error:
+        # Not the error's text: it may quote a tag's value, and that may be a patient's name.
+        why = f"a DICOM file whose header cannot be read ({type(error).__name__})"
+        return [], [Excluded(name, why)]
+
+
+def _texts(keyword: str, value: bytes | object) -> tuple[str, ...]:
+    """An element's values as text; none for one that is missing or empty.
+
+    Taken from the raw bytes: pydicom's conversions take longer than the reading of the file.
+    """
+    if not value:
+        return ()
+    if not isinstance(value, bytes):  # pydicom has converted it already
+        return (str(value),)
+    if keyword in _SHORTS:
+        return (str(int.from_bytes(value[:2], "little")),)
+    return tuple(part.strip(" \0") for part in value.decode("latin-1").split("\\"))
+
+
+def _plain(value: bytes | object) -> object:
+    return value.strip(b" \0") if isinstance(value, bytes) else str(value or "")
+
+
+def _why_no_slice(values: Mapping[str, tuple[str, ...]]) -> str:
+    """Why a file with this header holds no CT slice; '' if it does."""
+    modality, photometric, sop_class = (
+        "\\".join(values[tag]) for tag in ("Modality", "PhotometricInterpretation", "SOPClassUID")
+    )
+    if modality != "CT":
+        known = modality if re.fullmatch("[A-Z]{2,16}", modality) else "not given"
+        return f"a DICOM file that is no CT (modality {known})"
+    if sop_class.startswith(_SECONDARY_CAPTURE_CLASS):
+        return "a secondary capture"
+    for image_type, why in _NO_SLICE_TYPES.items():
+        if image_type in values["ImageType"]:
+            return why
+    if not values["Rows"] or not values["Columns"]:
+        return "a DICOM file without an image"
+    if max(int(values["Rows"][0]), int(values["Columns"][0])) > _LARGEST_PX:
+        return f"a DICOM file with more than {_LARGEST_PX} rows or columns"
+    # MONOCHROME1 says how to show a picture; HU are the same.
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        return "a DICOM file that is no CT slice (its pixels are not grey)"
+    return ""
+
+
+def _slice(
+    name: str,
+    frame: int | None,
+    values: Mapping[str, tuple[str, ...]],
+    attributes: Mapping[str, object],
+    syntax: str,
+) -> DicomSlice:
+    slope, intercept = _rescale(values)
+    position, orientation = values["ImagePositionPatient"], values["ImageOrientationPatient"]
+    is_placed = len(position) == 3 and len(orientation) == 6
+    if frame is not None and not is_placed:
+        raise NoSliceError("a DICOM file with several frames, but without the place of each")
+    plane = _plane(orientation if is_placed else ("1", "0", "0", "0", "1", "0"))
+    position_mm = tuple(map(float, position)) if is_placed else None
+    if position_mm and not np.isfinite(position_mm).all():
+        raise NoSliceError(_NO_PLACE)
+    series_number = "".join(values["SeriesNumber"])
+    number = "".join(values["InstanceNumber"])
+    return DicomSlice(
+        name=name,
+        frame=frame,
+        series_uid="".join(values["SeriesInstanceUID"]),
+        series_number=series_number if _is_number(series_number) else "",
+        instance_number=int(number) if _is_number(number.removeprefix("-")) else None,
+        sop_instance_uid="".join(values["SOPInstanceUID"]),
+        attributes={
+            **attributes,
+            "Rows": values["Rows"],
+            "Columns": values["Columns"],
+            "PixelSpacing": values["PixelSpacing"],
+        },
+        position_mm=position_mm,
+        cosines=plane.cosines,
+        turn=plane.turn,
+        syntax=syntax,
+        slope=slope,
+        intercept=intercept,
+    )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 12
+
+
+def _rescale(values: Mapping[str, tuple[str, ...]]) -> tuple[float, float]:
+    kind = "".join(values["RescaleType"]).upper()
+    if kind not in _HU_TYPES:
+        known = kind if re.fullmatch("[A-Z_]{2,16}", kind) else "not HU"
+        raise NoSliceError(f"a DICOM file whose values are no HU (RescaleType {known})")
+    slope = float(values["RescaleSlope"][0]) if values["RescaleSlope"] else 1.0
+    if values["RescaleIntercept"]:
+        intercept = float(values["RescaleIntercept"][0])
+    # Signed values without a rescale are HU, as converters write them; unsigned ones are not.
+    elif values["PixelRepresentation"] == ("1",) and not values["RescaleSlope"]:
+        intercept = 0.0
+    else:
+        raise NoSliceError("a DICOM file without RescaleIntercept: no HU")
+    if not (np.isfinite(slope) and slope != 0 and np.isfinite(intercept)):
+        raise NoSliceError("a DICOM file with a RescaleSlope of 0 or not a number: no HU")
+    return slope, intercept
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plane:
+    """Of a slice: the cosines of its rows and columns, and what makes it upright."""
+
+    cosines: tuple[float, ...]
+    turn: Turn
+
+
+@functools.lru_cache(maxsize=64)
+def _plane(orientation: tuple[str, ...]) -> _Plane:
+    cosines = np.array(orientation, float).reshape(2, 3)
+    lengths = np.linalg.norm(cosines, axis=1)
+    if not np.all(np.abs(lengths - 1) < 0.05) or abs(cosines[0] @ cosines[1]) > 0.05:
+        raise NoSliceError("a DICOM file whose orientation is none")
+    normal = np.cross(*cosines)
+    if abs(normal[2]) < _AXIAL_ABOVE:
+        is_coronal = abs(normal[1]) > abs(normal[0])
+        raise NoSliceError(f"a {'coronal' if is_coronal else 'sagittal'} slice")
+    return _Plane(tuple(cosines.ravel().tolist()), turn_of(*cosines))
+
+
+def _identifiers(values: Mapping[str, tuple[str, ...]]) -> list[str]:
+    parts = [part for tag in _IDENTIFYING_TAGS for part in values[tag] if len(part) >= 4]
+    name = "^".join(values["PatientName"])
+    parts += [part for part in re.split(r"[\^= ,]+", name) if len(part) >= 3]
+    for date in values["PatientBirthDate"]:
+        if len(date) == 8:
+            year, month, day = date[:4], date[4:6], date[6:]
+            parts += [date, f"{year}-{month}-{day}", f"{day}{month}{year}", f"{day}.{month}.{year}"]
+    return [part.casefold() for part in parts]
+
+
+def names_identify(names: Iterable[str], identifiers: Iterable[str]) -> bool:
+    """Whether names of files hold an identifier of the patient, or a UID of any kind."""
+    text = "\n".join(names).casefold()
+    return any(one in text for one in identifiers) or bool(_UID.search(text))
+
+
+_UID = re.compile(r"\d+(?:\.\d+){5,}")
+
+
+# A file with several frames
+
+_FRAME_VALUES = {
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "RescaleType": "PixelValueTransformationSequence",
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+}
+_FRAME_ATTRIBUTES = {
+    "SliceThickness": "PixelMeasuresSequence",
+    "ConvolutionKernel": "CTReconstructionSequence",
+    "KVP": "CTXRayDetailsSequence",
+    "FrameType": "CTImageFrameTypeSequence",
+    "StackID": "FrameContentSequence",
+    "FrameAcquisitionNumber": "FrameContentSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+}
+
+
+def _frames(
+    name: str,
+    values: Mapping[str, tuple[str, ...]],
+    attributes: Mapping[str, object],
+    syntax: str,
+    open_file: Callable[[], BinaryIO],
+) -> tuple[list[DicomSlice], list[Excluded]]:
+    """The frames of an enhanced CT, which has the place of each in sequences."""
+    n_frames = int(values["NumberOfFrames"][0])
+    if n_frames > _MOST_FRAMES:
+        raise NoSliceError(f"a DICOM file with more than {_MOST_FRAMES} frames")
+    with open_file() as stream:
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or (pydicom.Dataset(),))[0]
+    if len(own) != n_frames:
+        raise NoSliceError("a DICOM file with several frames, but without the place of each")
+
+    slices, excluded = [], []
+    for index, frame in enumerate(own):
+        values_here = {
+            **values,
+            **{
+                keyword: frame_element(frame, shared, group, keyword)
+                for keyword, group in _FRAME_VALUES.items()
+            },
+            # The file's own counts files.
+            "InstanceNumber": frame_element(
+                frame, shared, "FrameContentSequence", "InStackPositionNumber"
+            ),
+        }
+        attributes_here = {
+            **attributes,
+            **{
+                keyword: frame_element(frame, shared, group, keyword)
+                for keyword, group in _FRAME_ATTRIBUTES.items()
+            },
+        }
+        try:
+            if "LOCALIZER" in attributes_here["FrameType"]:
+                raise NoSliceError("a localizer")
+            slices.append(_slice(name, index, values_here, attributes_here, syntax))
+        except NoSliceError as error:
+            excluded.append(Excluded(f"{name}#{index + 1}", str(error)))
+    if not slices:
+        raise NoSliceError(excluded[0].why)
+    return slices, excluded
+
+
+def frame_element(
+    frame: pydicom.Dataset, shared: pydicom.Dataset, group: str, tag: str
+) -> tuple[str, ...]:
+    """An element of a frame's functional groups, or of those that all frames share, as text; none
+    if it is missing or empty."""
+    for source in (frame, shared):
+        for item in source.get(group) or ():
+            value = item.get(tag)
+            if value is not None and value != "":
+                several = isinstance(value, Sequence) and not isinstance(value, str)
+                return tuple(str(one) for one in (value if several else [value]))
+    return ()
