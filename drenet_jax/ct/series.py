@@ -327,11 +327,8 @@ def _dicom_series(
             why = pixels.why_undecodable(error, item.syntax)
             raise UnreadableSlice.of(file, why, "export it again") from error
 
-    def are_copies(first: DicomSlice, second: DicomSlice) -> bool:
-        return continuity.are_alike(first, second, decode)
-
     try:
-        stack = stacks.choose(found.dicom, series_uid, are_copies=are_copies)
+        stack = stacks.choose(found.dicom, series_uid, decode=decode)
         if isinstance(stack, str):
             raise _no_such_series(path, stack)
         continuity.check(stack, decode)

@@ -28,10 +28,10 @@ def wicked(monkeypatch, tmp_path):
             "import os, time\n"
             "from drenet_jax.ct.dicom import pixels as dicom\n"
             "read_hu = dicom.read_hu\n"
-            "def wicked(one, source):\n"
-            "    if b'wicked' in source.getvalue():\n"
+            "def wicked(item, dataset):\n"
+            "    if dataset.get('LongCodeValue') == 'wicked':\n"
             f"        {what}\n"
-            "    return read_hu(one, source)\n"
+            "    return read_hu(item, dataset)\n"
             "dicom.read_hu = wicked\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(site))

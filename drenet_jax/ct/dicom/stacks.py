@@ -19,7 +19,7 @@ import numpy as np
 
 from drenet_jax.ct.dicom import geometry
 from drenet_jax.ct.dicom.headers import PATIENT_TAGS, SERIES_TAGS, STUDY_TAGS, DicomSlice
-from drenet_jax.ct.files import Excluded
+from drenet_jax.ct.files import CtError, Excluded
 
 # Slices of one stack may be turned against each other by this much: a scanner's rounding.
 _SAME_ORIENTATION_DEGREES = 0.5
@@ -30,8 +30,8 @@ _SAME_ORIGIN_MM = 1.0
 # From this cosine of normal and patient's axis on a slice counts as tilted: 2.6 degrees.
 _TILTED_BELOW = 0.999
 
-# Fewer slices of which each has another patient, study or series are not taken for one stack.
-_LEAST_UNNAMED = 6
+# So many values, each of two slices, are counted slice by slice in both of two stacks.
+_LEAST_PAIRS = 6
 # Acquisitions that follow each other along the patient may have a gap of some slices.
 _LARGEST_SEAM_STEPS = 4
 
@@ -126,7 +126,7 @@ def choose(
     slices: Sequence[DicomSlice],
     series_uid: str,
     *,
-    are_copies: Callable[[DicomSlice, DicomSlice], bool],
+    decode: Callable[[DicomSlice], np.ndarray],
 ) -> Stack | str:
     """Takes one stack and orders it by place along the slice normal.
 
@@ -137,7 +137,7 @@ def choose(
     Args:
       slices: of all files, at least one.
       series_uid: takes a stack of this series; '': of all.
-      are_copies: whether two slices at the same place have the same pixels.
+      decode: gives the HU [H, W] of a slice, by which second copies are known; raises CtError.
 
     Returns:
       The stack, or, where there is no such series, which ones there are.
@@ -166,26 +166,20 @@ def choose(
     for row, item in enumerate(table.slices):
         if id(item) not in taken:
             excluded.append(Excluded(item.label, table.why_apart(row, best.rows)))
-    kept, copies = _without_copies(table, best.rows, are_copies)
+    kept, copies = _without_copies(table, best.rows, decode)
     excluded += copies
     places_mm = table.places_mm(kept)
     is_numbered = _is_numbered([table.slices[i] for i in kept])
     if not (is_numbered or geometry.is_one_stack(places_mm)):
         raise NoStackError(_irregular(places_mm))
     ordered = [table.slices[i] for i in kept]
-    names_vary = bool(best.ignored & _IDENTITIES)
-    if names_vary and 1 < len(ordered) < _LEAST_UNNAMED:
-        raise NoStackError(
-            f"{len(ordered)} slices of which each has another "
-            f"{_words(best.ignored & _IDENTITIES)}, too few to see that they belong together"
-        )
     return Stack(
         slices=tuple(ordered),
         places_mm=tuple(places_mm.tolist()),
         excluded=tuple(excluded),
         notes=tuple(_notes(table, best, comparison, ordered, places_mm)),
         is_numbered=is_numbered,
-        names_vary=names_vary,
+        names_vary=_names_vary(ordered, best.ignored),
     )
 
 
@@ -352,8 +346,10 @@ def _is_of_one_stack(
 ) -> bool:
     """Whether a column's values differ within a stack, rather than between stacks."""
     largest = max(map(len, pieces))
-    if len(pieces) >= (3 if largest == 1 else _LEAST_UNNAMED) and largest <= 2:
+    if len(pieces) >= (3 if largest == 1 else _LEAST_PAIRS) and largest <= 2:
         return True  # from slice to slice
+    if len(rows) == 2 and name not in PATIENT_TAGS and _series_uid(table, rows):
+        return True
     places_mm = np.sort(table.places_mm(rows))
     if name in _MAY_FOLLOW and _follow(table, pieces, places_mm):
         return True
@@ -365,6 +361,12 @@ def _is_of_one_stack(
         and geometry.is_even(places_mm)
         and not all(geometry.is_even(np.sort(table.places_mm(piece))) for piece in pieces)
     )
+
+
+def _series_uid(table: _Table, rows: np.ndarray) -> str:
+    """The series UID that all slices have; '' if there is none."""
+    uids = {table.slices[row].series_uid for row in rows}
+    return uids.pop() if len(uids) == 1 else ""
 
 
 def _follow(table: _Table, pieces: Sequence[np.ndarray], places_mm: np.ndarray) -> bool:
@@ -383,31 +385,62 @@ def _follow(table: _Table, pieces: Sequence[np.ndarray], places_mm: np.ndarray) 
 
 
 def _without_copies(
-    table: _Table, rows: np.ndarray, are_copies: Callable[[DicomSlice, DicomSlice], bool]
+    table: _Table, rows: np.ndarray, decode: Callable[[DicomSlice], np.ndarray]
 ) -> tuple[np.ndarray, list[Excluded]]:
     """The rows in order, without second copies of a slice."""
     places_mm = table.places_mm(rows)
-    order = np.lexsort((np.arange(len(rows)), np.round(places_mm, 1), places_mm))
-    kept: list[int] = []
-    excluded = []
-    last_mm = -np.inf
-    for i in order:
-        row = rows[i]
-        if places_mm[i] - last_mm >= geometry.SAME_PLACE_MM:
-            kept.append(row)
-            last_mm = places_mm[i]
+    order = np.argsort(places_mm, kind="stable")
+    at_one_place = np.split(
+        rows[order], 1 + np.flatnonzero(np.diff(places_mm[order]) >= geometry.SAME_PLACE_MM)
+    )
+    kept, excluded = [], []
+    for group in at_one_place:
+        first, *others = sorted(group)
+        if others:
+            first, damaged = _first_readable(table, [first, *others], decode)
+            excluded += damaged
+            excluded += _copies(table, first, others, decode, {item.name for item in damaged})
+        kept.append(first)
+    return np.array(kept), excluded
+
+
+def _first_readable(
+    table: _Table, rows: Sequence[int], decode: Callable[[DicomSlice], np.ndarray]
+) -> tuple[int, list[Excluded]]:
+    """The first of some slices that can be decoded, or the first; and why others cannot."""
+    damaged = {}
+    for row in rows:
+        try:
+            decode(table.slices[row])
+        except CtError as error:
+            damaged[row] = Excluded(table.slices[row].label, error.why)
+    first = next((row for row in rows if row not in damaged), rows[0])
+    return first, [item for row, item in damaged.items() if row != first]
+
+
+def _copies(
+    table: _Table,
+    first: int,
+    rows: Sequence[int],
+    decode: Callable[[DicomSlice], np.ndarray],
+    known: set[str],
+) -> Iterator[Excluded]:
+    """Slices at the place of the first one, as its copies.
+
+    Raises:
+      NoStackError: they are none.
+    """
+    item = table.slices[first]
+    for row in rows:
+        other = table.slices[row]
+        if row == first or other.label in known:
             continue
-        before, item = table.slices[kept[-1]], table.slices[row]
-        if not are_copies(before, item):
+        if not np.array_equal(decode(item), decode(other)):
             raise NoStackError(
-                f"different slices at the same place ({before.label} and {item.label} first), "
+                f"different slices at the same place ({item.label} and {other.label} first), "
                 "with nothing in their headers that says which belong together"
             )
-        if item.label < before.label:
-            kept[-1], before, item = row, item, before
-        why = f"at the same place as another slice: {before.label}"
-        excluded.append(Excluded(item.label, why))
-    return np.array(kept), excluded
+        yield Excluded(other.label, f"at the same place as another slice: {item.label}")
 
 
 def _is_numbered(ordered: Sequence[DicomSlice]) -> bool:
@@ -416,6 +449,12 @@ def _is_numbered(ordered: Sequence[DicomSlice]) -> bool:
         return False
     steps = np.sign(np.diff(numbers))
     return bool(np.all(steps == steps[0]) and steps[0] != 0)
+
+
+def _names_vary(slices: Sequence[DicomSlice], ignored: frozenset[str]) -> bool:
+    """Whether it is open of which patient or series slices are."""
+    has_series = "SeriesInstanceUID" not in ignored and all(item.series_uid for item in slices)
+    return bool(ignored & set(PATIENT_TAGS) or (ignored & _IDENTITIES and not has_series))
 
 
 def _irregular(places_mm: np.ndarray) -> str:
