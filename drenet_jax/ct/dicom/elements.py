@@ -141,7 +141,7 @@ def _parse(stream: BinaryIO, tags: list[BaseTag], last: int) -> Elements:
         return int.__gt__(tag, last)
 
     claimed = _claimed_syntax(stream)
-    encoding = None if claimed == DEFLATED else _encoding_of_first_element(stream)
+    encoding = None if claimed == DEFLATED else encoding_of_first_element(stream)
     if encoding is not None:
         # Most files by far; without the data set that pydicom builds of a file it takes half.
         is_implicit, is_little_endian = encoding
@@ -185,7 +185,7 @@ def _claimed_syntax(stream: BinaryIO) -> str:
     return start[at + 8 : at + 8 + length].strip(b" \0").decode("latin-1")
 
 
-def _encoding_of_first_element(stream: BinaryIO) -> tuple[bool, bool] | None:
+def encoding_of_first_element(stream: BinaryIO) -> tuple[bool, bool] | None:
     """Moves behind group 0002; says whether group 0008 is implicit and little-endian there.
 
     Group 0002 may claim another encoding. Returns None, at the file's start, if group 0008 does

@@ -7,11 +7,18 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
+import pydicom.filereader
 import pydicom.uid
+from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import pixel_array
 from pydicom.pixels.decoders import gdcm
 
-from drenet_jax.ct.dicom.elements import DEFLATED, check_inflated, without_warnings
+from drenet_jax.ct.dicom.elements import (
+    DEFLATED,
+    check_inflated,
+    encoding_of_first_element,
+    without_warnings,
+)
 from drenet_jax.ct.dicom.headers import DicomSlice
 
 # Left alone, pydicom asks one decoder after the other, and of a file that is cut off the next one
@@ -40,9 +47,17 @@ def read_dataset(stream: BinaryIO, syntax: str) -> pydicom.Dataset:
       One of `ERRORS`, or NoSliceError: it cannot be read.
     """
     with without_warnings():
+        encoding = None
         if syntax == DEFLATED:
             check_inflated(stream)
-        dataset = pydicom.dcmread(stream, force=True)
+        else:
+            encoding = encoding_of_first_element(stream)
+        if encoding is None:
+            dataset = pydicom.dcmread(stream, force=True)
+        else:
+            dataset = pydicom.filereader.read_dataset(stream, *encoding)
+            dataset.set_original_encoding(*encoding)
+            dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
         return dataset
 
@@ -67,6 +82,7 @@ def read_hu(one: DicomSlice, dataset: pydicom.Dataset) -> np.ndarray:
         stored = pixel_array(
             dataset,
             index=one.frame or 0,
+            allow_excess_frames=False,
             correct_unused_bits=True,
             decoding_plugin="gdcm" if one.syntax in _BY_GDCM else "",
         )

@@ -1,0 +1,143 @@
+"""Which of several stacks shows the lungs best."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from drenet_jax.ct.dicom import geometry
+from drenet_jax.ct.dicom.attributes import AttributeTable, first_number
+
+# Of two stacks that cover about the same, slices up to this thickness are equally good.
+_THIN_MM = 3.0
+_SAME_COVERAGE = 0.8
+# A shorter one, such as the slices that watch for contrast, is no chest, whatever else it is.
+_LEAST_COVERAGE = 0.5
+
+# What a derived image type says of how it was made.
+_PROJECTIONS = ("MIP", "MINIP", "MAX_IP", "MIN_IP", "AVERAGE", "MEAN", "PROJECTION IMAGE", "MPR")
+
+# Sharp kernels, which show lung, and smooth ones: GE, Philips by names; Toshiba and Canon (FC),
+# and Siemens by numbers.
+_SHARP_NAMES = frozenset(
+    ["LUNG", "BONE", "BONEPLUS", "EDGE", "CHEST", "DETAIL", "L", "D", "E", "YA", "YB", "YC", "YD"]
+)
+_SMOOTH_NAMES = frozenset(["STANDARD", "SOFT", "STND", "A", "B", "C"])
+_SHARP_FROM = {"FC": 30, "": 50}
+_UNKNOWN_KERNEL = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Merits:
+    """By what stacks are compared; more is better, the first decides.
+
+    Attributes:
+      is_chest: whether they reach at least half as far along the patient as the longest stack.
+      is_original: the scanner's own slices rather than derived ones.
+      covers: whether they reach about as far along the patient as the longest stack does.
+      thinness: of slices; equal up to 3 mm.
+      kernel: 2 for lung, 1 if not known, 0 for soft tissue.
+      n_slices: how many.
+    """
+
+    is_chest: bool
+    is_original: bool
+    covers: bool
+    thinness: float
+    kernel: int
+    n_slices: int
+
+    REASONS = (
+        "it covers more of the patient",
+        "its slices are original, not derived",
+        "it covers more of the patient",
+        "its slices are thinner",
+        "its kernel is for lung",
+        "it has more slices",
+    )
+
+    def as_tuple(self) -> tuple:
+        return dataclasses.astuple(self)
+
+
+class Comparison:
+    """Stacks that could be taken, side by side."""
+
+    def __init__(self, table: AttributeTable, stacks: Sequence[np.ndarray]):
+        self._table = table
+        originals = [self._is_original(rows) for rows in stacks]
+        coverages_mm = [self._coverage_mm(rows) for rows in stacks]
+        self.merits = []
+        for rows, is_original, coverage_mm in zip(stacks, originals, coverages_mm, strict=True):
+            alike_mm = [
+                mm for mm, same in zip(coverages_mm, originals, strict=True) if same == is_original
+            ]
+            self.merits.append(
+                _Merits(
+                    is_chest=coverage_mm >= _LEAST_COVERAGE * max(coverages_mm),
+                    is_original=is_original,
+                    covers=coverage_mm >= _SAME_COVERAGE * max(alike_mm),
+                    thinness=-round(max(self._thickness_mm(rows), _THIN_MM), 1),
+                    kernel=self._kernel(rows),
+                    n_slices=len(rows),
+                )
+            )
+        # Of equally good ones the first by name.
+        self.best = max(range(len(stacks)), key=lambda i: (self.merits[i].as_tuple(), -i))
+
+    def why_not_the_largest(self) -> str:
+        """Why the best was taken though another has more slices; '' if none has."""
+        best = self.merits[self.best]
+        largest = max(self.merits, key=lambda merits: merits.n_slices)
+        if largest.n_slices <= best.n_slices:
+            return ""
+        ranks = zip(best.as_tuple(), largest.as_tuple(), _Merits.REASONS, strict=True)
+        why = next(reason for mine, other, reason in ranks if mine > other)
+        return f"a stack of {best.n_slices} slices is taken, not one of {largest.n_slices}: {why}"
+
+    def _first(self, rows: np.ndarray, name: str) -> str:
+        value = self._table.slices[rows[0]].attributes.get(name) or ""
+        if isinstance(value, tuple):
+            return "\\".join(value)
+        return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+    def _is_original(self, rows: np.ndarray) -> bool:
+        return not self.derivation(rows)
+
+    def derivation(self, rows: np.ndarray) -> str:
+        """How derived slices were made; '' for original ones."""
+        parts = (self._first(rows, "FrameType") or self._first(rows, "ImageType")).upper()
+        found = [kind for kind in _PROJECTIONS if kind in parts.replace(" \\", "\\").split("\\")]
+        if found:
+            return found[0]
+        return "derived" if parts.startswith("DERIVED") else ""
+
+    def _coverage_mm(self, rows: np.ndarray) -> float:
+        places_mm = self._table.places_mm(rows)
+        return float(np.ptp(places_mm)) + self._step_mm(places_mm)
+
+    @staticmethod
+    def _step_mm(places_mm: np.ndarray) -> float:
+        steps = np.diff(np.sort(places_mm))
+        steps = steps[steps >= geometry.SAME_PLACE_MM]
+        return float(np.median(steps)) if len(steps) else 0.0
+
+    def _thickness_mm(self, rows: np.ndarray) -> float:
+        written_mm = first_number(self._first(rows, "SliceThickness"))
+        return written_mm or self._step_mm(self._table.places_mm(rows))
+
+    def _kernel(self, rows: np.ndarray) -> int:
+        name = self._first(rows, "ConvolutionKernel").split("\\")[0].strip().upper()
+        if "LUNG" in name or (
+            not name and "LUNG" in self._first(rows, "SeriesDescription").upper()
+        ):
+            return 2
+        if name in _SHARP_NAMES or name in _SMOOTH_NAMES:
+            return 2 if name in _SHARP_NAMES else 0
+        numbered = re.match(r"(FC)?[A-Z]{0,2}?(\d\d)", name)
+        if numbered is None:
+            return _UNKNOWN_KERNEL
+        return 2 if int(numbered[2]) >= _SHARP_FROM[numbered[1] or ""] else 0
