@@ -306,10 +306,14 @@ def _dicom_series(
     excluded += [Excluded(name, "a volume beside a DICOM series") for name in found.volumes]
     excluded += [Excluded(name, "a picture beside a DICOM series") for name in found.pictures]
 
-    # A file of several frames is parsed once for all of them.
     @functools.lru_cache(maxsize=1)
-    def dataset_of(name: str, syntax: str) -> pydicom.Dataset:
-        return pixels.read_dataset(_stream(files, name), syntax)
+    def dataset_of_frames(name: str, syntax: str) -> pydicom.Dataset:
+        return pixels.read_dataset(_stream(files, name), syntax, is_whole=True)
+
+    def dataset_of(item: DicomSlice) -> pydicom.Dataset:
+        if item.frame is not None:
+            return dataset_of_frames(item.name, item.syntax)
+        return pixels.read_dataset(_stream(files, item.name), item.syntax, is_whole=False)
 
     def decode(item: DicomSlice) -> np.ndarray:
         file = files.place(item.name)
@@ -317,7 +321,7 @@ def _dicom_series(
         if why:
             raise UnreadableSlice.of(file, why, "export it again")
         try:
-            return pixels.read_hu(item, dataset_of(item.name, item.syntax))
+            return pixels.read_hu(item, dataset_of(item))
         except OSError as error:
             why = f"a file that cannot be opened ({error.strerror or 'damaged'})"
             raise UnreadableSlice.of(file, why, "check its permissions") from error
@@ -347,7 +351,7 @@ def _dicom_series(
             if why:
                 raise NoInstanceError(why)
             if item.frame is not None:
-                return read_instance(item, dataset_of(item.name, item.syntax))
+                return read_instance(item, dataset_of(item))
             return read_instance(item, _stream(files, item.name))
         except NoInstanceError as error:
             raise UnreadableSlice.of(file, str(error), "export it again") from error

@@ -29,7 +29,7 @@ def wicked(monkeypatch, tmp_path):
             "from drenet_jax.ct.dicom import pixels as dicom\n"
             "read_hu = dicom.read_hu\n"
             "def wicked(item, dataset):\n"
-            "    if dataset.get('LongCodeValue') == 'wicked':\n"
+            "    if dataset.get('PixelPaddingValue') == -32000:\n"
             f"        {what}\n"
             "    return read_hu(item, dataset)\n"
             "dicom.read_hu = wicked\n"
@@ -42,7 +42,7 @@ def wicked(monkeypatch, tmp_path):
 @pytest.fixture
 def folder(write_series, write_slice, chest_hu):
     folder = write_series([1.0] * 5)
-    write_slice(folder / "002.dcm", chest_hu(), 10.0, LongCodeValue="wicked")
+    write_slice(folder / "002.dcm", chest_hu(), 10.0, PixelPaddingValue=-32000)
     return folder
 
 
@@ -92,7 +92,7 @@ def test_a_crash_or_a_hang_costs_one_slice(what, why, wicked, folder, ct_setting
 def test_a_folder_of_crashes_is_given_up(wicked, tmp_path, write_slice, chest_hu, ct_settings):
     wicked("os.abort()")
     for i in range(4):
-        write_slice(tmp_path / "bad" / f"{i}", chest_hu(), i, LongCodeValue="wicked")
+        write_slice(tmp_path / "bad" / f"{i}", chest_hu(), i, PixelPaddingValue=-32000)
     with Reader() as reader:
         prepared = reader.prepare([tmp_path / "bad"], ct_settings)
     assert not prepared.kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO
@@ -79,7 +80,23 @@ _TAGS = tags_of(dict.fromkeys((*_SEPARATING_TAGS, *_VALUE_TAGS, _MODALITY_LUT)))
 _LAST_TAG = int(max(_TAGS.values()))
 # Those that are numbers of two bytes.
 _SHORTS = ("Rows", "Columns", "PixelRepresentation")
-_IDENTIFYING_TAGS = ("StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "PatientID")
+_IDENTIFYING_TAGS = (
+    "PatientName",
+    "PatientBirthDate",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "AccessionNumber",
+    "PatientID",
+)
+_KIND_TAGS = (
+    "Modality",
+    "PhotometricInterpretation",
+    "SOPClassUID",
+    "ImageType",
+    "Rows",
+    "Columns",
+)
+_RESCALE_TAGS = ("RescaleType", "RescaleSlope", "RescaleIntercept", "PixelRepresentation")
 
 _DIRECTORY_CLASS = b"1.2.840.10008.1.3.10"
 _SECONDARY_CAPTURE_CLASS = "1.2.840.10008.5.1.4.1.1.7"
@@ -152,8 +169,8 @@ def read_header(
             elements, syntax = read_elements(head, open_file, _TAGS.values(), _LAST_TAG)
             raw = {keyword: elements.get(tag) for keyword, tag in _TAGS.items()}
             values = {keyword: _texts(keyword, raw[keyword]) for keyword in _VALUE_TAGS}
-            identifiers.update(_identifiers(values))
-            why = _why_no_slice(values)
+            identifiers.update(_identifiers(*(values[tag] for tag in _IDENTIFYING_TAGS)))
+            why = _why_no_slice(*(values[tag] for tag in _KIND_TAGS))
             if why:
                 return [], [Excluded(name, why)]
             if raw[_MODALITY_LUT]:
@@ -170,6 +187,8 @@ def read_header(
         return [], [Excluded(name, why)]
 
 
+# Most values are the same in all files of a series.
+@functools.lru_cache(maxsize=1024)
 def _texts(keyword: str, value: bytes | object) -> tuple[str, ...]:
     """An element's values as text; none for one that is missing or empty.
 
@@ -188,25 +207,31 @@ def _plain(value: bytes | object) -> object:
     return value.strip(b" \0") if isinstance(value, bytes) else str(value or "")
 
 
-def _why_no_slice(values: Mapping[str, tuple[str, ...]]) -> str:
-    """Why a file with this header holds no CT slice; '' if it does."""
-    modality, photometric, sop_class = (
-        "\\".join(values[tag]) for tag in ("Modality", "PhotometricInterpretation", "SOPClassUID")
-    )
-    if modality != "CT":
-        known = modality if re.fullmatch("[A-Z]{2,16}", modality) else "not given"
+@functools.lru_cache(maxsize=64)
+def _why_no_slice(
+    modality: tuple[str, ...],
+    photometric: tuple[str, ...],
+    sop_class: tuple[str, ...],
+    image_type: tuple[str, ...],
+    rows: tuple[str, ...],
+    columns: tuple[str, ...],
+) -> str:
+    """Why a file with these values of `_KIND_TAGS` holds no CT slice; '' if it does."""
+    if modality != ("CT",):
+        text = "".join(modality)
+        known = text if re.fullmatch("[A-Z]{2,16}", text) else "not given"
         return f"a DICOM file that is no CT (modality {known})"
-    if sop_class.startswith(_SECONDARY_CAPTURE_CLASS):
+    if "".join(sop_class).startswith(_SECONDARY_CAPTURE_CLASS):
         return "a secondary capture"
-    for image_type, why in _NO_SLICE_TYPES.items():
-        if image_type in values["ImageType"]:
+    for kind, why in _NO_SLICE_TYPES.items():
+        if kind in image_type:
             return why
-    if not values["Rows"] or not values["Columns"]:
+    if not rows or not columns:
         return "a DICOM file without an image"
-    if max(int(values["Rows"][0]), int(values["Columns"][0])) > _LARGEST_PX:
+    if max(int(rows[0]), int(columns[0])) > _LARGEST_PX:
         return f"a DICOM file with more than {_LARGEST_PX} rows or columns"
     # MONOCHROME1 says how to show a picture; HU are the same.
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if photometric not in (("MONOCHROME1",), ("MONOCHROME2",)):
         return "a DICOM file that is no CT slice (its pixels are not grey)"
     return ""
 
@@ -218,14 +243,14 @@ def _slice(
     attributes: Mapping[str, object],
     syntax: str,
 ) -> DicomSlice:
-    slope, intercept = _rescale(values)
+    slope, intercept = _rescale(*(values[tag] for tag in _RESCALE_TAGS))
     position, orientation = values["ImagePositionPatient"], values["ImageOrientationPatient"]
     is_placed = len(position) == 3 and len(orientation) == 6
     if frame is not None and not is_placed:
         raise NoSliceError("a DICOM file with several frames, but without the place of each")
     plane = _plane(orientation if is_placed else ("1", "0", "0", "0", "1", "0"))
     position_mm = tuple(map(float, position)) if is_placed else None
-    if position_mm and not np.isfinite(position_mm).all():
+    if position_mm and not all(map(math.isfinite, position_mm)):
         raise NoSliceError(_NO_PLACE)
     series_number = "".join(values["SeriesNumber"])
     number = "".join(values["InstanceNumber"])
@@ -255,16 +280,23 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 12
 
 
-def _rescale(values: Mapping[str, tuple[str, ...]]) -> tuple[float, float]:
-    kind = "".join(values["RescaleType"]).upper()
+@functools.lru_cache(maxsize=64)
+def _rescale(
+    rescale_type: tuple[str, ...],
+    slopes: tuple[str, ...],
+    intercepts: tuple[str, ...],
+    representation: tuple[str, ...],
+) -> tuple[float, float]:
+    """Slope and intercept from the values of `_RESCALE_TAGS`."""
+    kind = "".join(rescale_type).upper()
     if kind not in _HU_TYPES:
         known = kind if re.fullmatch("[A-Z_]{2,16}", kind) else "not HU"
         raise NoSliceError(f"a DICOM file whose values are no HU (RescaleType {known})")
-    slope = float(values["RescaleSlope"][0]) if values["RescaleSlope"] else 1.0
-    if values["RescaleIntercept"]:
-        intercept = float(values["RescaleIntercept"][0])
+    slope = float(slopes[0]) if slopes else 1.0
+    if intercepts:
+        intercept = float(intercepts[0])
     # Signed values without a rescale are HU, as converters write them; unsigned ones are not.
-    elif values["PixelRepresentation"] == ("1",) and not values["RescaleSlope"]:
+    elif representation == ("1",) and not slopes:
         intercept = 0.0
     else:
         raise NoSliceError("a DICOM file without RescaleIntercept: no HU")
@@ -294,15 +326,18 @@ def _plane(orientation: tuple[str, ...]) -> _Plane:
     return _Plane(tuple(cosines.ravel().tolist()), turn_of(*cosines))
 
 
-def _identifiers(values: Mapping[str, tuple[str, ...]]) -> list[str]:
-    parts = [part for tag in _IDENTIFYING_TAGS for part in values[tag] if len(part) >= 4]
-    name = "^".join(values["PatientName"])
-    parts += [part for part in re.split(r"[\^= ,]+", name) if len(part) >= 3]
-    for date in values["PatientBirthDate"]:
+@functools.lru_cache(maxsize=64)
+def _identifiers(
+    names: tuple[str, ...], birth_dates: tuple[str, ...], *others: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What names the patient or the examination, from the values of `_IDENTIFYING_TAGS`."""
+    parts = [part for values in others for part in values if len(part) >= 4]
+    parts += [part for part in re.split(r"[\^= ,]+", "^".join(names)) if len(part) >= 3]
+    for date in birth_dates:
         if len(date) == 8:
             year, month, day = date[:4], date[4:6], date[6:]
             parts += [date, f"{year}-{month}-{day}", f"{day}{month}{year}", f"{day}.{month}.{year}"]
-    return [part.casefold() for part in parts]
+    return tuple(part.casefold() for part in parts)
 
 
 def names_identify(names: Iterable[str], identifiers: Iterable[str]) -> bool:

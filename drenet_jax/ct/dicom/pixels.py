@@ -17,6 +17,7 @@ from drenet_jax.ct.dicom.elements import (
     DEFLATED,
     check_inflated,
     encoding_of_first_element,
+    tags_of,
     without_warnings,
 )
 from drenet_jax.ct.dicom.headers import DicomSlice
@@ -31,21 +32,48 @@ _NEGATIVE_FROM = 57_344
 # With this intercept or a lower one air is 0 or more, so that no stored value is negative.
 _USUAL_INTERCEPT_HU = -1000.0
 
+_PIXEL_TAGS = list(
+    tags_of(
+        (
+            "SamplesPerPixel",
+            "PhotometricInterpretation",
+            "PlanarConfiguration",
+            "NumberOfFrames",
+            "Rows",
+            "Columns",
+            "BitsAllocated",
+            "BitsStored",
+            "HighBit",
+            "PixelRepresentation",
+            "PixelPaddingValue",
+            "PixelPaddingRangeLimit",
+            "ExtendedOffsetTable",
+            "ExtendedOffsetTableLengths",
+            "FloatPixelData",
+            "DoubleFloatPixelData",
+            "PixelData",
+        )
+    ).values()
+)
+
 # The HU of air outside the scanned field. Some scanners write -2000 or -3024 there.
 PADDING_HU = -1024.0
 
 
-def read_dataset(stream: BinaryIO, syntax: str) -> pydicom.Dataset:
-    """A whole file, which is parsed once for all of its frames.
+def read_dataset(stream: BinaryIO, syntax: str, *, is_whole: bool) -> pydicom.Dataset:
+    """What decoding needs of a file.
 
     Args:
       stream: the file, seekable.
+      is_whole: all elements, rather than those that describe the pixels: of a file with several
+        frames, which is parsed once for all of them.
       syntax: UID of the transfer syntax in which it is encoded, which need not be the one that it
         claims.
 
     Raises:
       One of `ERRORS`, or NoSliceError: it cannot be read.
     """
+    tags = None if is_whole else _PIXEL_TAGS
     with without_warnings():
         encoding = None
         if syntax == DEFLATED:
@@ -53,9 +81,9 @@ def read_dataset(stream: BinaryIO, syntax: str) -> pydicom.Dataset:
         else:
             encoding = encoding_of_first_element(stream)
         if encoding is None:
-            dataset = pydicom.dcmread(stream, force=True)
+            dataset = pydicom.dcmread(stream, force=True, specific_tags=tags)
         else:
-            dataset = pydicom.filereader.read_dataset(stream, *encoding)
+            dataset = pydicom.filereader.read_dataset(stream, *encoding, specific_tags=tags)
             dataset.set_original_encoding(*encoding)
             dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
@@ -127,8 +155,9 @@ def _with_right_sign(
     """Stored values as they were meant, where PixelRepresentation is wrong."""
     if stored.dtype == np.uint16:
         # Negative numbers that are called unsigned leave a wide gap in the middle.
-        is_high = stored >= _NEGATIVE_FROM
-        is_split = is_high.any() and not np.any((stored > _LARGEST_STORED) & ~is_high)
+        if stored.max() < _NEGATIVE_FROM:
+            return stored
+        is_split = not np.any((stored > _LARGEST_STORED) & (stored < _NEGATIVE_FROM))
         return stored.view(np.int16) if is_split else stored
     bits = int(dataset.get("BitsStored", 16))
     if stored.dtype == np.int16 and bits < 16 and intercept <= _USUAL_INTERCEPT_HU:
