@@ -64,12 +64,16 @@ def prepare_person(
 
 
 def _require_one_study(path: Path, kept: Sequence[PickedSlice]) -> None:
-    """Refuses slices that no DICOM object could refer to and be filed under one study."""
+    """Refuses slices that no DICOM object could refer to, one by one and in one study."""
     if any(one.instance is None for one in kept):
         why = "slices that are no DICOM, whose patient and study are not known"
         raise CtError(
             f"{path} holds {why}; give DICOM files, or ask for no results for the PACS.", why
         )
+    references = {(one.instance.sop_instance_uid, one.instance.frame_number) for one in kept}
+    if len(references) < len(kept):
+        why = "slices with the same SOPInstanceUID, which results for the PACS could not tell apart"
+        raise CtError(f"{path} holds {why}; export the series anew.", why)
     for keyword, what in (("PatientID", "patient"), ("StudyInstanceUID", "study")):
         if len({one.instance.study.get(keyword) for one in kept}) > 1:
             why = f"slices of more than one {what}"

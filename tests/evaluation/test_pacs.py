@@ -523,6 +523,15 @@ def test_a_source_that_nothing_can_refer_to_is_refused(keyword, predictor, serie
     assert "ERIKA" not in str(told.value)
 
 
+def test_slices_with_one_instance_uid_are_refused_for_the_pacs_alone(predictor, series):
+    folder = series(**PATIENT)
+    for file in folder.iterdir():
+        change(file, SOPInstanceUID="1.2.3")
+    assert predictor.explain(folder).result["slices"]
+    with pytest.raises(InputError, match="slices with the same SOPInstanceUID"):
+        predictor.explain(folder, with_instances=True)
+
+
 def test_nothing_identifies_the_patient_unless_it_is_asked_for(series, ct_settings, predictor):
     folder = series(**PATIENT)
     secrets = [value.encode() for key, value in PATIENT.items() if key != "PatientSex"]
