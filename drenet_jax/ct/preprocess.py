@@ -70,16 +70,16 @@ def _require_one_study(path: Path, kept: Sequence[PickedSlice]) -> None:
         raise CtError(
             f"{path} holds {why}; give DICOM files, or ask for no results for the PACS.", why
         )
-    references = {(one.instance.sop_instance_uid, one.instance.frame_number) for one in kept}
-    if len(references) < len(kept):
-        why = "slices with the same SOPInstanceUID, which results for the PACS could not tell apart"
-        raise CtError(f"{path} holds {why}; export the series anew.", why)
     for keyword, what in (("PatientID", "patient"), ("StudyInstanceUID", "study")):
         if len({one.instance.study.get(keyword) for one in kept}) > 1:
             why = f"slices of more than one {what}"
             raise CtError(
                 f"{path} holds {why}, and results for the PACS are filed under one; give one.", why
             )
+    references = {(one.instance.sop_instance_uid, one.instance.frame_number) for one in kept}
+    if len(references) < len(kept):
+        why = "slices with the same SOPInstanceUID, which results for the PACS could not tell apart"
+        raise CtError(f"{path} holds {why}; export the series anew.", why)
 
 
 def _prepare_paths(

@@ -39,6 +39,7 @@ _MAY_FOLLOW = frozenset(
         "FrameType",
         "SliceThickness",
         "KVP",
+        "ContrastBolusAgent",
         "AcquisitionNumber",
         "AcquisitionDate",
         "AcquisitionTime",
