@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -331,8 +332,14 @@ def _dicom_series(
             why = pixels.why_undecodable(error, item.syntax)
             raise UnreadableSlice.of(file, why, "export it again") from error
 
+    def digest(item: DicomSlice) -> object:
+        try:
+            return hashlib.sha256(files.read(item.name)).digest(), item.frame
+        except (OSError, ValueError):  # which decoding will report
+            return item.label
+
     try:
-        stack = stacks.choose(found.dicom, series_uid, decode=decode)
+        stack = stacks.choose(found.dicom, series_uid, pixels=stacks.Pixels(decode, digest))
         if isinstance(stack, str):
             raise _no_such_series(path, stack)
         continuity.check(stack, decode)

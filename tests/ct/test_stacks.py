@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -314,6 +315,34 @@ def test_a_copy_3_micrometres_off_is_a_copy(tmp_path):
         ("9.dcm", "at the same place as another slice: 2.dcm")
     ]
     assert not series.notes
+
+
+def test_every_file_twice_is_the_series_once(tmp_path):
+    for i, hu in enumerate(chests(6, 5.0, 0)):
+        write(tmp_path / "first", f"{i}", hu, 5.0 * i)
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    series = open_series(tmp_path)
+    assert series.names == tuple(f"first/{i}.dcm" for i in range(6))
+    assert [(item.name, item.why) for item in series.excluded] == [
+        (f"second/{i}.dcm", f"at the same place as another slice: first/{i}.dcm") for i in range(6)
+    ]
+
+
+@pytest.mark.parametrize("keyword", ["PixelSpacing", "Rows", "ImagePositionPatient"])
+def test_pictures_of_two_frames_of_the_body_are_parted(tmp_path, keyword):
+    for i, hu in enumerate(chests(6, 5.0, 0)):
+        write(tmp_path, f"a{i}", hu, 5.0 * i)
+        tags = {
+            "PixelSpacing": {"PixelSpacing": [0.8, 0.8]},
+            "Rows": {},
+            "ImagePositionPatient": {"ImagePositionPatient": [-120, -150, 5.0 * i + 2.5]},
+        }[keyword]
+        if i < 5:
+            write(tmp_path, f"b{i}", hu[:-8] if keyword == "Rows" else hu, 5.0 * i + 2.5, **tags)
+    series = open_series(tmp_path)
+    assert first_letters(series) == {"a"}
+    assert len(series) == 6
+    assert len(series.excluded) == 5
 
 
 def test_different_slices_at_one_place_are_refused_by_name(tmp_path):

@@ -13,6 +13,7 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,6 +74,18 @@ class Stack:
     names_vary: bool
 
 
+class Pixels(NamedTuple):
+    """How pixels are reached, where headers do not suffice.
+
+    Attributes:
+      decode: gives the HU [H, W] of a slice; raises CtError.
+      digest: gives the same for slices whose files are equal byte by byte.
+    """
+
+    decode: Callable[[DicomSlice], np.ndarray]
+    digest: Callable[[DicomSlice], object]
+
+
 class NoStackError(Exception):
     """Why no stack can be told from the others; the text names no patient."""
 
@@ -81,7 +94,7 @@ def choose(
     slices: Sequence[DicomSlice],
     series_uid: str,
     *,
-    decode: Callable[[DicomSlice], np.ndarray],
+    pixels: Pixels,
 ) -> Stack | str:
     """Takes one stack and orders it by place along the slice normal.
 
@@ -92,7 +105,7 @@ def choose(
     Args:
       slices: of all files, at least one.
       series_uid: takes a stack of this series; '': of all.
-      decode: gives the HU [H, W] of a slice, by which second copies are known; raises CtError.
+      pixels: by which second copies of a slice are known.
 
     Returns:
       The stack, or, where there is no such series, which ones there are.
@@ -124,7 +137,7 @@ def choose(
     for row, item in enumerate(table.slices):
         if id(item) not in taken:
             excluded.append(Excluded(item.label, table.why_apart(row, best.rows)))
-    kept, copies = _without_copies(table, best.rows, decode)
+    kept, copies = _without_copies(table, best.rows, pixels)
     excluded += copies
     places_mm = table.places_mm(kept)
     is_numbered = _is_numbered([table.slices[i] for i in kept])
@@ -223,9 +236,13 @@ def _follow(table: AttributeTable, pieces: Sequence[np.ndarray], places_mm: np.n
 
 
 def _without_copies(
-    table: AttributeTable, rows: np.ndarray, decode: Callable[[DicomSlice], np.ndarray]
+    table: AttributeTable, rows: np.ndarray, pixels: Pixels
 ) -> tuple[np.ndarray, list[Excluded]]:
-    """The rows in order, without second copies of a slice."""
+    """The rows in order, without second copies of a slice.
+
+    Raises:
+      NoStackError: slices at the same place differ.
+    """
     places_mm = table.places_mm(rows)
     order = np.argsort(places_mm, kind="stable")
     at_one_place = np.split(
@@ -233,52 +250,45 @@ def _without_copies(
     )
     kept, excluded = [], []
     for group in at_one_place:
-        first, *others = sorted(group)
-        if others:
-            first, damaged = _first_readable(table, [first, *others], decode)
-            excluded += damaged
-            excluded += _copies(table, first, others, decode, {item.name for item in damaged})
-        kept.append(first)
+        row, others = _one_of(table, sorted(group), pixels) if len(group) > 1 else (group[0], [])
+        kept.append(row)
+        excluded += others
     return np.array(kept), excluded
 
 
-def _first_readable(
-    table: AttributeTable, rows: Sequence[int], decode: Callable[[DicomSlice], np.ndarray]
+def _one_of(
+    table: AttributeTable, rows: Sequence[int], pixels: Pixels
 ) -> tuple[int, list[Excluded]]:
-    """The first of some slices that can be decoded, or the first; and why others cannot."""
-    damaged = {}
-    for row in rows:
+    """The first of some slices at the same place that can be decoded; the others with why not."""
+    files = {row: pixels.digest(table.slices[row]) for row in rows}
+    decoded, excluded = {}, []
+    for row in {digest: row for row, digest in reversed(files.items())}.values():
         try:
-            decode(table.slices[row])
+            decoded[row] = pixels.decode(table.slices[row])
         except CtError as error:
-            damaged[row] = Excluded(table.slices[row].label, error.why)
-    first = next((row for row in rows if row not in damaged), rows[0])
-    return first, [item for row, item in damaged.items() if row != first]
-
-
-def _copies(
-    table: AttributeTable,
-    first: int,
-    rows: Sequence[int],
-    decode: Callable[[DicomSlice], np.ndarray],
-    known: set[str],
-) -> Iterator[Excluded]:
-    """Slices at the place of the first one, as its copies.
-
-    Raises:
-      NoStackError: they are none.
-    """
+            excluded += [
+                Excluded(table.slices[copy].label, error.why)
+                for copy in rows
+                if files[copy] == files[row]
+            ]
+    if not decoded:
+        return rows[0], excluded[1:]
+    first = min(decoded)
     item = table.slices[first]
-    for row in rows:
-        other = table.slices[row]
-        if row == first or other.label in known:
-            continue
-        if not np.array_equal(decode(item), decode(other)):
+    for row, image in decoded.items():
+        if not np.array_equal(image, decoded[first]):
             raise NoStackError(
-                f"different slices at the same place ({item.label} and {other.label} first), "
-                "with nothing in their headers that says which belong together"
+                f"different slices at the same place ({item.label} and "
+                f"{table.slices[row].label} first), with nothing in their headers that says which "
+                "belong together"
             )
-        yield Excluded(other.label, f"at the same place as another slice: {item.label}")
+    damaged = {one.name for one in excluded}
+    excluded += [
+        Excluded(table.slices[row].label, f"at the same place as another slice: {item.label}")
+        for row in rows
+        if row != first and table.slices[row].label not in damaged
+    ]
+    return first, excluded
 
 
 def _is_numbered(ordered: Sequence[DicomSlice]) -> bool:
