@@ -398,3 +398,26 @@ def test_a_real_series_without_numbers_is_one_and_two_are_refused(shared_data, t
         assert len(open_series(tmp_path / name)) == 25
     with pytest.raises(CtError, match="50 slices of two or more stacks that take turns"):
         open_series(tmp_path / "both")
+
+
+@pytest.mark.parametrize("offset_mm", [1.0, 4.0])
+def test_two_patients_numbered_anew_as_one_are_refused_where_their_places_part_them(
+    tmp_path, offset_mm
+):
+    slices = [
+        (5.0 * i + start_mm, name, hu)
+        for name, person, start_mm in (("a", 0, 0.0), ("b", 1, offset_mm))
+        for i, hu in enumerate(chests(8, 5.0, person))
+    ]
+    for number, (place_mm, name, hu) in enumerate(sorted(slices, key=lambda item: item[0])):
+        write(tmp_path, f"{name}{number}", hu, place_mm, InstanceNumber=number + 1)
+    with pytest.raises(CtError, match="16 slices of two or more stacks that take turns"):
+        open_series(tmp_path)
+
+
+def test_an_uneven_series_that_is_numbered_is_one(tmp_path):
+    places_mm = [0, 5, 10, 12, 14, 24, 25, 40]
+    pictures = chests(41, 1.0, 0)
+    for number, place_mm in enumerate(places_mm):
+        write(tmp_path, f"{number}", pictures[place_mm], place_mm, InstanceNumber=number + 1)
+    assert len(open_series(tmp_path)) == 8

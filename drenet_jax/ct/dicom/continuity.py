@@ -40,8 +40,9 @@ def check(stack: Stack, decode: Callable[[DicomSlice], np.ndarray]) -> None:
     """Looks at the pixels of a stack of which the headers do not say that it is one.
 
     Two stacks of one spacing, one shifted by half of it, lie as one stack of half the spacing.
-    Where the scanner's numbers of the slices do not run along the patient, slices are compared with
-    their neighbours. Of two or three slices that lie far apart nothing can be said.
+    Where the scanner's numbers of the slices do not grow evenly along the patient, slices are
+    compared with their neighbours. Of two or three slices that lie far apart nothing can be said,
+    nor of two such stacks that somebody has numbered anew as one.
 
     Args:
       stack: in order.
@@ -50,7 +51,7 @@ def check(stack: Stack, decode: Callable[[DicomSlice], np.ndarray]) -> None:
     Raises:
       NoStackError: slices of two stacks take turns, or one stack goes on as another.
     """
-    if stack.is_numbered and not stack.names_vary:
+    if stack.is_counted and not stack.names_vary:
         return
     places_mm, pictures = [], []
     for item, place_mm in zip(stack.slices, stack.places_mm, strict=True):

@@ -28,6 +28,9 @@ _TILTED_BELOW = 0.999
 
 # So many values, each of two slices, are counted slice by slice in both of two stacks.
 _LEAST_PAIRS = 6
+# Steps from number to number may differ by this share, or by the rounding of places.
+_UNEVEN = 0.1
+_ROUNDED_TO_MM = 0.11
 # Acquisitions that follow each other along the patient may have a gap of some slices.
 _LARGEST_SEAM_STEPS = 4
 
@@ -61,8 +64,8 @@ class Stack:
       places_mm: [N], along their normal, growing from the feet to the head.
       excluded: slices that are left out, and why.
       notes: what is odd, in words.
-      is_numbered: whether the scanner's numbers of the slices run along the patient, which they do
-        in a stack that was scanned so.
+      is_counted: whether the scanner's numbers of the slices grow evenly along the patient, as they
+        do in a stack that was scanned so.
       names_vary: whether patient, study or series differ from slice to slice.
     """
 
@@ -70,7 +73,7 @@ class Stack:
     places_mm: tuple[float, ...]
     excluded: tuple[Excluded, ...]
     notes: tuple[str, ...]
-    is_numbered: bool
+    is_counted: bool
     names_vary: bool
 
 
@@ -140,16 +143,16 @@ def choose(
     kept, copies = _without_copies(table, best.rows, pixels)
     excluded += copies
     places_mm = table.places_mm(kept)
-    is_numbered = _is_numbered([table.slices[i] for i in kept])
-    if not (is_numbered or geometry.is_one_stack(places_mm)):
-        raise NoStackError(_irregular(places_mm))
     ordered = [table.slices[i] for i in kept]
+    numbers = [item.instance_number for item in ordered]
+    if not (_are_in_order(numbers) or geometry.is_one_stack(places_mm)):
+        raise NoStackError(_irregular(places_mm))
     return Stack(
         slices=tuple(ordered),
         places_mm=tuple(places_mm.tolist()),
         excluded=tuple(excluded),
         notes=tuple(_notes(table, best, comparison, ordered, places_mm)),
-        is_numbered=is_numbered,
+        is_counted=_are_counted(numbers, places_mm),
         names_vary=_names_vary(ordered, best.ignored),
     )
 
@@ -291,12 +294,20 @@ def _one_of(
     return first, excluded
 
 
-def _is_numbered(ordered: Sequence[DicomSlice]) -> bool:
-    numbers = [item.instance_number for item in ordered]
+def _are_in_order(numbers: Sequence[int | None]) -> bool:
+    """Whether the scanner's numbers grow, or fall, from each slice to the next."""
     if len(numbers) < 2 or None in numbers:
         return False
     steps = np.sign(np.diff(numbers))
     return bool(np.all(steps == steps[0]) and steps[0] != 0)
+
+
+def _are_counted(numbers: Sequence[int | None], places_mm: np.ndarray) -> bool:
+    """Whether each number has its place: they grow evenly with each other."""
+    if not _are_in_order(numbers):
+        return False
+    steps_mm = np.diff(places_mm) / np.abs(np.diff(numbers))
+    return bool(np.ptp(steps_mm) <= max(_UNEVEN * np.median(steps_mm), _ROUNDED_TO_MM))
 
 
 def _names_vary(slices: Sequence[DicomSlice], ignored: frozenset[str]) -> bool:
