@@ -396,6 +396,11 @@ def test_a_real_series_without_numbers_is_one_and_two_are_refused(shared_data, t
                 header.save_as(tmp_path / target / f"{name}{i:02d}.dcm")
     for name in "ab":
         assert len(open_series(tmp_path / name)) == 25
+        for i in (9, 10, 11, 12):
+            (tmp_path / name / f"{name}{i:02d}.dcm").unlink()
+        series = open_series(tmp_path / name)
+        assert len(series) == 21
+        assert series.notes[0].startswith("4 slices missing (spacing 4.0 mm, up to 20.0 mm")
     with pytest.raises(CtError, match="50 slices of two or more stacks that take turns"):
         open_series(tmp_path / "both")
 

@@ -68,7 +68,9 @@ def check(stack: Stack, decode: Callable[[DicomSlice], np.ndarray]) -> None:
         stack.names_vary and _take_turns(pictures, 1, _LEAST_SINGLE_DIFFERENCE_HU)
     ):
         what = "two or more stacks that take turns"
-    elif _has_jump(pictures, np.diff(places_mm)) or _has_seam(pictures, stack.names_vary):
+    elif _has_jump(pictures, np.diff(places_mm)) or _has_seam(
+        pictures, np.diff(places_mm), stack.names_vary
+    ):
         what = "more than one patient, as they look"
     if what:
         raise NoStackError(
@@ -116,11 +118,12 @@ def _has_jump(pictures: np.ndarray, steps_mm: np.ndarray) -> bool:
     return bool(np.any(_differences(pictures, 1) > limit))
 
 
-def _has_seam(pictures: np.ndarray, names_vary: bool) -> bool:
+def _has_seam(pictures: np.ndarray, steps_mm: np.ndarray, names_vary: bool) -> bool:
     """Whether one step between neighbours is far larger than those before and after it."""
     times = _TIMES_THE_OTHERS_UNNAMED if names_vary else _TIMES_THE_OTHERS
     least = 1 if names_vary else _LEAST_SLICES_OF_A_SIDE
-    steps = _differences(pictures, 1)
+    # Slices differ more where some are missing between them.
+    steps = _differences(pictures, 1) / np.maximum(steps_mm / np.median(steps_mm), 1)
     for i in range(least - 1, len(steps) - least + 1):
         others = np.concatenate([steps[max(0, i - 3) : i], steps[i + 1 : i + 4]])
         if len(others) and steps[i] > max(times * others.max(), _LEAST_SEAM_HU):
