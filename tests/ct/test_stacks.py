@@ -247,6 +247,24 @@ def test_acquisitions_that_follow_each_other_are_one_stack(tmp_path):
     assert len(open_series(tmp_path)) == 12
 
 
+def test_two_acquisitions_far_from_each_other_are_one_stack_with_a_note(tmp_path):
+    for i, hu in enumerate(chests(12, 5.0, 0)):
+        place_mm = 5.0 * i + (100.0 if i >= 7 else 0.0)
+        write(tmp_path, f"{i:02d}", hu, place_mm, AcquisitionNumber=1 + i // 7, InstanceNumber=i)
+    series = open_series(tmp_path)
+    assert len(series) == 12
+    assert series.notes[0].startswith("20 slices missing")
+
+
+def test_acquisitions_that_overlap_and_cover_a_part_each_are_refused(tmp_path):
+    for acquisition in range(4):
+        for i, hu in enumerate(chests(7, 5.0, 0)):
+            place_mm = 5.0 * (5 * acquisition + i)
+            write(tmp_path, f"{acquisition}{i}", hu, place_mm, AcquisitionNumber=acquisition)
+    with pytest.raises(CtError, match="28 slices of acquisitions that overlap each other"):
+        open_series(tmp_path)
+
+
 def test_the_original_goes_before_a_projection_with_more_slices(tmp_path):
     for i, hu in enumerate(chests(6, 5.0, 0)):
         write(tmp_path, f"a{i}", hu, 5.0 * i)

@@ -31,8 +31,10 @@ _LEAST_PAIRS = 6
 # Steps from number to number may differ by this share, or by the rounding of places.
 _UNEVEN = 0.1
 _ROUNDED_TO_MM = 0.11
-# Acquisitions that follow each other along the patient may have a gap of some slices.
-_LARGEST_SEAM_STEPS = 4
+# Single slices of another acquisition follow a scan within so many of its steps.
+_LARGEST_SEAM_STEPS = 1.5
+# What is taken of a series covers this share of its way along the patient, or nothing is taken.
+_LEAST_COVERAGE = 0.6
 
 # Slices that differ in one of these are of one stack if they follow each other along the patient:
 # a scan may be made in several turns of the tube or breath-holds.
@@ -131,6 +133,7 @@ def choose(
     leaves = list(_split(table, table.rows_of(wanted)))
     comparison = Comparison(table, [leaf.rows for leaf in leaves])
     best = leaves[comparison.best]
+    _require_coverage(table, best.rows)
     chosen = [table.slices[i] for i in best.rows]
     taken = set(map(id, chosen))
     excluded = [
@@ -224,18 +227,35 @@ def _series_uid(table: AttributeTable, rows: np.ndarray) -> str:
 
 
 def _follow(table: AttributeTable, pieces: Sequence[np.ndarray], places_mm: np.ndarray) -> bool:
-    """Whether the pieces lie one behind the other along the patient, in one even stack."""
-    steps = np.diff(places_mm)
-    if not len(steps) or steps.min() < geometry.SAME_PLACE_MM:
+    """Whether the pieces lie one behind the other along the patient."""
+    if len(places_mm) < 2 or np.diff(places_mm).min() < geometry.SAME_PLACE_MM:
         return False
-    ends = sorted((spots.min(), spots.max()) for spots in map(table.places_mm, pieces))
-    seams = np.array([after[0] - before[1] for before, after in itertools.pairwise(ends)])
-    usual = np.median(steps)
-    return bool(
-        (seams > geometry.SAME_PLACE_MM).all()
-        and (seams < _LARGEST_SEAM_STEPS * usual).all()
-        and (geometry.is_one_stack(places_mm) or geometry.is_even(places_mm))
+    ends = sorted((spots.min(), spots.max(), len(spots)) for spots in map(table.places_mm, pieces))
+    usual_mm = np.median(np.diff(places_mm))
+    # A slice or two far from the others are no part of a scan.
+    return all(
+        after[0] - before[1] > 0
+        and (min(before[2], after[2]) > 2 or after[0] - before[1] < _LARGEST_SEAM_STEPS * usual_mm)
+        for before, after in itertools.pairwise(ends)
     )
+
+
+def _require_coverage(table: AttributeTable, best: np.ndarray) -> None:
+    """Refuses a part of a scan whose acquisitions overlap, so that no order is known.
+
+    Raises:
+      NoStackError: the slices of the same scan reach far beyond those with the rows `best`.
+    """
+    scan = np.ones(len(table.slices), bool)
+    for name, labels in table.columns.items():
+        if name not in _MAY_FOLLOW:
+            scan &= np.isin(labels, labels[best])
+    whole_mm = np.ptp(table.places_mm(np.flatnonzero(scan)))
+    if len(best) > 1 and np.ptp(table.places_mm(best)) < _LEAST_COVERAGE * whole_mm:
+        raise NoStackError(
+            f"{np.count_nonzero(scan)} slices of acquisitions that overlap each other, of which "
+            "none covers the whole"
+        )
 
 
 def _without_copies(
