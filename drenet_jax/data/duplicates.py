@@ -221,6 +221,11 @@ def listed(texts: Sequence[str]) -> str:
     return "; ".join(texts[:_MOST_NAMED]) + more
 
 
+def named_persons(counts: Mapping[str, int]) -> str:
+    """The persons of `SliceDigests.known` with their numbers of slices, for a message."""
+    return listed([f"{one!r} ({n} slice{'s'[: n > 1]})" for one, n in counts.items()])
+
+
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
