@@ -181,6 +181,7 @@ class _Places:
         # which hard links, and other mounts of a folder, have in common.
         self._by_path: dict[str, tuple[int, str, str]] = {}
         self._by_file: dict[tuple[int, ...], int] = {}
+        self._above: dict[str, tuple[str, ...]] = {}
 
     def add(self, text: str, patient_id: str, line: int) -> Path:
         """Where a row's path leads.
@@ -206,8 +207,8 @@ class _Places:
 
     def _existing(self, text: str, line: int) -> tuple[Path, os.stat_result]:
         # A table may spell a name in another form of Unicode than the disk does.
-        for spelling in dict.fromkeys((text, clean(text), unicodedata.normalize("NFD", text))):
-            file = self._cohort.parent / spelling
+        for spelling in (str, clean, functools.partial(unicodedata.normalize, "NFD")):
+            file = self._cohort.parent / spelling(text)
             try:
                 return file, os.stat(file)
             except (OSError, ValueError):  # ValueError: a name that no file can have, as with NUL
@@ -224,20 +225,29 @@ class _Places:
           InputError: there is one; both rows are named.
         """
         for inner, (line, patient_id, text) in self._by_path.items():
-            outer = os.path.dirname(inner)
-            while True:
-                if outer in self._by_path:
-                    other_line, other_id, other_text = self._by_path[outer]
-                    if other_id != patient_id:
-                        raise InputError(
-                            f"{self._cohort}, line {line}: {text} of person {patient_id!r} lies "
-                            f"within {other_text} of person {other_id!r} (line {other_line}), so "
-                            "its files would be both persons'; name a folder of one person in "
-                            "each row."
-                        )
-                if outer == (above := os.path.dirname(outer)):
-                    break
-                outer = above
+            for outer in self._rows_of(os.path.dirname(inner)):
+                other_line, other_id, other_text = self._by_path[outer]
+                if other_id != patient_id:
+                    raise InputError(
+                        f"{self._cohort}, line {line}: {text} of person {patient_id!r} lies "
+                        f"within {other_text} of person {other_id!r} (line {other_line}), so "
+                        "its files would be both persons'; name a folder of one person in "
+                        "each row."
+                    )
+
+    def _rows_of(self, folder: str) -> tuple[str, ...]:
+        """The rows' paths among a folder and those above it."""
+        unknown = []
+        while folder not in self._above:
+            unknown.append(folder)
+            if folder == (above := os.path.dirname(folder)):
+                break
+            folder = above
+        found = self._above.get(folder, ())
+        for one in reversed(unknown):
+            found = (*found, one) if one in self._by_path else found
+            self._above[one] = found
+        return found
 
 
 def _resolved(file: str) -> str:

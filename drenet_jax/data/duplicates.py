@@ -44,10 +44,10 @@ def slice_digests(picked: Iterable[PickedSlice]) -> bytes:
 
 
 def _digest(image: np.ndarray) -> bytes:
-    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    digest.update(np.array(image.shape, "<u4").tobytes())
+    # SHA-256, of which today's processors have an instruction: half the time of BLAKE2.
+    digest = hashlib.sha256(np.array(image.shape, "<u4").tobytes())
     digest.update(np.ascontiguousarray(image))
-    return digest.digest()
+    return digest.digest()[:_DIGEST_BYTES]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,8 @@ def clean(text: str) -> str:
 
 def control_character(text: str) -> str:
     """The first control character or line separator in `text`, as U+0000; "" if there is none."""
+    if text.isprintable():
+        return ""
     for one in text:
         if unicodedata.category(one) in ("Cc", "Zl", "Zp"):
             return f"U+{ord(one):04X}"

@@ -584,7 +584,7 @@ def test_any_names_come_back_clean_from_the_cohort_or_are_refused(names):
         out = Path(folder, "cohort.csv")
         if any(name != name.rstrip() or name.splitlines() != [name] for name in names):
             with pytest.raises(
-                InputError, match="ends in a blank, has a line|control char|differ only"
+                InputError, match=r"ends in a blank, has a line|control char|differ only"
             ):
                 write_cohort(found, out)
             return

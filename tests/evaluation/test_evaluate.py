@@ -202,6 +202,15 @@ def test_pictures_that_the_model_knows_are_refused_under_any_name(
     assert not any(tmp_path.iterdir())
 
 
+def test_the_command_refuses_them_and_writes_nothing(trained, renamed, tmp_path, command):
+    out = tmp_path / "new" / "out"
+    done = command("evaluate", f"--workdir={trained}", f"--data={renamed}", f"--out={out}")
+    assert done.returncode == 2, done.stderr
+    assert "trained or chosen on pictures of 9 persons" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not out.parent.exists()
+
+
 def test_they_are_refused_where_the_own_data_are_gone_too(trained, prepared, renamed, tmp_path):
     prepared.rename(prepared.parent / "elsewhere")
     try:
