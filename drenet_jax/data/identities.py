@@ -55,11 +55,11 @@ def clean(text: str) -> str:
     at its ends. What is seen on paper stays as it is.
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+        text = text.translate(_INVISIBLE)
         text = "".join(" " if unicodedata.category(one) == "Zs" else one for one in text)
         while (stripped := text.strip().strip(_JOINERS)) != text:
             text = stripped
-        # A mark may now stand at the beginning or follow another letter.
+        # Last: only now a mark may follow the letter that it belongs to.
         return unicodedata.normalize("NFC", text)
     return text.strip()
 
