@@ -164,6 +164,13 @@ def _tell(account: Account, out: Path) -> None:
         print(f"  {count} × {why}")
     _tell_of_more(len(account.excluded), "reasons")
     print(f"notes: {account.n_notes}, see {out / 'notes.csv'}")
+    if account.n_pairs_sharing:
+        print(
+            f"the same pictures under two persons of one split: {account.n_pairs_sharing} pairs, "
+            f"see {out / 'notes.csv'}"
+        )
+    if account.unused_columns:
+        print(f"columns of the cohort that are not used: {', '.join(account.unused_columns)}")
     for patient_id, why in itertools.islice(account.persons_left_out.items(), _MOST_LINES):
         print(f"  person {patient_id} is in no split: {why}", file=sys.stderr)
     _tell_of_more(len(account.persons_left_out), "persons in no split", file=sys.stderr)

@@ -6,19 +6,26 @@ import csv
 
 import pytest
 from ct import odd_inputs
+from ct.conftest import draw_chest
 
 from drenet_jax.data.records import open_data
 
 
 @pytest.mark.slow
 def test_every_odd_person_is_in_a_split_or_told(tmp_path, command):
-    rows, expected = ["patient_id,path,label"], {}
-    for number, (name, case) in enumerate(odd_inputs.CASES.items()):
+    # Most cases are the same chest in other files: persons of one split and label, which is noted.
+    rows, expected = ["patient_id,path,label,split"], {}
+    for name, case in odd_inputs.CASES.items():
         path = odd_inputs.make(name, tmp_path)
         if name in ("an_empty_folder", "files_of_no_bytes", "text_called_dcm"):
             continue  # refused before all work: see test_errors
-        rows.append(f"{name},{path.relative_to(tmp_path)},{'ab'[number % 2]}")
+        rows.append(f"{name},{path.relative_to(tmp_path)},a,train")
         expected[name] = case.n_kept
+    other = tmp_path / "other"
+    other.mkdir()
+    odd_inputs.series(other, hu=draw_chest(lung_scale=0.95))
+    rows.append(f"other,{other.relative_to(tmp_path)},b,test")
+    expected["other"] = odd_inputs.N
     (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
     out = tmp_path / "data"
     done = command(

@@ -11,6 +11,7 @@ import re
 import stat
 import struct
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -68,17 +69,37 @@ class CtError(InputError):
         return self.args[2]
 
 
+# A sign and digits, or whatever lies before the next of them.
+_SIGN = "(?:\u2212|(?<![^_=(\\[\\s])-)(?=\\d)"
+_PARTS = re.compile(rf"({_SIGN})?(?:(\d+)|((?:(?!{_SIGN})\D)+))")
+# Of negative numbers of equal length the one with the larger digits comes first.
+_MIRRORED_DIGITS = str.maketrans("0123456789", "9876543210")
+
+
 class TooLargeError(ValueError):
     """A file of more than `MOST_FILE_BYTES`."""
 
 
-def natural(name: str) -> list[tuple[bool, int, str]]:
-    """A sort key under which 2 comes before 10."""
-    return [
-        (not part.isdecimal(), int(part) if part.isdecimal() else 0, part)
-        for part in re.split(r"([0-9]+)", name)
-        if part
-    ]
+def natural(name: str) -> list[tuple[bool, bool, int, str, str]]:
+    """A sort key under which 2 comes before 10, and −10 before −5 before 5.
+
+    Decimal digits of all scripts are numbers. A minus (U+2212), or a hyphen that stands at the
+    start or after one of "_", "=", "(", "[" and a blank, makes the number after it negative; other
+    hyphens join words, as in "IM-10".
+    """
+    parts = []
+    for sign, digits, text in _PARTS.findall(name):
+        if not digits:
+            parts.append((True, False, 0, "", sign + text))
+            continue
+        number = "".join(str(unicodedata.decimal(one)) for one in digits).lstrip("0")
+        # By length, then by digits: Python refuses to read integers of thousands of digits.
+        if sign and number:
+            mirrored = number.translate(_MIRRORED_DIGITS)
+            parts.append((False, False, -len(number), mirrored, sign + digits))
+        else:
+            parts.append((False, True, len(number), number, sign + digits))
+    return parts
 
 
 def printable(name: str) -> str:

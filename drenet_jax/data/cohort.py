@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from drenet_jax.data.identities import (
+    clean,
+    control_character,
+    person_twins,
+    shown,
+    value_key,
+    value_twins,
+)
 from drenet_jax.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -19,6 +29,7 @@ _SPLIT_NAMES = {name: name for name in SPLITS} | {
     "testing": "test",
 }
 _REQUIRED_COLUMNS = ("patient_id", "path", "label")
+_COLUMNS = (*_REQUIRED_COLUMNS, "split", "site", "series_uid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +37,7 @@ class Person:
     """One person of a cohort.
 
     Attributes:
-      patient_id: as the cohort has it.
+      patient_id: as the cohort has it, in the spelling of `identities.clean`.
       paths: one or more series (folders, zips, volumes) or single slices.
       label: the diagnosis.
       split: one of `SPLITS`, or "" where the cohort gives none.
@@ -50,11 +61,13 @@ class Cohort:
       path: the file.
       labels: names of the classes, in the order in which the model numbers them.
       persons: each once.
+      unused_columns: columns of the file that have no meaning here.
     """
 
     path: Path
     labels: tuple[str, ...]
     persons: tuple[Person, ...]
+    unused_columns: tuple[str, ...] = ()
 
     @property
     def has_split(self) -> bool:
@@ -64,36 +77,40 @@ class Cohort:
 def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
     """Reads `cohort.csv`: columns patient_id, path, label and, if wanted, split, site, series_uid.
 
-    A person has one or many rows; `path` is relative to the file.
+    A person has one or many rows; `path` is relative to the file. Columns are found by their names
+    in any case. Names are read in the spelling of `identities.clean`; names that differ only in
+    their spelling otherwise are refused, since they may or may not be the same person, class or
+    hospital (`identities.person_key` and `value_key` say what counts as spelling).
 
     Args:
       path: the file, in UTF-8.
       labels: names of the classes, in order; empty: the labels in the order of first appearance.
 
     Raises:
-      InputError: the file cannot be read, a column or a value is missing, a path does not exist, a
-        label is unknown, a path is there twice, or a person has two labels, splits, sites or
-        series.
+      InputError: the file cannot be read, a column is missing or there twice, a value is missing or
+        holds a control character, a path does not exist, a label is unknown, two names are the same
+        but for their spelling, a path is there twice or lies within another person's, or a person
+        has two labels, splits, sites or series.
     """
     path = Path(path)
-    rows = _read_rows(path)
-    labels = tuple(labels) or tuple(dict.fromkeys(row["label"] for _, row in rows))
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise InputError(
-            f"{path} has the labels {', '.join(labels)}; a diagnosis needs two or more."
-        )
+    rows, unused_columns = _read_rows(path)
+    labels = _labels(path, labels, rows)
 
     first_rows: dict[str, tuple[int, dict[str, str]]] = {}
     paths: dict[str, list[Path]] = {}
-    lines: dict[Path, int] = {}
+    places = _Places(path)
+    ids, sites = person_twins(), value_twins("site")
     for line, row in rows:
         where = f"{path}, line {line}"
         if row["label"] not in labels:
             raise InputError(
-                f"{where}: unknown label {row['label']!r}; use one of {', '.join(labels)}, "
+                f"{where}: unknown label {shown(row['label'])}; use one of {', '.join(labels)}, "
                 "or name it in --labels."
             )
         patient_id = row["patient_id"]
+        ids.add(patient_id, path, f"line {line}")
+        if row["site"]:
+            sites.add(row["site"], path, f"line {line}")
         first_line, first = first_rows.setdefault(patient_id, (line, row))
         for column in ("label", "split", "site", "series_uid"):
             if row[column] != first[column]:
@@ -101,19 +118,8 @@ def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
                     f"{where}: person {patient_id!r} has {column} {row[column]!r} here and "
                     f"{first[column]!r} in line {first_line}; give a person one {column}."
                 )
-        file = path.parent / row["path"]
-        # os.path's, which take a path that may not be looked at for one that is not there.
-        if not os.path.exists(file):
-            raise InputError(
-                f"{where}: {file} does not exist or may not be read; "
-                f"paths are relative to {path.parent}."
-            )
-        if file in lines:
-            raise InputError(
-                f"{where}: {row['path']} is in line {lines[file]} already; remove one of the rows."
-            )
-        lines[file] = line
-        paths.setdefault(patient_id, []).append(file)
+        paths.setdefault(patient_id, []).append(places.add(row["path"], patient_id, line))
+    places.check_nested()
 
     persons = tuple(
         Person(
@@ -132,15 +138,145 @@ def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
             f"{path} gives a split for some persons but not for {without_split[0]!r}; "
             "fill the column for all, or leave it out."
         )
-    return Cohort(path, labels, persons)
+    return Cohort(path, labels, persons, unused_columns)
 
 
-def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _labels(
+    path: Path, given: Sequence[str], rows: Sequence[tuple[int, dict[str, str]]]
+) -> tuple[str, ...]:
+    """The names of the classes, in order.
+
+    Raises:
+      InputError: there are fewer than two, one is given twice, or two differ only in spelling.
+    """
+    given = [clean(label) for label in given]
+    if "" in given:
+        raise InputError(f"--labels={','.join(given)} holds an empty label; name each class.")
+    twins = value_twins("label")
+    for label in given:
+        if control_character(label):
+            raise InputError(
+                f"--labels: {label!r} holds a control character ({control_character(label)}); "
+                "remove it."
+            )
+        twins.add(label, "--labels", "the list")
+    for line, row in rows:
+        twins.add(row["label"], path, f"line {line}")
+    labels = tuple(given) or tuple(dict.fromkeys(row["label"] for _, row in rows))
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        where = f"--labels={','.join(given)}" if given else str(path)
+        raise InputError(
+            f"{where} has the labels {', '.join(labels)}; a diagnosis needs two or more, each "
+            "named once."
+        )
+    return labels
+
+
+class _Places:
+    """What the rows' paths lead to, so that two rows of the same files are found."""
+
+    def __init__(self, cohort: Path):
+        self._cohort = cohort
+        # By the path without links and "..", and by the file system's own number of the file,
+        # which hard links, and other mounts of a folder, have in common.
+        self._by_path: dict[str, tuple[int, str, str]] = {}
+        self._by_file: dict[tuple[int, ...], int] = {}
+        self._above: dict[str, tuple[str, ...]] = {}
+
+    def add(self, text: str, patient_id: str, line: int) -> Path:
+        """Where a row's path leads.
+
+        Raises:
+          InputError: it does not exist, or is in an earlier row, perhaps in another spelling.
+        """
+        file, status = self._existing(text, line)
+        resolved = _resolved(str(file))
+        # Size and time, too: some network file systems number files by a short hash.
+        number = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        earlier = self._by_path.get(resolved, (None,))[0]
+        if earlier is None and status.st_ino:
+            earlier = self._by_file.get(number)
+        if earlier is not None:
+            raise InputError(
+                f"{self._cohort}, line {line}: {text} is in line {earlier} already, if perhaps in "
+                "another spelling or by a link; remove one of the rows."
+            )
+        self._by_path[resolved] = line, patient_id, text
+        self._by_file[number] = line
+        return file
+
+    def _existing(self, text: str, line: int) -> tuple[Path, os.stat_result]:
+        # A table may spell a name in another form of Unicode than the disk does.
+        for spelling in (str, clean, functools.partial(unicodedata.normalize, "NFD")):
+            file = self._cohort.parent / spelling(text)
+            try:
+                return file, os.stat(file)
+            except (OSError, ValueError):  # ValueError: a name that no file can have, as with NUL
+                continue
+        raise InputError(
+            f"{self._cohort}, line {line}: {_printable(self._cohort.parent / text)} does not exist "
+            f"or may not be read; paths are relative to {self._cohort.parent}."
+        )
+
+    def check_nested(self) -> None:
+        """Refuses a path that lies within the folder of another person.
+
+        Raises:
+          InputError: there is one; both rows are named.
+        """
+        for inner, (line, patient_id, text) in self._by_path.items():
+            for outer in self._rows_of(os.path.dirname(inner)):
+                other_line, other_id, other_text = self._by_path[outer]
+                if other_id != patient_id:
+                    raise InputError(
+                        f"{self._cohort}, line {line}: {text} of person {patient_id!r} lies "
+                        f"within {other_text} of person {other_id!r} (line {other_line}), so "
+                        "its files would be both persons'; name a folder of one person in "
+                        "each row."
+                    )
+
+    def _rows_of(self, folder: str) -> tuple[str, ...]:
+        """The rows' paths among a folder and those above it."""
+        unknown = []
+        while folder not in self._above:
+            unknown.append(folder)
+            if folder == (above := os.path.dirname(folder)):
+                break
+            folder = above
+        found = self._above.get(folder, ())
+        for one in reversed(unknown):
+            found = (*found, one) if one in self._by_path else found
+            self._above[one] = found
+        return found
+
+
+def _resolved(file: str) -> str:
+    """The absolute path without links, `.` and `..`."""
+    folder, name = os.path.split(file)
+    # Most rows share a folder, and a link in it is looked for in every part of the path.
+    if name in ("", ".", "..") or os.path.islink(file):
+        return os.path.realpath(file)
+    return os.path.join(_resolved_folder(folder), name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolved_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _printable(file: Path) -> str:
+    """A path as it is, or with escapes where it holds characters that nobody sees."""
+    text = str(file)
+    return text if text.isprintable() else repr(text)
+
+
+def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], tuple[str, ...]]:
+    """The rows with their line numbers, and the columns that have no meaning."""
     try:
         # utf-8-sig: spreadsheets put a mark before the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            header = [name.strip() for name in reader.fieldnames or ()]
+            header, unused_columns = _header(path, reader.fieldnames or ())
             reader.fieldnames = header
             rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
@@ -153,20 +289,60 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         if column not in header:
             raise InputError(
                 f"{path} has no column {column!r}; its first line must name "
-                f"{', '.join(_REQUIRED_COLUMNS)} and may name split, site and series_uid."
+                f"{', '.join(_REQUIRED_COLUMNS)} and may name split, site and series_uid, "
+                "separated by commas."
             )
     if not rows:
         raise InputError(f"{path} lists no person; add a row for each.")
-    return [(line, _checked_row(f"{path}, line {line}", row)) for line, row in rows]
+    return [(line, _checked_row(path, line, row)) for line, row in rows], unused_columns
 
 
-def _checked_row(where: str, row: dict) -> dict[str, str]:
+def _header(path: Path, names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The columns under their own names where they are known, and those that are not.
+
+    Raises:
+      InputError: two columns have the same meaning.
+    """
+    known = {value_key(column): column for column in _COLUMNS}
+    header: list[str] = []
+    unused: list[str] = []
+    written: dict[str, str] = {}
+    for place, name in enumerate(map(clean, names), 1):
+        column = known.get(value_key(name))
+        if column is None:
+            # Not by their names: spreadsheets leave several columns without any.
+            header.append(f"column {place}")
+            unused += [name] if name else []
+            continue
+        if column in written:
+            raise InputError(
+                f"{path} has the column {column!r} twice, as {shown(written[column])} and "
+                f"{shown(name)}; remove or rename one."
+            )
+        written[column] = name
+        header.append(column)
+    return header, tuple(unused)
+
+
+def _checked_row(path: Path, line: int, row: dict) -> dict[str, str]:
+    where = f"{path}, line {line}"
     if None in row or None in row.values():
         raise InputError(f"{where}: the row has not as many fields as the first line; mend it.")
-    row = {column: value.strip() for column, value in row.items()}
+    # A path is the file system's: another spelling would be another file.
+    row = {
+        column: row[column].strip() if column == "path" else clean(row[column])
+        for column in _COLUMNS
+        if column in row
+    }
     for column in _REQUIRED_COLUMNS:
         if not row[column]:
             raise InputError(f"{where}: {column} is empty; fill it or remove the row.")
+    for column, value in row.items():
+        if column != "path" and control_character(value):
+            raise InputError(
+                f"{where}: {column} {value!r} holds a control character "
+                f"({control_character(value)}); remove it."
+            )
     split = row.get("split", "")
     if split and split.lower() not in _SPLIT_NAMES:
         raise InputError(f"{where}: unknown split {split!r}; use one of {', '.join(SPLITS)}.")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import tensorflow_datasets as tfds
 
 from drenet_jax.data.cohort import SPLITS
+from drenet_jax.data.duplicates import SharedSlices, require_together
 from drenet_jax.data.records import PreparedData
 from drenet_jax.data.split import fold_persons, split_persons
 from drenet_jax.errors import InputError
@@ -73,7 +74,8 @@ def stratified_folds(
       seed: of the folds, and of who is validation in each.
 
     Raises:
-      InputError: a label has fewer persons than there are folds.
+      InputError: a label has fewer persons than there are folds, or the folds would part persons
+        who have the same pictures.
     """
     labels = {one: found.label for one, found in persons.items()}
     for label in data.labels:
@@ -83,7 +85,10 @@ def stratified_folds(
                 f"--folds={n_folds}: {data.path} holds {n} persons with the label {label}, and "
                 "each fold needs one to test; ask for fewer folds."
             )
-    return [_fold(data, persons, test, seed) for test in fold_persons(labels, n_folds, seed)]
+    shared = data.digests.shared()
+    return [
+        _fold(data, persons, test, seed, shared) for test in fold_persons(labels, n_folds, seed)
+    ]
 
 
 def site_folds(
@@ -97,8 +102,8 @@ def site_folds(
       seed: of who is validation in each.
 
     Raises:
-      InputError: there are not two sites, somebody has none, or without one of the sites a label
-        would have nobody to train on.
+      InputError: there are not two sites, somebody has none, without one of the sites a label would
+        have nobody to train on, or the folds would part persons who have the same pictures.
     """
     sites = sorted({found.site for found in persons.values()})
     if "" in sites or len(sites) < 2:
@@ -108,6 +113,7 @@ def site_folds(
             f"--folds=sites: {data.path} needs persons of two or more sites, but {why}; fill the "
             "column site of the cohort and prepare it again, or give a number of folds."
         )
+    shared = data.digests.shared()
     folds = {}
     for site in sites:
         for label in data.labels:
@@ -117,12 +123,16 @@ def site_folds(
                     "the other sites cannot know it; give a number of folds."
                 )
         test = sorted(one for one, found in persons.items() if found.site == site)
-        folds[site] = _fold(data, persons, test, seed)
+        folds[site] = _fold(data, persons, test, seed, shared)
     return folds
 
 
 def _fold(
-    data: PreparedData, persons: Mapping[str, PersonRecords], test: list[str], seed: int
+    data: PreparedData,
+    persons: Mapping[str, PersonRecords],
+    test: list[str],
+    seed: int,
+    shared: list[SharedSlices],
 ) -> PreparedData:
     """The fold that tests `test`; of the others, as large a share as in `data` is validation."""
     rest = {one: found.label for one, found in persons.items() if one not in set(test)}
@@ -130,6 +140,13 @@ def _fold(
     n_train = len(data.persons["train"]) or 1
     shares = (n_train, len(data.persons["validation"]), 0)
     split = split_persons(rest, shares, seed) | {"test": test}
+    require_together(
+        shared,
+        {one: (name,) for name, members in split.items() for one in members},
+        f"a fold of {data.path}",
+        "Give the rows of a pair one patient_id in the cohort if they are one person, or remove "
+        "all but one of them, and prepare it again.",
+    )
     n_slices = {
         name: sum(persons[one].n_slices for one in members) for name, members in split.items()
     }

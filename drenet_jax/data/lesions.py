@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from drenet_jax.ct.turn import Box
+from drenet_jax.data.identities import clean
 from drenet_jax.errors import InputError
 
 # Looked for beside `cohort.csv`, and kept in the prepared folder.
@@ -32,16 +33,25 @@ def read_lesions(path: str | os.PathLike) -> dict[tuple[str, str], list[Box]]:
         # utf-8-sig: spreadsheets put a mark before the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
+            reader.fieldnames = [clean(name) for name in reader.fieldnames or ()]
+            twice = [name for name in _COLUMNS if reader.fieldnames.count(name) > 1]
+            if twice:
+                raise InputError(f"{path} has the column {twice[0]!r} twice; remove or rename one.")
+            missing = [name for name in _COLUMNS if name not in reader.fieldnames]
             if missing:
                 raise InputError(
                     f"{path} has no column {', '.join(missing)}; a table of lesions has "
                     f"{', '.join(_COLUMNS)}."
                 )
             for row in reader:
-                lesions.setdefault((row["patient_id"], row["slice_name"]), []).append(
-                    _box(row, f"{path}, line {reader.line_num}")
-                )
+                where = f"{path}, line {reader.line_num}"
+                if None in (row["patient_id"], row["slice_name"]):
+                    raise InputError(
+                        f"{where}: the row has not as many fields as the first line; mend it."
+                    )
+                # The spelling of the records.
+                key = clean(row["patient_id"]), row["slice_name"]
+                lesions.setdefault(key, []).append(_box(row, where))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except (UnicodeDecodeError, csv.Error) as error:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from drenet_jax.ct.series import require_images
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import SPLITS, Cohort, Person
+from drenet_jax.data.duplicates import SharedSlices, SliceDigests, require_together
 from drenet_jax.data.lesions import LESIONS_FILE
 from drenet_jax.data.qc import QcCounts, short, write_qc_pages
 from drenet_jax.data.split import split_persons
@@ -47,6 +48,8 @@ class Account:
       persons_left_out: patient_id -> why, of the persons who are in no split.
       excluded: rows of `excluded.csv` by reason, without what concerns one file alone.
       n_notes: rows of `notes.csv`.
+      n_pairs_sharing: pairs of persons of one split and label who have the same pictures.
+      unused_columns: columns of the cohort without a meaning.
     """
 
     labels: tuple[str, ...]
@@ -55,6 +58,8 @@ class Account:
     persons_left_out: dict[str, str]
     excluded: collections.Counter[str]
     n_notes: int
+    n_pairs_sharing: int
+    unused_columns: tuple[str, ...]
 
 
 def prepare_cohort(
@@ -85,7 +90,8 @@ def prepare_cohort(
       beam: does the work elsewhere.
 
     Raises:
-      InputError: a path holds nothing that might be a slice; nothing is left of the whole cohort.
+      InputError: a path holds nothing that might be a slice; nothing is left of the whole cohort;
+        two persons of two splits or labels have the same pictures.
     """
     # A name that no other run has: workers of a killed run on a cluster may still be writing.
     work = folder / f"work-{secrets.token_hex(8)}"
@@ -108,13 +114,18 @@ def prepare_cohort(
                 cohort.persons, progress(done, len(cohort.persons)), strict=True
             )
         }
-    if not any(one.n_kept for one in summaries.values()):
-        patient_id, first = next(iter(summaries.items()))
-        raise InputError(
-            f"{cohort.path}: no slice of any person was kept "
-            f"(first, {patient_id!r}: {first.why_left_out.rstrip('.')})."
-        )
-    persons = _split(cohort, summaries, fractions, seed)
+        if not any(one.n_kept for one in summaries.values()):
+            patient_id, first = next(iter(summaries.items()))
+            raise InputError(
+                f"{cohort.path}: no slice of any person was kept "
+                f"(first, {patient_id!r}: {first.why_left_out.rstrip('.')})."
+            )
+        persons = _split(cohort, summaries, fractions, seed)
+        digests = _digests(persons, summaries)
+        shared = digests.shared()
+        _require_together(cohort, persons, shared)
+        for patient_id, note in _notes_on_duplicates(digests, shared):
+            lists.add_note(patient_id, note)
     n_slices = {split: sum(summaries[one].n_kept for one in persons[split]) for split in SPLITS}
     number_of = {person.patient_id: i for i, person in enumerate(cohort.persons)}
 
@@ -132,6 +143,7 @@ def prepare_cohort(
         persons=persons,
         diagnoses={one.patient_id: (one.label, one.site) for one in cohort.persons},
         n_slices=n_slices,
+        digests=digests,
         n_bytes=sum(one.n_bytes for one in summaries.values()),
         examples={
             split: (
@@ -169,6 +181,8 @@ def prepare_cohort(
         },
         excluded=lists.excluded,
         n_notes=lists.n_notes,
+        n_pairs_sharing=len(shared),
+        unused_columns=cohort.unused_columns,
     )
 
 
@@ -205,6 +219,49 @@ def _split(
     return persons
 
 
+def _digests(
+    persons: Mapping[str, list[str]], summaries: Mapping[str, PreparedSummary]
+) -> SliceDigests:
+    """Of everybody who is in a split, in the order that `write_records` promises."""
+    return SliceDigests.of(
+        {one: summaries[one].digests for split in SPLITS for one in sorted(persons[split])}
+    )
+
+
+def _require_together(
+    cohort: Cohort, persons: Mapping[str, list[str]], shared: Sequence[SharedSlices]
+) -> None:
+    """Refuses two persons of two splits or labels who have the same pictures."""
+    split_of = {one: split for split, members in persons.items() for one in members}
+    require_together(
+        shared,
+        {
+            one.patient_id: (split_of[one.patient_id], one.label)
+            for one in cohort.persons
+            if one.patient_id in split_of
+        },
+        cohort.path,
+        "Give the rows of a pair one patient_id if they are one person, or remove all but one of "
+        "them; else the model would be tested on pictures that it was trained on, or be taught two "
+        "answers to one picture.",
+    )
+
+
+def _notes_on_duplicates(
+    digests: SliceDigests, shared: Sequence[SharedSlices]
+) -> Iterator[tuple[str, str]]:
+    """(patient_id, note) of pictures that are there twice."""
+    for patient_id, n in digests.repeated().items():
+        yield patient_id, f"{_slices(n)} there twice, so the person's files hold copies"
+    for pair in shared:
+        for one, other in (pair.persons, pair.persons[::-1]):
+            yield one, f"{_slices(pair.n_slices)} also those of {other!r}, in the same split"
+
+
+def _slices(n: int) -> str:
+    return "1 slice is" if n == 1 else f"{n} slices are"
+
+
 def _examples(spools: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     for spool in spools:
         yield from read_examples(spool)
@@ -233,9 +290,12 @@ class _Lists:
             self._excluded_csv.writerow((patient_id, file, why))
             self.excluded[short(why)] += 1
         for note in told.notes:
-            self._notes_csv.writerow((patient_id, note))
-            self.n_notes += 1
+            self.add_note(patient_id, note)
         return told.summary
+
+    def add_note(self, patient_id: str, note: str) -> None:
+        self._notes_csv.writerow((patient_id, note))
+        self.n_notes += 1
 
 
 def _csv(path: Path, columns: Sequence[str], stack: contextlib.ExitStack) -> Any:

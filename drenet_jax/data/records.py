@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import SPLITS
+from drenet_jax.data.duplicates import SliceDigests
 from drenet_jax.data.split import check_split
 from drenet_jax.errors import InputError
 
@@ -128,6 +130,7 @@ class PreparedData:
       seed: of the split and the fill.
       persons: split -> patient_ids.
       diagnoses: patient_id -> label and site ("" where the cohort names none), of everybody.
+      digests_checksum: of the file with the digests of everybody's slices.
       n_slices: split -> number of examples.
       fingerprint: another one means other persons, splits, labels or settings.
       records: the folder that holds the records: `path`, or what a fold was made from.
@@ -140,6 +143,7 @@ class PreparedData:
     seed: int
     persons: Mapping[str, tuple[str, ...]]
     diagnoses: Mapping[str, tuple[str, str]]
+    digests_checksum: str
     n_slices: Mapping[str, int]
     fingerprint: str
     records: Path
@@ -148,7 +152,17 @@ class PreparedData:
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
         """TFDS's reader of the records."""
-        return tfds.builder_from_directory(self.records / CtSlices.name / _VERSION)
+        return tfds.builder_from_directory(_records_folder(self.records))
+
+    @functools.cached_property
+    def digests(self) -> SliceDigests:
+        """Of the slices of everybody in the records, of a fold too.
+
+        Raises:
+          InputError: their file is missing or damaged.
+        """
+        folder = _records_folder(self.records)
+        return SliceDigests.read(folder, list(self.diagnoses), self.digests_checksum)
 
     def fold(
         self, persons: Mapping[str, Sequence[str]], n_slices: Mapping[str, int]
@@ -180,6 +194,11 @@ class PreparedData:
         )
 
 
+def _records_folder(folder: Path) -> Path:
+    """Where TFDS keeps its files; the digests lie beside them."""
+    return folder / CtSlices.name / _VERSION
+
+
 def write_records(
     folder: Path,
     *,
@@ -189,11 +208,12 @@ def write_records(
     persons: Mapping[str, list[str]],
     diagnoses: Mapping[str, tuple[str, str]],
     n_slices: Mapping[str, int],
+    digests: SliceDigests,
     n_bytes: int,
     examples: Mapping[str, Callable[[], Any]],
     beam: Beam | None,
 ) -> None:
-    """Writes the TFDS folder, `split.json` and `dataset.json` into `folder`.
+    """Writes the TFDS folder with the digests, `split.json` and `dataset.json` into `folder`.
 
     The records' order is that of a hash of their keys, so it does not depend on the order of the
     spools. TFDS works in a folder of its own until the records are whole.
@@ -201,6 +221,7 @@ def write_records(
     Args:
       folder: an existing folder.
       labels, ct, seed, persons, diagnoses, n_slices: as in `PreparedData`.
+      digests: of everybody's slices; the persons by split, and in each in the order of their names.
       n_bytes: size of all examples, for the number of shards.
       examples: split -> a function that gives its examples, see `CtSlices`. Splits without any
         are left out.
@@ -225,6 +246,9 @@ def write_records(
             file_format="tfrecord",
         )
     _write_json(folder / _SPLIT_FILE, {split: persons[split] for split in SPLITS})
+    diagnosed = [one for split in SPLITS for one in sorted(persons[split])]
+    assert digests.persons == tuple(diagnosed)
+    checksum = digests.write(_records_folder(folder))
     _write_json(
         folder / _SETTINGS_FILE,
         {
@@ -232,9 +256,8 @@ def write_records(
             "ct": ct.to_dict(),
             "seed": seed,
             "n_slices": {split: n_slices[split] for split in SPLITS},
-            "diagnoses": {
-                one: list(diagnoses[one]) for split in SPLITS for one in sorted(persons[split])
-            },
+            "diagnoses": {one: list(diagnoses[one]) for one in diagnosed},
+            "digests": checksum,
         },
     )
 
@@ -286,6 +309,7 @@ def open_data(folder: str | os.PathLike) -> PreparedData:
             seed=settings["seed"],
             persons={split: tuple(persons[split]) for split in SPLITS},
             diagnoses={one: tuple(found) for one, found in settings["diagnoses"].items()},
+            digests_checksum=settings["digests"],
             n_slices=dict(settings["n_slices"]),
             fingerprint=_fingerprint(settings, persons),
             records=folder,

@@ -17,6 +17,7 @@ from drenet_jax.ct.isolated import Reader
 from drenet_jax.ct.prepared import PickedSlice, filled
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort import Person
+from drenet_jax.data.duplicates import slice_digests
 from drenet_jax.data.looks import look_at, look_at_nothing
 from drenet_jax.data.spool import write_spool
 
@@ -33,12 +34,14 @@ class PreparedSummary:
       n_bytes: of their pictures.
       why_left_out: why there are none, or "".
       doubt: of `looks.Look`.
+      digests: of the slices, from `duplicates.slice_digests`.
     """
 
     n_kept: int
     n_bytes: int
     why_left_out: str
     doubt: float
+    digests: bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ def prepare_to_spool(person: Person, spool: Path, settings: CtSettings, seed: in
     notes: tuple[str, ...] = ()
     examples: list[dict[str, Any]] = []
     why_left_out = ""
+    digests = b""
     try:
         with _reader() as reader:
             prepared = reader.prepare(person.paths, settings, series_uid=person.series_uid)
@@ -81,6 +85,7 @@ def prepare_to_spool(person: Person, spool: Path, settings: CtSettings, seed: in
         notes = prepared.notes
         examples = [_example(person, picked, settings, seed) for picked in prepared.kept]
         excluded = [(one.name, one.why) for one in prepared.excluded]
+        digests = slice_digests(prepared.picked)
         if not examples:
             why_left_out = "no slice was kept"
         look = look_at(person, prepared, settings, why_left_out=why_left_out)
@@ -92,6 +97,7 @@ def prepare_to_spool(person: Person, spool: Path, settings: CtSettings, seed: in
         n_bytes=sum(len(one["image"]) + len(one["lung_mask"]) for one in examples),
         why_left_out=why_left_out,
         doubt=look.doubt,
+        digests=digests,
     )
     return Told(summary, tuple(excluded), notes)
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from drenet_jax.ct.turn import Box
 from drenet_jax.data.batches import split_places
+from drenet_jax.data.duplicates import named_persons
+from drenet_jax.data.identities import person_key
 from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
@@ -27,7 +29,7 @@ from drenet_jax.evaluation.persons import (
 from drenet_jax.evaluation.results import Calibration, study_of_run, write_evaluation
 from drenet_jax.evaluation.settings import MetricSettings
 from drenet_jax.evaluation.splits import positive_class, score_split
-from drenet_jax.models.checkpoints import Meta
+from drenet_jax.models.checkpoints import Checkpoints, Meta
 
 NO_TEMPERATURE = (
     "no temperature suits the validation slices: there are none, all are right, or the model is no "
@@ -66,9 +68,9 @@ def evaluate_split(
       what `metrics.json` holds.
 
     Raises:
-      InputError: there is no checkpoint, the data set is gone or holds persons that the model
-        knows, the split is empty, there is no temperature to calibrate with, or no table of lesions
-        to explain by.
+      InputError: there is no checkpoint, the data set is gone or holds persons or pictures that
+        the model knows, the split is empty, there is no temperature to calibrate with, or no table
+        of lesions to explain by.
     """
     run = ScoredRun(
         workdir,
@@ -151,6 +153,7 @@ class ScoredRun:
         self.data, self._own_data = _open_data(
             self.predictor, workdir, split, data_dir, other_persons
         )
+        _require_unknown(self.predictor.meta, workdir, self.data, split, other_persons)
         self.is_other = self._own_data is not self.data
         config = self.predictor.meta.config
         self.positive = positive_class(self.data.labels, config.evaluation.positive_label)
@@ -271,8 +274,9 @@ def _known_data(
             f"data set that it was trained on is not at {folder} any more; put it back, or say "
             "--other_persons if you know that they are others."
         )
-    known = {one for name in ("train", "validation") for one in own.persons[name]}
-    common = sorted(known.intersection(data.persons[split]))
+    # However they are spelled: "P01" here is hardly another person than "p01" there.
+    known = {person_key(one) for name in ("train", "validation") for one in own.persons[name]}
+    common = sorted(one for one in data.persons[split] if person_key(one) in known)
     if common:
         raise InputError(
             f"{len(common)} persons of the {split} split of {data.path} have the patient_id of "
@@ -280,6 +284,37 @@ def _known_data(
             "the cohort, or name them otherwise if they are others."
         )
     return own
+
+
+def _require_unknown(
+    meta: Meta, workdir: Path, data: PreparedData, split: str, other_persons: bool
+) -> None:
+    """Refuses persons whose pictures the model was trained or chosen on, whatever their names.
+
+    Raises:
+      InputError: there are such persons, or it is not known on which pictures it was trained.
+    """
+    # Converted weights were trained elsewhere. A run may always be asked about its own persons.
+    is_own = meta.data_fingerprint == data.fingerprint
+    if not meta.data_fingerprint or (is_own and split != "test"):
+        return
+    with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
+        digests = checkpoints.digests(checkpoints.best_step)
+    if digests is None:
+        if is_own or other_persons:
+            return
+        raise InputError(
+            f"whether {workdir} was trained on pictures of {data.path} cannot be checked, since an "
+            "earlier version of drenet_jax wrote it; train again, or say --other_persons if you "
+            "know that they are others."
+        )
+    known = data.digests.known(digests.all, data.persons[split])
+    if known:
+        raise InputError(
+            f"{workdir} was trained or chosen on pictures of {len(known)} persons of the {split} "
+            f"split of {data.path}, under these or other names: {named_persons(known)}; take "
+            "them out of the cohort and prepare it again."
+        )
 
 
 def _threshold(validation: PersonPredictions, positive: int) -> float | None:

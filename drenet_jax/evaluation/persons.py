@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from drenet_jax.data.identities import clean, control_character, person_twins, value_twins
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.aggregate import AGGREGATES
 
 _PROBABILITY = "p_"
+# Columns of names, of which each has one spelling; a slice's name is its file's.
+_NAMES = ("patient_id", "site", "label")
 _SLICE_COLUMNS = ("patient_id", "slice_name", "slice_index", "site", "label")
 
 
@@ -62,8 +64,11 @@ class SlicePredictions:
     def from_csv(cls, path: str | os.PathLike) -> SlicePredictions:
         """Reads what `to_csv` wrote; the probabilities come back to the last bit.
 
+        Names are read in the spelling of `identities.clean`, as `prepare` stores them.
+
         Raises:
-          InputError: the file is missing or is not such a table.
+          InputError: the file is missing or is not such a table, or two persons, labels or sites
+            differ only in how they are written.
         """
         header, rows = _read_csv(path)
         missing = [name for name in _SLICE_COLUMNS if name not in header]
@@ -76,6 +81,7 @@ class SlicePredictions:
                 f"{path} has no column {', '.join(wanted)}; "
                 "give the slices.csv that evaluate wrote."
             )
+        _check_names(path, labels, rows)
         numbers = []
         for line, row in rows:
             if row["label"] not in labels:
@@ -194,6 +200,26 @@ def _check_columns(table: SlicePredictions | PersonPredictions) -> None:
     assert np.all((table.label >= 0) & (table.label < len(table.labels)))
 
 
+def _check_names(
+    path: str | os.PathLike, labels: tuple[str, ...], rows: list[tuple[int, dict[str, str]]]
+) -> None:
+    """Refuses persons, labels and sites that a spreadsheet or a merge made into two."""
+    of_labels = value_twins("label")
+    for label in labels:
+        of_labels.add(label, path, f"column {_PROBABILITY}{label}")
+    twins = {"patient_id": person_twins(), "site": value_twins("site")}
+    for line, row in rows:
+        for column, of_column in twins.items():
+            value = row[column]
+            if control_character(value):
+                raise InputError(
+                    f"{path}, line {line}: {column} {value!r} holds a control character "
+                    f"({control_character(value)}); remove it."
+                )
+            if value:
+                of_column.add(value, path, f"line {line}")
+
+
 def _strings(values: list[str]) -> np.ndarray:
     # Without a dtype, NumPy would make an empty list a column of floats.
     return np.array(values, dtype=np.str_)
@@ -216,22 +242,27 @@ def _write_csv(
             writer.writerow([*row, *(repr(float(p)) for p in table.probabilities[i])])
 
 
-def _read_csv(path: str | os.PathLike) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]]:
-    """The header and the rows of a table, each row with its line number."""
+def _read_csv(path: str | os.PathLike) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The header and the rows of a table, each row with its line number, names cleaned."""
     path = Path(path)
     try:
         # utf-8-sig: spreadsheets put a mark before the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval=None, strict=True)
-            header = list(reader.fieldnames or [])
+            header = [clean(name) for name in reader.fieldnames or ()]
+            reader.fieldnames = header
             rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV table in UTF-8 ({error}).") from error
+    twice = [name for name in header if name and header.count(name) > 1]
+    if twice:
+        raise InputError(f"{path} has the column {twice[0]!r} twice; remove one.")
     for line, row in rows:
         if None in row or None in row.values():
             raise InputError(
                 f"{path}, line {line}: the row has not {len(header)} fields; mend or remove it."
             )
+        row.update({name: clean(row[name]) for name in _NAMES if name in row})
     return header, rows

@@ -1,9 +1,10 @@
 """Checkpoints of a run: weights, optimiser and an account of both, written by Orbax.
 
-A workdir holds `checkpoints/<step>/` with five items: `weights` (params and batch statistics, all
+A workdir holds `checkpoints/<step>/` with six items: `weights` (params and batch statistics, all
 that a prediction needs), `optimizer` and `progress` (what else a run needs to go on), `meta` (JSON:
-config, labels, settings of the image side) and `validation` (JSON: what the weights said of the
-validation persons). The latest and the best by validation are kept.
+config, labels, settings of the image side), `validation` (JSON: what the weights said of the
+validation persons) and `digests` (of the slices that the weights were trained and chosen on). The
+latest and the best by validation are kept.
 Weights that `convert_weights` made are step 0, without an optimiser. With several hosts, all must
 save and restore alike, in a folder that all of them see.
 """
@@ -110,6 +111,32 @@ class PartMeta:
         return cls(**fields | {"parts": tuple(values["parts"])})
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class KnownSlices:
+    """Digests of the slices that weights know, those of earlier runs that they come from too.
+
+    Attributes:
+      trained: uint64 [N], of the slices that they were trained on, ascending.
+      chosen: uint64 [N], of the slices by which they were chosen (validation), ascending.
+    """
+
+    trained: np.ndarray
+    chosen: np.ndarray
+
+    @classmethod
+    def none(cls) -> KnownSlices:
+        return cls(np.empty(0, np.uint64), np.empty(0, np.uint64))
+
+    @property
+    def all(self) -> np.ndarray:
+        return np.union1d(self.trained, self.chosen)
+
+    def __or__(self, other: KnownSlices) -> KnownSlices:
+        return KnownSlices(
+            np.union1d(self.trained, other.trained), np.union1d(self.chosen, other.chosen)
+        )
+
+
 class Checkpoints:
     """The checkpoints of a workdir; to be used in a `with` statement."""
 
@@ -129,6 +156,7 @@ class Checkpoints:
                 "progress": ocp.JsonCheckpointHandler(),
                 "meta": ocp.JsonCheckpointHandler(),
                 "validation": ocp.JsonCheckpointHandler(),
+                "digests": ocp.StandardCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
                 best_fn=goodness,
@@ -180,6 +208,7 @@ class Checkpoints:
         metrics: Mapping,
         progress: Mapping | None = None,
         validation: Mapping | None = None,
+        digests: KnownSlices | None = None,
     ) -> None:
         """Writes a checkpoint in the background; see `wait`.
 
@@ -192,6 +221,7 @@ class Checkpoints:
             `NOT_VALIDATED` if there was none.
           progress: JSON that the run needs to go on; None: there is no run.
           validation: JSON, what the weights say of the validation persons; None: nobody was asked.
+          digests: of the slices that the weights know; None: it is not known.
         """
         items = {
             "weights": ocp.args.StandardSave(weights),
@@ -203,6 +233,12 @@ class Checkpoints:
             items["progress"] = ocp.args.JsonSave(dict(progress))
         if validation is not None:
             items["validation"] = ocp.args.JsonSave(dict(validation))
+        if digests is not None:
+            # Orbax saves no empty array.
+            arrays = {
+                name: array for name, array in dataclasses.asdict(digests).items() if array.size
+            }
+            items["digests"] = ocp.args.StandardSave(arrays)
         args = ocp.args.Composite(**items)
         saved = self._manager.save(step, args=args, metrics=dict(metrics))
         # Orbax says nothing when a step lies below the latest.
@@ -273,6 +309,16 @@ class Checkpoints:
             return None
         args = ocp.args.Composite(validation=ocp.args.JsonRestore())
         return self._manager.restore(step, args=args)["validation"]
+
+    def digests(self, step: int) -> KnownSlices | None:
+        """What `save` was given as `digests`."""
+        if not (self._folder / str(step) / "digests").is_dir():
+            return None
+        shapes = self._shapes(step, "digests").tree
+        target = {name: np.empty(one.shape, np.uint64) for name, one in shapes.items()}
+        args = ocp.args.Composite(digests=ocp.args.StandardRestore(target))
+        arrays = self._manager.restore(step, args=args)["digests"]
+        return dataclasses.replace(KnownSlices.none(), **arrays)
 
     def weight_shapes(self, step: int) -> PyTree:
         """Shapes and types of the weights that a checkpoint holds."""

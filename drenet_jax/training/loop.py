@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import optax
 from tqdm import tqdm
 
 from drenet_jax import parallel
+from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.batches import label_counts, train_batches
+from drenet_jax.data.duplicates import named_persons
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.scoring import SliceScorer
@@ -75,6 +78,7 @@ def train_and_evaluate(
     if not goes_on:
         # Before anything is removed or made: the weights to start from may not be usable.
         state = create_state(_first_variables(config, model, data), optimizer)
+        known = _known_slices(config, data)
     if fresh:
         _remove_run(workdir)
     with _open_checkpoints(workdir) as checkpoints, Preemption() as preemption:
@@ -83,6 +87,7 @@ def train_and_evaluate(
             start = checkpoints.latest_step
             check_same_run(checkpoints.meta(start), meta, workdir)
             state = _restore(checkpoints, start, model, optimizer)
+            known = checkpoints.digests(start) or _known_slices(config, data)
             since_validation = checkpoints.progress(start)["since_validation"]
         lines = read_lines(workdir / METRICS_FILE, start)
         if start >= last_step or is_out_of_patience(lines, config.train.patience_epochs):
@@ -136,7 +141,7 @@ def train_and_evaluate(
                     log.validation(step, epoch, means, figures)
                     if validated.picture is not None:
                         log.picture(step, validated.picture)
-                _save(checkpoints, step, replicated, meta, validated, since_validation)
+                _save(checkpoints, step, replicated, meta, validated, since_validation, known)
                 if is_out_of_patience(lines, config.train.patience_epochs):
                     break
                 if is_asked_to_stop and step < last_step:
@@ -186,6 +191,48 @@ def _trained_on(data: PreparedData) -> dict:
     }
 
 
+def _known_slices(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.KnownSlices:
+    """What the weights of the run will know: its own slices, and those that its first weights know.
+
+    Raises:
+      InputError: the first weights know persons by whom the run is to be chosen or tested.
+    """
+    own = ckpt.KnownSlices(
+        data.digests.of_persons(data.persons["train"]),
+        data.digests.of_persons(data.persons["validation"]),
+    )
+    if not config.init.weights:
+        return own
+    with ckpt.Checkpoints.of(config.init.weights, flag="--config.init.weights") as source:
+        account = source.account(source.best_step)
+        earlier = source.digests(source.best_step)
+    # Converted weights were made elsewhere.
+    if earlier is None:
+        return own
+    if _window(account.ct) != _window(data.ct) and parallel.is_first_host():
+        print(
+            f"note: --config.init.weights={config.init.weights} was trained on pictures of another "
+            f"window than {data.path}, so whether it knows persons of the validation and test "
+            "splits cannot be checked.",
+            file=sys.stderr,
+        )
+    for split, digests in (("validation", earlier.trained), ("test", earlier.all)):
+        known = data.digests.known(digests, data.persons[split])
+        if known:
+            raise InputError(
+                f"--config.init.weights={config.init.weights} was trained on pictures of "
+                f"{len(known)} persons of the {split} split of {data.path}, who can then not tell "
+                f"how good the model is: {named_persons(known)}; put these persons into the "
+                "training split of the cohort, or remove them, or start from other weights."
+            )
+    return earlier | own
+
+
+def _window(ct: CtSettings) -> tuple[float, float]:
+    """The settings by which the grey values that are digested were made."""
+    return ct.window_level_hu, ct.window_width_hu
+
+
 def _first_variables(config: ml_collections.ConfigDict, model: Model, data: PreparedData) -> dict:
     variables = init_variables(model, config.seed)
     if not config.init.weights:
@@ -232,6 +279,7 @@ def _save(
     meta: ckpt.Meta,
     validated: Validation,
     since_validation: Mapping[str, list[float]],
+    known: ckpt.KnownSlices,
 ) -> None:
     state = parallel.to_host(replicated)
     checkpoints.save(
@@ -242,6 +290,7 @@ def _save(
         validated.figures,
         {"since_validation": {name: list(values) for name, values in since_validation.items()}},
         validated.experience and validated.experience.to_dict(),
+        known,
     )
 
 

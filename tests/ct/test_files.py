@@ -7,9 +7,11 @@ import struct
 import zipfile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from drenet_jax.ct import files
-from drenet_jax.ct.files import CtError, open_files, zip_members
+from drenet_jax.ct.files import CtError, natural, open_files, zip_members
 
 
 def written(tmp_path, names):
@@ -60,3 +62,38 @@ def test_a_member_that_unpacks_to_more_than_the_directory_says_is_damaged(tmp_pa
     assert [one.file_size for one in zip_members(path)] == [100]
     with pytest.raises(ValueError, match="damaged member"):
         open_files(path).read("a.dcm")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("IM1", "IM2", "IM10"),
+        ("IM-1", "IM-2", "IM-10"),
+        ("a2b", "a2c", "a10a"),
+        ("1.2.3", "1.2.10"),
+        ("z=\u221210", "z=\u22125", "z=0", "z=5", "z=10"),
+        ("z_-10.png", "z_-5.png", "z_0.png", "z_5.png"),
+        ("-10", "-9", "0", "1", "a"),
+        ("s\u0662", "s\u0661\u0660", "s\u0662\u0660"),  # Arabic-Indic 2, 10, 20
+        ("s\u0967", "s2", "s\u0967\u0966"),  # Devanagari 1 and 10 around a Latin 2
+        ("x\u00b2", "x\u00b3"),  # superscripts are no decimal digits
+        ("a1" + "0" * 5000, "a" + "9" * 5001),
+        ("", "0", "00", "1"),
+    ],
+)
+def test_names_are_in_natural_order(names):
+    assert sorted(set(names), key=natural) == list(names)
+
+
+@given(st.lists(st.text("-_=ab01259\u2212\u0663\u00b2\u00bd. ", max_size=6), max_size=6))
+def test_natural_order_is_one_order_for_all_names(names):
+    keys = [natural(name) for name in names]
+    in_order = sorted(names, key=natural)
+    assert in_order == sorted([*names[1:], *names[:1]], key=natural)
+    assert len({str(key) for key in keys}) == len(set(names))
+
+
+@given(st.lists(st.integers(-(10**6), 10**6), unique=True))
+def test_natural_order_of_numbers_is_theirs(numbers):
+    names = [f"z={number}.dcm".replace("-", "\u2212") for number in sorted(numbers)]
+    assert sorted(set(names), key=natural) == names

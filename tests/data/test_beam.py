@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 import tensorflow as tf
 
 from drenet_jax import prepare
-from drenet_jax.data.cohort import SPLITS
+from drenet_jax.data.cohort import SPLITS, read_cohort
+from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
 
@@ -206,3 +208,37 @@ def test_options_without_a_runner_are_refused():
     with pytest.raises(InputError, match="name its --runner too"):
         prepare._beam("", "--parallelism=3")
     assert prepare._beam("", "") is None
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_same_pictures_under_two_persons_are_found_alike(
+    split, phantoms, tmp_path, ct_settings
+):
+    persons = read_cohort(phantoms / "cohort.csv").persons[:4]
+    shutil.copytree(persons[0].paths[0], tmp_path / "copy")
+    lines = ["patient_id,path,label,split"]
+    lines += [f"{one.patient_id},{one.paths[0]},{one.label},train" for one in persons]
+    lines += [f"z-copy,copy,{persons[0].label},{split}"]
+    (tmp_path / "cohort.csv").write_text("\n".join(lines) + "\n")
+    said = []
+    for name, runner in (("here", None), ("beam", beam.Beam("DirectRunner", ""))):
+        (tmp_path / name).mkdir()
+        try:
+            account = prepare_cohort(
+                read_cohort(tmp_path / "cohort.csv"),
+                tmp_path / name,
+                settings=ct_settings,
+                seed=0,
+                fractions=(60, 10, 30),
+                workers=1,
+                progress=lambda told, n: told,
+                beam=runner,
+            )
+        except InputError as error:
+            said.append(str(error))
+        else:
+            assert account.n_pairs_sharing == 1
+            said.append((tmp_path / name / "notes.csv").read_text())
+    assert said[0] == said[1]
+    assert ("(test, " in said[0]) == (split == "test")
+    assert "z-copy" in said[0]

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.identities import clean, control_character, person_key
 from drenet_jax.data.public import DATASETS
 from drenet_jax.data.public.found import Found, write_cohort
 from drenet_jax.data.public.tables import read_table
@@ -574,7 +575,7 @@ def test_a_table_that_is_damaged_or_lacks_a_column_is_told(tmp_path):
         unique=True,
     )
 )
-def test_any_names_come_back_from_the_cohort_or_are_refused(names):
+def test_any_names_come_back_clean_from_the_cohort_or_are_refused(names):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "root")
         for n, name in enumerate(names):
@@ -582,15 +583,24 @@ def test_any_names_come_back_from_the_cohort_or_are_refused(names):
         found = DATASETS["folders"].find_persons(root)
         out = Path(folder, "cohort.csv")
         if any(name != name.rstrip() or name.splitlines() != [name] for name in names):
-            with pytest.raises(InputError, match="ends in a blank, has a line break"):
+            with pytest.raises(
+                InputError, match=r"ends in a blank, has a line|control char|differ only"
+            ):
                 write_cohort(found, out)
             return
-        write_cohort(found, out)
+        try:
+            write_cohort(found, out)
+        except InputError:
+            ids = [clean(f"p{name}") for name in names]
+            assert any(map(control_character, ids)) or len({*map(person_key, ids)}) < len(ids)
+            assert not out.exists()
+            return
         persons = read_cohort(out).persons
-        assert {(p.patient_id, p.label) for p in persons} == {
-            (f"p{name}", "ab"[n % 2]) for n, name in enumerate(names)
-        }
-        assert all((person.paths[0] / "1.dcm").is_file() for person in persons)
+        for person in persons:
+            for path in person.paths:
+                assert (path / "1.dcm").is_file()
+                assert clean(path.name) == person.patient_id.removeprefix(f"{person.label}_")
+        assert sum(len(person.paths) for person in persons) == len(names)
 
 
 def test_paths_lead_to_the_data_from_behind_a_link(find, tmp_path):
@@ -636,3 +646,42 @@ def test_a_name_that_is_not_utf_8_and_a_person_with_two_labels_are_refused(tmp_p
     found.add("p1", tmp_path / "well", "well")
     with pytest.raises(InputError, match="a person 'p1' under two labels, ill and well"):
         write_cohort(found, tmp_path / "cohort.csv")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("p1", "ill", "A"), ("P1", "well", "A")], "the patient_id 'P1' and 'p1'"),
+        ([("p1", "ill", "A"), ("p2", "Ill", "A")], "the label 'Ill' and 'ill'"),
+        ([("p1", "ill", "A"), ("p2", "well", "a")], "the site 'a' and 'A'"),
+        ([("p1", "ill", "A"), ("p\0", "well", "A")], r"the patient_id 'p\\x00', .* a control char"),
+        ([("p1", "ill", "A"), ("\u200b", "well", "A")], "the patient_id '', which is empty"),
+    ],
+)
+def test_names_that_prepare_would_refuse_make_no_cohort(rows, message, tmp_path):
+    found = Found(tmp_path)
+    for number, (patient_id, label, site) in enumerate(rows):
+        found.add(patient_id, tmp_path / str(number), label, site=site)
+    with pytest.raises(InputError, match=message):
+        write_cohort(found, tmp_path / "cohort.csv")
+    assert not (tmp_path / "cohort.csv").exists()
+
+
+def test_names_that_differ_in_case_under_two_labels_are_two_persons(tmp_path):
+    for place in ("ill/P1/1.dcm", "well/p1/1.dcm", "well/p2/1.dcm"):
+        _tree(tmp_path / "root", place)
+    found = DATASETS["folders"].find_persons(tmp_path / "root")
+    write_cohort(found, tmp_path / "cohort.csv")
+    assert [one.patient_id for one in read_cohort(tmp_path / "cohort.csv").persons] == [
+        "ill_P1",
+        "well_p1",
+        "well_p2",
+    ]
+    assert "are under two labels" in found.notes[0]
+
+
+def test_a_table_with_a_column_twice_is_refused(tmp_path):
+    (tmp_path / "table.csv").write_text("id\u00a0,value,Value\n1,2,3\n", encoding="utf-8")
+    assert read_table(tmp_path / "table.csv", [("id",)]) == [("1",)]
+    with pytest.raises(InputError, match="has the column 'value' twice"):
+        read_table(tmp_path / "table.csv", [("id",), ("value",)])

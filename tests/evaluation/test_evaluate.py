@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -21,6 +22,7 @@ from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
 from drenet_jax.evaluation.results import pictures_of
 from drenet_jax.evaluation.splits import positive_class
 from drenet_jax.outputs import new_folder
+from drenet_jax.synthesize import synthesize
 
 
 @pytest.fixture(scope="module")
@@ -111,20 +113,30 @@ def test_no_temperature_is_refused_if_it_is_asked_for(trained, tmp_path, monkeyp
 
 
 @pytest.fixture(scope="module")
-def others(phantoms, prepared, tmp_path_factory):
-    """The phantoms under other names, all of them in the test split."""
-    with (phantoms / "cohort.csv").open(newline="") as file:
+def others(prepared, tmp_path_factory):
+    """Twelve other phantoms, all of them in the test split."""
+    folder = tmp_path_factory.mktemp("others")
+    synthesize(folder / "phantoms", persons=12, seed=4, size_px=96, site="A", workers=1)
+    cohort = folder / "phantoms" / "others.csv"
+    _write_as_others(folder / "phantoms" / "cohort.csv", cohort)
+    return _prepare(cohort, folder / "data", prepared)
+
+
+def _write_as_others(source, cohort):
+    """The persons of a cohort under other names, all of them in the test split."""
+    with source.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    cohort = phantoms / "others.csv"
     with cohort.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], "split"])
         writer.writeheader()
         for row in rows:
             writer.writerow({**row, "patient_id": f"other-{row['patient_id']}", "split": "test"})
-    out = tmp_path_factory.mktemp("others") / "data"
+
+
+def _prepare(cohort, out, prepared):
     with new_folder(out) as folder:
         prepare_cohort(
-            read_cohort(cohort),
+            read_cohort(cohort, open_data(prepared).labels),
             folder,
             settings=open_data(prepared).ct,
             seed=0,
@@ -132,7 +144,6 @@ def others(phantoms, prepared, tmp_path_factory):
             workers=1,
             progress=lambda summaries, n: summaries,
         )
-    cohort.unlink()
     return out
 
 
@@ -162,6 +173,91 @@ def test_where_the_own_data_are_gone_the_user_must_vouch_for_the_others(
         (prepared.parent / "elsewhere").rename(prepared)
     assert metrics["validation_threshold"]["threshold"] is None
     assert metrics["calibration"]["temperature"] is None
+
+
+@pytest.fixture(scope="module")
+def renamed(phantoms, prepared, tmp_path_factory):
+    """The phantoms that the model knows, in copies with other names of persons and files."""
+    folder = tmp_path_factory.mktemp("renamed")
+    for source in sorted((phantoms / "dicom").iterdir()):
+        copy = folder / "dicom" / source.name
+        copy.mkdir(parents=True)
+        for number, file in enumerate(sorted(source.iterdir())):
+            shutil.copy(file, copy / f"copy{number}")
+    _write_as_others(phantoms / "cohort.csv", folder / "cohort.csv")
+    return _prepare(folder / "cohort.csv", folder / "data", prepared)
+
+
+@pytest.mark.parametrize("other_persons", [False, True])
+def test_pictures_that_the_model_knows_are_refused_under_any_name(
+    trained, prepared, renamed, tmp_path, other_persons
+):
+    own = open_data(prepared)
+    known = sorted(
+        f"other-{one}" for split in ("train", "validation") for one in own.persons[split]
+    )
+    with pytest.raises(InputError, match="trained or chosen on pictures of 9 persons") as caught:
+        evaluate_split(trained, "test", tmp_path, str(renamed), other_persons=other_persons)
+    assert sorted(re.findall(r"'(other-[^']+)'", str(caught.value))) == known
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_command_refuses_them_and_writes_nothing(trained, renamed, tmp_path, command):
+    out = tmp_path / "new" / "out"
+    done = command("evaluate", f"--workdir={trained}", f"--data={renamed}", f"--out={out}")
+    assert done.returncode == 2, done.stderr
+    assert "trained or chosen on pictures of 9 persons" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not out.parent.exists()
+
+
+def test_they_are_refused_where_the_own_data_are_gone_too(trained, prepared, renamed, tmp_path):
+    prepared.rename(prepared.parent / "elsewhere")
+    try:
+        with pytest.raises(InputError, match="trained or chosen on pictures of 9 persons"):
+            evaluate_split(trained, "test", tmp_path, str(renamed), other_persons=True)
+    finally:
+        (prepared.parent / "elsewhere").rename(prepared)
+
+
+def test_copies_of_persons_who_only_tested_the_model_may_test_it_again(
+    trained, prepared, phantoms, evaluated, tmp_path
+):
+    own = open_data(prepared)
+    _write_as_others(phantoms / "cohort.csv", tmp_path / "all.csv")
+    with (tmp_path / "all.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = ["patient_id,path,label,split"]
+    for row in rows:
+        if row["patient_id"].removeprefix("other-") in own.persons["test"]:
+            lines.append(f"{row['patient_id']},{phantoms / row['path']},{row['label']},test")
+    (tmp_path / "cohort.csv").write_text("\n".join(lines) + "\n")
+    data = _prepare(tmp_path / "cohort.csv", tmp_path / "data", prepared)
+    (tmp_path / "out").mkdir()
+    evaluate_split(trained, "test", tmp_path / "out", str(data))
+    ours, theirs = (
+        {row["patient_id"].removeprefix("other-"): row for row in _rows(folder / "persons.csv")}
+        for folder in (evaluated, tmp_path / "out")
+    )
+    assert ours.keys() == theirs.keys()
+    for one, row in ours.items():
+        assert float(row["p_COVID-19"]) == pytest.approx(float(theirs[one]["p_COVID-19"]), abs=1e-6)
+
+
+def test_a_name_that_differs_in_case_only_is_a_known_person(trained, prepared, others, tmp_path):
+    data, own = open_data(others), open_data(prepared)
+    shutil.copytree(others, tmp_path / "data")
+    one, known = data.persons["test"][0], own.persons["train"][0]
+    for name in ("split.json", "dataset.json"):
+        text = (tmp_path / "data" / name).read_text()
+        (tmp_path / "data" / name).write_text(text.replace(one, known.upper()))
+    with pytest.raises(InputError, match=rf"have the patient_id of persons .*'{known.upper()}'"):
+        evaluate_split(trained, "test", tmp_path, str(tmp_path / "data"))
+
+
+def _rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_data_that_were_prepared_in_another_way_are_refused(trained, others, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drenet_jax.data.identities import clean, person_key, value_key
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.aggregate import AGGREGATES
 from drenet_jax.evaluation.persons import PersonPredictions, SlicePredictions, person_predictions
@@ -112,14 +113,24 @@ def test_persons_csv_has_the_documented_columns(tmp_path):
     assert float(rows[1]["p_COVID-19"]) == 0.9
 
 
-# Ids with commas, quotes, leading zeros and line feeds; a control character is no id.
+# Ids with commas, quotes and leading zeros, as `prepare` stores them; names of files hold more.
+names = st.text(
+    st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp"), whitelist_characters=',"'),
+    max_size=8,
+).map(clean)
 texts = st.text(
     st.characters(blacklist_categories=("Cs", "Cc"), whitelist_characters=',"\n'), max_size=8
 )
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(texts, texts, texts, st.floats(0, 1)), max_size=6))
+@given(
+    st.lists(
+        st.tuples(names, texts, names, st.floats(0, 1)),
+        max_size=6,
+        unique_by=(lambda row: person_key(row[0]), lambda row: value_key(row[2])),
+    )
+)
 def test_a_table_comes_back_as_it_was_written(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("csv") / "slices.csv"
     slices = slices_of(
@@ -161,6 +172,18 @@ HEADER = "patient_id,slice_name,slice_index,site,label,p_a,p_b\n"
         (HEADER + "x,y,0,,a,nan,0.5\n", "line 2: a probability is not finite"),
         (HEADER + "x,y,0,,a,0.5\n", "line 2: the row has not 7 fields"),
         (HEADER + "x,y,0,,a,0.5,0.5,0.5\n", "line 2: the row has not 7 fields"),
+        (HEADER.replace("site", "label"), "has the column 'label' twice"),
+        (HEADER.replace("p_b", "p_a"), "has the column 'p_a' twice"),
+        (HEADER.replace("p_b", "p_A"), "column p_A: the label 'A' and 'a' .column p_a. differ"),
+        (
+            HEADER + "P1,y,0,,a,0.5,0.5\np1,z,0,,a,0.5,0.5\n",
+            r"line 3: the patient_id 'p1' and 'P1' \(line 2\) differ only",
+        ),
+        (
+            HEADER + "x,y,0,A,a,0.5,0.5\nz,y,0,a,b,0.5,0.5\n",
+            r"line 3: the site 'a' and 'A' \(line 2\) differ only",
+        ),
+        (HEADER + "x\0,y,0,,a,0.5,0.5\n", r"line 2: patient_id 'x\\x00' holds a control"),
         ("\udcff", "not a CSV table in UTF-8"),
     ],
 )
@@ -170,6 +193,15 @@ def test_a_table_that_cannot_be_used_is_told_by_file_and_line(tmp_path, text, me
     with pytest.raises(InputError, match=message) as error:
         SlicePredictions.from_csv(path)
     assert str(path) in str(error.value)
+
+
+def test_names_in_a_table_are_read_as_prepare_stores_them(tmp_path):
+    rows = "Zu\u0308rich\u00a0,a,0,X\u200b,a\u00a0,0.5,0.5\nZürich,b,1,X,a,0.5,0.5\n"
+    (tmp_path / "slices.csv").write_text(HEADER + rows, encoding="utf-8")
+    slices = SlicePredictions.from_csv(tmp_path / "slices.csv")
+    assert slices.patient_id.tolist() == ["Zürich", "Zürich"]
+    assert slices.site.tolist() == ["X", "X"]
+    assert len(person_predictions(slices)) == 1
 
 
 def test_a_missing_table_is_told(tmp_path):

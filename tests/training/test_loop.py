@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from drenet_jax.data import batches
-from drenet_jax.data.records import open_data
+from drenet_jax.data.records import open_data, write_fold
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluate import evaluate_split
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
@@ -290,3 +290,46 @@ def test_a_config_that_does_not_fit_is_told_by_field(field, value, message, conf
     said = str(caught.value).replace("'", "")
     assert (value if field == "data.dir" else f"--config.{field}={value}") in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("known", "split"), [("train", "validation"), ("train", "test"), ("validation", "test")]
+)
+def test_weights_that_know_persons_who_should_judge_them_are_refused(
+    config, trained, prepared, tmp_path, known, split
+):
+    data = open_data(prepared)
+    person = data.persons[known][0]
+    members = {"train": data.persons["train"][1:], split: [person]}
+    write_fold(tmp_path / "fold", data.fold(members, {"train": 20, split: 5}))
+    config.data.dir = str(tmp_path / "fold")
+    config.init.weights = str(trained)
+    with pytest.raises(InputError, match=rf"pictures of 1 persons of the {split} .*'{person}' \("):
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_knows_the_slices_of_its_run_and_of_the_weights_it_started_from(
+    config, trained, prepared, tmp_path
+):
+    data = open_data(prepared)
+    own = {split: data.digests.of_persons(data.persons[split]) for split in ("train", "validation")}
+    with Checkpoints.of(trained, flag="") as checkpoints:
+        first = checkpoints.digests(checkpoints.best_step)
+    np.testing.assert_array_equal(first.trained, own["train"])
+    np.testing.assert_array_equal(first.chosen, own["validation"])
+    # Another data set of fewer persons, from the weights of the first.
+    fold = data.fold(
+        {"train": data.persons["train"][3:], "test": data.persons["test"]}, {"train": 20}
+    )
+    write_fold(tmp_path / "fold", fold)
+    config.data.dir = str(tmp_path / "fold")
+    config.init.weights = str(trained)
+    config.train.steps = 1
+    for steps in (1, 2):  # the second call goes on
+        config.train.steps = steps
+        train_and_evaluate(config, tmp_path / "run")
+        with Checkpoints.of(tmp_path / "run", flag="") as checkpoints:
+            again = checkpoints.digests(checkpoints.latest_step)
+        np.testing.assert_array_equal(again.trained, own["train"])
+        np.testing.assert_array_equal(again.chosen, own["validation"])

@@ -14,6 +14,7 @@ import collections
 import os
 from pathlib import Path
 
+from drenet_jax.data.identities import person_key
 from drenet_jax.data.public.found import Found
 from drenet_jax.data.public.tree import PICTURES, entries, holds_a_file, not_like
 from drenet_jax.errors import InputError
@@ -36,8 +37,14 @@ def find_persons(root: Path) -> Found:
             found.leave_out("files beside the labels' folders", entry)
 
     persons = {label: _persons(found, label) for label in labels}
-    seen = collections.Counter(name for of_label in persons.values() for name in of_label)
-    twice = [name for name, labels_with_it in seen.items() if labels_with_it > 1]
+    seen = collections.Counter(
+        key for of_label in persons.values() for key in {person_key(name) for name in of_label}
+    )
+    twice = [
+        name
+        for name in dict.fromkeys(name for of_label in persons.values() for name in of_label)
+        if seen[person_key(name)] > 1
+    ]
     if twice:
         found.notes.append(
             f"{len(twice)} names (the first: {twice[0]}) are under two labels; they are taken for "

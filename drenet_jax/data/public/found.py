@@ -12,6 +12,7 @@ import posixpath
 from pathlib import Path
 
 from drenet_jax.ct.files import printable
+from drenet_jax.data.identities import clean, control_character, person_twins, value_twins
 from drenet_jax.errors import InputError
 
 
@@ -52,7 +53,9 @@ class Found:
     def add(
         self, patient_id: str, path: Path, label: str, *, split: str = "", site: str = ""
     ) -> None:
-        self.rows.append(Row(patient_id, self._relative(path), label, split, site))
+        """Adds a row; names are stored in the spelling of `identities.clean`."""
+        path = self._relative(path)
+        self.rows.append(Row(clean(patient_id), path, clean(label), split, clean(site)))
 
     def leave_out(self, what: str, one: Path | str) -> None:
         """Counts a path, or whatever has the name `one`, among `what` is not in the cohort."""
@@ -109,7 +112,8 @@ def write_cohort(found: Found, out: Path) -> None:
 
     Raises:
       InputError: `out` exists or cannot be written; there are fewer than two labels, one person
-        has two of them, or a name cannot be written in a CSV file in UTF-8.
+        has two of them, two names differ only in their spelling, or a name cannot be written in a
+        CSV file in UTF-8.
     """
     require_new(out)
     text = _text(found, out)
@@ -145,6 +149,11 @@ def _text(found: Found, out: Path) -> str:
     columns = ["patient_id", "path", "label"]
     columns += [name for name in ("split", "site") if any(getattr(row, name) for row in found.rows)]
     label_of: dict[str, str] = {}
+    twins = {
+        "patient_id": person_twins(),
+        "label": value_twins("label"),
+        "site": value_twins("site"),
+    }
     lines = []
     for row in found.rows:
         if label_of.setdefault(row.patient_id, row.label) != row.label:
@@ -158,6 +167,15 @@ def _text(found: Found, out: Path) -> str:
                 f"{printable(path)!r} ends in a blank, has a line break or is not UTF-8, which a "
                 "cohort file cannot hold; rename it."
             )
+        for column, of_column in twins.items():
+            value = getattr(row, column)
+            if control_character(value) or (not value and column != "site"):
+                raise InputError(
+                    f"{printable(path)!r} would have the {column} {value!r}, which is empty or "
+                    "holds a control character; rename it."
+                )
+            if value:
+                of_column.add(value, f"--root={found.root}", path)
         lines.append([path if name == "path" else getattr(row, name) for name in columns])
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from drenet_jax.data.identities import clean
 from drenet_jax.errors import InputError
 
 _XLSX = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
@@ -46,7 +47,10 @@ def read_table(
         raise InputError(
             f"{path} is no table that can be read; download it again, or save it as CSV."
         ) from error
-    header = [name.strip().lower() for name in lines[0]] if lines else []
+    header = [clean(name).lower() for name in lines[0]] if lines else []
+    for name in (one for names in (*columns, *optional) for one in names):
+        if header.count(name) > 1:
+            raise InputError(f"{path} has the column {name!r} twice; remove or rename one.")
     places = [
         next((header.index(name) for name in names if name in header), None)
         for names in (*columns, *optional)
@@ -60,7 +64,7 @@ def read_table(
 
 
 def _value(line: Sequence[str], place: int | None) -> str:
-    return " ".join(line[place].split()) if place is not None and place < len(line) else ""
+    return " ".join(clean(line[place]).split()) if place is not None and place < len(line) else ""
 
 
 def _csv_lines(path: Path) -> Iterable[list[str]]:
