@@ -16,7 +16,7 @@ from drenet_jax.ct.prepared import PickedSlice, PreparedPerson
 from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_series
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.source_instance import SourceInstance
-from drenet_jax.ct.turn import Turn
+from drenet_jax.ct.turn import FileAxes, Turn
 from drenet_jax.ct.window import window
 
 # What every chest has: lung or the air around, and muscle.
@@ -149,12 +149,16 @@ def _prepare_series(
             prefix + series.names[index],
             _windowed(image, settings),
             mask,
-            series.turn,
+            series.turn_of(index),
             instance,
+            series.stored_index(index),
+            series.axes,
         )
         for index, image, mask, instance in zip(indices, images, masks, instances, strict=True)
     ]
-    notes = tuple(f"{prefix}: {note}" if prefix else note for note in series.notes)
+    turned = sum(one.turn != series.turn for one in found)
+    notes = (*series.notes, *_turned_notes(turned))
+    notes = tuple(f"{prefix}: {note}" if prefix else note for note in notes)
     return _person(found, excluded, notes, len(series), settings.min_area_share, settings)
 
 
@@ -196,7 +200,7 @@ def _prepare_single_images(
     settings: CtSettings,
     with_instances: bool,
 ) -> PreparedPerson:
-    excluded, found = list(excluded), []
+    excluded, found, turned = list(excluded), [], 0
     for index, (single, name) in enumerate(zip(singles, names, strict=True)):
         try:
             image = single.read(0)
@@ -208,9 +212,20 @@ def _prepare_single_images(
             continue
         mask = lungs.find_lungs(image)
         instance = single.instance(0) if with_instances else None
-        found.append(_Found(index, name, _windowed(image, settings), mask, single.turn, instance))
+        turn = single.turn_of(0)
+        turned += turn != single.turn
+        found.append(_Found(index, name, _windowed(image, settings), mask, turn, instance))
     notes = tuple(dict.fromkeys(note for single in singles for note in single.notes))
+    notes += _turned_notes(turned)
     return _person(found, excluded, notes, len(singles) + len(excluded), 0.0, settings)
+
+
+def _turned_notes(count: int) -> tuple[str, ...]:
+    """The note on so many pictures that their EXIF turned."""
+    if not count:
+        return ()
+    what = "1 picture was" if count == 1 else f"{count} pictures were"
+    return (f"{what} turned as EXIF says; boxes are in pixels as the files store them",)
 
 
 class _Found(NamedTuple):
@@ -220,6 +235,8 @@ class _Found(NamedTuple):
     mask: np.ndarray
     turn: Turn
     instance: SourceInstance | None
+    stored_index: int | None = None
+    file_axes: FileAxes | None = None
 
 
 def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
@@ -257,19 +274,31 @@ def _person(
 
 
 def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
-    index, name, source, mask, turn, instance = found
-    if not mask.any():
-        return PickedSlice(index, name, source, mask, None, turn, None, None, why, instance)
-    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
-    y1, x1 = y0 + height, x0 + width
-    box = (y0, x0, y1, x1)
-    if why:
-        return PickedSlice(index, name, source, mask, box, turn, None, None, why, instance)
-    shrinks = height >= size_px and width >= size_px
-    image = cv2.resize(
-        source[y0:y1, x0:x1],
-        (size_px, size_px),
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    source, mask = found.source, found.mask
+    box = image = lung_mask = None
+    if mask.any():
+        x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
+        y1, x1 = y0 + height, x0 + width
+        box = (y0, x0, y1, x1)
+    if box and not why:
+        shrinks = height >= size_px and width >= size_px
+        image = cv2.resize(
+            source[y0:y1, x0:x1],
+            (size_px, size_px),
+            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+        )
+        lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
+    return PickedSlice(
+        index=found.index,
+        name=found.name,
+        source=source,
+        source_mask=mask,
+        source_box=box,
+        turn=found.turn,
+        image=image,
+        lung_mask=lung_mask,
+        why_excluded=why,
+        instance=found.instance,
+        stored_index=found.stored_index,
+        file_axes=found.file_axes,
     )
-    lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
-    return PickedSlice(index, name, source, mask, box, turn, image, lung_mask, why, instance)

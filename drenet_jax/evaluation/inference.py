@@ -224,7 +224,7 @@ class Predictor:
         for i, picked in enumerate(prepared.kept):
             pictures.append(
                 SlicePicture(
-                    index=picked.index,
+                    index=picked.file_index,
                     name=picked.name,
                     source=picked.source,
                     source_box=picked.source_box,
@@ -255,6 +255,8 @@ class Predictor:
                     "index": picture.index,
                     "probabilities": picture.probabilities,
                     "boxes": [_as_stored(box, picked) for box in picture.boxes],
+                    # Of a volume: which axes of its array, 0 for i to 2 for k, these count along.
+                    "axes": picked.file_axes and picked.file_axes._asdict(),
                 }
                 for picture, picked in zip(pictures, prepared.kept, strict=True)
             ],
@@ -263,7 +265,7 @@ class Predictor:
             "model": self.identity,
         }
         left_out = (
-            LeftOutSlice(one.index, one.name, one.source, one.why_excluded)
+            LeftOutSlice(one.file_index, one.name, one.source, one.why_excluded)
             for one in prepared.picked
             if not one.kept
         )
