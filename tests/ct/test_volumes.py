@@ -177,9 +177,8 @@ def test_places_in_other_volumes_are_those_of_the_array_as_stored(
     order, signs, suffix, tmp_path, ct_settings
 ):
     steps = steps_mm(order, signs)
-    image = sitk.GetImageFromArray(
-        stored(chest(), order, signs).astype(np.int16).transpose(2, 1, 0)
-    )
+    array = stored(chest(), order, signs).astype(np.int16)
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0))
     image.SetSpacing(np.linalg.norm(steps, axis=0).tolist())
     image.SetDirection((steps / np.linalg.norm(steps, axis=0)).ravel().tolist())
     path = tmp_path / f"ct{suffix}"
