@@ -7,6 +7,7 @@ import io
 import cv2
 import numpy as np
 
+from drenet_jax.ct import values
 from drenet_jax.ct.turn import Turn
 
 # A pixel is coloured if its channels lie further apart than this: JPEG blurs colour, and scans of
@@ -26,6 +27,10 @@ _MIDDLE = (28_000, 45_000)
 
 
 _ORIENTATION_TAG = 0x0112
+
+
+# Of 16 bits, but as no CT is kept.
+NEITHER = "a picture of 16 bits that is neither HU nor in a window"
 
 
 class PictureError(ValueError):
@@ -118,6 +123,9 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _from_16_bits(image: np.ndarray) -> np.ndarray:
+    signed = values.unwrapped(image.astype(np.float32))
+    if signed.min() < 0:
+        return signed
     low, high = (int(value) for value in np.percentile(image, (1, 99)))
     if _MIDDLE[0] <= low and high <= _MIDDLE[1]:
         return image.astype(np.float32) - _MIDDLE_OFFSET_HU
@@ -125,4 +133,4 @@ def _from_16_bits(image: np.ndarray) -> np.ndarray:
         return image.astype(np.float32) - _DICOM_OFFSET_HU
     if low < 0.2 * 65535 and high > 0.6 * 65535:
         return (image / 257 + 0.5).astype(np.uint8)
-    raise PictureError("a picture of 16 bits that is neither HU nor in a window")
+    raise PictureError(NEITHER)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from drenet_jax.ct import lungs, slices
+from drenet_jax.ct import lungs, pictures, slices, values
 from drenet_jax.ct.files import CtError, Excluded, printable
 from drenet_jax.ct.prepared import PickedSlice, PreparedPerson
 from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_series
@@ -18,10 +18,6 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.source_instance import SourceInstance
 from drenet_jax.ct.turn import FileAxes, Turn
 from drenet_jax.ct.window import window
-
-# What every chest has: lung or the air around, and muscle.
-_AIR_BELOW_HU = -500.0
-_TISSUE_ABOVE_HU = -100.0
 
 # A person's largest lung area over the picture's is 0.2 to 0.6; 0.04 in the widest field of view.
 _LEAST_LUNG_SHARE = 0.04
@@ -141,8 +137,9 @@ def _prepare_series(
         indices.append(index)
         images.append(image)
         instances.append(_instance(series, index, prefix) if with_instances else None)
-    _require_one_scale(series, images)
+    images, value_notes = _checked_values(series, images, excluded)
     masks = lungs.find_lungs_in_series(images, from_feet=series.from_feet)
+    _check_lung_values(series, images, masks)
     found = [
         _Found(
             index,
@@ -157,7 +154,7 @@ def _prepare_series(
         for index, image, mask, instance in zip(indices, images, masks, instances, strict=True)
     ]
     turned = sum(one.turn != series.turn for one in found)
-    notes = (*series.notes, *_turned_notes(turned))
+    notes = (*series.notes, *value_notes, *_turned_notes(turned))
     notes = tuple(f"{prefix}: {note}" if prefix else note for note in notes)
     return _person(found, excluded, notes, len(series), settings.min_area_share, settings)
 
@@ -175,22 +172,42 @@ def _instance(series: Series, index: int, prefix: str) -> SourceInstance | None:
         ) from None
 
 
-def _require_one_scale(series: Series, images: Sequence[np.ndarray]) -> None:
-    """Refuses pictures of two scales in one series, and numbers that cannot be HU of a chest."""
-    why = ""
+def _checked_values(
+    series: Series, images: list[np.ndarray], excluded: Sequence[Excluded]
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """The slices in HU or in a window, and notes on their values.
+
+    Raises:
+      CtError: slices of two scales are in one series, or values cannot be HU of a chest.
+    """
+    why, note = "", ""
     if len({image.dtype for image in images}) > 1:
         why = "pictures of 8 bits and pictures of 16 bits in HU"
+    elif images and any(one.why == pictures.NEITHER for one in excluded):
+        why = "pictures of 16 bits of which some are neither HU nor in a window"
     elif images and images[0].dtype != np.uint8:
-        lowest, highest = min(map(np.min, images)), max(map(np.max, images))
-        if not _is_hu(lowest, highest):
-            why = f"values from {lowest:.0f} to {highest:.0f}, which are no HU of a chest"
+        if series.is_of_pictures:
+            images, note = values.lifted(images)
+        why = values.why_no_hu(images)
     if why:
-        raise CtError(f"{series.path} holds {why}; export the series anew.", why)
+        raise _wrong_values(series, why)
+    return images, (note,) if note else ()
 
 
-def _is_hu(lowest: float, highest: float) -> bool:
-    """Whether a chest may have this range: it holds air and muscle."""
-    return lowest < _AIR_BELOW_HU and highest > _TISSUE_ABOVE_HU
+def _check_lung_values(
+    series: Series, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+) -> None:
+    """Refuses lungs without texture, and pictures whose lungs are light."""
+    if images and images[0].dtype == np.uint8:
+        why = values.why_no_window(images, masks)
+    else:
+        why = values.why_no_lung_hu(images, masks)
+    if why:
+        raise _wrong_values(series, why)
+
+
+def _wrong_values(series: Series, why: str) -> CtError:
+    return CtError(f"{series.path} holds {why}; export the series anew.", why)
 
 
 def _prepare_single_images(
@@ -200,22 +217,23 @@ def _prepare_single_images(
     settings: CtSettings,
     with_instances: bool,
 ) -> PreparedPerson:
-    excluded, found, turned = list(excluded), [], 0
+    excluded, found, notes, turned = list(excluded), [], [], 0
     for index, (single, name) in enumerate(zip(singles, names, strict=True)):
         try:
-            image = single.read(0)
-            _require_one_scale(single, [image])
+            (image,), value_notes = _checked_values(single, [single.read(0)], [])
+            mask = lungs.find_lungs(image)
+            _check_lung_values(single, [image], [mask])
         except CtError as error:
             if len(singles) == 1 and not excluded:
                 raise
             excluded.append(Excluded(name, error.why))
             continue
-        mask = lungs.find_lungs(image)
         instance = single.instance(0) if with_instances else None
         turn = single.turn_of(0)
         turned += turn != single.turn
         found.append(_Found(index, name, _windowed(image, settings), mask, turn, instance))
-    notes = tuple(dict.fromkeys(note for single in singles for note in single.notes))
+        notes += [*single.notes, *value_notes]
+    notes = tuple(dict.fromkeys(notes))
     notes += _turned_notes(turned)
     return _person(found, excluded, notes, len(singles) + len(excluded), 0.0, settings)
 

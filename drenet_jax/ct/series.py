@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from drenet_jax.ct import dicom, dicom_pixels, pictures, stack, volumes
+from drenet_jax.ct import dicom, dicom_pixels, pictures, stack, values, volumes
 from drenet_jax.ct.dicom_pixels import PADDING_HU
 from drenet_jax.ct.files import (
     CtError,
@@ -118,6 +118,11 @@ class Series:
         """
         return self._instance(index) if self._instance is not None else None
 
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether the slices are PNG or JPEG pictures, which do not say what their values mean."""
+        return self._instance is None and self.axes is None
+
     def stored_index(self, index: int) -> int | None:
         """For a volume, a slice's place along the stored slice axis, from 0; None for files."""
         return self._stored_index(index) if self._stored_index is not None else None
@@ -143,7 +148,7 @@ class Series:
         image = self.turn_of(index).upright(stored)
         if image.dtype == np.uint8:
             return image
-        return np.maximum(image, PADDING_HU, out=image)
+        return np.maximum(values.unwrapped(image), PADDING_HU)
 
 
 def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) -> Series:
