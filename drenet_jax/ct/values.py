@@ -242,9 +242,8 @@ def why_no_window(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> 
     inside = [image[mask] for image, mask in zip(images, masks, strict=True)]
     values = np.concatenate(inside) if inside else np.empty(0, np.uint8)
     if values.size and (black := np.mean(values <= _BLACK)) > _MOST_BLACK:
-        return (
-            f"pictures in a soft-tissue window ({black:.0%} of the lungs black; {_HOW_TO_EXPORT})"
-        )
+        what = f"{black:.0%} of the lungs black"
+        return f"pictures in a soft-tissue window ({what}; {_HOW_TO_EXPORT})"
     if _are_inverted(images, masks):
         return f"pictures whose greys are inverted, with light lungs ({_HOW_TO_EXPORT}, air black)"
     steps = np.abs(_grey_steps(images))
@@ -293,8 +292,17 @@ def _are_inverted(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> 
         mask = lungs.find_lungs(negative)
         if not 0.05 < mask.mean() < 0.5 or _is_light_outside(negative, mask):
             continue
+        if not _lies_on_both_sides(mask):
+            continue
         found += _corner_level(negative) - float(np.median(negative[mask])) < 0.2 * 255
     return found >= needed
+
+
+def _lies_on_both_sides(mask: np.ndarray) -> bool:
+    """Whether there is less of a mask in its middle than beside, as of lungs, unlike of a heart."""
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    columns = mask[y : y + height, x : x + width].mean(axis=0)
+    return bool(columns[round(0.4 * width) : round(0.6 * width)].mean() < 0.7 * columns.mean())
 
 
 def _is_light_outside(image: np.ndarray, mask: np.ndarray) -> bool:
