@@ -290,7 +290,7 @@ def _are_inverted(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> 
     for image in doubtful:
         negative = 255 - image
         mask = lungs.find_lungs(negative)
-        if not 0.05 < mask.mean() < 0.5 or _is_light_outside(negative, mask):
+        if not 0.12 < mask.mean() < 0.5 or _is_light_outside(negative, mask):
             continue
         if not _lies_on_both_sides(mask):
             continue
