@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from drenet_jax.ct import lungs, pictures, slices, values
+from drenet_jax.ct import anatomy, lungs, pictures, slices, values
 from drenet_jax.ct.files import CtError, Excluded, printable
 from drenet_jax.ct.prepared import PickedSlice, PreparedPerson
 from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_series
@@ -139,7 +139,7 @@ def _prepare_series(
         instances.append(_instance(series, index, prefix) if with_instances else None)
     images, value_notes = _checked_values(series, images, excluded)
     masks = lungs.find_lungs_in_series(images, from_feet=series.from_feet)
-    _check_lung_values(series, images, masks)
+    value_notes += _checked_lungs(series, images, masks)
     found = [
         _Found(
             index,
@@ -194,16 +194,22 @@ def _checked_values(
     return images, (note,) if note else ()
 
 
-def _check_lung_values(
+def _checked_lungs(
     series: Series, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
-) -> None:
-    """Refuses lungs without texture, and pictures whose lungs are light."""
+) -> tuple[str, ...]:
+    """Notes on what the slices show.
+
+    Raises:
+      CtError: the lungs have no texture, pictures have light lungs, or the chest is not upright.
+    """
     if images and images[0].dtype == np.uint8:
         why = values.why_no_window(images, masks)
     else:
         why = values.why_no_lung_hu(images, masks)
-    if why:
-        raise _wrong_values(series, why)
+    verdict = anatomy.Verdict(why) if why else anatomy.judge(images, masks)
+    if verdict.why:
+        raise _wrong_values(series, verdict.why)
+    return (verdict.note,) if verdict.note else ()
 
 
 def _wrong_values(series: Series, why: str) -> CtError:
@@ -222,7 +228,7 @@ def _prepare_single_images(
         try:
             (image,), value_notes = _checked_values(single, [single.read(0)], [])
             mask = lungs.find_lungs(image)
-            _check_lung_values(single, [image], [mask])
+            value_notes += _checked_lungs(single, [image], [mask])
         except CtError as error:
             if len(singles) == 1 and not excluded:
                 raise

@@ -140,6 +140,8 @@ def why_no_hu(images: Sequence[np.ndarray]) -> str:
     """
     if not images:
         return ""
+    if not all(np.isfinite(image).all() for image in images):
+        return "values that are no numbers, and no HU of a chest"
     histogram = Histogram(images)
     share = histogram.share
     commonest, _ = histogram.peak(-400, 700)
