@@ -417,20 +417,28 @@ def _volume_series(
 def _picture_series(
     path: Path, files: Files, names: list[str], guard: Guard, excluded: list[Excluded]
 ) -> Series:
-    @functools.lru_cache(maxsize=1)
-    def read(index: int) -> tuple[np.ndarray, Turn]:
+    turns: dict[int, Turn] = {}
+
+    def read(index: int) -> np.ndarray:
         file = files.place(names[index])
         try:
             why = guard(str(file), "pixels")
             if why:
                 raise pictures.PictureError(why)
             data = files.read(names[index])
-            return pictures.read_picture(data), pictures.read_turn(data)
+            image = pictures.read_picture(data)
+            turns[index] = pictures.read_turn(data)
+            return image
         except OSError as error:
             why = f"a file that cannot be opened ({error.strerror})"
             raise UnreadableSlice.of(file, why, "check its permissions") from error
         except ValueError as error:
             raise UnreadableSlice.of(file, str(error), "give a grey CT slice") from error
+
+    def turn_of(index: int) -> Turn:
+        if index not in turns:
+            read(index)
+        return turns[index]
 
     return _series(
         path,
@@ -439,8 +447,8 @@ def _picture_series(
         notes=(),
         from_feet=False,
         turn=Turn(),
-        read=lambda index: read(index)[0],
-        turn_of=lambda index: read(index)[1],
+        read=read,
+        turn_of=turn_of,
     )
 
 
