@@ -63,8 +63,8 @@ class _Limits(NamedTuple):
 
 
 # Means over a series are 1.7 and more upright, with contrast medium, too, and the same with the
-# other sign upside down. Of 540 single pictures 1% are below -2.0 and none is below -3.2; upside down,
-# 48% are refused and 26% are noted.
+# other sign upside down. Of 540 single pictures 1% are below -2.0 and none is below -3.2; upside
+# down, 48% are refused and 26% are noted.
 _SERIES = _Limits(-1.0, 0.5)
 _SINGLE = _Limits(-3.2, -2.0)
 
@@ -81,12 +81,21 @@ class Verdict(NamedTuple):
     note: str = ""
 
 
-_ON_ITS_SIDE = "slices in which the chest lies on its side (turn them so that the spine is below)"
-_UPSIDE_DOWN = "slices in which the chest is upside down (turn them so that the spine is below)"
+_ON_ITS_SIDE = (
+    "slices in which the chest lies on its side (their orientation is given wrongly; turn them so "
+    "that the spine is below)"
+)
+_UPSIDE_DOWN = (
+    "slices in which the chest is upside down (their orientation is given wrongly; turn them so "
+    "that the spine is below)"
+)
 _MAY_BE_UPSIDE_DOWN = (
     "the chest may lie upside down; see that the spine is below, or turn the slices"
 )
-_NOT_AXIAL = "slices that are not axial (the body is cut along its length)"
+_NOT_AXIAL = (
+    "slices that are not axial, but cut the body along its length (their orientation is given "
+    "wrongly)"
+)
 
 
 def judge(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Verdict:

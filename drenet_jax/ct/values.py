@@ -28,7 +28,7 @@ _LEAST_WRAPPED_SHARE = 0.003
 _WRAP_12 = 4096
 _LARGEST_12_BITS_HU = 1100
 _DEEPER_THAN_AIR_HU = -1100
-_BRIGHT_HU = 500
+_BRIGHT_HU = 300
 
 # Bins of the histogram, one HU wide.
 _LOWEST_HU, _HIGHEST_HU = -1024, 3072
@@ -119,6 +119,8 @@ class Histogram:
 # or lung; values that are twice, half or ten times HU, or higher by 1000, have less than 0.12.
 _AIR_HU = (-1020, -550)
 _LEAST_AIR = 0.005
+# In series without padding it is six times what is emptier and more, in doubled HU less than 0.08.
+_LEAST_OF_EMPTY = 0.1
 # Of tissue (above -200 HU) at most 0.05 is bone or metal; 0.35 and more where 1000 was added.
 _BRIGHT_FROM_HU = 500
 _TISSUE_FROM_HU = -200
@@ -153,9 +155,12 @@ def why_no_hu(images: Sequence[np.ndarray]) -> str:
     fat, has_fat = histogram.peak(-300, -50)
     tissue = max(share(_TISSUE_FROM_HU, _HIGHEST_HU), 1e-9)
     rest = max(share(-500, _HIGHEST_HU), 1e-9)
+    empty = share(_LOWEST_HU, _AIR_HU[0])
     what = ""
     if share(*_AIR_HU) < _LEAST_AIR:
         what = "no air or lung at -1000 to -550"
+    elif share(*_AIR_HU) < _LEAST_OF_EMPTY * empty and empty > 0.3:
+        what = f"{empty:.0%} of all below -1020"
     elif tissue < 0.01:
         what = "no tissue above -200"
     elif share(_BRIGHT_FROM_HU, _HIGHEST_HU) > _MOST_BRIGHT * tissue:
@@ -246,13 +251,13 @@ def why_no_window(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> 
       images: uint8 [H, W].
       masks: bool [H, W], what was found as lungs in each.
     """
+    if _are_inverted(images, masks):
+        return f"pictures whose greys are inverted, with light lungs ({_HOW_TO_EXPORT}, air black)"
     inside = [_thinned(image)[_thinned(mask)] for image, mask in zip(images, masks, strict=True)]
     values = np.concatenate(inside) if inside else np.empty(0, np.uint8)
     if values.size and (black := np.mean(values <= _BLACK)) > _MOST_BLACK:
         what = f"{black:.0%} of the lungs black"
         return f"pictures in a soft-tissue window ({what}; {_HOW_TO_EXPORT})"
-    if _are_inverted(images, masks):
-        return f"pictures whose greys are inverted, with light lungs ({_HOW_TO_EXPORT}, air black)"
     steps = np.abs(_grey_steps(images))
     if (steps >= _DIFFERS_STEPS).sum() >= 2 or (steps >= _DIFFERS_MUCH_STEPS).any():
         return f"pictures whose tissue is brighter in some than in others ({_HOW_TO_EXPORT})"
