@@ -24,6 +24,7 @@ DEPENDENCIES = [
     "opencv-python-headless>=4.10",  # opencv-python needs libGL, which servers lack
     "optax>=0.2.5",
     "orbax-checkpoint>=0.12,<0.13",
+    "pillow>=10",  # which way up EXIF says that a picture is
     "pydicom>=3.0",
     "pylibjpeg>=2.0",
     "pylibjpeg-openjpeg>=2.3",  # high-throughput JPEG 2000, which gdcm lacks

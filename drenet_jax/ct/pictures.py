@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import cv2
 import numpy as np
+
+from drenet_jax.ct import values
+from drenet_jax.ct.turn import Turn
 
 # A pixel is coloured if its channels lie further apart than this: JPEG blurs colour, and scans of
 # print are tinted.
@@ -19,6 +24,13 @@ _DICOM_OFFSET_HU = 1024
 _MOST_DICOM = 8191
 _MIDDLE_OFFSET_HU = 32768
 _MIDDLE = (28_000, 45_000)
+
+
+_ORIENTATION_TAG = 0x0112
+
+
+# Of 16 bits, but as no CT is kept.
+NEITHER = "a picture of 16 bits that is neither HU nor in a window"
 
 
 class PictureError(ValueError):
@@ -65,6 +77,41 @@ def read_picture(data: bytes) -> np.ndarray:
     return image
 
 
+# What EXIF's orientation 1 to 8 says is to be done with the stored rows and columns.
+_TURN_OF_ORIENTATION = (
+    Turn(False, False, False),
+    Turn(False, False, True),
+    Turn(False, True, True),
+    Turn(False, True, False),
+    Turn(True, False, False),
+    Turn(True, False, True),
+    Turn(True, True, True),
+    Turn(True, True, False),
+)
+
+
+def read_turn(data: bytes) -> Turn:
+    """How a picture as stored becomes upright by what its EXIF says, if it has any.
+
+    `read_picture` gives the rows and columns as the file stores them, which is what boxes refer to;
+    most viewers show the picture turned.
+
+    Args:
+      data: the file.
+    """
+    if b"Exif" not in data and b"eXIf" not in data:
+        return Turn()
+    from PIL import Image  # few pictures have EXIF
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # whatever damaged EXIF makes of the parser: then there is none
+        return Turn()
+    known = isinstance(orientation, int) and 1 <= orientation <= len(_TURN_OF_ORIENTATION)
+    return _TURN_OF_ORIENTATION[orientation - 1] if known else Turn()
+
+
 def _grey(image: np.ndarray) -> np.ndarray:
     colour = image[..., :3]
     # Arrows and letters of a reader are coloured, too, but small.
@@ -76,6 +123,9 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _from_16_bits(image: np.ndarray) -> np.ndarray:
+    signed = values.unwrapped(image.astype(np.float32))
+    if signed.min() < 0:
+        return signed
     low, high = (int(value) for value in np.percentile(image, (1, 99)))
     if _MIDDLE[0] <= low and high <= _MIDDLE[1]:
         return image.astype(np.float32) - _MIDDLE_OFFSET_HU
@@ -83,4 +133,4 @@ def _from_16_bits(image: np.ndarray) -> np.ndarray:
         return image.astype(np.float32) - _DICOM_OFFSET_HU
     if low < 0.2 * 65535 and high > 0.6 * 65535:
         return (image / 257 + 0.5).astype(np.uint8)
-    raise PictureError("a picture of 16 bits that is neither HU nor in a window")
+    raise PictureError(NEITHER)

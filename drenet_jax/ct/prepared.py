@@ -14,7 +14,7 @@ import numpy as np
 from drenet_jax.ct.files import Excluded
 from drenet_jax.ct.fill import fill_blank
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.ct.turn import Box, Turn
+from drenet_jax.ct.turn import Box, FileAxes, Turn
 
 if TYPE_CHECKING:
     from drenet_jax.ct.dicom.instances import SourceInstance
@@ -25,7 +25,8 @@ class PickedSlice:
     """One picked slice of a person, kept or not.
 
     Attributes:
-      index: its place in the ordered series (in the list of paths for single images).
+      index: its place in the ordered series (in the list of paths for single images), from 0. The
+        slices of a volume are ordered from the feet to the head, whichever way they are stored.
       name: its file name, relative to the series' folder.
       source: uint8 [H, W], the original slice, lung-windowed and upright.
       source_mask: bool [H, W], the lungs; all False if none were found.
@@ -36,6 +37,10 @@ class PickedSlice:
       why_excluded: '' if the slice is kept.
       instance: the DICOM instance that it comes from, if that was asked for. It identifies the
         patient; nothing else here does.
+      stored_index: for a slice of a volume, its place along the slice axis of the array as stored,
+        from 0; None for files of slices.
+      file_axes: for a slice of a volume, the axes of the array as stored that `file_index` and the
+        rows and columns of `file_box` and `file_size` count along; None for files of slices.
     """
 
     index: int
@@ -48,10 +53,17 @@ class PickedSlice:
     lung_mask: np.ndarray | None
     why_excluded: str
     instance: SourceInstance | None = None
+    stored_index: int | None = None
+    file_axes: FileAxes | None = None
 
     @property
     def kept(self) -> bool:
         return not self.why_excluded
+
+    @property
+    def file_index(self) -> int:
+        """Its number in the file, from 0: along the slice axis of a volume's array as stored."""
+        return self.index if self.stored_index is None else self.stored_index
 
     @property
     def file_size(self) -> tuple[int, int]:

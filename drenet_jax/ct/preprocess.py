@@ -10,18 +10,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from drenet_jax.ct import lungs, slices
+from drenet_jax.ct import anatomy, lungs, pictures, slices, values
 from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.ct.files import CtError, Excluded, printable
 from drenet_jax.ct.prepared import PickedSlice, PreparedPerson
 from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_series
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.ct.turn import Turn
+from drenet_jax.ct.turn import FileAxes, Turn
 from drenet_jax.ct.window import window
-
-# What every chest has: lung or the air around, and muscle.
-_AIR_BELOW_HU = -500.0
-_TISSUE_ABOVE_HU = -100.0
 
 # A person's largest lung area over the picture's is 0.2 to 0.6; 0.04 in the widest field of view.
 _LEAST_LUNG_SHARE = 0.04
@@ -145,20 +141,25 @@ def _prepare_series(
         indices.append(index)
         images.append(image)
         instances.append(_instance(series, index, prefix) if with_instances else None)
-    _require_one_scale(series, images)
+    images, value_notes = _checked_values(series, images, excluded)
     masks = lungs.find_lungs_in_series(images, from_feet=series.from_feet)
+    value_notes += _checked_lungs(series, images, masks)
     found = [
         _Found(
             index,
             prefix + series.names[index],
             _windowed(image, settings),
             mask,
-            series.turn,
+            series.turn_of(index),
             instance,
+            series.stored_index(index),
+            series.axes,
         )
         for index, image, mask, instance in zip(indices, images, masks, instances, strict=True)
     ]
-    notes = tuple(f"{prefix}: {note}" if prefix else note for note in series.notes)
+    turned = sum(one.turn != series.turn for one in found)
+    notes = (*series.notes, *value_notes, *_turned_notes(turned))
+    notes = tuple(f"{prefix}: {note}" if prefix else note for note in notes)
     return _person(found, excluded, notes, len(series), settings.min_area_share, settings)
 
 
@@ -175,22 +176,48 @@ def _instance(series: Series, index: int, prefix: str) -> SourceInstance | None:
         ) from None
 
 
-def _require_one_scale(series: Series, images: Sequence[np.ndarray]) -> None:
-    """Refuses pictures of two scales in one series, and numbers that cannot be HU of a chest."""
-    why = ""
+def _checked_values(
+    series: Series, images: list[np.ndarray], excluded: Sequence[Excluded]
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """The slices in HU or in a window, and notes on their values.
+
+    Raises:
+      CtError: slices of two scales are in one series, or values cannot be HU of a chest.
+    """
+    why, note = "", ""
     if len({image.dtype for image in images}) > 1:
         why = "pictures of 8 bits and pictures of 16 bits in HU"
+    elif images and any(one.why == pictures.NEITHER for one in excluded):
+        why = "pictures of 16 bits of which some are neither HU nor in a window"
     elif images and images[0].dtype != np.uint8:
-        lowest, highest = min(map(np.min, images)), max(map(np.max, images))
-        if not _is_hu(lowest, highest):
-            why = f"values from {lowest:.0f} to {highest:.0f}, which are no HU of a chest"
+        if series.is_of_pictures:
+            images, note = values.lifted(images)
+        why = values.why_no_hu(images)
     if why:
-        raise CtError(f"{series.path} holds {why}; export the series anew.", why)
+        raise _wrong_values(series, why)
+    return images, (note,) if note else ()
 
 
-def _is_hu(lowest: float, highest: float) -> bool:
-    """Whether a chest may have this range: it holds air and muscle."""
-    return lowest < _AIR_BELOW_HU and highest > _TISSUE_ABOVE_HU
+def _checked_lungs(
+    series: Series, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+) -> tuple[str, ...]:
+    """Notes on what the slices show.
+
+    Raises:
+      CtError: the lungs have no texture, pictures have light lungs, or the chest is not upright.
+    """
+    if images and images[0].dtype == np.uint8:
+        why = values.why_no_window(images, masks)
+    else:
+        why = values.why_no_lung_hu(images, masks)
+    verdict = anatomy.Verdict(why) if why else anatomy.judge(images, masks)
+    if verdict.why:
+        raise _wrong_values(series, verdict.why)
+    return (verdict.note,) if verdict.note else ()
+
+
+def _wrong_values(series: Series, why: str) -> CtError:
+    return CtError(f"{series.path} holds {why}; export the series anew.", why)
 
 
 def _prepare_single_images(
@@ -200,21 +227,33 @@ def _prepare_single_images(
     settings: CtSettings,
     with_instances: bool,
 ) -> PreparedPerson:
-    excluded, found = list(excluded), []
+    excluded, found, notes, turned = list(excluded), [], [], 0
     for index, (single, name) in enumerate(zip(singles, names, strict=True)):
         try:
-            image = single.read(0)
-            _require_one_scale(single, [image])
+            (image,), value_notes = _checked_values(single, [single.read(0)], [])
+            mask = lungs.find_lungs(image)
+            value_notes += _checked_lungs(single, [image], [mask])
         except CtError as error:
             if len(singles) == 1 and not excluded:
                 raise
             excluded.append(Excluded(name, error.why))
             continue
-        mask = lungs.find_lungs(image)
         instance = single.instance(0) if with_instances else None
-        found.append(_Found(index, name, _windowed(image, settings), mask, single.turn, instance))
-    notes = tuple(dict.fromkeys(note for single in singles for note in single.notes))
+        turn = single.turn_of(0)
+        turned += turn != single.turn
+        found.append(_Found(index, name, _windowed(image, settings), mask, turn, instance))
+        notes += [*single.notes, *value_notes]
+    notes = tuple(dict.fromkeys(notes))
+    notes += _turned_notes(turned)
     return _person(found, excluded, notes, len(singles) + len(excluded), 0.0, settings)
+
+
+def _turned_notes(count: int) -> tuple[str, ...]:
+    """The note on so many pictures that their EXIF turned."""
+    if not count:
+        return ()
+    what = "1 picture was" if count == 1 else f"{count} pictures were"
+    return (f"{what} turned as EXIF says; boxes are in pixels as the files store them",)
 
 
 class _Found(NamedTuple):
@@ -224,6 +263,8 @@ class _Found(NamedTuple):
     mask: np.ndarray
     turn: Turn
     instance: SourceInstance | None
+    stored_index: int | None = None
+    file_axes: FileAxes | None = None
 
 
 def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
@@ -261,19 +302,31 @@ def _person(
 
 
 def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
-    index, name, source, mask, turn, instance = found
-    if not mask.any():
-        return PickedSlice(index, name, source, mask, None, turn, None, None, why, instance)
-    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
-    y1, x1 = y0 + height, x0 + width
-    box = (y0, x0, y1, x1)
-    if why:
-        return PickedSlice(index, name, source, mask, box, turn, None, None, why, instance)
-    shrinks = height >= size_px and width >= size_px
-    image = cv2.resize(
-        source[y0:y1, x0:x1],
-        (size_px, size_px),
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    source, mask = found.source, found.mask
+    box = image = lung_mask = None
+    if mask.any():
+        x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
+        y1, x1 = y0 + height, x0 + width
+        box = (y0, x0, y1, x1)
+    if box and not why:
+        shrinks = height >= size_px and width >= size_px
+        image = cv2.resize(
+            source[y0:y1, x0:x1],
+            (size_px, size_px),
+            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+        )
+        lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
+    return PickedSlice(
+        index=found.index,
+        name=found.name,
+        source=source,
+        source_mask=mask,
+        source_box=box,
+        turn=found.turn,
+        image=image,
+        lung_mask=lung_mask,
+        why_excluded=why,
+        instance=found.instance,
+        stored_index=found.stored_index,
+        file_axes=found.file_axes,
     )
-    lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
-    return PickedSlice(index, name, source, mask, box, turn, image, lung_mask, why, instance)

@@ -29,7 +29,7 @@ from drenet_jax.ct.files import (
     natural,
     open_files,
 )
-from drenet_jax.ct.turn import Turn
+from drenet_jax.ct.turn import FileAxes, Turn
 
 KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
 
@@ -81,14 +81,16 @@ class Series:
       path: the folder, the zip or the single file.
       names: the slices' names, from the feet to the head for DICOM and volumes, in natural order
         for pictures: their files' names relative to the folder, with `#` and the number of the
-        frame in a file of several. Bytes that are not UTF-8 are written as escapes.
+        frame in a file of several, or of the slice along the stored slice axis of a volume. Bytes
+        that are not UTF-8 are written as escapes.
       excluded: the files that are no slices of this series.
       notes: what is odd about the series, in words.
       from_feet: whether the order is known to be from the feet to the head.
       is_single: a file of one slice, rather than a series.
       is_renamed: names of files held something that identifies the patient, so files are called
         by their numbers in natural order.
-      turn: how a slice as stored became upright.
+      turn: how a slice as stored became upright, unless `turn_of` says otherwise of it.
+      axes: of the stored array, for a volume.
     """
 
     path: Path
@@ -101,6 +103,9 @@ class Series:
     turn: Turn
     _read: Callable[[int], np.ndarray]
     _instance: Callable[[int], SourceInstance] | None
+    axes: FileAxes | None = None
+    _stored_index: Callable[[int], int] | None = None
+    _turn_of: Callable[[int], Turn] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -116,6 +121,19 @@ class Series:
         """
         return self._instance(index) if self._instance is not None else None
 
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether the slices are PNG or JPEG pictures, which do not say what their values mean."""
+        return self._instance is None and self.axes is None
+
+    def stored_index(self, index: int) -> int | None:
+        """For a volume, a slice's place along the stored slice axis, from 0; None for files."""
+        return self._stored_index(index) if self._stored_index is not None else None
+
+    def turn_of(self, index: int) -> Turn:
+        """How one slice as stored becomes upright: pictures may each be turned by their EXIF."""
+        return self._turn_of(index) if self._turn_of is not None else self.turn
+
     def read(self, index: int) -> np.ndarray:
         """Decodes one slice.
 
@@ -129,7 +147,8 @@ class Series:
         Raises:
           UnreadableSlice: the file cannot be decoded, or is a colour picture.
         """
-        image = self.turn.upright(self._read(index))
+        stored = self._read(index)
+        image = self.turn_of(index).upright(stored)
         if image.dtype == np.uint8:
             return image
         return np.maximum(image, PADDING_HU, out=image)
@@ -406,30 +425,42 @@ def _volume_series(
         ) from error
     return _series(
         path,
-        names=[f"{name}#{i + 1}" for i in range(volume.n_slices)],
+        names=[f"{name}#{volume.file_index(i) + 1}" for i in range(volume.n_slices)],
         excluded=excluded,
         notes=volume.notes,
         from_feet=True,
-        turn=Turn(),
+        turn=volume.turn,
         read=volume.read,
+        axes=volume.axes,
+        stored_index=volume.file_index,
     )
 
 
 def _picture_series(
     path: Path, files: Files, names: list[str], guard: Guard, excluded: list[Excluded]
 ) -> Series:
+    turns: dict[int, Turn] = {}
+
     def read(index: int) -> np.ndarray:
         file = files.place(names[index])
         try:
             why = guard(str(file), "pixels")
             if why:
                 raise pictures.PictureError(why)
-            return pictures.read_picture(files.read(names[index]))
+            data = files.read(names[index])
+            image = pictures.read_picture(data)
+            turns[index] = pictures.read_turn(data)
+            return image
         except OSError as error:
             why = f"a file that cannot be opened ({error.strerror})"
             raise UnreadableSlice.of(file, why, "check its permissions") from error
         except ValueError as error:
             raise UnreadableSlice.of(file, str(error), "give a grey CT slice") from error
+
+    def turn_of(index: int) -> Turn:
+        if index not in turns:
+            read(index)
+        return turns[index]
 
     return _series(
         path,
@@ -439,10 +470,24 @@ def _picture_series(
         from_feet=False,
         turn=Turn(),
         read=read,
+        turn_of=turn_of,
     )
 
 
-def _series(path: Path, *, names, excluded, notes, from_feet, turn, read, instance=None) -> Series:
+def _series(
+    path: Path,
+    *,
+    names,
+    excluded,
+    notes,
+    from_feet,
+    turn,
+    read,
+    instance=None,
+    axes=None,
+    stored_index=None,
+    turn_of=None,
+) -> Series:
     return Series(
         path=path,
         names=tuple(names),
@@ -454,4 +499,7 @@ def _series(path: Path, *, names, excluded, notes, from_feet, turn, read, instan
         turn=turn,
         _read=read,
         _instance=instance,
+        axes=axes,
+        _stored_index=stored_index,
+        _turn_of=turn_of,
     )

@@ -9,6 +9,26 @@ import numpy as np
 Box = tuple[float, float, float, float]
 
 
+class FileAxes(NamedTuple):
+    """Which axes of a volume's array the places in its axial slices count along.
+
+    Axes are numbered as nibabel and SimpleITK index them: 0 for i, which runs fastest in the file,
+    1 for j, 2 for k. Of the two axes of a slice, x counts along the one of the lower number and y
+    along the other. A volume stored from axial planes has (2, 1, 0): a box of its slice `n` is
+    `array[x0:x1, y0:y1, n]`. One stored from sagittal planes, with the patient's long axis along j,
+    has (1, 2, 0): there the box is `array[x0:x1, n, y0:y1]`.
+
+    Attributes:
+      index: of the slice's number (from 0) in the file.
+      y: of the rows.
+      x: of the columns.
+    """
+
+    index: int
+    y: int
+    x: int
+
+
 class Turn(NamedTuple):
     """A transposition, then flips.
 

@@ -1,22 +1,39 @@
-"""NIfTI, MetaImage and NRRD volumes, of any orientation, as axial slices (by SimpleITK)."""
+"""NIfTI, MetaImage and NRRD volumes, of any orientation, as axial slices of their own voxels.
+
+A volume's users index its array as it is stored: nibabel's `array[i, j, k]`, SimpleITK's
+`image[i, j, k]`, with i the axis that runs fastest in the file. Whatever the patient's orientation
+in it, the axial slices are perpendicular to the stored axis that lies closest to the patient's
+long axis. `FileAxes` says which axis that is and how a slice's rows and columns lie in the array.
+"""
 
 from __future__ import annotations
 
-import gzip
+import itertools
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from drenet_jax.ct import nifti
+from drenet_jax.ct.turn import FileAxes, turn_of
+from drenet_jax.ct.values import unwrapped
+
 # A volume of 512 x 512 x 4000 voxels in 16 bits.
 _MOST_BYTES = 2 << 30
-
-_NIFTI_HEADER_BYTES = 348
 
 # Voxels may be this much longer in the plane than the other way; beyond, the axial slices would be
 # those of a coronal or sagittal scan.
 _MOST_ANISOTROPY = 2.5
+
+# The cosine of a stored axis and of its axis of the patient, at least: 45 degrees, as for DICOM.
+_LEAST_COSINE = 0.7
+
+_TILTED_DEG = 3.0
+
+# Axes of an axial slice that are not perpendicular distort it; a little does no harm. Slices that
+# are shifted against each other, as a tilted gantry leaves them, are not distorted themselves.
+_SHEARED_DEG = 1.0
+_MOST_SHEAR_DEG = 5.0
 
 
 class VolumeError(ValueError):
@@ -24,10 +41,15 @@ class VolumeError(ValueError):
 
 
 def is_volume(name: str, head: bytes) -> bool:
-    """Whether a file of this name that begins so is NIfTI, MetaImage or NRRD."""
+    """Whether a file of this name that begins so is NIfTI, MetaImage or NRRD.
+
+    NIfTI is known by what it holds, packed or not, since both are saved under either name.
+    """
     name = name.lower()
+    if nifti.is_nifti(head) or nifti.is_nifti(nifti.unpacked_head(head)):
+        return True
     if name.endswith((".nii", ".nii.gz")):
-        return head[:2] == b"\x1f\x8b" or head[344:347] == b"n+1" or head[4:7] == b"n+2"
+        return head.startswith(nifti.GZIP_MAGIC)  # which may be damaged
     if name.endswith((".mha", ".mhd")):
         return b"ElementDataFile" in head[:8192]
     return name.endswith(".nrrd") and head.startswith(b"NRRD")
@@ -38,6 +60,8 @@ class Volume:
 
     Attributes:
       n_slices: number of axial slices.
+      axes: which axes of the stored array `index`, y and x of a slice count along.
+      turn: how a slice as stored becomes upright.
       notes: what is odd about it.
     """
 
@@ -51,97 +75,158 @@ class Volume:
         Raises:
           VolumeError: it cannot be read, is no grey volume, or is too large.
         """
-        import SimpleITK as sitk  # a tenth of a second, which DICOM need not pay
+        if nifti.is_nifti(head) or head.startswith(nifti.GZIP_MAGIC):
+            self._voxels, axes_mm, notes, self._scale = _read_nifti(path)
+        else:
+            _check_data_inside(path.name.lower(), head)
+            # The voxels are a view of the image.
+            self._voxels, axes_mm, self._image = _read_by_itk(path)
+            self._scale, notes = (1.0, 0.0), ()
+        spacing_mm = np.linalg.norm(axes_mm, axis=0)
+        directions = axes_mm / spacing_mm
+        self.axes, is_reversed = _file_axes(directions)
+        self._along = 2 - self.axes.index  # NumPy counts axes from the other end.
+        self.n_slices = self._voxels.shape[self._along]
+        self._is_reversed = is_reversed
+        self.turn = turn_of(directions[:, self.axes.x], directions[:, self.axes.y])
+        _check_spacing(directions, spacing_mm, self.axes)
+        self.notes = (*notes, *_notes(directions, self.axes))
 
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)
-        _check_data_inside(path.name.lower(), head)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        try:
-            reader.ReadImageInformation()
-            self._check(reader)
-            _check_length(path, reader)
-            image = reader.Execute()
-        except (RuntimeError, MemoryError) as error:
-            # Not the error's text, which quotes the path.
-            raise VolumeError("a volume that cannot be read") from error
-        # A view that keeps the image alive: [slices, rows, columns] as stored.
-        self._voxels = sitk.GetArrayViewFromImage(image)
-        self._image = image
-        if image.GetDimension() == 4:
-            self._voxels = self._voxels[0]
-        directions = np.reshape(image.GetDirection(), (image.GetDimension(),) * 2)[:3, :3]
-        self._to_axial(directions)
-        self.n_slices = self._voxels.shape[0]
-        self.notes = self._notes(reader, directions)
+    def file_index(self, index: int) -> int:
+        """Where a slice lies along the stored slice axis, from 0.
 
-    def _check(self, reader) -> None:
-        size = reader.GetSize()
-        if len(size) == 4 and size[3] == 1:
-            size = size[:3]
-        if len(size) != 3 or reader.GetNumberOfComponents() != 1 or min(size) < 1:
-            raise VolumeError("no grey volume of three dimensions")
-        if np.prod(size, dtype=np.float64) * 2 > _MOST_BYTES:
-            raise VolumeError(f"a volume of more than {_MOST_BYTES >> 30} GiB")
-        directions = np.reshape(reader.GetDirection(), (len(reader.GetSize()),) * 2)[:3, :3]
-        spacing_mm = np.array(reader.GetSpacing()[:3])
-        along = int(np.argmax(np.abs(directions[2])))
-        in_plane_mm = np.delete(spacing_mm, along)
-        if in_plane_mm.max() > _MOST_ANISOTROPY * min(in_plane_mm.min(), spacing_mm[along]):
-            thick = int(np.argmax(spacing_mm))
-            is_coronal = int(np.argmax(np.abs(directions[:, thick]))) == 1
-            raise VolumeError(f"a {'coronal' if is_coronal else 'sagittal'} volume of thick slices")
-
-    def _to_axial(self, directions: np.ndarray) -> None:
-        """Turns the view: slices from the feet up, rows to the back, columns to the left."""
-        # directions[p, i]: how far the patient's axis p goes along the image's axis i.
-        axes = [int(np.argmax(np.abs(directions[p]))) for p in range(3)]
-        if sorted(axes) != [0, 1, 2]:
-            raise VolumeError("a volume between all orientations")
-        # NumPy counts axes from the other end.
-        view = self._voxels.transpose([2 - axes[p] for p in (2, 1, 0)])
-        steps = [1 if directions[p, axes[p]] > 0 else -1 for p in (2, 1, 0)]
-        self._voxels = view[:: steps[0], :: steps[1], :: steps[2]]
-
-    def _notes(self, reader, directions: np.ndarray) -> tuple[str, ...]:
-        notes = []
-        tilt = np.degrees(np.arccos(np.clip(np.abs(directions).max(axis=0).min(), 0, 1)))
-        if tilt > 3:
-            notes.append(f"the volume is tilted by {tilt:.0f} degrees")
-        codes = [
-            reader.GetMetaData(key)
-            for key in ("qform_code", "sform_code")
-            if reader.HasMetaDataKey(key)
-        ]
-        if codes and all(int(float(code)) == 0 for code in codes):
-            notes.append("the NIfTI file gives no orientation; taken as its axes are by default")
-        return tuple(notes)
+        Args:
+          index: its place from the feet to the head, from 0.
+        """
+        return self.n_slices - 1 - index if self._is_reversed else index
 
     def read(self, index: int) -> np.ndarray:
-        """One axial slice as stored: uint8 [H, W], or float32 [H, W]; NaN is air."""
-        voxels = self._voxels[index]
-        if voxels.dtype == np.uint8:
+        """One axial slice as stored: uint8 [H, W], or float32 [H, W]; NaN is air.
+
+        Args:
+          index: its place from the feet to the head, from 0.
+        """
+        at = [slice(None)] * 3
+        at[self._along] = self.file_index(index)
+        voxels = self._voxels[tuple(at)]
+        if voxels.dtype == np.uint8 and self._scale == (1.0, 0.0):
             return np.ascontiguousarray(voxels)
-        return np.nan_to_num(voxels.astype(np.float32), nan=-np.inf, neginf=-1e6, posinf=1e6)
+        slope, inter = self._scale
+        # In double precision: values of 32 bits with a large offset lose the HU otherwise.
+        hu = (voxels * np.float64(slope) + inter).astype(np.float32)
+        return unwrapped(np.nan_to_num(hu, nan=-np.inf, neginf=-1e6, posinf=1e6))
 
 
-def _check_length(path: Path, reader) -> None:
-    """Refuses a NIfTI file that was cut off: its reader would take zeros for the rest."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return
-    bits = int(reader.GetMetaData("bitpix"))
-    needed = _NIFTI_HEADER_BYTES + np.prod(reader.GetSize(), dtype=np.float64) * bits / 8
-    found = path.stat().st_size
-    if path.name.lower().endswith(".gz"):
-        try:
-            with gzip.open(path) as stream:
-                found = 0
-                while found < needed and (chunk := stream.read(1 << 20)):
-                    found += len(chunk)
-        except (EOFError, OSError, zlib.error) as error:
-            raise VolumeError("a volume that was cut off or damaged") from error
-    if found < needed:
-        raise VolumeError("a volume that was cut off or damaged")
+def _read_nifti(
+    path: Path,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[float, float]]:
+    """Voxels [k, j, i], the axes' steps in mm [3, 3], notes, slope and inter."""
+    try:
+        with nifti.open_unpacked(path) as stream:
+            try:
+                header = nifti.read_header(stream)
+            except (EOFError, OSError) as error:  # by gzip
+                raise VolumeError("a volume that was cut off or damaged") from error
+            size = _size(header.shape)
+            if header.dtype is None:
+                raise VolumeError("no grey volume of three dimensions")
+            voxels = nifti.read_voxels(stream, header)
+    except nifti.NiftiError as error:
+        raise VolumeError(str(error)) from error
+    except MemoryError as error:
+        raise VolumeError("a volume that cannot be read") from error
+    return voxels.reshape(size[::-1]), header.axes, header.notes, (header.slope, header.inter)
+
+
+def _read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray, object]:
+    """Voxels [k, j, i], the axes' steps in mm [3, 3] and the image of a MetaImage or a NRRD."""
+    import SimpleITK as sitk  # a tenth of a second, which DICOM need not pay
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        size = _size(reader.GetSize())
+        if reader.GetNumberOfComponents() != 1:
+            raise VolumeError("no grey volume of three dimensions")
+        image = reader.Execute()
+    except (RuntimeError, MemoryError) as error:
+        # Not the error's text, which quotes the path.
+        raise VolumeError("a volume that cannot be read") from error
+    n = image.GetDimension()
+    directions = np.reshape(image.GetDirection(), (n, n))[:3, :3]
+    voxels = sitk.GetArrayViewFromImage(image).reshape(size[::-1])
+    return voxels, directions * image.GetSpacing()[:3], image
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The three sizes of a volume; further axes of length 1 are dropped."""
+    if len(shape) < 3 or any(size != 1 for size in shape[3:]) or min(shape) < 1:
+        raise VolumeError("no grey volume of three dimensions")
+    if np.prod(shape, dtype=np.float64) * 2 > _MOST_BYTES:
+        raise VolumeError(f"a volume of more than {_MOST_BYTES >> 30} GiB")
+    return tuple(shape[:3])
+
+
+def _file_axes(directions: np.ndarray) -> tuple[FileAxes, bool]:
+    """Which stored axes are which, and whether the slices are stored from the head to the feet.
+
+    Args:
+      directions: [3, 3]; column `a` is the direction of the stored axis `a` in the patient.
+    """
+    if not np.isfinite(directions).all():
+        raise VolumeError("a volume whose axes have no direction")
+    # The stored axis of each of the patient's.
+    axes = max(
+        itertools.permutations(range(3)),
+        key=lambda axes: sum(abs(directions[p, axes[p]]) for p in range(3)),
+    )
+    if min(abs(directions[p, axes[p]]) for p in range(3)) < _LEAST_COSINE:
+        raise VolumeError("a volume between all orientations")
+    along = axes[2]
+    x, y = sorted(axes[:2])
+    return FileAxes(along, y, x), bool(directions[2, along] < 0)
+
+
+def _check_spacing(directions: np.ndarray, spacing_mm: np.ndarray, axes: FileAxes) -> None:
+    in_plane_mm = np.delete(spacing_mm, axes.index)
+    if in_plane_mm.max() > _MOST_ANISOTROPY * min(in_plane_mm.min(), spacing_mm[axes.index]):
+        thick = int(np.argmax(spacing_mm))
+        is_coronal = int(np.argmax(np.abs(directions[:, thick]))) == 1
+        raise VolumeError(f"a {'coronal' if is_coronal else 'sagittal'} volume of thick slices")
+
+
+def _notes(directions: np.ndarray, axes: FileAxes) -> list[str]:
+    along, y, x = directions[:, axes.index], directions[:, axes.y], directions[:, axes.x]
+    in_plane_deg = _degrees_off_square(x, y)
+    if in_plane_deg > _MOST_SHEAR_DEG:
+        raise VolumeError(
+            f"a volume whose axes are sheared by {in_plane_deg:.0f} degrees in the axial slices "
+            "(resample it to perpendicular axes)"
+        )
+    notes = []
+    if in_plane_deg > _SHEARED_DEG:
+        notes.append(f"the axial slices of the volume are sheared by {in_plane_deg:.0f} degrees")
+    normal = np.cross(x, y)
+    normal /= np.linalg.norm(normal)
+    shift_deg = np.degrees(np.arccos(np.clip(abs(normal @ along), 0, 1)))
+    if shift_deg > _SHEARED_DEG:
+        notes.append(
+            f"the slices of the volume are shifted against each other by {shift_deg:.0f} degrees "
+            "(sheared axes, as a tilted gantry gives)"
+        )
+    nearest = np.abs(directions).max(axis=0)
+    if shift_deg > _SHEARED_DEG:
+        nearest = np.delete(nearest, axes.index)
+    tilt_deg = np.degrees(np.arccos(np.clip(nearest.min(), 0, 1)))
+    if tilt_deg > _TILTED_DEG:
+        notes.append(f"the volume is tilted by {tilt_deg:.0f} degrees")
+    return notes
+
+
+def _degrees_off_square(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.degrees(np.arcsin(np.clip(abs(one @ other), 0, 1))))
 
 
 def _check_data_inside(name: str, head: bytes) -> None:

@@ -20,6 +20,9 @@ _COLUMNS = ("patient_id", "slice_name", *_EDGES)
 def read_lesions(path: str | os.PathLike) -> dict[tuple[str, str], list[Box]]:
     """(patient_id, slice_name) -> the boxes of the slice's lesions, in pixels as stored, half open.
 
+    The slices of a volume are called by its file, `#` and their number from 1 along the slice axis
+    of the array as stored; `ct.turn.FileAxes` says how y and x count there.
+
     Args:
       path: a table with the columns patient_id, slice_name (as in the records and in slices.csv),
         y0, x0, y1, x1; others are ignored. One row a box; lesions of a slice may overlap.

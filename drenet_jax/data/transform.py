@@ -123,7 +123,7 @@ def _example(
         "lung_mask": _png(picked.lung_mask.view(np.uint8) * np.uint8(255)),
         "label": person.label,
         "patient_id": person.patient_id,
-        "slice_index": picked.index,
+        "slice_index": picked.file_index,
         "slice_name": picked.name,
         "source_box": list(picked.file_box),
         "source_size": list(picked.file_size),

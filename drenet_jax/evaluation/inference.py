@@ -34,7 +34,11 @@ class PersonResult:
     """What the model says of one person.
 
     Attributes:
-      result: what `predict` writes to `result.json` (DESIGN section 2).
+      result: what `predict` writes to `result.json` (DESIGN section 2). A slice's `index`, from 0,
+        and its boxes are places in the file as stored. For a slice of a volume `axes` has the axes
+        of the array (0 for i, 1 for j, 2 for k, as nibabel and SimpleITK index it) that `index`, y
+        and x count along: usually 2, 1 and 0. Otherwise it is null, and `index` is the place in the
+        ordered series.
       pictures: the kept slices with their boxes and heat maps, for the report.
       left_out: the picked slices that were not kept.
       instances: the DICOM instances of the kept slices, if they were asked for. They identify the
@@ -224,7 +228,7 @@ class Predictor:
         for i, picked in enumerate(prepared.kept):
             pictures.append(
                 SlicePicture(
-                    index=picked.index,
+                    index=picked.file_index,
                     name=picked.name,
                     source=picked.source,
                     source_box=picked.source_box,
@@ -255,6 +259,8 @@ class Predictor:
                     "index": picture.index,
                     "probabilities": picture.probabilities,
                     "boxes": [_as_stored(box, picked) for box in picture.boxes],
+                    # Of a volume: which axes of its array, 0 for i to 2 for k, these count along.
+                    "axes": picked.file_axes and picked.file_axes._asdict(),
                 }
                 for picture, picked in zip(pictures, prepared.kept, strict=True)
             ],
@@ -263,7 +269,7 @@ class Predictor:
             "model": self.identity,
         }
         left_out = (
-            LeftOutSlice(one.index, one.name, one.source, one.why_excluded)
+            LeftOutSlice(one.file_index, one.name, one.source, one.why_excluded)
             for one in prepared.picked
             if not one.kept
         )

@@ -38,7 +38,7 @@ class SlicePicture:
     """A slice as a person's report shows it.
 
     Attributes:
-      index: its place in the series.
+      index: its number in the series, or along the slice axis of a volume as stored, from 0.
       name: its file.
       source: [H, W] uint8, the whole slice in the lung window, upright.
       source_box: (y0, x0, y1, x1) of the lungs' crop, in pixels of `source`, ends outside.
@@ -81,7 +81,7 @@ class LeftOutSlice:
     """A picked slice that was not kept.
 
     Attributes:
-      index: its place in the series.
+      index: its number in the series, or along the slice axis of a volume as stored, from 0.
       name: its file.
       source: [H, W] uint8, the whole slice in the lung window, upright.
       why: the reason.

@@ -848,6 +848,73 @@ def a_metaimage_that_points_elsewhere(folder):
     return path
 
 
+def nifti_with(folder: Path, name: str, sform_mm: np.ndarray, **options) -> Path:
+    """The chest from the right to the left, from the back to the front, and from the feet up."""
+    from ct.test_volumes import write_nifti
+
+    voxels = np.stack([CHEST] * N).transpose(2, 1, 0)[::-1, ::-1].astype(np.int16)
+    write_nifti(folder / name, np.ascontiguousarray(voxels), sform_mm=sform_mm, **options)
+    return folder / name
+
+
+RAS_MM = np.diag([2.5, 2.5, 5.0])
+
+
+@handled()
+def a_nifti_called_packed_that_is_not(folder):
+    return nifti_with(folder, "ct.nii.gz", RAS_MM, packed=False)
+
+
+@handled()
+def a_packed_nifti_called_nii(folder):
+    return nifti_with(folder, "ct.nii", RAS_MM, packed=True)
+
+
+@handled()
+def a_nifti_with_a_slope_of_zero(folder):
+    return nifti_with(folder, "ct.nii", RAS_MM, scale=(0.0, -1024.0))
+
+
+@handled("qform and sform of the NIfTI file disagree by 180 degrees")
+def a_nifti_whose_qform_and_sform_disagree(folder):
+    return nifti_with(folder, "ct.nii", RAS_MM, qform=(0.0, 0.0, 1.0))
+
+
+@handled("shifted against each other by 15 degrees (sheared axes")
+def a_nifti_sheared_as_by_a_tilted_gantry(folder):
+    sform_mm = RAS_MM.copy()
+    sform_mm[1, 2] = 5.0 * np.tan(np.radians(15))
+    return nifti_with(folder, "ct.nii", sform_mm)
+
+
+@refused("whose axes are sheared by 20 degrees in the axial slices")
+def a_nifti_sheared_in_its_slices(folder):
+    sform_mm = RAS_MM.copy()
+    sform_mm[1, 0] = 2.5 * np.tan(np.radians(20))
+    return nifti_with(folder, "ct.nii", sform_mm)
+
+
+@refused("the chest is upside down")
+def a_nifti_whose_affine_lies(folder):
+    return nifti_with(folder, "ct.nii", np.diag([2.5, -2.5, 5.0]))
+
+
+@refused("the chest lies on its side")
+def a_nifti_whose_affine_is_transposed(folder):
+    return nifti_with(folder, "ct.nii", RAS_MM[[1, 0, 2]])
+
+
+@refused("no HU of a chest")
+def a_volume_of_hu_and_1000_with_padding(folder):
+    return volume(folder / "ct.mha", image(voxels=np.stack([with_padding(-3000) + 1000] * N)))
+
+
+@handled()
+def a_volume_whose_hu_lost_their_sign(folder):
+    voxels = np.stack([CHEST] * N).astype(np.int16).view(np.uint16)
+    return volume(folder / "ct.nrrd", image(voxels=voxels))
+
+
 @refused("2 volumes (ct.nii and mask.nii first)")
 def two_volumes(folder):
     volume(folder / "ct.nii")
@@ -934,6 +1001,59 @@ def a_picture_of_30000_pixels(folder):
     pixels = zlib.compress(bytes(30_001) * 300)
     data = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    return folder
+
+
+@handled("4 pictures were turned as EXIF says")
+def pictures_turned_by_exif(folder):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    for i in range(N):
+        Image.fromarray(np.rot90(WINDOWED)).save(folder / f"{i}.png", exif=exif)
+    return folder
+
+
+@refused("the chest lies on its side")
+def pictures_saved_transposed(folder):
+    for i in range(N):
+        picture(folder / f"{i}.png", np.ascontiguousarray(WINDOWED.T))
+    return folder
+
+
+@refused("the chest is upside down")
+def pictures_saved_upside_down(folder):
+    for i in range(N):
+        picture(folder / f"{i}.png", np.ascontiguousarray(WINDOWED[::-1]))
+    return folder
+
+
+@handled()
+def hu_in_pngs_that_lost_their_sign(folder):
+    for i in range(N):
+        picture(folder / f"{i}.png", CHEST.astype(np.int16).view(np.uint16))
+    return folder
+
+
+@handled("the pictures hold HU + 1000")
+def hu_and_1000_in_pngs(folder):
+    for i in range(N):
+        picture(folder / f"{i}.png", (CHEST + 1000).astype(np.uint16))
+    return folder
+
+
+@refused("in a soft-tissue window")
+def pictures_in_a_soft_tissue_window(folder):
+    for i in range(N):
+        picture(folder / f"{i}.png", window(CHEST, 40, 400))
+    return folder
+
+
+@refused("greys are inverted")
+def pictures_with_inverted_greys(folder):
+    for i in range(N):
+        picture(folder / f"{i}.png", 255 - WINDOWED)
     return folder
 
 

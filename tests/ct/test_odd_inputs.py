@@ -89,6 +89,14 @@ _SAME = (
     "a_volume_stored_from_sagittal_planes",
     "a_volume_stored_as_ras",
     "hu_in_pngs_of_16_bits",
+    "a_nifti_called_packed_that_is_not",
+    "a_packed_nifti_called_nii",
+    "a_nifti_with_a_slope_of_zero",
+    "a_nifti_whose_qform_and_sform_disagree",
+    "a_nifti_sheared_as_by_a_tilted_gantry",
+    "a_volume_whose_hu_lost_their_sign",
+    "hu_in_pngs_that_lost_their_sign",
+    "hu_and_1000_in_pngs",
 )
 
 

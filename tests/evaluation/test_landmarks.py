@@ -189,7 +189,7 @@ CASES = {
     "PNG files, wider than high": Case(pictures(".png", in_window), [hu[CUT] for hu in chests()]),
     "JPEG files": Case(pictures(".jpg", in_window), chests()),
     "PNG files of 16 bits": Case(pictures(".png", in_16_bits), chests()),
-    # The slices of a volume are told upright.
+    # For volumes the array in the file is asked, whatever its orientation.
     "NIfTI": Case(volume("ct.nii"), chests()),
     "NIfTI as RAS": Case(volume("ct.nii.gz", "RAS"), chests()),
     "NIfTI of sagittal planes, anisotropic": Case(
@@ -197,6 +197,8 @@ CASES = {
     ),
     "MetaImage": Case(volume("ct.mha"), [hu[CUT] for hu in chests()]),
     "NRRD": Case(volume("ct.nrrd", "LAS"), chests()),
+    "NRRD from the head to the feet": Case(volume("ct.nrrd", "RPI"), chests()),
+    "MetaImage of coronal planes": Case(volume("ct.mha", "RIP"), [hu[CUT] for hu in chests()]),
 }
 
 
@@ -282,13 +284,30 @@ def heat_centre(heat: np.ndarray) -> np.ndarray:
     return np.array([(opacity * rows).sum(), (opacity * columns).sum()]) / opacity.sum()
 
 
+def is_volume(path: Path | list[Path]) -> bool:
+    return isinstance(path, Path) and path.name.endswith((".nii", ".nii.gz", ".mha", ".nrrd"))
+
+
+def slice_of_volume(path: Path, row: dict) -> np.ndarray:
+    """The slice [y, x] of a row of `result.json`, taken from the array as the file stores it."""
+    array = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).transpose(2, 1, 0)
+    axes = row["axes"]
+    assert row["name"] == f"{path.name}#{row['index'] + 1}"
+    return np.moveaxis(array, [axes[name] for name in ("index", "y", "x")], [0, 1, 2])[row["index"]]
+
+
 @pytest.mark.parametrize("kind", CASES)
 def test_boxes_and_heat_hit_the_planted_square(kind, predictor, tmp_path):
     case = CASES[kind]
     stored = [np.ascontiguousarray(case.store(hu)) for hu in case.upright]
     folder = tmp_path / "person"
     folder.mkdir()
-    found = predictor.explain(case.write(folder, stored))
+    path = case.write(folder, stored)
+    found = predictor.explain(path)
+    if is_volume(path):
+        stored = [slice_of_volume(path, row) for row in found.result["slices"]]
+    else:
+        assert all(row["axes"] is None for row in found.result["slices"])
     assert len(found.pictures) == len(stored)
     by_slice = zip(found.result["slices"], found.pictures, strict=True)
     for (row, picture), upright, as_stored in zip(by_slice, case.upright, stored, strict=True):

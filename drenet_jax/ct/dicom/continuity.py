@@ -32,7 +32,7 @@ _LEAST_SEAM_HU = 60.0
 _LEAST_SLICES_OF_A_SIDE = 2
 # In the same series slices 2, 4, 6 and 10 mm apart differed by up to 36, 67, 94 and 141 HU, and
 # slices of two patients by 170 HU and more.
-_LEAST_JUMP_HU = 80.0
+_LEAST_JUMP_HU = 100.0
 _MOST_HU_PER_MM = 20.0
 
 

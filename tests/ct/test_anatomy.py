@@ -1,0 +1,164 @@
+"""A chest that does not lie as it should is refused; one that does is not."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from ct.conftest import write_dicom
+from ct.test_volumes import write_nifti
+
+from drenet_jax.ct import anatomy, lungs, slices
+from drenet_jax.ct.files import CtError
+from drenet_jax.ct.phantom import make_phantom
+from drenet_jax.ct.preprocess import prepare_person
+from drenet_jax.ct.series import open_series
+from drenet_jax.ct.window import window
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+REAL_SERIES = ("CAP", "COVID-19", "Normal")
+
+needs_data = pytest.mark.skipif(
+    not DATA.exists(), reason=f"the real CT data are not in {DATA}; see README of shared/data"
+)
+
+TURNS = {
+    "upright": lambda image: image,
+    "mirrored": lambda image: image[:, ::-1],
+    "upside down": lambda image: image[::-1],
+    "turned by half": lambda image: image[::-1, ::-1],
+    "transposed": lambda image: image.T,
+    "turned to the left": lambda image: np.rot90(image),
+    "turned to the right": lambda image: np.rot90(image, 3),
+    "transposed the other way": lambda image: image[::-1, ::-1].T,
+}
+UPRIGHT = ("upright", "mirrored")
+UPSIDE_DOWN = ("upside down", "turned by half")
+
+
+def expected(turn: str) -> str:
+    if turn in UPRIGHT:
+        return ""
+    return anatomy._UPSIDE_DOWN if turn in UPSIDE_DOWN else anatomy._ON_ITS_SIDE
+
+
+def turned(images, turn: str) -> list[np.ndarray]:
+    return [np.ascontiguousarray(TURNS[turn](image)) for image in images]
+
+
+def verdict(images) -> anatomy.Verdict:
+    return anatomy.judge(images, lungs.find_lungs_in_series(images, from_feet=True))
+
+
+def picked(volume: np.ndarray) -> list[np.ndarray]:
+    return [volume[i].astype(np.float32) for i in slices.pick(len(volume), 15)]
+
+
+@pytest.fixture(scope="module", params=[("healthy", 3, "A"), ("COVID-19", 4, "B")])
+def volume(request) -> np.ndarray:
+    label, seed, site = request.param
+    return make_phantom(label, seed, 128, site).volume_hu
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_phantoms_are_refused_unless_upright(turn, volume):
+    images = turned(picked(volume), turn)
+    assert verdict(images) == anatomy.Verdict(expected(turn))
+    pictures = [window(image, -600, 1500) for image in images]
+    assert verdict(pictures) == anatomy.Verdict(expected(turn))
+
+
+@pytest.mark.parametrize(("label", "seed"), itertools.product(("healthy", "bacterial"), range(6)))
+def test_upright_phantoms_are_not_refused(label, seed):
+    phantom = make_phantom(label, 100 + seed, 96, "AB"[seed % 2])
+    images = picked(phantom.volume_hu)
+    assert verdict(images) == anatomy.Verdict()
+    assert verdict([window(image, -600, 1500) for image in images]) == anatomy.Verdict()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_chest_with_one_white_lung_is_not_refused(side, volume):
+    images = []
+    for image in picked(volume):
+        white = lungs.find_lungs(image)
+        middle = image.shape[1] // 2
+        white[:, slice(middle, None) if side == "right" else slice(0, middle)] = False
+        image[cv2.dilate(white.view(np.uint8), np.ones((3, 3), np.uint8)) > 0] = 40
+        images.append(image)
+    assert verdict(images) == anatomy.Verdict()
+
+
+def test_a_heart_full_of_contrast_medium_is_not_taken_for_the_spine(volume):
+    images = []
+    for image in picked(volume):
+        mask = lungs.find_lungs(image)
+        if mask.any():
+            x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+            rows = slice(y + height // 5, y + round(0.7 * height))
+            heart = image[rows, x + width // 3 : x + 2 * width // 3]
+            heart[heart > 0] += 280
+        images.append(image)
+    assert verdict(images) == anatomy.Verdict()
+    assert verdict(turned(images, "upside down")) == anatomy.Verdict(anatomy._UPSIDE_DOWN)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("name", REAL_SERIES)
+@needs_data
+def test_real_series_are_refused_unless_upright(name, turn):
+    series = open_series(DATA / "covid_ct_md" / name)
+    images = [series.read(i) for i in slices.pick(len(series), 15)]
+    assert verdict(turned(images, turn)) == anatomy.Verdict(expected(turn))
+
+
+@needs_data
+def test_of_the_pictures_of_covid_ct_none_is_refused_and_few_are_noted():
+    pictures = sorted((DATA / "covid_ct" / "images").iterdir())[::8]
+    found = []
+    for path in pictures:
+        (name,) = open_series(path).names
+        image = open_series(path).read(0)
+        found.append(anatomy.judge([image], [lungs.find_lungs(image)]))
+        assert not found[-1].why, name
+    assert len(found) > 60
+    assert sum(bool(one.note) for one in found) <= 0.03 * len(found)
+
+
+def refusal(path, ct_settings) -> str:
+    with pytest.raises(CtError) as raised:
+        prepare_person([path], ct_settings)
+    return raised.value.why
+
+
+def test_an_identity_affine_over_an_array_of_another_order_is_refused(
+    tmp_path, ct_settings, volume
+):
+    # [z, y, x] as NumPy has it of a DICOM series or of SimpleITK, and [y, x, z] of stacked slices.
+    for i, order in enumerate([(0, 1, 2), (1, 2, 0)]):
+        path = tmp_path / f"{i}.nii"
+        write_nifti(path, volume.transpose(order), sform_mm=np.eye(3), pixdim=(1.0,) * 4)
+        assert "slices" in (why := refusal(path, ct_settings))
+        assert why in (anatomy._ON_ITS_SIDE, anatomy._UPSIDE_DOWN, anatomy._NOT_AXIAL)
+
+
+def test_an_identity_affine_over_dicoms_axes_is_upside_down(tmp_path, ct_settings, volume):
+    # To the left and to the back, where the affine says to the right and to the front.
+    path = tmp_path / "ct.nii"
+    write_nifti(path, volume.transpose(2, 1, 0), sform_mm=np.diag([2.5, 2.5, 5.0]))
+    assert refusal(path, ct_settings) == anatomy._UPSIDE_DOWN
+
+
+def test_a_dicom_series_whose_header_lies_is_refused(tmp_path, ct_settings, volume):
+    for i, hu in enumerate(volume):
+        write_dicom(tmp_path / f"{i}.dcm", hu.T, 5.0 * i)
+    assert refusal(tmp_path, ct_settings) == anatomy._ON_ITS_SIDE
+
+
+@pytest.mark.parametrize("turn", ["transposed", "upside down"])
+def test_pictures_saved_wrongly_are_refused(turn, tmp_path, ct_settings, volume):
+    for i, image in enumerate(turned(picked(volume), turn)):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), window(image, -600, 1500))
+    assert refusal(tmp_path, ct_settings) == expected(turn)
