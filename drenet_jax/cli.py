@@ -95,6 +95,26 @@ def define_workers() -> None:
     )
 
 
+def define_decision() -> None:
+    """The flags --threshold and --aggregate, which evaluate, predict and serve share."""
+    # Without JAX and without NumPy's heavier friends; not needed by commands without these flags.
+    from drenet_jax.evaluation.aggregate import AGGREGATES
+
+    flags.DEFINE_float(
+        "threshold",
+        None,
+        "With two labels: a case is positive from this probability of the positive label on. As "
+        "the run's config.evaluation.threshold if not given.",
+    )
+    flags.DEFINE_enum(
+        "aggregate",
+        None,
+        list(AGGREGATES),
+        "How a person's probabilities are made of the slices'. As the run's "
+        "config.evaluation.aggregate if not given.",
+    )
+
+
 def define_prepare_config() -> None:
     """The flag --config of the image side; `configs/prepare.py` unless another is given."""
     define_config("prepare", "the settings of the image side")

@@ -130,10 +130,10 @@ def _start(workdir: Path, account: Mapping) -> None:
         raise InputError(
             f"--workdir={workdir} cannot be written ({error.strerror}); name another folder."
         ) from error
-    there, now = (
-        flax.traverse_util.flatten_dict(one, sep=".")
-        for one in (json.loads(path.read_text(encoding="utf-8")), account)
-    )
+    # Cross-validations of earlier versions had the mean only.
+    old = json.loads(path.read_text(encoding="utf-8"))
+    old["config"]["evaluation"].setdefault("aggregate", "mean")
+    there, now = (flax.traverse_util.flatten_dict(one, sep=".") for one in (old, account))
     differing = [
         f"{name} {there.get(name)!r} there, {now.get(name)!r} now"
         for name in sorted(there.keys() | now.keys())
