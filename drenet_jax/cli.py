@@ -5,16 +5,20 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import io
 import os
+import select
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from drenet_jax.errors import InputError
+from drenet_jax.outputs import is_disk_full
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -40,28 +44,93 @@ def run(
       doc: the module's docstring, which `--help` prints above the flags.
       required: flags without which the command cannot run.
     """
+    _prepare_streams()
     use_huge_pages()
     sys.modules["__main__"].__doc__ = doc
     # Python's last search for garbage, among all that JAX made, takes 0.3 s and finds nothing.
     atexit.register(gc.freeze)
-    # Orbax warns of what it does on purpose.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # Orbax warns of what it does on purpose, and prints the traceback of what it then raises.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    _silence_closed_loops()
 
     def checked(argv: list[str]) -> None:
         if len(argv) > 1:
             _fail(f"the argument {argv[1]!r} is not a flag; flags are written --name=value.")
         try:
             main()
+            sys.stdout.flush()
         except InputError as error:
             _fail(str(error))
         except KeyboardInterrupt:
             print("\nstopped.", file=sys.stderr)
             sys.exit(130)
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and _is_stdout_closed():
+                _leave_closed_pipe()
+            if is_disk_full(error):
+                place = getattr(error, "filename", None)
+                _fail(
+                    f"the disk is full{f' ({place})' if place else ''}; free some space and call "
+                    "again."
+                )
+            raise
 
     def parsed(argv: list[str]) -> list[str]:
         return _parse_flags(argv, define_flags, required)
 
     app.run(checked, flags_parser=parsed)
+
+
+def _prepare_streams() -> None:
+    """Makes the standard streams take whatever is printed."""
+    # A closed one would be given, by its number, to the next file that is opened, which would then
+    # get what libraries print.
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    # ASCII has no "×", and no encoding has the halves of signs that stand for names of files that
+    # are not UTF-8.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _is_stdout_closed() -> bool:
+    try:
+        sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+    except BrokenPipeError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _leave_closed_pipe() -> None:
+    """Ends as programs do whose output nobody reads any more (`| head`): without a word."""
+    # What is still held back would be written, and complained of, at the end of Python.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
+
+
+def _silence_closed_loops() -> None:
+    """Silences tensorstore's threads that come too late.
+
+    Where the disk gets full, Orbax closes its event loop at the first error and raises it; each of
+    tensorstore's writes that fails after that would print a traceback of its own.
+    """
+    hook = sys.unraisablehook
+
+    def quiet(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            hook(unraisable)
+
+    sys.unraisablehook = quiet
 
 
 def use_huge_pages() -> None:
@@ -162,10 +231,15 @@ def _parse_flags(
         if "config" in flags.FLAGS:
             # A file that cannot be loaded is told at the first look into it.
             list(flags.FLAGS.config)
+        _refuse_nul()
         return rest
     except SystemExit:
         # --help ends so; absl calls that a failure.
+        if _is_stdout_closed():
+            _leave_closed_pipe()
         sys.exit(0)
+    except BrokenPipeError:
+        _leave_closed_pipe()
     except flags.Error as error:
         _fail(f"{_one_line(error)}; see --help.")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -174,6 +248,20 @@ def _parse_flags(
     except (OSError, SyntaxError, ImportError, NameError) as error:
         _fail(f"--config: {_one_line(error)}; check the config file and its path.")
     raise AssertionError("unreachable")
+
+
+def _refuse_nul() -> None:
+    """Raises flags.Error if a value holds a NUL, as one from a file of flags or a config may."""
+    values = {name: flags.FLAGS[name].value for name in flags.FLAGS}
+    waiting = [(f"--{name}", value) for name, value in values.items()]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Mapping | ConfigDict):
+            waiting += [(f"{name}.{field}", one) for field, one in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(name, one) for one in value]
+        elif isinstance(value, str) and "\0" in value:
+            raise flags.Error(f"{name}={value!r} holds a NUL, which no name of a file can")
 
 
 def _one_line(error: BaseException) -> str:
