@@ -51,7 +51,6 @@ def run(
     atexit.register(gc.freeze)
     # Orbax warns of what it does on purpose, and prints the traceback of what it then raises.
     absl_logging.set_verbosity(absl_logging.FATAL)
-    _silence_closed_loops()
 
     def checked(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -115,22 +114,6 @@ def _leave_closed_pipe() -> None:
     # What is still held back would be written, and complained of, at the end of Python.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(128 + signal.SIGPIPE)
-
-
-def _silence_closed_loops() -> None:
-    """Silences tensorstore's threads that come too late.
-
-    Where the disk gets full, Orbax closes its event loop at the first error and raises it; each of
-    tensorstore's writes that fails after that would print a traceback of its own.
-    """
-    hook = sys.unraisablehook
-
-    def quiet(unraisable: sys.UnraisableHookArgs) -> None:
-        error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            hook(unraisable)
-
-    sys.unraisablehook = quiet
 
 
 def use_huge_pages() -> None:

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -140,6 +141,7 @@ class Checkpoints:
           read_only: touch nothing, since a run may be writing there.
         """
         self._folder = Path(workdir).absolute() / "checkpoints"
+        _silence_closed_loops()
         with self._read(None), _without_read_only_warning():
             self._manager = ocp.CheckpointManager(
                 self._folder,
@@ -444,6 +446,26 @@ def _checksum(tree: PyTree) -> int:
 def _text_checksum(values: Mapping) -> int:
     """CRC-32 of what is written as JSON."""
     return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def _silence_closed_loops() -> None:
+    """Silences tensorstore's threads that come too late; called again, it changes nothing.
+
+    Where a file is damaged or the disk is full, Orbax closes its event loop at the first error and
+    raises it; each of tensorstore's reads or writes that fails after that would print a traceback
+    of its own.
+    """
+    hook = sys.unraisablehook
+    if getattr(hook, "is_silent", False):
+        return
+
+    def quiet(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            hook(unraisable)
+
+    quiet.is_silent = True
+    sys.unraisablehook = quiet
 
 
 @contextlib.contextmanager
