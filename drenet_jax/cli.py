@@ -20,7 +20,14 @@ from ml_collections import ConfigDict, config_flags
 from drenet_jax.errors import InputError
 from drenet_jax.outputs import is_disk_full
 
-_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+def _configs_folder() -> Path:
+    # From a wheel they are in the package; in a checkout they lie beside it.
+    inside = Path(__file__).resolve().parent / "configs"
+    return inside if inside.is_dir() else inside.parents[1] / "configs"
+
+
+CONFIGS = _configs_folder()
 
 # TensorFlow reads both before its import only; without them it greets every command with a page of
 # notes about oneDNN and missing GPUs.
@@ -179,15 +186,32 @@ def define_config(name: str, what: str) -> None:
       name: of the config file.
       what: it holds, for messages.
     """
-    default = _CONFIGS / f"{name}.py"
-    given = {argument.partition("=")[0].lstrip("-") for argument in sys.argv[1:]}
-    # A package that is installed without the repository has no configs.
-    if not default.is_file() and not given & {"config", "help", "helpshort", "helpfull"}:
-        raise flags.Error(
-            f"{what} are not at {default}; give --config=PATH/configs/{name}.py, "
-            "from the repository"
-        )
-    config_flags.DEFINE_config_file("config", str(default), f"{what[:1].upper()}{what[1:]}.")
+    _name_own_config()
+    config_flags.DEFINE_config_file(
+        "config", str(CONFIGS / f"{name}.py"), f"{what[:1].upper()}{what[1:]}.", lock_config=True
+    )
+
+
+def define_training_config() -> None:
+    """The flag --config of a training; the paper's `configs/drenet.py` unless another is given."""
+    define_config("drenet", "the training config")
+
+
+def _name_own_config() -> None:
+    """Lets --config=configs/NAME.py name the config of this package where no such file is.
+
+    So the commands that are written in the documentation work outside a checkout, too.
+    """
+    for i, argument in enumerate(sys.argv[1:], 1):
+        flag, _, value = argument.partition("=")
+        if flag in ("-config", "--config") and not value and i + 1 < len(sys.argv):
+            i, flag, value = i + 1, "", sys.argv[i + 1]
+        elif flag not in ("-config", "--config"):
+            continue
+        path, colon, options = value.partition(":")
+        own = CONFIGS / Path(path).name
+        if path == f"configs/{own.name}" and not Path(path).exists() and own.is_file():
+            sys.argv[i] = f"{flag}{'=' if flag else ''}{own}{colon}{options}"
 
 
 def use_compilation_cache() -> None:
@@ -208,6 +232,7 @@ def _parse_flags(
     try:
         # ml_collections reads the command line already where a config flag is defined.
         define_flags()
+        argv = list(sys.argv)
         for name in required:
             flags.mark_flag_as_required(name)
         rest = flags.FLAGS(argv)
