@@ -39,6 +39,13 @@ def _assert_same(workdir, other):
     assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
+@pytest.fixture
+def whole(prepared, tiny_config, tmp_path):
+    """The run that was never interrupted."""
+    train_and_evaluate(_config(tiny_config, prepared), tmp_path / "whole")
+    return tmp_path / "whole"
+
+
 @pytest.fixture(scope="module")
 def kib_of_a_checkpoint(trained):
     files = [one for one in (trained / "checkpoints").rglob("*") if one.is_file()]
@@ -93,9 +100,12 @@ def _train(config, workdir, tmp_path):
 
 # Parts of what two checkpoints take: nothing fits, half of the first, the first and half of the
 # second.
-@pytest.mark.parametrize("share", [0.02, 0.5, 1.5])
+@pytest.mark.parametrize(
+    "share",
+    [pytest.param(0.02, marks=pytest.mark.slow), pytest.param(0.5, marks=pytest.mark.slow), 1.5],
+)
 def test_a_full_disk_is_told_and_the_run_goes_on(
-    share, small_disk, kib_of_a_checkpoint, prepared, tiny_config, tmp_path
+    share, small_disk, kib_of_a_checkpoint, whole, prepared, tiny_config, tmp_path
 ):
     config = _config(tiny_config, prepared)
     # Sixteen more, for the logs.
@@ -111,11 +121,10 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
     assert kept == (["6"] if share > 1 else [])
     small_disk("remount", "size=64m")
     train_and_evaluate(config, workdir)
-    train_and_evaluate(config, tmp_path / "whole")
-    _assert_same(workdir, tmp_path / "whole")
+    _assert_same(workdir, whole)
 
 
-def test_logs_that_cannot_grow_are_told(prepared, tiny_config, tmp_path, monkeypatch):
+def test_logs_that_cannot_grow_are_told(whole, prepared, tiny_config, tmp_path, monkeypatch):
     """As above where nothing can be mounted: the second validation finds the disk full."""
     config = _config(tiny_config, prepared)
     write = loop.RunLog.validation
@@ -133,8 +142,7 @@ def test_logs_that_cannot_grow_are_told(prepared, tiny_config, tmp_path, monkeyp
         train_and_evaluate(config, workdir)
     assert [one.name for one in (workdir / "checkpoints").iterdir()] == ["6"]
     train_and_evaluate(config, workdir)
-    train_and_evaluate(config, tmp_path / "whole")
-    _assert_same(workdir, tmp_path / "whole")
+    _assert_same(workdir, whole)
 
 
 def test_errors_of_every_library_are_understood():

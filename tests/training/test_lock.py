@@ -14,6 +14,7 @@ import pytest
 
 from drenet_jax.errors import InputError
 from drenet_jax.outputs import only_one
+from drenet_jax.training.crossvalidation import cross_validate
 from drenet_jax.training.loop import LOCK_FILE, train_and_evaluate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -123,7 +124,7 @@ def _count(folder, barrier, n):
 
 def test_no_two_hold_it_while_files_come_and_go(tmp_path):
     context = multiprocessing.get_context("spawn")
-    folder, n, processes = tmp_path / "run", 100, 3
+    folder, n, processes = tmp_path / "run", 60, 2
     # It stays, as a workdir does, so that only the file of the lock comes and goes.
     folder.mkdir()
     (tmp_path / "number").write_text("0")
@@ -134,3 +135,13 @@ def test_no_two_hold_it_while_files_come_and_go(tmp_path):
     for one in running:
         one.join()
     assert int((tmp_path / "number").read_text()) == n * processes
+
+
+def test_a_second_cross_validation_is_refused(prepared, tiny_config, tmp_path):
+    workdir = tmp_path / "cv"
+    with (
+        only_one(workdir, name=".crossvalidate.lock", message=""),
+        pytest.raises(InputError, match="is being cross-validated in by another process"),
+    ):
+        cross_validate(tiny_config, str(prepared), "2", 1, workdir)
+    assert not workdir.exists()
