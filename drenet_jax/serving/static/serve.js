@@ -265,7 +265,7 @@ async function showAnswer(url, status) {
   const result = await (await ask(status.result)).json();
   answer = { url, status };
   const { label, probabilities, n_slices: n } = result.person;
-  const { rule, positive, threshold } = result.decision;
+  const { rule, positive, threshold } = result.decision ?? {};
   at("answer-title").textContent = `${label}: ${probabilities[label].toFixed(2)}`;
   at("answer-text").textContent =
     `The label and its probability, from ${n} slice${n === 1 ? "" : "s"}. ` +
