@@ -78,7 +78,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["drenet_jax", "drenet_jax.*"]),
+    packages=[*find_packages(include=["drenet_jax", "drenet_jax.*"]), "drenet_jax.configs"],
+    # They lie beside the package, where users look for them, and come with it into a wheel.
+    package_dir={"drenet_jax.configs": "configs"},
     package_data={
         "drenet_jax.data": ["templates/*.j2"],
         "drenet_jax.evaluation": ["templates/*.j2"],

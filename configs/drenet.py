@@ -139,6 +139,9 @@ def get_config() -> ml_collections.ConfigDict:
     evaluation.positive_label = ""
     # A case is positive from this probability of the positive class on (paper 2.3).
     evaluation.threshold = 0.5
+    # How a person's probabilities are made of the slices': mean (paper 2.2.3), median, noisy_or or
+    # top3_mean (docs/evaluation.md).
+    evaluation.aggregate = "mean"
     # The recall is told at each of these specificities (shares): what a screening test may afford.
     evaluation.specificities = (0.80, 0.90, 0.95)
     # Bins of equal width for the calibration error and the reliability diagram. Ten hold some eight

@@ -19,13 +19,20 @@ if typing.TYPE_CHECKING:
 __all__ = ["__version__", "load"]
 
 
-def load(workdir, *, calibrated: bool = False) -> Predictor:
+def load(
+    workdir,
+    *,
+    calibrated: bool = False,
+    threshold: float | None = None,
+    aggregate: str | None = None,
+) -> Predictor:
     """The trained model of `workdir`, ready to predict (see `Predictor.load`).
 
     Raises:
-      InputError: `workdir` holds no checkpoint that can be used, or none with a temperature.
+      InputError: `workdir` holds no checkpoint that can be used, or none with a temperature; or
+        the threshold or the aggregate cannot be used with its labels.
     """
     # Imported here so that `import drenet_jax.ct` brings in neither JAX nor Orbax.
     from drenet_jax.evaluation.inference import Predictor
 
-    return Predictor.load(workdir, calibrated=calibrated)
+    return Predictor.load(workdir, calibrated=calibrated, threshold=threshold, aggregate=aggregate)

@@ -50,7 +50,7 @@ GROW = ("size", "k", "batch", "persons")
 DEVICES = ("cpu", "gpu")
 DTYPES = ("", "float32", "bfloat16")
 
-_MODEL_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "drenet.py"
+_MODEL_CONFIG = cli.CONFIGS / "drenet.py"
 
 
 def define_flags() -> None:

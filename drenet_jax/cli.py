@@ -5,18 +5,29 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import io
 import os
+import select
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from drenet_jax.errors import InputError
+from drenet_jax.outputs import is_disk_full
 
-_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+def _configs_folder() -> Path:
+    # From a wheel they are in the package; in a checkout they lie beside it.
+    inside = Path(__file__).resolve().parent / "configs"
+    return inside if inside.is_dir() else inside.parents[1] / "configs"
+
+
+CONFIGS = _configs_folder()
 
 # TensorFlow reads both before its import only; without them it greets every command with a page of
 # notes about oneDNN and missing GPUs.
@@ -40,28 +51,76 @@ def run(
       doc: the module's docstring, which `--help` prints above the flags.
       required: flags without which the command cannot run.
     """
+    _prepare_streams()
     use_huge_pages()
     sys.modules["__main__"].__doc__ = doc
     # Python's last search for garbage, among all that JAX made, takes 0.3 s and finds nothing.
     atexit.register(gc.freeze)
-    # Orbax warns of what it does on purpose.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # Orbax warns of what it does on purpose, and prints the traceback of what it then raises.
+    absl_logging.set_verbosity(absl_logging.FATAL)
 
     def checked(argv: list[str]) -> None:
         if len(argv) > 1:
             _fail(f"the argument {argv[1]!r} is not a flag; flags are written --name=value.")
         try:
             main()
+            sys.stdout.flush()
         except InputError as error:
             _fail(str(error))
         except KeyboardInterrupt:
             print("\nstopped.", file=sys.stderr)
             sys.exit(130)
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and _is_stdout_closed():
+                _leave_closed_pipe()
+            if is_disk_full(error):
+                place = getattr(error, "filename", None)
+                _fail(
+                    f"the disk is full{f' ({place})' if place else ''}; free some space and call "
+                    "again."
+                )
+            raise
 
     def parsed(argv: list[str]) -> list[str]:
         return _parse_flags(argv, define_flags, required)
 
     app.run(checked, flags_parser=parsed)
+
+
+def _prepare_streams() -> None:
+    """Makes the standard streams take whatever is printed."""
+    # A closed one would be given, by its number, to the next file that is opened, which would then
+    # get what libraries print.
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    # ASCII has no "×", and no encoding has the halves of signs that stand for names of files that
+    # are not UTF-8.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _is_stdout_closed() -> bool:
+    try:
+        sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+    except BrokenPipeError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _leave_closed_pipe() -> None:
+    """Ends as programs do whose output nobody reads any more (`| head`): without a word."""
+    # What is still held back would be written, and complained of, at the end of Python.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def use_huge_pages() -> None:
@@ -95,6 +154,26 @@ def define_workers() -> None:
     )
 
 
+def define_decision() -> None:
+    """The flags --threshold and --aggregate, which evaluate, predict and serve share."""
+    # Without JAX and without NumPy's heavier friends; not needed by commands without these flags.
+    from drenet_jax.evaluation.aggregate import AGGREGATES
+
+    flags.DEFINE_float(
+        "threshold",
+        None,
+        "With two labels: a case is positive from this probability of the positive label on. As "
+        "the run's config.evaluation.threshold if not given.",
+    )
+    flags.DEFINE_enum(
+        "aggregate",
+        None,
+        list(AGGREGATES),
+        "How a person's probabilities are made of the slices'. As the run's "
+        "config.evaluation.aggregate if not given.",
+    )
+
+
 def define_prepare_config() -> None:
     """The flag --config of the image side; `configs/prepare.py` unless another is given."""
     define_config("prepare", "the settings of the image side")
@@ -107,15 +186,32 @@ def define_config(name: str, what: str) -> None:
       name: of the config file.
       what: it holds, for messages.
     """
-    default = _CONFIGS / f"{name}.py"
-    given = {argument.partition("=")[0].lstrip("-") for argument in sys.argv[1:]}
-    # A package that is installed without the repository has no configs.
-    if not default.is_file() and not given & {"config", "help", "helpshort", "helpfull"}:
-        raise flags.Error(
-            f"{what} are not at {default}; give --config=PATH/configs/{name}.py, "
-            "from the repository"
-        )
-    config_flags.DEFINE_config_file("config", str(default), f"{what[:1].upper()}{what[1:]}.")
+    _name_own_config()
+    config_flags.DEFINE_config_file(
+        "config", str(CONFIGS / f"{name}.py"), f"{what[:1].upper()}{what[1:]}.", lock_config=True
+    )
+
+
+def define_training_config() -> None:
+    """The flag --config of a training; the paper's `configs/drenet.py` unless another is given."""
+    define_config("drenet", "the training config")
+
+
+def _name_own_config() -> None:
+    """Lets --config=configs/NAME.py name the config of this package where no such file is.
+
+    So the commands that are written in the documentation work outside a checkout, too.
+    """
+    for i, argument in enumerate(sys.argv[1:], 1):
+        flag, _, value = argument.partition("=")
+        if flag in ("-config", "--config") and not value and i + 1 < len(sys.argv):
+            i, flag, value = i + 1, "", sys.argv[i + 1]
+        elif flag not in ("-config", "--config"):
+            continue
+        path, colon, options = value.partition(":")
+        own = CONFIGS / Path(path).name
+        if path == f"configs/{own.name}" and not Path(path).exists() and own.is_file():
+            sys.argv[i] = f"{flag}{'=' if flag else ''}{own}{colon}{options}"
 
 
 def use_compilation_cache() -> None:
@@ -136,16 +232,22 @@ def _parse_flags(
     try:
         # ml_collections reads the command line already where a config flag is defined.
         define_flags()
+        argv = list(sys.argv)
         for name in required:
             flags.mark_flag_as_required(name)
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             # A file that cannot be loaded is told at the first look into it.
             list(flags.FLAGS.config)
+        _refuse_nul()
         return rest
     except SystemExit:
         # --help ends so; absl calls that a failure.
+        if _is_stdout_closed():
+            _leave_closed_pipe()
         sys.exit(0)
+    except BrokenPipeError:
+        _leave_closed_pipe()
     except flags.Error as error:
         _fail(f"{_one_line(error)}; see --help.")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -154,6 +256,20 @@ def _parse_flags(
     except (OSError, SyntaxError, ImportError, NameError) as error:
         _fail(f"--config: {_one_line(error)}; check the config file and its path.")
     raise AssertionError("unreachable")
+
+
+def _refuse_nul() -> None:
+    """Raises flags.Error if a value holds a NUL, as one from a file of flags or a config may."""
+    values = {name: flags.FLAGS[name].value for name in flags.FLAGS}
+    waiting = [(f"--{name}", value) for name, value in values.items()]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Mapping | ConfigDict):
+            waiting += [(f"{name}.{field}", one) for field, one in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(name, one) for one in value]
+        elif isinstance(value, str) and "\0" in value:
+            raise flags.Error(f"{name}={value!r} holds a NUL, which no name of a file can")
 
 
 def _one_line(error: BaseException) -> str:

@@ -41,8 +41,6 @@ ARCHITECTURES = (
     "drenet_authors",
 )
 
-_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
@@ -192,7 +190,7 @@ def _check_labels(labels: Sequence[str], architecture: str, whole: bool, keeps_h
 
 
 def _config(name: str):
-    return runpy.run_path(str(_CONFIGS / f"{name}.py"))["get_config"]()
+    return runpy.run_path(str(cli.CONFIGS / f"{name}.py"))["get_config"]()
 
 
 def _config_flags(architecture: str) -> str:

@@ -25,13 +25,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from drenet_jax import cli
 
 
 def define_flags() -> None:
-    config_flags.DEFINE_config_file("config", None, "The training config.", lock_config=True)
+    cli.define_training_config()
     flags.DEFINE_string("data", None, "The folder that prepare wrote.")
     flags.DEFINE_string("folds", "5", "How many folds, 2 or more; or: sites.")
     flags.DEFINE_integer(
@@ -60,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("config", "data", "workdir"))
+    cli.run(main, define_flags, __doc__, required=("data", "workdir"))

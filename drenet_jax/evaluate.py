@@ -4,7 +4,8 @@ The folder --out gets `metrics.json`, `persons.csv`, `slices.csv`, `roc.png`, `c
 `calibration.png` and `report.html`. The best checkpoint by validation is used. Intervals are 95%,
 by bootstrap over persons; docs/evaluation.md says what each figure means.
 
-A person's probability is the mean of the slices' (--aggregate=mean, the paper's). noisy_or and
+A person's probability is the mean of the slices' (--aggregate=mean, the paper's), unless the run's
+config says otherwise (`evaluation.aggregate`). noisy_or and
 top3_mean lean towards the positive class, for a disease that shows in few slices; median is for
 series with a few odd slices. Choose on validation, not on test.
 
@@ -28,7 +29,6 @@ from pathlib import Path
 from absl import flags
 
 from drenet_jax import cli
-from drenet_jax.evaluation.aggregate import AGGREGATES
 
 
 def define_flags() -> None:
@@ -46,9 +46,7 @@ def define_flags() -> None:
         "I know that nobody of --data was trained on. Needed where the run's own data set is gone, "
         "by which it is checked otherwise.",
     )
-    flags.DEFINE_enum(
-        "aggregate", "mean", list(AGGREGATES), "How a person's probability is made of the slices'."
-    )
+    cli.define_decision()
     flags.DEFINE_bool(
         "calibrated",
         False,
@@ -81,6 +79,7 @@ def main() -> None:
             folder,
             values.data,
             aggregate=values.aggregate,
+            threshold=values.threshold,
             calibrated=values.calibrated,
             explain=values.explain,
             lesions=values.lesions,

@@ -13,6 +13,86 @@ from pathlib import Path
 
 from drenet_jax.errors import InputError
 
+# No space, no quota, or a limit on the size of a file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# Where a file system knows no locks, as some of clusters do not.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, says that a file could not grow.
+
+    TensorFlow and tensorstore have errors of their own for it, which quote the system's text.
+    """
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, OSError) and one.errno in _FULL:
+            return True
+        if not isinstance(one, OSError) and any(os.strerror(code) in str(one) for code in _FULL):
+            return True
+        waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+    return False
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, *, name: str, message: str) -> Iterator[None]:
+    """Locks a folder that one process at a time may work in; makes it if needed.
+
+    The lock ends with the process, however that ends; its file goes at the end of the block. A
+    folder that was made here and has nothing else in it goes, too.
+
+    Args:
+      folder: to lock.
+      name: of the file of the lock.
+      message: of the InputError if another process holds the lock.
+
+    Raises:
+      InputError: another process holds it.
+      OSError: the folder cannot be made or written.
+    """
+    made = _make_parents(folder.absolute())
+    path = folder / name
+    lock = None
+    try:
+        lock = _lock_file(path)
+        yield
+    except BlockingIOError as error:
+        if lock is not None:
+            raise
+        raise InputError(message) from error
+    finally:
+        if lock is not None:
+            # While it is locked: another process may have opened it, and looks whether it is still
+            # the file of this name.
+            path.unlink(missing_ok=True)
+            os.close(lock)
+        _remove_empty(made)
+
+
+def _lock_file(path: Path) -> int:
+    """Opens and locks a file, which is there when this returns; not inherited by programs."""
+    while True:
+        # For writing: NFS grants no exclusive lock otherwise.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return descriptor
+            os.close(descriptor)
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        # The process that held the lock has removed the file meanwhile.
+        os.close(descriptor)
+
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike, *, flag: str = "--out") -> Iterator[Path]:
@@ -61,7 +141,7 @@ def new_folder(path: str | os.PathLike, *, flag: str = "--out") -> Iterator[Path
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
         _remove_empty(made)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if not isinstance(error, InputError) and is_disk_full(error):
             raise InputError(
                 f"{flag}={path}: the disk is full; free some space, or name another place."
             ) from error

@@ -135,6 +135,13 @@ def join_rows(parts: np.ndarray) -> np.ndarray:
     return np.moveaxis(by_host, 0, 1).reshape(-1, *parts.shape[2:])
 
 
+def on_any_host(wanted: bool) -> bool:
+    """Whether any host wants something; all must call it alike, and wait for each other."""
+    if host_count() == 1:
+        return wanted
+    return bool(np.any(multihost_utils.process_allgather(np.array(wanted))))
+
+
 class AnyHost:
     """Whether any host wants something, known to all of them after the same call."""
 

@@ -4,6 +4,10 @@
 or NRRD volume, or a single slice. The folder --out gets `result.json` and `report.html`, which
 name no patient. For research only, not for clinical use.
 
+The label is decided as `evaluate` decides: by the threshold and the aggregate of the run's config
+(`evaluation.threshold`, `evaluation.aggregate`), or by --threshold and --aggregate. `result.json`
+says by which rule.
+
 --dicom_out, from DICOM input only, also writes a folder for the PACS: `report.dcm`, a structured
 report with the boxes as regions on their slices, and `capture_01.dcm` and so on, the slices that
 the report shows. These files name the patient: they hold the patient's name, ID, birth date and sex
@@ -47,6 +51,7 @@ def define_flags() -> None:
         False,
         "Divide the logits by the temperature that suited the validation slices best.",
     )
+    cli.define_decision()
     flags.DEFINE_string(
         "dicom_out",
         "",
@@ -77,9 +82,16 @@ def main() -> None:
         reader.start()
         from drenet_jax.evaluation.inference import Predictor
         from drenet_jax.evaluation.report import person_report
+        from drenet_jax.evaluation.wording import decision_text
 
         cli.use_compilation_cache()
-        predictor = Predictor.load(values.workdir, calibrated=values.calibrated, reader=reader)
+        predictor = Predictor.load(
+            values.workdir,
+            calibrated=values.calibrated,
+            reader=reader,
+            threshold=values.threshold,
+            aggregate=values.aggregate,
+        )
         found = predictor.explain(
             values.input, series_uid=values.series_uid, with_instances=bool(values.dicom_out)
         )
@@ -92,6 +104,8 @@ def main() -> None:
     person = found.result["person"]
     answer = ", ".join(f"{label} {p:.2f}" for label, p in person["probabilities"].items())
     print(f"{person['label']} ({answer}), from {person['n_slices']} slices")
+    if person["probabilities"][person["label"]] < max(person["probabilities"].values()):
+        print(f"rule: {decision_text(found.result['decision'], person['n_slices'])}")
     print(f"report: {Path(values.out) / 'report.html'}")
     if values.dicom_out:
         print(f"for the PACS, with the patient's name: {values.dicom_out}")

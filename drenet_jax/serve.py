@@ -46,6 +46,7 @@ def define_flags() -> None:
         False,
         "Divide the logits by the temperature that suited the validation slices best.",
     )
+    cli.define_decision()
     flags.DEFINE_string(
         "token_file", "", "A file that holds the API token, in place of DRENET_TOKEN."
     )
@@ -97,7 +98,13 @@ def _serve(bound: socket.socket, folder: Path, limits: Limits, token: str) -> No
     uploads.mkdir()
     scratch.mkdir()
     with Reader(memory_bytes=limits.reader_mib << 20, scratch=scratch) as reader:
-        predictor = Predictor.load(values.workdir, calibrated=values.calibrated, reader=reader)
+        predictor = Predictor.load(
+            values.workdir,
+            calibrated=values.calibrated,
+            reader=reader,
+            threshold=values.threshold,
+            aggregate=values.aggregate,
+        )
         # Compiled now: the first visitor shall not wait for it.
         side_px = predictor.meta.ct.image_size_px
         predictor.slices(np.zeros((1, side_px, side_px), np.uint8))

@@ -24,7 +24,6 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from drenet_jax import cli
 
@@ -34,7 +33,7 @@ PREEMPTED = 75
 
 
 def define_flags() -> None:
-    config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
+    cli.define_training_config()
     flags.DEFINE_string("workdir", None, "The folder of the run.")
     flags.DEFINE_bool("fresh", False, "Remove the run that --workdir holds and start over.")
     flags.DEFINE_string("coordinator", "", "host:port of the first of several processes.")
@@ -73,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("config", "workdir"))
+    cli.run(main, define_flags, __doc__, required=("workdir",))

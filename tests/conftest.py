@@ -97,6 +97,32 @@ def trained(prepared) -> Path:
     return workdir
 
 
+@pytest.fixture(scope="session")
+def trained_on_two_labels(phantoms, ct_settings, tmp_path_factory) -> Path:
+    """As `trained`, of the healthy and the COVID-19 phantoms, with a decision rule of its own."""
+    folder = tmp_path_factory.mktemp("two_labels")
+    header, *rows = (phantoms / "cohort.csv").read_text().splitlines()
+    rows = [row.replace("dicom/", f"{phantoms}/dicom/") for row in rows if ",bacterial," not in row]
+    (folder / "cohort.csv").write_text("\n".join((header, *rows)) + "\n")
+    with new_folder(folder / "data") as data:
+        prepare_cohort(
+            read_cohort(folder / "cohort.csv"),
+            data,
+            settings=dataclasses.replace(ct_settings, image_size_px=96),
+            seed=0,
+            fractions=(25, 25, 50),
+            workers=1,
+            progress=lambda summaries, n: summaries,
+        )
+    config = _tiny_config()
+    config.data.dir = str(folder / "data")
+    config.train.epochs = 1
+    config.evaluation.threshold = 0.37
+    config.evaluation.aggregate = "top3_mean"
+    train_and_evaluate(config, folder / "run")
+    return folder / "run"
+
+
 def _tiny_config():
     config = _config("drenet")
     config.model.backbone = "resnet18"

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from drenet_jax import parallel
 from drenet_jax.ct.turn import Box, Turn
 from drenet_jax.data.cohort import SPLITS
-from drenet_jax.data.records import PreparedData
+from drenet_jax.data.records import PreparedData, read_all
 from drenet_jax.errors import InputError
 
 FILLS = ("train", "always", "never")
@@ -50,7 +50,8 @@ def train_batches(
       batch_size / hosts, in the order of the places: micro-batch by micro-batch.
 
     Raises:
-      InputError: the records hold a person whom `split.json` has in another split.
+      InputError: the records hold a person whom `split.json` has in another split, or a file of
+        them is damaged.
     """
     n = data.n_slices["train"]
     records = _records(data, "train")
@@ -84,14 +85,14 @@ def train_batches(
     per_host = batch_size // parallel.host_count()
     batches = decoded.batch(per_host, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
     members = {person.encode() for person in data.persons["train"]}
-    for batch in tfds.as_numpy(batches):
+    for batch in read_all(data, batches):
         _check_persons(data, "train", members, batch["patient_id"])
         yield batch["place"], batch["image"], batch["label"]
 
 
 def label_counts(data: PreparedData) -> np.ndarray:
     """[C]: how many training slices each class has."""
-    labels = [record["label"] for record in tfds.as_numpy(_records(data, "train"))]
+    labels = [record["label"] for record in read_all(data, _records(data, "train"))]
     return np.bincount(labels, minlength=len(data.labels))
 
 
@@ -112,7 +113,8 @@ def split_batches(
       patient_id, slice_name, site.
 
     Raises:
-      InputError: the records hold a person whom `split.json` has in another split.
+      InputError: the records hold a person whom `split.json` has in another split, or a file of
+        them is damaged.
     """
     if not data.n_slices[split]:
         return
@@ -131,7 +133,7 @@ def split_batches(
         .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     )
     members = {person.encode() for person in data.persons[split]}
-    for batch in tfds.as_numpy(decoded.batch(batch_size).prefetch(tf.data.AUTOTUNE)):
+    for batch in read_all(data, decoded.batch(batch_size).prefetch(tf.data.AUTOTUNE)):
         _check_persons(data, split, members, batch["patient_id"])
         batch["image"] = batch["image"][own]
         for name in ("patient_id", "slice_name", "site"):
@@ -168,7 +170,7 @@ def split_places(data: PreparedData, split: str) -> Iterator[SlicePlace]:
         mask = tf.io.decode_png(record["lung_mask"], channels=1)[..., 0] > 0
         return {"lung_mask": mask, **{name: record[name] for name in names}}
 
-    for record in tfds.as_numpy(_records(data, split).map(decode).prefetch(tf.data.AUTOTUNE)):
+    for record in read_all(data, _records(data, split).map(decode).prefetch(tf.data.AUTOTUNE)):
         yield SlicePlace(
             patient_id=record["patient_id"].decode(),
             slice_name=record["slice_name"].decode(),

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from drenet_jax.data.cohort import SPLITS
 from drenet_jax.data.duplicates import SharedSlices, require_together
-from drenet_jax.data.records import PreparedData
+from drenet_jax.data.records import PreparedData, read_all
 from drenet_jax.data.split import fold_persons, split_persons
 from drenet_jax.errors import InputError
 
@@ -41,7 +41,7 @@ def persons_of_records(data: PreparedData) -> dict[str, PersonRecords]:
     n_slices: collections.Counter[str] = collections.Counter()
     splits = data.builder.info.splits
     for split in (name for name in SPLITS if name in splits):
-        for record in tfds.as_numpy(data.builder.as_dataset(split=split, decoders=only)):
+        for record in read_all(data, data.builder.as_dataset(split=split, decoders=only)):
             patient_id = record["patient_id"].decode()
             found = (split, int(record["label"]), record["site"].decode())
             if facts.setdefault(patient_id, found) != found:

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,8 +151,22 @@ class PreparedData:
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
-        """TFDS's reader of the records."""
-        return tfds.builder_from_directory(_records_folder(self.records))
+        """TFDS's reader of the records.
+
+        Raises:
+          InputError: what TFDS wrote of them is gone or damaged.
+        """
+        folder = _records_folder(self.records)
+        try:
+            return tfds.builder_from_directory(folder)
+        except tfds.core.DatasetNotFoundError as error:
+            raise InputError(f"{self.records} holds no records; run prepare again.") from error
+        # JSON and protobuf have errors of their own for a damaged file.
+        except Exception as error:
+            raise InputError(
+                f"{folder / 'dataset_info.json'} or {folder / 'features.json'} is damaged "
+                f"({_one_line(error)}); run prepare again, or restore the data set from a copy."
+            ) from error
 
     @functools.cached_property
     def digests(self) -> SliceDigests:
@@ -291,9 +305,18 @@ def open_data(folder: str | os.PathLike) -> PreparedData:
     if not os.fspath(folder):
         raise InputError("--config.data.dir is not set; give the --out of prepare.")
     folder = Path(folder)
-    if (folder / _FOLD_FILE).is_file():
+    try:
+        is_fold, is_whole = (
+            os.path.lexists(folder / name) and (folder / name).is_file()
+            for name in (_FOLD_FILE, _SETTINGS_FILE)
+        )
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read ({error.strerror}); check --config.data.dir or --data."
+        ) from error
+    if is_fold:
         return _open_fold(folder)
-    if not (folder / _SETTINGS_FILE).is_file():
+    if not is_whole:
         raise InputError(
             f"{folder} is not a folder that prepare wrote (it has no {_SETTINGS_FILE}); "
             "give the --out of prepare as --config.data.dir to train, or as --data to evaluate."
@@ -314,19 +337,27 @@ def open_data(folder: str | os.PathLike) -> PreparedData:
             fingerprint=_fingerprint(settings, persons),
             records=folder,
         )
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} was written by another version of drenet_jax ({error}); run prepare again."
         ) from error
     _check_counts(data)
+    _check_sizes(data)
     return data
 
 
 def _open_fold(folder: Path) -> PreparedData:
     account, persons = _read_json(folder / _FOLD_FILE), _read_json(folder / _SPLIT_FILE)
-    whole = open_data(account["fold_of"])
-    fold = whole.fold(persons, account["n_slices"])
-    if fold.fingerprint != account["fingerprint"]:
+    try:
+        source, n_slices = account["fold_of"], account["n_slices"]
+        fingerprint = account["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / _FOLD_FILE} is damaged ({error}); cross-validate again in a new --workdir."
+        ) from error
+    whole = open_data(source)
+    fold = whole.fold(persons, n_slices)
+    if fold.fingerprint != fingerprint:
         raise InputError(
             f"{whole.path} was prepared anew since {folder} was made from it; "
             "cross-validate again in a new --workdir."
@@ -334,11 +365,70 @@ def _open_fold(folder: Path) -> PreparedData:
     return dataclasses.replace(fold, path=folder)
 
 
-def _check_counts(data: PreparedData) -> None:
+def read_all(data: PreparedData, records: tf.data.Dataset) -> Iterator[Any]:
+    """The elements of a dataset that is made of the records, as NumPy arrays.
+
+    Raises:
+      InputError: a file of the records is damaged or gone.
+    """
     try:
-        splits = data.builder.info.splits
-    except tfds.core.DatasetNotFoundError as error:
-        raise InputError(f"{data.path} holds no records; run prepare again.") from error
+        yield from tfds.as_numpy(records)
+    except tf.errors.OpError as error:
+        where = _damaged_shard(data) or data.records
+        raise InputError(
+            f"{where} is damaged ({_one_line(error)}); run prepare again, or restore the data set "
+            "from a copy."
+        ) from error
+
+
+def _damaged_shard(data: PreparedData) -> Path | None:
+    """The first file of the records that is gone, cut or changed."""
+    for info in data.builder.info.splits.values():
+        for path, n in zip(info.filepaths, info.shard_lengths, strict=True):
+            try:
+                found = sum(1 for _ in tf.data.TFRecordDataset(os.fspath(path)))
+            except tf.errors.OpError:
+                return Path(path)
+            if found != n:
+                return Path(path)
+    return None
+
+
+# Of a TFRecord beside the example: its length, and checksums of the length and of the example.
+_FRAME_BYTES = 16
+
+
+def _check_sizes(data: PreparedData) -> None:
+    """Raises InputError unless the files of the records are as long as they were written.
+
+    A file that was cut between two records is whole to a reader.
+    """
+    for split, info in data.builder.info.splits.items():
+        sizes = []
+        for path in map(Path, info.filepaths):
+            try:
+                sizes.append(path.stat().st_size)
+            except OSError as error:
+                raise InputError(
+                    f"{path} cannot be read ({error.strerror}); run prepare again, or restore the "
+                    "data set from a copy."
+                ) from error
+        wanted = info.num_bytes + _FRAME_BYTES * info.num_examples
+        if sum(sizes) != wanted:
+            where = _damaged_shard(data) or data.records
+            raise InputError(
+                f"{where} is damaged: the records of {split} have {sum(sizes)} bytes instead of "
+                f"{wanted}; run prepare again, or restore the data set from a copy."
+            )
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "message", None) or error).split()).rstrip(".")
+    return text[:200] or type(error).__name__
+
+
+def _check_counts(data: PreparedData) -> None:
+    splits = data.builder.info.splits
     for split in SPLITS:
         found = splits[split].num_examples if split in splits else 0
         if found != data.n_slices[split]:

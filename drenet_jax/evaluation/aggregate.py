@@ -65,3 +65,6 @@ AGGREGATES: dict[str, Callable[[np.ndarray, int | None], np.ndarray]] = {
     "top3_mean": _top3_mean,
     "median": _median,
 }
+
+# Those that cannot do without the positive class.
+NEED_POSITIVE = ("noisy_or", "top3_mean")

@@ -10,7 +10,7 @@ import numpy as np
 
 from drenet_jax.evaluation import comparison_figures, comparison_tables, paired
 from drenet_jax.evaluation.compared_runs import ComparedRun
-from drenet_jax.evaluation.decisions import confusion_counts, decided
+from drenet_jax.evaluation.decisions import confusion_counts, decided, is_positive
 from drenet_jax.evaluation.metrics import metrics_with_intervals
 from drenet_jax.evaluation.report import PACKAGE, data_uri
 from drenet_jax.pages import render
@@ -99,18 +99,18 @@ def _compared(runs: Sequence[ComparedRun], split: str) -> dict:
 def _difference(run: ComparedRun, first: ComparedRun) -> dict:
     """A run less the first: metrics at both levels, and tests of its persons."""
     settings, positive = first.settings, first.positive
-    is_positive = first.persons.label == positive
+    truth = first.persons.label == positive
     scores, first_scores = (one.persons.probabilities[:, positive] for one in (run, first))
+    said, first_said = (
+        is_positive(one.persons.probabilities, positive, settings.threshold) for one in (run, first)
+    )
     result = {
         "run": run.name,
         "against": first.name,
         "image": paired.paired_bootstrap(run.slices, first.slices, positive, settings),
         "person": paired.paired_bootstrap(run.persons, first.persons, positive, settings),
-        "delong_auc": paired.delong(is_positive, scores, first_scores).to_dict(),
-        "mcnemar_accuracy": paired.mcnemar(
-            (scores >= settings.threshold) == is_positive,
-            (first_scores >= settings.threshold) == is_positive,
-        ).to_dict(),
+        "delong_auc": paired.delong(truth, scores, first_scores).to_dict(),
+        "mcnemar_accuracy": paired.mcnemar(said == truth, first_said == truth).to_dict(),
     }
     if len(first.slices.labels) > 2:
         right = [

@@ -117,6 +117,7 @@ def _of_evaluation(folder: Path, split: str, name: str) -> ComparedRun:
         positive = slices.labels.index(metrics["positive"])
         settings = MetricSettings(
             threshold=metrics["threshold"],
+            aggregate=aggregate,
             calibration_bins=metrics["calibration_bins"],
             bootstrap_draws=metrics["draws"],
             bootstrap_seed=metrics["seed"],
@@ -146,8 +147,8 @@ def _of_workdir(folder: str, split: str, name: str) -> ComparedRun:
     run = ScoredRun(Path(folder), split)
     settings = MetricSettings.from_config(run.predictor.meta.config.evaluation)
     slices = run.slices(calibrated=False)
-    persons = person_predictions(slices)
-    return ComparedRun(name, folder, "mean", run.positive, slices, persons, settings)
+    persons = person_predictions(slices, settings.aggregate, run.positive)
+    return ComparedRun(name, folder, settings.aggregate, run.positive, slices, persons, settings)
 
 
 def _keys(slices: SlicePredictions) -> list[tuple[str, int, str]]:

@@ -1,12 +1,182 @@
-"""Which label a case is put under, and where that is wrong."""
+"""Which label a case gets, by one rule for every command, and where that is wrong.
+
+With two labels a case is positive from the threshold of the positive label's probability on
+(`p >= threshold`, so a probability equal to the threshold is positive). With three or more, and
+with two of which neither is the positive one, it gets the most probable label; of equally probable
+ones, the first in the order of the labels. `evaluate`, `compare`, `crossvalidate`, `predict` and
+`serve` all decide by `decide`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from drenet_jax.errors import InputError
+from drenet_jax.evaluation.aggregate import AGGREGATES, NEED_POSITIVE
 from drenet_jax.evaluation.persons import PersonPredictions, SlicePredictions
+from drenet_jax.evaluation.settings import MetricSettings
+
+THRESHOLD, LARGEST_PROBABILITY = "threshold", "largest_probability"
+
+
+def is_positive(probabilities: np.ndarray, positive: int, threshold: float) -> np.ndarray:
+    """[N] bool, whether each case [N, C] reaches the threshold of the positive class."""
+    return probabilities[:, positive] >= threshold
+
+
+def decide(probabilities: np.ndarray, positive: int | None, threshold: float) -> np.ndarray:
+    """The label of each case.
+
+    Args:
+      probabilities: [N, C] float, of slices or persons.
+      positive: the index of the positive class; None: there is none.
+      threshold: of its probability; has no meaning with three or more classes.
+
+    Returns:
+      [N] int, the index of a class.
+    """
+    if positive is None or probabilities.shape[1] > 2:
+        return probabilities.argmax(axis=1)
+    reached = is_positive(probabilities, positive, threshold)
+    return np.where(reached, positive, 1 - positive)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionRule:
+    """How a person's label is made of the slices' probabilities.
+
+    Attributes:
+      labels: the names of the C classes.
+      positive: the index of the positive class, or None.
+      threshold: of its probability.
+      aggregate: one of `AGGREGATES`.
+    """
+
+    labels: tuple[str, ...]
+    positive: int | None
+    threshold: float
+    aggregate: str
+
+    @classmethod
+    def of(
+        cls,
+        labels: Sequence[str],
+        evaluation: Mapping,
+        *,
+        threshold: float | None = None,
+        aggregate: str | None = None,
+    ) -> DecisionRule:
+        """The rule of a config's `evaluation` block.
+
+        Weights that were converted may have labels of which none is the positive one. Two such
+        labels are decided by the largest probability.
+
+        Args:
+          labels: the names of the classes.
+          evaluation: `config.evaluation`; what it lacks is as in `MetricSettings`.
+          threshold: the flag --threshold, instead of the block's; None: not given.
+          aggregate: the flag --aggregate, likewise.
+
+        Raises:
+          InputError: a value cannot be used, or has no meaning for these labels.
+        """
+        settings = settings_with_flags(evaluation, threshold=threshold, aggregate=aggregate)
+        labels = tuple(labels)
+        if threshold is not None and len(labels) > 2:
+            raise InputError(
+                f"--threshold={threshold:g}: the model has {len(labels)} labels, of which the most "
+                "probable is taken; leave the flag out."
+            )
+        name = evaluation.get("positive_label", "")
+        positive = positive_class(labels, name) if name else _covid_class(labels)
+        if positive is None:
+            given = "--threshold" if threshold is not None else "evaluation.threshold"
+            if len(labels) == 2 and settings.threshold != MetricSettings().threshold:
+                raise _no_positive(labels, f"{given}={settings.threshold:g}")
+            given = "--aggregate" if aggregate is not None else "evaluation.aggregate"
+            if settings.aggregate in NEED_POSITIVE:
+                raise _no_positive(labels, f"{given}={settings.aggregate}")
+        return cls(labels, positive, settings.threshold, settings.aggregate)
+
+    @property
+    def name(self) -> str:
+        """`THRESHOLD` or `LARGEST_PROBABILITY`."""
+        is_threshold = len(self.labels) == 2 and self.positive is not None
+        return THRESHOLD if is_threshold else LARGEST_PROBABILITY
+
+    def person(self, probabilities: np.ndarray) -> np.ndarray:
+        """[C] float64, a person's probabilities, from those of the slices [n, C]."""
+        return AGGREGATES[self.aggregate](probabilities.astype(np.float64), self.positive)
+
+    def label_of(self, person: np.ndarray) -> int:
+        """The index of a person's label, from the person's probabilities [C]."""
+        return int(decide(person[None], self.positive, self.threshold)[0])
+
+    def to_dict(self) -> dict:
+        """Fit for JSON: rule, threshold (None where it has no meaning), positive, aggregate."""
+        return {
+            "rule": self.name,
+            "threshold": self.threshold if self.name == THRESHOLD else None,
+            "positive": None if self.positive is None else self.labels[self.positive],
+            "aggregate": self.aggregate,
+        }
+
+
+def settings_with_flags(
+    evaluation: Mapping, *, threshold: float | None = None, aggregate: str | None = None
+) -> MetricSettings:
+    """The settings of a config's `evaluation` block, with the flags that were given.
+
+    Raises:
+      InputError: a value cannot be used; the message names the flag or the field.
+    """
+    # NaN is no number of this range either.
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"--threshold={threshold:g} must be between 0 and 1.")
+    if aggregate is not None and aggregate not in AGGREGATES:
+        raise InputError(f"--aggregate={aggregate} must be one of {', '.join(AGGREGATES)}.")
+    settings = MetricSettings.from_config(evaluation)
+    if threshold is not None:
+        settings = dataclasses.replace(settings, threshold=threshold)
+    if aggregate is not None:
+        settings = dataclasses.replace(settings, aggregate=aggregate)
+    return settings
+
+
+def positive_class(labels: Sequence[str], name: str) -> int:
+    """The index of the label that counts as positive.
+
+    Args:
+      labels: names of the classes.
+      name: `evaluation.positive_label`; "": the label that begins with "covid".
+
+    Raises:
+      InputError: there is no such label.
+    """
+    if name in labels:
+        return labels.index(name)
+    covid = _covid_class(labels)
+    if name or covid is None:
+        raise InputError(
+            f"--config.evaluation.positive_label={name!r} names none of the labels "
+            f"{', '.join(labels)}; name the one that counts as positive."
+        )
+    return covid
+
+
+def _covid_class(labels: Sequence[str]) -> int | None:
+    covid = [i for i, label in enumerate(labels) if label.lower().startswith("covid")]
+    return covid[0] if len(covid) == 1 else None
+
+
+def _no_positive(labels: Sequence[str], given: str) -> InputError:
+    return InputError(
+        f"{given} needs a positive label, and none of {', '.join(labels)} begins with 'covid' or "
+        "was named as positive when the model was trained; leave it out."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +203,8 @@ class Miss:
 def decided(
     predictions: SlicePredictions | PersonPredictions, positive: int, threshold: float
 ) -> np.ndarray:
-    """[N] int, the label that each case is put under.
-
-    With two labels the positive one from the threshold on, with more the most probable one.
-    """
-    if len(predictions.labels) > 2:
-        return predictions.probabilities.argmax(axis=1)
-    is_positive = predictions.probabilities[:, positive] >= threshold
-    return np.where(is_positive, positive, 1 - positive)
+    """[N] int, the label that each case is put under, as `decide` has it."""
+    return decide(predictions.probabilities, positive, threshold)
 
 
 def confusion_counts(

@@ -18,6 +18,10 @@ from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature, fit_temperature
+from drenet_jax.evaluation.decisions import (
+    positive_class,
+    settings_with_flags,
+)
 from drenet_jax.evaluation.explain import Points, explain_figures, point, write_pointed
 from drenet_jax.evaluation.inference import Predictor
 from drenet_jax.evaluation.metrics import evaluation_metrics, youden_threshold
@@ -27,8 +31,7 @@ from drenet_jax.evaluation.persons import (
     person_predictions,
 )
 from drenet_jax.evaluation.results import Calibration, study_of_run, write_evaluation
-from drenet_jax.evaluation.settings import MetricSettings
-from drenet_jax.evaluation.splits import positive_class, score_split
+from drenet_jax.evaluation.splits import score_split
 from drenet_jax.models.checkpoints import Checkpoints, Meta
 
 NO_TEMPERATURE = (
@@ -43,7 +46,8 @@ def evaluate_split(
     folder: Path,
     data_dir: str = "",
     *,
-    aggregate: str = "mean",
+    aggregate: str | None = None,
+    threshold: float | None = None,
     calibrated: bool = False,
     explain: bool = False,
     lesions: str = "",
@@ -57,7 +61,9 @@ def evaluate_split(
       folder: an existing folder for the files of DESIGN section 2.
       data_dir: another data set, of persons that the model does not know, or its own, if that has
         moved since; "": its own, where it was.
-      aggregate: how a person's probabilities are made of the slices' (`aggregate.AGGREGATES`).
+      aggregate: how a person's probabilities are made of the slices' (`aggregate.AGGREGATES`);
+        None: as the config of the run says.
+      threshold: a case is positive from this probability on; None: as the config of the run says.
       calibrated: the slices' probabilities are at the temperature that suits validation best.
       explain: ask, too, whether the model looks where the lesions are.
       lesions: the table of lesions; "": the one that lay beside the cohort.
@@ -80,10 +86,12 @@ def evaluate_split(
         other_persons=other_persons,
     )
     config = run.predictor.meta.config
-    settings = MetricSettings.from_config(config.evaluation)
+    settings = settings_with_flags(config.evaluation, aggregate=aggregate, threshold=threshold)
     if calibrated:
         run.require_temperature()
-    to_persons = functools.partial(person_predictions, aggregate=aggregate, positive=run.positive)
+    to_persons = functools.partial(
+        person_predictions, aggregate=settings.aggregate, positive=run.positive
+    )
     slices, validation = run.slices(calibrated), run.validation(calibrated)
     persons = to_persons(slices)
     metrics = evaluation_metrics(
@@ -95,7 +103,7 @@ def evaluate_split(
         validation_threshold=None
         if validation is None
         else _threshold(to_persons(validation), run.positive),
-        aggregate=aggregate,
+        aggregate=settings.aggregate,
     )
     if explain:
         pointed = point(slices, run.points, split_places(run.data, split), run.lesions)

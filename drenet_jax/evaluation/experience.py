@@ -23,23 +23,30 @@ class Experience:
       label: [P] int, the true classes.
       probabilities: [P, C], of the persons.
       calibrated: [P, C], likewise at the temperature; None where there is none.
+      aggregate: how the persons' probabilities were made of the slices'.
     """
 
     label: np.ndarray
     probabilities: np.ndarray
     calibrated: np.ndarray | None
+    aggregate: str = "mean"
 
     @classmethod
     def of(
-        cls, slices: SlicePredictions, logits: np.ndarray, temperature: float | None
+        cls,
+        slices: SlicePredictions,
+        logits: np.ndarray,
+        temperature: float | None,
+        aggregate: str = "mean",
+        positive: int | None = None,
     ) -> Experience:
         """From the predictions and logits [N, C] of the validation slices."""
-        persons = person_predictions(slices)
+        persons = person_predictions(slices, aggregate, positive)
         calibrated = None
         if temperature is not None:
             cool = dataclasses.replace(slices, probabilities=apply_temperature(logits, temperature))
-            calibrated = person_predictions(cool).probabilities
-        return cls(persons.label, persons.probabilities, calibrated)
+            calibrated = person_predictions(cool, aggregate, positive).probabilities
+        return cls(persons.label, persons.probabilities, calibrated, aggregate)
 
     def to_dict(self) -> dict:
         """Fit for JSON."""
@@ -47,6 +54,7 @@ class Experience:
             "label": self.label.tolist(),
             "probabilities": self.probabilities.tolist(),
             "calibrated": None if self.calibrated is None else self.calibrated.tolist(),
+            "aggregate": self.aggregate,
         }
 
     @classmethod
@@ -56,21 +64,29 @@ class Experience:
             label=np.array(values["label"], np.int64),
             probabilities=np.array(values["probabilities"], np.float64),
             calibrated=None if calibrated is None else np.array(calibrated, np.float64),
+            # Checkpoints of earlier versions had the mean only.
+            aggregate=values.get("aggregate", "mean"),
         )
 
-    def of_such_a_score(self, label: int, probability: float, *, calibrated: bool) -> dict | None:
+    def of_such_a_score(
+        self, label: int, probability: float, *, calibrated: bool, aggregate: str = "mean"
+    ) -> dict | None:
         """How many persons of whom the model said about the same had the label.
 
         Args:
           label: the class.
           probability: what the model says now, in 0..1.
           calibrated: whether that is at the temperature.
+          aggregate: how it was made of the slices'.
 
         Returns:
           {"from", "to"}: the fifth that holds the probability; {"n", "n_with_label"}: of the
           validation persons in it; {"low", "high"}: the exact 95% interval (Clopper and Pearson
-          1934) of the share, None with n = 0. None if nothing is known.
+          1934) of the share, None with n = 0. None if nothing is known, as of another aggregate:
+          its probabilities are not comparable.
         """
+        if aggregate != self.aggregate:
+            return None
         told = self.calibrated if calibrated else self.probabilities
         if told is None:
             return None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from drenet_jax.evaluation.calibration import bin_of
+from drenet_jax.evaluation.decisions import decide, is_positive
 from drenet_jax.evaluation.ranking import ranking_by_scikit_learn, ranking_of_draws, recall_at
 from drenet_jax.evaluation.settings import MetricSettings
 
@@ -167,12 +168,12 @@ def _figures(
         index: of_scores(label == index, probabilities[:, index])
         for index in (range(len(labels)) if len(labels) > 2 else [positive])
     }
-    decision = probabilities[:, positive] >= settings.threshold
+    decision = is_positive(probabilities, positive, settings.threshold)
     values = {**rates(label == positive, decision), **scored[positive]}
     if len(labels) == 2:
         return values
 
-    chosen = probabilities.argmax(axis=1)
+    chosen = decide(probabilities, positive, settings.threshold)
     values["accuracy_argmax"] = _ratio(counted(chosen == label), n)
     values["ece_argmax"] = calibration_error(chosen == label, probabilities.max(axis=1))
     of_labels = []

@@ -19,6 +19,7 @@ from drenet_jax.ct.isolated import Reader
 from drenet_jax.ct.prepared import PickedSlice, PreparedPerson, filled
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature
+from drenet_jax.evaluation.decisions import DecisionRule
 from drenet_jax.evaluation.experience import Experience
 from drenet_jax.evaluation.overlays import LeftOutSlice, SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
@@ -60,6 +61,7 @@ class Predictor:
       scorer: the compiled forward pass.
       variables: its weights, replicated over the devices.
       temperature: by which `slices` divides the logits before the softmax, or None.
+      rule: how a person's label is made of the slices' probabilities.
       experience: what it said of the validation persons, or None.
     """
 
@@ -73,9 +75,11 @@ class Predictor:
         temperature: float | None = None,
         experience: Experience | None = None,
         reader: Reader | None = None,
+        rule: DecisionRule | None = None,
     ):
-        """See `load`."""
+        """See `load`; without a `rule` it is that of the checkpoint's config."""
         self.meta = meta
+        self.rule = rule or DecisionRule.of(meta.labels, meta.config.evaluation)
         self.identity = {
             "name": meta.config.model.name,
             "workdir": str(workdir),
@@ -102,6 +106,8 @@ class Predictor:
         calibrated: bool = False,
         latest: bool = False,
         reader: Reader | None = None,
+        threshold: float | None = None,
+        aggregate: str | None = None,
     ) -> Predictor:
         """The best checkpoint of `workdir`.
 
@@ -110,13 +116,21 @@ class Predictor:
           calibrated: use the temperature that suited the validation slices best.
           latest: the latest checkpoint instead, which no validation has chosen.
           reader: of the persons' files; closed with the predictor.
+          threshold: of two labels, a person gets the positive one from this probability on; None:
+            as the config of the run says, as in `evaluate`.
+          aggregate: how a person's probabilities are made of the slices' (`aggregate.AGGREGATES`);
+            None: likewise.
 
         Raises:
-          InputError: `workdir` holds no checkpoint that can be used, or none with a temperature.
+          InputError: `workdir` holds no checkpoint that can be used, or none with a temperature; or
+            the threshold or the aggregate cannot be used with its labels.
         """
         with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
             step = checkpoints.latest_step if latest else checkpoints.best_step
             meta = checkpoints.meta(step)
+            rule = DecisionRule.of(
+                meta.labels, meta.config.evaluation, threshold=threshold, aggregate=aggregate
+            )
             model = build_model(meta.config, len(meta.labels))
             batch_size = parallel.best_batch_size(meta.config.evaluation.batch_size)
             scorer = SliceScorer(model, batch_size, heat_maps=True)
@@ -124,7 +138,9 @@ class Predictor:
             temperature = _temperature(checkpoints, step, workdir) if calibrated else None
             validation = checkpoints.validation(step)
         experience = None if validation is None else Experience.from_dict(validation)
-        return cls(meta, step, Path(workdir), scorer, variables, temperature, experience, reader)
+        return cls(
+            meta, step, Path(workdir), scorer, variables, temperature, experience, reader, rule
+        )
 
     def slices(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Scores prepared slices.
@@ -222,8 +238,8 @@ class Predictor:
 
     def _person_result(self, prepared: PreparedPerson, scored: dict) -> PersonResult:
         labels = self.meta.labels
-        person = scored["probabilities"].astype(np.float64).mean(axis=0)
-        predicted = int(person.argmax())
+        person = self.rule.person(scored["probabilities"])
+        predicted = self.rule.label_of(person)
         pictures = []
         for i, picked in enumerate(prepared.kept):
             pictures.append(
@@ -250,7 +266,10 @@ class Predictor:
                 "n_slices": len(prepared.kept),
                 "validation": self.experience
                 and self.experience.of_such_a_score(
-                    predicted, person[predicted], calibrated=self.temperature is not None
+                    predicted,
+                    person[predicted],
+                    calibrated=self.temperature is not None,
+                    aggregate=self.rule.aggregate,
                 ),
             },
             "slices": [
@@ -267,6 +286,7 @@ class Predictor:
             "excluded": [{"name": one.name, "why": one.why} for one in prepared.excluded],
             "notes": list(prepared.notes),
             "model": self.identity,
+            "decision": self.rule.to_dict(),
         }
         left_out = (
             LeftOutSlice(one.file_index, one.name, one.source, one.why_excluded)

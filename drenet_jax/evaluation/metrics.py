@@ -43,6 +43,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from drenet_jax.evaluation import intervals
+from drenet_jax.evaluation.decisions import DecisionRule
 from drenet_jax.evaluation.formulas import (
     DECISION_METRICS,
     values_of_draws,
@@ -216,7 +217,8 @@ def evaluation_metrics(
       {"threshold", "person": the `DECISION_METRICS` of the persons at that threshold}, or there
       {"threshold": None, "why"}, "sites": [{"site", "n_persons", "n_slices", "image", "person"}]},
       one for each site where there are several. A person who was at two sites counts at each, with
-      the slices from there.
+      the slices from there. And "decision": by which rule a case gets its label
+      (`DecisionRule.to_dict`), as `predict` says of a person.
     """
     result = {
         "split": split,
@@ -246,6 +248,8 @@ def evaluation_metrics(
         there = slices.of(slices.site == site)
         there_persons = person_predictions(there, aggregate, positive)
         result["sites"].append({"site": site, **_levels(there, there_persons, positive, settings)})
+    rule = DecisionRule(slices.labels, positive, settings.threshold, aggregate)
+    result["decision"] = rule.to_dict()
     return result
 
 

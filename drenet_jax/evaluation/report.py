@@ -19,12 +19,16 @@ from drenet_jax.evaluation.overlays import (
     heat_scale,
     layers,
 )
+from drenet_jax.evaluation.wording import decision_text
 from drenet_jax.pages import render
 
 PACKAGE = "drenet_jax.evaluation"
 
 # Paper, Fig. 3: the top 3 slices of a person.
 _SHOWN_SLICES = 3
+
+# Results of earlier versions do not say by which rule: it was this one.
+_OLD_DECISION = {"rule": "largest_probability", "aggregate": "mean"}
 
 # Until the reader moves the slider.
 _HEAT_PERCENT = round(100 * HEAT_OPACITY)
@@ -111,6 +115,7 @@ def person_report(
             }
             for row in result["slices"]
         ],
+        decision=decision_text(result.get("decision", _OLD_DECISION), person["n_slices"]),
         excluded=result["excluded"],
         notes=result["notes"],
         model=result["model"],

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.aggregate import AGGREGATES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,7 @@ class MetricSettings:
 
     Attributes:
       threshold: a case is positive from this probability of the positive class on.
+      aggregate: how a person's probabilities are made of the slices' (`aggregate.AGGREGATES`).
       specificities: the recall is told at each of them; shares, above 0 and below 1.
       calibration_bins: bins of equal width for the calibration error and the reliability diagram.
       bootstrap_draws: bootstrap samples of persons.
@@ -24,6 +26,7 @@ class MetricSettings:
     """
 
     threshold: float = 0.5
+    aggregate: str = "mean"
     specificities: tuple[float, ...] = (0.80, 0.90, 0.95)
     calibration_bins: int = 10
     bootstrap_draws: int = 2000
@@ -46,6 +49,11 @@ class MetricSettings:
         settings = cls(**given)
         for name, mend, ok in (
             ("threshold", "between 0 and 1", 0 < settings.threshold < 1),
+            (
+                "aggregate",
+                f"one of {', '.join(AGGREGATES)}",
+                settings.aggregate in AGGREGATES,
+            ),
             (
                 "specificities",
                 "different shares, above 0 and below 1",

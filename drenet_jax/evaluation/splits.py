@@ -11,7 +11,6 @@ from tqdm import tqdm
 from drenet_jax import parallel
 from drenet_jax.data.batches import split_batches
 from drenet_jax.data.records import PreparedData
-from drenet_jax.errors import InputError
 from drenet_jax.evaluation.persons import SlicePredictions
 from drenet_jax.evaluation.scoring import SliceScorer, check_finite
 
@@ -83,24 +82,3 @@ def score_split(
         probabilities=found_probabilities.astype(np.float64),
     )
     return predictions, found_logits
-
-
-def positive_class(labels: tuple[str, ...], name: str) -> int:
-    """The index of the label that counts as positive.
-
-    Args:
-      labels: names of the classes.
-      name: `evaluation.positive_label`; "": the label that begins with "covid".
-
-    Raises:
-      InputError: there is no such label.
-    """
-    if name in labels:
-        return labels.index(name)
-    covid = [i for i, label in enumerate(labels) if label.lower().startswith("covid")]
-    if name or len(covid) != 1:
-        raise InputError(
-            f"--config.evaluation.positive_label={name!r} names none of the labels "
-            f"{', '.join(labels)}; name the one that counts as positive."
-        )
-    return covid[0]

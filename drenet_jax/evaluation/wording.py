@@ -25,6 +25,23 @@ def number_text(number: float | None, *, plus: bool = False) -> str:
     return f"{number:{'+' if plus else ''}.3f}".replace("-", "−")
 
 
+def decision_text(decision: Mapping, n_slices: int) -> str:
+    """By which rule a person's label was decided, as a sentence.
+
+    Args:
+      decision: from `DecisionRule.to_dict`.
+      n_slices: of the person.
+    """
+    slices = f"{n_slices} slice{'' if n_slices == 1 else 's'}"
+    made = f"from the {decision['aggregate'].replace('_', ' ')} of {slices}."
+    if decision["rule"] == "threshold":
+        return (
+            f"{decision['positive']} if its probability is {decision['threshold']:g} or more; the "
+            f"probability is {made}"
+        )
+    return f"The model's most probable label, {made}"
+
+
 class Reasons:
     """Why numbers are missing: each reason once, numbered in the order in which they are met.
 

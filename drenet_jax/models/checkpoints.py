@@ -5,17 +5,24 @@ that a prediction needs), `optimizer` and `progress` (what else a run needs to g
 config, labels, settings of the image side), `validation` (JSON: what the weights said of the
 validation persons) and `digests` (of the slices that the weights were trained and chosen on). The
 latest and the best by validation are kept.
+`meta` also holds checksums of all items: what Orbax stores is read without an error where bytes of
+an array have changed on the disk, or where its file is gone.
 Weights that `convert_weights` made are step 0, without an optimiser. With several hosts, all must
 save and restore alike, in a folder that all of them see.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +38,19 @@ from drenet_jax.errors import InputError
 PyTree = Any
 
 FORMAT = 1
+
+# In the item `meta`: the checksums of all items.
+_CHECKSUMS = "crc32"
+
+# Orbax's name for a folder that is being written.
+_UNFINISHED = ".orbax-checkpoint-tmp"
+
+# How often it is removed, and after how long again, when writing has failed.
+_REMOVALS = 3
+_REMOVAL_S = 0.2
+
+# Characters of what Orbax says of a damaged file.
+_LONGEST_REASON = 200
 
 NOT_VALIDATED = {"auc": None, "cross_entropy": None, "temperature": None}
 
@@ -148,25 +168,30 @@ class Checkpoints:
           read_only: touch nothing, since a run may be writing there.
         """
         self._folder = Path(workdir).absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            item_handlers={
-                "weights": ocp.StandardCheckpointHandler(),
-                "optimizer": ocp.StandardCheckpointHandler(),
-                "progress": ocp.JsonCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-                "validation": ocp.JsonCheckpointHandler(),
-                "digests": ocp.StandardCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                best_fn=goodness,
-                preservation_policy=AnyPreservationPolicy(
-                    [LatestN(1), BestN(get_metric_fn=goodness, n=1)]
+        _silence_closed_loops()
+        with self._read(None), _without_read_only_warning():
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                item_handlers={
+                    "weights": ocp.StandardCheckpointHandler(),
+                    "optimizer": ocp.StandardCheckpointHandler(),
+                    "progress": ocp.JsonCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                    "validation": ocp.JsonCheckpointHandler(),
+                    "digests": ocp.StandardCheckpointHandler(),
+                },
+                options=ocp.CheckpointManagerOptions(
+                    best_fn=goodness,
+                    preservation_policy=AnyPreservationPolicy(
+                        [LatestN(1), BestN(get_metric_fn=goodness, n=1)]
+                    ),
+                    cleanup_tmp_directories=not read_only,
+                    read_only=read_only,
+                    # What Orbax makes of them anyway, with a warning, where it only reads.
+                    save_interval_steps=0 if read_only else 1,
+                    create=not read_only,
                 ),
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-            ),
-        )
+            )
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -180,9 +205,17 @@ class Checkpoints:
         """The checkpoints of a workdir that must have some, for reading.
 
         Raises:
-          InputError: it has none; `flag` is named as the place to mend it.
+          InputError: it has none, or what it has is damaged; `flag` is named as the place to mend
+            it.
         """
-        if not has_checkpoint(workdir):
+        try:
+            there = has_checkpoint(workdir)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{flag}={workdir} cannot be read ({getattr(error, 'strerror', None) or error}); "
+                "check the path."
+            ) from error
+        if not there:
             raise InputError(
                 f"{flag}={workdir} holds no checkpoint; name a folder in which train has finished "
                 "an epoch."
@@ -196,8 +229,9 @@ class Checkpoints:
     @property
     def best_step(self) -> int:
         """The step with the best validation figures, or the latest where none was validated."""
-        step = self._manager.best_step()
-        return self._manager.latest_step() if step is None else step
+        with self._read(None):
+            step = self._manager.best_step()
+            return self._manager.latest_step() if step is None else step
 
     def save(
         self,
@@ -223,22 +257,22 @@ class Checkpoints:
           validation: JSON, what the weights say of the validation persons; None: nobody was asked.
           digests: of the slices that the weights know; None: it is not known.
         """
-        items = {
-            "weights": ocp.args.StandardSave(weights),
-            "meta": ocp.args.JsonSave(meta.to_dict()),
-        }
-        if optimizer is not None:
-            items["optimizer"] = ocp.args.StandardSave(optimizer)
-        if progress is not None:
-            items["progress"] = ocp.args.JsonSave(dict(progress))
-        if validation is not None:
-            items["validation"] = ocp.args.JsonSave(dict(validation))
+        arrays = {"weights": weights, "optimizer": optimizer}
         if digests is not None:
             # Orbax saves no empty array.
-            arrays = {
-                name: array for name, array in dataclasses.asdict(digests).items() if array.size
-            }
-            items["digests"] = ocp.args.StandardSave(arrays)
+            known = dataclasses.asdict(digests)
+            arrays["digests"] = {name: array for name, array in known.items() if array.size}
+        texts = {"progress": progress, "validation": validation}
+        arrays = {name: tree for name, tree in arrays.items() if tree is not None}
+        texts = {name: dict(value) for name, value in texts.items() if value is not None}
+        sums = {name: _checksum(tree) for name, tree in arrays.items()}
+        sums |= {name: _text_checksum(value) for name, value in texts.items()}
+        sums["metrics"] = _text_checksum(dict(metrics))
+        account = {**meta.to_dict(), _CHECKSUMS: sums}
+        account[_CHECKSUMS] = {**sums, "meta": _text_checksum(account)}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        items |= {name: ocp.args.JsonSave(value) for name, value in texts.items()}
+        items["meta"] = ocp.args.JsonSave(account)
         args = ocp.args.Composite(**items)
         saved = self._manager.save(step, args=args, metrics=dict(metrics))
         # Orbax says nothing when a step lies below the latest.
@@ -265,18 +299,24 @@ class Checkpoints:
 
     def account(self, step: int) -> Meta | PartMeta:
         """As `meta`, of parts of a model too."""
-        values = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        if values["meta"].get("format") != FORMAT:
+        values = self._account(step)
+        if values.get("format") != FORMAT:
             raise InputError(
                 f"{self._folder / str(step)} was written by another version of drenet_jax; "
                 "train again, or use that version."
             )
-        kind = PartMeta if "parts" in values["meta"] else Meta
-        return kind.from_dict(values["meta"])
+        kind = PartMeta if "parts" in values else Meta
+        with self._read(step):
+            return kind.from_dict(values)
 
     def figures(self, step: int) -> dict[str, float | None]:
         """The `metrics` that `save` was given."""
-        return dict(self._manager.metrics(step))
+        wanted = self._checksums(step).get("metrics")
+        with self._read(step):
+            found = dict(self._manager.metrics(step))
+            if wanted is not None and _text_checksum(found) != wanted:
+                raise _Changed("the metrics are not those that were saved")
+        return found
 
     def weights(self, step: int, shapes: PyTree) -> PyTree:
         """Weights as NumPy arrays.
@@ -300,24 +340,26 @@ class Checkpoints:
 
     def progress(self, step: int) -> dict:
         """What `save` was given as `progress`."""
-        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["progress"]
+        return self._text(step, "progress")
 
     def validation(self, step: int) -> dict | None:
         """What `save` was given as `validation`."""
-        if not (self._folder / str(step) / "validation").is_dir():
+        there = (self._folder / str(step) / "validation").is_dir()
+        if not there and "validation" not in self._checksums(step):
             return None
-        args = ocp.args.Composite(validation=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["validation"]
+        return self._text(step, "validation")
 
     def digests(self, step: int) -> KnownSlices | None:
         """What `save` was given as `digests`."""
-        if not (self._folder / str(step) / "digests").is_dir():
+        there = (self._folder / str(step) / "digests").is_dir()
+        if not there and "digests" not in self._checksums(step):
             return None
         shapes = self._shapes(step, "digests").tree
-        target = {name: np.empty(one.shape, np.uint64) for name, one in shapes.items()}
-        args = ocp.args.Composite(digests=ocp.args.StandardRestore(target))
-        arrays = self._manager.restore(step, args=args)["digests"]
+        arrays = self._restore(
+            step,
+            "digests",
+            {name: jax.ShapeDtypeStruct(one.shape, np.uint64) for name, one in shapes.items()},
+        )
         return dataclasses.replace(KnownSlices.none(), **arrays)
 
     def weight_shapes(self, step: int) -> PyTree:
@@ -333,13 +375,159 @@ class Checkpoints:
         self._check(step, item, shapes)
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
-        return self._manager.restore(step, args=args)[item]
+        wanted = self._checksums(step).get(item)
+        with self._read(step):
+            found = self._manager.restore(step, args=args)[item]
+            if wanted is not None and _checksum(found) != wanted:
+                raise _Changed(f"the {item} are not those that were saved")
+        return found
 
     def _check(self, step: int, item: str, shapes: PyTree) -> None:
         check_shapes(self._shapes(step, item), shapes, str(self._folder / str(step) / item))
 
     def _shapes(self, step: int, item: str) -> PyTree:
-        return self._manager.item_metadata(step)[item]
+        with self._read(step):
+            shapes = self._manager.item_metadata(step)[item]
+            if shapes is None:
+                raise _Changed(f"the {item} are gone")
+        return shapes
+
+    def _account(self, step: int) -> dict:
+        """The item `meta`, as it was written."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        with self._read(step):
+            values = self._manager.restore(step, args=args)["meta"]
+            sums = values.get(_CHECKSUMS)
+            # Checkpoints of earlier versions have none.
+            if sums is not None:
+                others = {name: one for name, one in sums.items() if name != "meta"}
+                if _text_checksum({**values, _CHECKSUMS: others}) != sums["meta"]:
+                    raise _Changed("the item meta is not what was saved")
+        return values
+
+    def _checksums(self, step: int) -> Mapping[str, int]:
+        return self._account(step).get(_CHECKSUMS) or {}
+
+    def _text(self, step: int, item: str) -> dict:
+        """An item of JSON."""
+        args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+        wanted = self._checksums(step).get(item)
+        with self._read(step):
+            values = self._manager.restore(step, args=args)[item]
+            if wanted is not None and _text_checksum(values) != wanted:
+                raise _Changed(f"the item {item} is not what was saved")
+        return values
+
+    def _step_without_metrics(self) -> int | None:
+        """The step that Orbax stumbles over when it reads the metrics of all, if there is one."""
+        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
+            if folder.name.isdigit():
+                try:
+                    json.loads((folder / "metrics" / "metrics").read_text(encoding="utf-8"))
+                except (OSError, ValueError):
+                    return int(folder.name)
+        return None
+
+    @contextlib.contextmanager
+    def _read(self, step: int | None) -> Iterator[None]:
+        """Turns whatever goes wrong while a checkpoint is read into an InputError.
+
+        Orbax, tensorstore and JSON each have errors of their own, of many kinds, for a file that is
+        cut, changed or gone.
+        """
+        try:
+            yield
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:
+            if isinstance(error, PermissionError):
+                raise InputError(
+                    f"{error.filename or self._folder} cannot be read ({error.strerror}); change "
+                    "its permissions, or name another folder."
+                ) from error
+            raise InputError(self._damage(step, error)) from error
+
+    def _damage(self, step: int | None, error: Exception) -> str:
+        """A sentence that says which checkpoint is damaged, and what can be done."""
+        if step is None:
+            step = self._step_without_metrics()
+        place = self._folder if step is None else self._folder / str(step)
+        if not place.exists():
+            return (
+                f"{place} was removed while it was read, as a run does that goes on there; call "
+                "again."
+            )
+        why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if len(why) > _LONGEST_REASON:
+            why = f"{why[:_LONGEST_REASON]}..."
+        others = sorted(
+            (int(one.name) for one in self._folder.iterdir() if one.name.isdigit()), reverse=True
+        )
+        others = [str(one) for one in others if one != step]
+        mend = "restore it from a copy, or make it anew (train with --fresh, or convert_weights)"
+        if step is not None and others:
+            mend = (
+                f"restore it from a copy, or remove this folder, so that {' or '.join(others)} "
+                "beside it is taken"
+            )
+        return f"the checkpoint {place} is damaged ({why}); {mend}."
+
+
+class _Changed(Exception):
+    """An item is not what was saved."""
+
+
+def _checksum(tree: PyTree) -> int:
+    """CRC-32 of the names, types and bytes of a tree's arrays."""
+    found = 0
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    for path, leaf in sorted(leaves, key=lambda one: jax.tree_util.keystr(one[0])):
+        array = np.ascontiguousarray(leaf)
+        head = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
+        found = zlib.crc32(head.encode(), found)
+        # Types that NumPy does not know, as bfloat16, give no buffer themselves.
+        found = zlib.crc32(array.reshape(-1).view(np.uint8), found)
+    return found
+
+
+def _text_checksum(values: Mapping) -> int:
+    """CRC-32 of what is written as JSON."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def _silence_closed_loops() -> None:
+    """Silences tensorstore's threads that come too late; called again, it changes nothing.
+
+    Where a file is damaged or the disk is full, Orbax closes its event loop at the first error and
+    raises it; each of tensorstore's reads or writes that fails after that would print a traceback
+    of its own.
+    """
+    hook = sys.unraisablehook
+    if getattr(hook, "is_silent", False):
+        return
+
+    def quiet(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            hook(unraisable)
+
+    quiet.is_silent = True
+    sys.unraisablehook = quiet
+
+
+@contextlib.contextmanager
+def _without_read_only_warning() -> Iterator[None]:
+    """Orbax warns that a folder is opened for reading only, which was asked of it."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Given directory is read only")
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def goodness(metrics: Mapping) -> tuple[float, float]:
@@ -410,6 +598,15 @@ def has_checkpoint(workdir: str | os.PathLike) -> bool:
     """Whether `workdir` holds a checkpoint that got whole."""
     folder = Path(workdir) / "checkpoints"
     return folder.is_dir() and any(one.name.isdigit() for one in folder.iterdir())
+
+
+def remove_unfinished(workdir: str | os.PathLike) -> None:
+    """Removes the checkpoint that did not get whole, which takes space."""
+    # Threads that still write may make it again.
+    for _ in range(_REMOVALS):
+        for folder in (Path(workdir) / "checkpoints").glob(f"*{_UNFINISHED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(_REMOVAL_S)
 
 
 def remove(workdir: str | os.PathLike) -> None:

@@ -65,7 +65,11 @@ class Gate:
             await self._app(scope, receive, send)
             return
 
+        is_head = scope["method"] == "HEAD"
+
         async def with_headers(message: Message) -> None:
+            if is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _EVERY_ANSWER.items():
@@ -77,7 +81,9 @@ class Gate:
         except Refused as refused:
             await refused.response()(scope, receive, with_headers)
         else:
-            await self._app(scope, receive, with_headers)
+            # FastAPI answers HEAD to none of its own pages; what HEAD asks for are GET's headers.
+            asked = {**scope, "method": "GET"} if is_head else scope
+            await self._app(asked, receive, with_headers)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

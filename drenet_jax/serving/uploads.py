@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import logging
 import time
+from email.message import Message
+from email.utils import collapse_rfc2231_value
 from pathlib import Path
 from typing import BinaryIO
 
@@ -176,15 +178,16 @@ class _Parts:
         self._header = (bytearray(), bytearray())
 
     def _on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition.decode("latin-1"))
-        if options.get(b"name") != FIELD.encode() or b"filename" not in options:
+        disposition = self._disposition.decode("latin-1")
+        _, options = parse_options_header(disposition)
+        name = _file_name(disposition)
+        if options.get(b"name") != FIELD.encode() or name is None:
             raise Refused(
                 400, f"the form has more than files in the field {FIELD!r}; send only those."
             )
         place = self._folder / str(len(self.found))
         # Closed at the part's end, or in `receive`.
         self._file = place.open("xb")
-        name = options[b"filename"].decode("utf-8", "replace")
         self.found.append((place, names.safe(name)))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -192,6 +195,28 @@ class _Parts:
 
     def _on_end(self) -> None:
         self.is_whole = True
+
+
+def _file_name(disposition: str) -> str | None:
+    """The name of a part's file, from the header Content-Disposition, each byte a sign of it.
+
+    Browsers send `filename` in UTF-8; some programs (urllib3 before 2.0, where a name is not ASCII)
+    send `filename*` (RFC 5987) alone, which python-multipart leaves out. Of both, as RFC 6266 has
+    it, the second counts.
+    """
+    header = Message()
+    header["Content-Disposition"] = disposition
+    found = header.get_params(failobj=[], header="Content-Disposition")
+    # An extended value comes as (charset, language, text).
+    extended = [
+        value for key, value in found if key.lower() == "filename" and isinstance(value, tuple)
+    ]
+    if extended:
+        return collapse_rfc2231_value(extended[0])
+    _, options = parse_options_header(disposition)
+    plain = options.get(b"filename")
+    # In pieces (RFC 2231), or not at all.
+    return header.get_filename() if plain is None else plain.decode("utf-8", "replace")
 
 
 def _lay_out(found: list[tuple[Path, tuple[str, ...]]], folder: Path, limits: Limits) -> Path:

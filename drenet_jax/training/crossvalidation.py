@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import flax.traverse_util
@@ -14,7 +15,7 @@ from drenet_jax.data.folds import persons_of_records, site_folds, stratified_fol
 from drenet_jax.data.records import PreparedData, open_data, write_fold
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluate import evaluate_split
-from drenet_jax.outputs import new_folder
+from drenet_jax.outputs import new_folder, only_one
 from drenet_jax.training.loop import train_and_evaluate
 from drenet_jax.training.pooling import FOLDS_FILE, Fold, write_pooled
 
@@ -22,6 +23,7 @@ from drenet_jax.training.pooling import FOLDS_FILE, Fold, write_pooled
 SITES = "sites"
 
 _PLAN_FILE = "plan.json"
+_LOCK_FILE = ".crossvalidate.lock"
 
 
 def cross_validate(
@@ -48,14 +50,31 @@ def cross_validate(
     """
     data = open_data(data_dir)
     plan = _plan(data, folds, repeats, config.seed)
-    _start(workdir, _account(config, data, folds, repeats))
     result = workdir / "result"
-    if not result.exists():
-        for fold in plan:
-            _run_fold(fold, config, workdir, len(plan))
-        with new_folder(result, flag="--workdir") as folder:
-            write_pooled(plan, config, data, workdir, folder, by_site=folds == SITES)
+    with _alone(workdir):
+        _start(workdir, _account(config, data, folds, repeats))
+        if not result.exists():
+            for fold in plan:
+                _run_fold(fold, config, workdir, len(plan))
+            with new_folder(result, flag="--workdir") as folder:
+                write_pooled(plan, config, data, workdir, folder, by_site=folds == SITES)
     return json.loads((result / "metrics.json").read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    message = (
+        f"--workdir={workdir} is being cross-validated in by another process; wait for it, or name "
+        "another folder."
+    )
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(only_one(workdir, name=_LOCK_FILE, message=message))
+        except OSError as error:
+            raise InputError(
+                f"--workdir={workdir} cannot be written ({error.strerror}); name another folder."
+            ) from error
+        yield
 
 
 def fold_table(workdir: Path) -> list[dict[str, str]]:
@@ -119,7 +138,7 @@ def _start(workdir: Path, account: Mapping) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if any(workdir.iterdir()):
+            if any(one.name != _LOCK_FILE for one in workdir.iterdir()):
                 raise InputError(
                     f"--workdir={workdir} holds other things than a cross-validation; name a new "
                     "folder."
@@ -130,10 +149,15 @@ def _start(workdir: Path, account: Mapping) -> None:
         raise InputError(
             f"--workdir={workdir} cannot be written ({error.strerror}); name another folder."
         ) from error
-    there, now = (
-        flax.traverse_util.flatten_dict(one, sep=".")
-        for one in (json.loads(path.read_text(encoding="utf-8")), account)
-    )
+    # Cross-validations of earlier versions had the mean only.
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        old["config"]["evaluation"].setdefault("aggregate", "mean")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); restore it from a copy, or name another --workdir."
+        ) from error
+    there, now = (flax.traverse_util.flatten_dict(one, sep=".") for one in (old, account))
     differing = [
         f"{name} {there.get(name)!r} there, {now.get(name)!r} now"
         for name in sorted(there.keys() | now.keys())

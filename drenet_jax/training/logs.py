@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from drenet_jax.errors import InputError
+
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
 
@@ -128,11 +130,21 @@ class RunLog:
 
 
 def read_lines(path: Path, last_step: int) -> list[dict]:
-    """The lines of a `metrics.jsonl` up to a step; none if there is no such file."""
+    """The lines of a `metrics.jsonl` up to a step; none if there is no such file.
+
+    Raises:
+      InputError: the file is damaged.
+    """
     if not path.exists():
         return []
-    lines = (json.loads(line) for line in path.read_text().splitlines())
-    return [line for line in lines if line["step"] <= last_step]
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [line for line in lines if line["step"] <= last_step]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); restore it from a copy, or remove its damaged lines, "
+            "by which train.patience_epochs counts."
+        ) from error
 
 
 def _drop_later_events(path: Path, last_step: int) -> None:

@@ -20,11 +20,12 @@ from drenet_jax.data.batches import label_counts, train_batches
 from drenet_jax.data.duplicates import named_persons
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.decisions import positive_class
 from drenet_jax.evaluation.scoring import SliceScorer
-from drenet_jax.evaluation.splits import positive_class
 from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.models.build import Model, build_model, init_variables
 from drenet_jax.models.pretrained import start_from
+from drenet_jax.outputs import is_disk_full, only_one
 from drenet_jax.training.checks import check_config, check_groups, check_same_run
 from drenet_jax.training.logs import METRICS_FILE, RunLog, read_lines
 from drenet_jax.training.losses import read_class_weights
@@ -33,6 +34,9 @@ from drenet_jax.training.step import make_train_step
 from drenet_jax.training.stopping import Preempted, Preemption, is_out_of_patience
 from drenet_jax.training.validation import NO_VALIDATION, Validation, validate
 from drenet_jax.version import __version__
+
+# While a process trains in a workdir.
+LOCK_FILE = ".train.lock"
 
 
 def train_and_evaluate(
@@ -53,8 +57,9 @@ def train_and_evaluate(
       the last validation's figures.
 
     Raises:
-      InputError: the config cannot be used, does not fit the data or the workdir's run, or the loss
-        is no longer finite.
+      InputError: the config cannot be used, does not fit the data or the workdir's run, the workdir
+        cannot be written or another process trains in it, its checkpoint is damaged, or the loss is
+        no longer finite.
       Preempted: SIGTERM asked for a stop, and a checkpoint of the last step is written.
     """
     check_groups(config)
@@ -74,14 +79,20 @@ def train_and_evaluate(
     validation_steps = _validation_steps(config, n, last_step)
 
     # 1. From the first weights, or from the latest checkpoint.
-    goes_on = ckpt.has_checkpoint(workdir) and not fresh
-    if not goes_on:
-        # Before anything is removed or made: the weights to start from may not be usable.
-        state = create_state(_first_variables(config, model, data), optimizer)
-        known = _known_slices(config, data)
-    if fresh:
-        _remove_run(workdir)
-    with _open_checkpoints(workdir) as checkpoints, Preemption() as preemption:
+    with (
+        _writing(workdir),
+        _alone(workdir),
+        contextlib.ExitStack() as opened,
+        Preemption() as preemption,
+    ):
+        goes_on = ckpt.has_checkpoint(workdir) and not fresh
+        if not goes_on:
+            # Before anything is removed or made: the weights to start from may not be usable.
+            state = create_state(_first_variables(config, model, data), optimizer)
+            known = _known_slices(config, data)
+        if fresh:
+            _remove_run(workdir)
+        checkpoints = opened.enter_context(ckpt.Checkpoints(workdir))
         start, since_validation = 0, {}
         if goes_on:
             start = checkpoints.latest_step
@@ -248,13 +259,52 @@ def _remove_run(workdir: Path) -> None:
     parallel.wait_for_hosts("after the old run is removed")
 
 
-def _open_checkpoints(workdir: Path) -> ckpt.Checkpoints:
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    """Turns a disk that is full, or that cannot be written, into an InputError.
+
+    What the workdir held before stays; what did not get whole goes.
+    """
     try:
-        return ckpt.Checkpoints(workdir)
-    except OSError as error:
+        yield
+    except (InputError, Preempted, BrokenPipeError):
+        raise
+    except Exception as error:
+        is_full = is_disk_full(error)
+        if not is_full and not isinstance(error, OSError):
+            raise
+        if parallel.is_first_host():
+            ckpt.remove_unfinished(workdir)
+        if not is_full:
+            raise InputError(
+                f"--workdir={workdir} cannot be written ({error.strerror or error}); name another "
+                "folder."
+            ) from error
         raise InputError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); name another folder."
+            f"--workdir={workdir}: the disk is full (or the quota, or a limit on the size of "
+            "files); free some space and call again: the run goes on from its last whole "
+            "checkpoint."
         ) from error
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of the workdir; with several hosts, the first does so for all."""
+    message = (
+        f"--workdir={workdir} is being trained in by another process; wait for it, or name another "
+        "folder."
+    )
+    with contextlib.ExitStack() as stack:
+        refused = None
+        if parallel.is_first_host():
+            try:
+                stack.enter_context(only_one(workdir, name=LOCK_FILE, message=message))
+            except (InputError, OSError) as error:
+                refused = error
+        if parallel.on_any_host(refused is not None):
+            # The others leave too, where they would wait for the first in vain.
+            raise refused or InputError(message)
+        yield
 
 
 def _restore(

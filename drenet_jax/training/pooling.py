@@ -13,6 +13,7 @@ import numpy as np
 
 from drenet_jax.data.records import PreparedData
 from drenet_jax.evaluation.calibration import apply_temperature
+from drenet_jax.evaluation.decisions import positive_class
 from drenet_jax.evaluation.formulas import DECISION_METRICS
 from drenet_jax.evaluation.metrics import evaluation_metrics, metrics_with_intervals
 from drenet_jax.evaluation.persons import (
@@ -28,7 +29,6 @@ from drenet_jax.evaluation.results import (
     write_evaluation,
 )
 from drenet_jax.evaluation.settings import MetricSettings
-from drenet_jax.evaluation.splits import positive_class
 
 FOLDS_FILE = "folds.csv"
 
@@ -101,15 +101,20 @@ def write_pooled(
       folder: an existing one, for the files.
       by_site: whether each fold is a site.
     """
-    tested = [_read_fold(fold, workdir) for fold in plan]
+    positive = positive_class(data.labels, config.evaluation.positive_label)
+    settings = MetricSettings.from_config(config.evaluation)
+    tested = [_read_fold(fold, workdir, settings, positive) for fold in plan]
     slices = _joined([one.slices for one in tested])
     # Each repeat tests everybody once: a person is one case in each, and the bootstrap, which draws
     # persons, draws all of a person's cases together.
     persons = _joined([one.persons for one in tested])
-    positive = positive_class(data.labels, config.evaluation.positive_label)
-    settings = MetricSettings.from_config(config.evaluation)
     metrics = evaluation_metrics(
-        slices, persons, split="cross-validation", positive=positive, settings=settings
+        slices,
+        persons,
+        split="cross-validation",
+        positive=positive,
+        settings=settings,
+        aggregate=settings.aggregate,
     )
     metrics |= {
         "folds": len(plan),
@@ -134,7 +139,7 @@ def write_pooled(
         metrics,
         slices,
         persons,
-        calibration=_calibration(tested, slices, persons),
+        calibration=_calibration(tested, slices, persons, settings.aggregate, positive),
         study=study,
         settings=settings,
     )
@@ -144,11 +149,12 @@ def write_pooled(
     _write_rows(folder / FOLDS_FILE, rows)
 
 
-def _read_fold(fold: Fold, workdir: Path) -> _Tested:
+def _read_fold(fold: Fold, workdir: Path, settings: MetricSettings, positive: int) -> _Tested:
     test = fold.folder(workdir) / "test"
     slices = SlicePredictions.from_csv(test / "slices.csv")
     metrics = json.loads((test / "metrics.json").read_text(encoding="utf-8"))
-    return _Tested(fold, slices, person_predictions(slices), metrics)
+    persons = person_predictions(slices, settings.aggregate, positive)
+    return _Tested(fold, slices, persons, metrics)
 
 
 def _joined(tables: Sequence[SlicePredictions] | Sequence[PersonPredictions]):
@@ -173,9 +179,18 @@ def _at_own_thresholds(
     if None in own:
         return {"threshold": None, "why": "not every fold has one, see folds.csv"}
     # Shifted, so that one threshold decides of all as their own ones would.
-    shift = np.repeat(own, [len(one.persons) for one in tested]) - settings.threshold
+    own = np.repeat(own, [len(one.persons) for one in tested])
+    score = persons.probabilities[:, positive]
+    moved_score = score - (own - settings.threshold)
+    # Rounding must not move a case over the line.
+    below = np.nextafter(settings.threshold, -np.inf)
+    moved_score = np.where(
+        score >= own,
+        np.maximum(moved_score, settings.threshold),
+        np.minimum(moved_score, below),
+    )
     shifted = persons.probabilities.copy()
-    shifted[:, positive] -= shift
+    shifted[:, positive] = moved_score
     moved = metrics_with_intervals(
         dataclasses.replace(persons, probabilities=shifted), positive, settings
     )
@@ -217,7 +232,11 @@ def _of_site(persons: PersonPredictions, site: str) -> PersonPredictions:
 
 
 def _calibration(
-    tested: Sequence[_Tested], slices: SlicePredictions, persons: PersonPredictions
+    tested: Sequence[_Tested],
+    slices: SlicePredictions,
+    persons: PersonPredictions,
+    aggregate: str,
+    positive: int,
 ) -> Calibration:
     versions = [("as the models give it", slices, persons)]
     moved = [one.calibrated() for one in tested]
@@ -225,7 +244,7 @@ def _calibration(
     if any(one is None for one in moved):
         why = "not every fold has one, see folds.csv"
     else:
-        after = [person_predictions(one) for one in moved]
+        after = [person_predictions(one, aggregate, positive) for one in moved]
         versions.append(("each fold at its own temperature", _joined(moved), _joined(after)))
     return Calibration(temperature=None, why=why, used=False, versions=versions)
 

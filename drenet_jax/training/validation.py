@@ -14,6 +14,7 @@ from drenet_jax.evaluation.experience import Experience
 from drenet_jax.evaluation.metrics import classification_metrics
 from drenet_jax.evaluation.persons import person_predictions
 from drenet_jax.evaluation.scoring import SliceScorer
+from drenet_jax.evaluation.settings import MetricSettings
 from drenet_jax.evaluation.splits import score_split
 from drenet_jax.models.checkpoints import NOT_VALIDATED
 from drenet_jax.training.logs import proposal_picture
@@ -62,7 +63,8 @@ def validate(
     slices, logits = score_split(
         scorer, variables, data, "validation", config.data.fill, watch=draw
     )
-    persons = person_predictions(slices)
+    aggregate = MetricSettings.from_config(config.evaluation).aggregate
+    persons = person_predictions(slices, aggregate, positive)
     figures = classification_metrics(persons.label, persons.probabilities, data.labels, positive)
     temperature = fit_temperature(logits, slices.label)
     return Validation(
@@ -71,6 +73,6 @@ def validate(
             "cross_entropy": negative_log_likelihood(logits, slices.label),
             "temperature": temperature,
         },
-        experience=Experience.of(slices, logits, temperature),
+        experience=Experience.of(slices, logits, temperature, aggregate, positive),
         picture=next(iter(pictures), None),
     )

@@ -17,10 +17,10 @@ from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation import evaluate
+from drenet_jax.evaluation.decisions import positive_class
 from drenet_jax.evaluation.evaluate import evaluate_split
 from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
 from drenet_jax.evaluation.results import pictures_of
-from drenet_jax.evaluation.splits import positive_class
 from drenet_jax.outputs import new_folder
 from drenet_jax.synthesize import synthesize
 

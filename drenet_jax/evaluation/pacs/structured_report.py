@@ -47,6 +47,7 @@ from drenet_jax.evaluation.pacs.header import (
     model_name,
     new_series,
 )
+from drenet_jax.evaluation.wording import decision_text
 
 SCHEME = "99DRENETJAX"
 _SCHEME_NAME = "Labels of drenet_jax models and their probabilities"
@@ -82,6 +83,7 @@ def structured_report(result: Mapping, instances: Sequence[SourceInstance]) -> C
         f"{name}: {json.dumps(model[name], ensure_ascii=False)}"
         for name in ("labels", "temperature", "ct")
     ]
+    parameters.append(f"decision: {json.dumps(result['decision'], ensure_ascii=False)}")
     content = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=_observer(model)),
         procedure_reported=_CT_CHEST,
@@ -170,7 +172,7 @@ def _person(
     group[0].ContentSequence.append(
         TextContentItem(
             name=codes.DCM.Comment,
-            value=f"{WARNING}. Mean of {person['n_slices']} slices.",
+            value=f"{WARNING}. {decision_text(result['decision'], person['n_slices'])}",
             relationship_type=RelationshipTypeValues.CONTAINS,
         )
     )

@@ -265,9 +265,13 @@ async function showAnswer(url, status) {
   const result = await (await ask(status.result)).json();
   answer = { url, status };
   const { label, probabilities, n_slices: n } = result.person;
+  const { rule, positive, threshold } = result.decision ?? {};
   at("answer-title").textContent = `${label}: ${probabilities[label].toFixed(2)}`;
   at("answer-text").textContent =
-    `The model's most probable label and its probability, from ${n} slice${n === 1 ? "" : "s"}.`;
+    `The label and its probability, from ${n} slice${n === 1 ? "" : "s"}. ` +
+    (rule === "threshold"
+      ? `It is ${positive} from a probability of ${threshold} on.`
+      : "It is the most probable label.");
   at("report").src = status.view;
   at("alone").href = status.view;
   show("answer");

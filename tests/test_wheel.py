@@ -1,0 +1,176 @@
+"""Installed from a wheel, far from a checkout, every command finds what it needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import setuptools
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+TINY = (
+    "--config.model.backbone=resnet18",
+    "--config.model.width=4",
+    "--config.model.image_size_px=96",
+    "--config.model.crop_size_px=32",
+    "--config.model.anchor_sizes_px=(24, 40)",
+    "--config.model.train_proposals=(2,)",
+    "--config.model.top_k=(2,)",
+    "--config.model.nms_iou=0.5",
+    "--config.model.hidden=(8,)",
+    "--config.data.batch_size=8",
+    "--config.train.accumulate=1",
+    "--config.train.steps=2",
+    "--config.evaluation.bootstrap_draws=20",
+)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Runs `python -m drenet_jax.<name>` of the wheel, in an empty folder; gives both."""
+    if int(setuptools.__version__.partition(".")[0]) < 77:
+        pytest.skip(f"setuptools {setuptools.__version__} is too old to build the wheel")
+    folder = tmp_path_factory.mktemp("wheel")
+    # A copy: a build leaves its files in the source.
+    source = folder / "source"
+    for name in ("drenet_jax", "configs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, source / name, ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    _run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", source],
+        folder,
+    )
+    (wheel,) = folder.glob("*.whl")
+    _run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], folder)
+    python = folder / "venv" / "bin" / "python"
+    _run([*pip, f"--python={python}", "install", "--no-deps", "--no-index", wheel], folder)
+    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    # The dependencies of this environment, without its own `.pth` files, which would bring in the
+    # checkout.
+    (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    away = folder / "away"
+    away.mkdir()
+
+    def command(name, *flags):
+        return subprocess.run(
+            [python, "-m", name, *flags],
+            cwd=away,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    command.python, command.folder, command.site = python, away, site
+    return command
+
+
+def _environment():
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def _run(arguments, folder):
+    done = subprocess.run(
+        [str(one) for one in arguments],
+        cwd=folder,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_s_configs_are_those_of_the_checkout(installed):
+    code = (
+        "import json, drenet_jax, runpy\n"
+        "from drenet_jax import cli\n"
+        "print(json.dumps([drenet_jax.__file__, {path.name:\n"
+        "    json.loads(runpy.run_path(str(path))['get_config']().to_json())\n"
+        "    for path in cli.CONFIGS.glob('*.py')}]))\n"
+    )
+    done = subprocess.run(
+        [installed.python, "-c", code],
+        cwd=installed.folder,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    place, found = json.loads(done.stdout)
+    assert Path(place).is_relative_to(installed.site)
+    wanted = {
+        path.name: json.loads(runpy.run_path(str(path))["get_config"]().to_json())
+        for path in (REPOSITORY / "configs").glob("*.py")
+    }
+    assert found == wanted
+    assert len(found) > 9
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--config=configs/demo.py"], ["--config", "configs/demo.py"]]
+)
+def test_training_finds_its_config(flags, installed, tmp_path, prepared):
+    data = tmp_path / "none"
+    told = f"error: {data} is not a folder that prepare wrote"
+    done = installed("drenet_jax.train", *flags, f"--config.data.dir={data}", "--workdir=run")
+    assert done.returncode == 2
+    assert done.stderr.startswith(told), done.stderr
+    # The config that was meant: they differ in the size of the input.
+    done = installed("drenet_jax.train", *flags, f"--config.data.dir={prepared}", "--workdir=run")
+    assert done.returncode == 2
+    size = 160 if flags else 448
+    assert f"--config.model.image_size_px={size}, but {prepared}" in done.stderr
+    assert not list(installed.folder.iterdir())
+
+
+def test_a_config_of_one_s_own_goes_before(installed):
+    folder = installed.folder / "configs"
+    folder.mkdir()
+    try:
+        (folder / "demo.py").write_text("raise ValueError('it is mine')\n")
+        done = installed("drenet_jax.train", "--config=configs/demo.py", "--workdir=run")
+        assert done.returncode == 2
+        assert "it is mine" in done.stderr
+        done = installed("drenet_jax.train", "--config=configs/nothing.py", "--workdir=run")
+        assert done.returncode == 2
+        assert "configs/nothing.py" in done.stderr
+    finally:
+        (folder / "demo.py").unlink()
+        folder.rmdir()
+
+
+@pytest.mark.slow
+def test_the_whole_way_from_a_wheel(installed):
+    def run(name, *flags):
+        done = installed(f"drenet_jax.{name}", *flags)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    run("synthesize", "--out=phantoms", "--persons=12", "--seed=3", "--size=96")
+    cohort = "--cohort=phantoms/cohort.csv"
+    run("prepare", cohort, "--out=data", "--config.image_size_px=96", "--fractions=50,25,25")
+    run("train", "--config.data.dir=data", "--workdir=run", *TINY)
+    run("evaluate", "--workdir=run", "--out=test")
+    run("predict", "--workdir=run", "--input=phantoms/dicom/phantom-0001", "--out=person")
+    result = json.loads((installed.folder / "person" / "result.json").read_text())
+    assert result["model"]["step"] == 2
+    assert result["model"]["name"] == "drenet"
+    metrics = json.loads((installed.folder / "test" / "metrics.json").read_text())
+    assert metrics["decision"] == result["decision"]
+    assert (installed.folder / "person" / "report.html").stat().st_size > 10_000
+    for name in ("serve", "crossvalidate", "compare", "convert_weights", "benchmark", "cohort"):
+        assert installed(f"drenet_jax.{name}", "--help").returncode == 0
