@@ -24,6 +24,8 @@ _DICOM_OFFSET_HU = 1024
 _MOST_DICOM = 8191
 _MIDDLE_OFFSET_HU = 32768
 _MIDDLE = (28_000, 45_000)
+# The grey of air in the lung window (level -600 HU, width 1500 to 1800 HU) is 0.23 to 0.28.
+_LEAST_LOW = 0.3
 
 
 _ORIENTATION_TAG = 0x0112
@@ -131,6 +133,6 @@ def _from_16_bits(image: np.ndarray) -> np.ndarray:
         return image.astype(np.float32) - _MIDDLE_OFFSET_HU
     if int(image.max()) <= _MOST_DICOM:
         return image.astype(np.float32) - _DICOM_OFFSET_HU
-    if low < 0.2 * 65535 and high > 0.6 * 65535:
+    if low < _LEAST_LOW * 65535 and high > 0.6 * 65535:
         return (image / 257 + 0.5).astype(np.uint8)
     raise PictureError(NEITHER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,11 @@ from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.turn import FileAxes, Turn
 from drenet_jax.ct.window import window
+
+# A series of which less is kept is one of the abdomen, the neck or the whole body; then so many
+# others are tried.
+_LEAST_KEPT_SHARE = 0.5
+_MOST_OTHER_SERIES = 6
 
 # A person's largest lung area over the picture's is 0.2 to 0.6; 0.04 in the widest field of view.
 _LEAST_LUNG_SHARE = 0.04
@@ -88,7 +94,7 @@ def _prepare_paths(
     if len(paths) == 1:
         opened = open_series(paths[0], series_uid, guard=guard)
         if not opened.is_single:
-            return _prepare_series(opened, "", settings, with_instances)
+            return _prepare_best_series(opened, "", settings, with_instances)
         return _prepare_single_images([opened], opened.names, [], settings, with_instances)
 
     above = os.path.commonpath([path.parent for path in paths])
@@ -102,7 +108,7 @@ def _prepare_paths(
                 names.append(f"file {i + 1:04d}" if opened.is_renamed else name)
             else:
                 # Not the folder's name, which may be the patient's.
-                parts.append(_prepare_series(opened, f"{i + 1}/", settings, with_instances))
+                parts.append(_prepare_best_series(opened, f"{i + 1}/", settings, with_instances))
         except CtError as error:
             if not os.path.exists(path):
                 raise
@@ -116,6 +122,45 @@ def _prepare_paths(
         notes=tuple(note for part in parts for note in part.notes),
         n_slices=sum(part.n_slices for part in parts),
     )
+
+
+def _prepare_best_series(
+    series: Series, prefix: str, settings: CtSettings, with_instances: bool
+) -> PreparedPerson:
+    """Prepares one series, or a further one of the folder if the first does not show the lungs.
+
+    Raises:
+      CtError: as `_prepare_series` of the first series, if no other shows the lungs either.
+    """
+    first: PreparedPerson | CtError
+    try:
+        first = _prepare_series(series, prefix, settings, with_instances)
+    except CtError as error:
+        first = error
+    other = series
+    for _ in range(_MOST_OTHER_SERIES):
+        if isinstance(first, PreparedPerson) and _shows_lungs(first):
+            return first
+        try:
+            other = other.next_best()
+        except CtError:
+            break
+        if other is None:
+            break
+        try:
+            prepared = _prepare_series(other, prefix, settings, with_instances)
+        except CtError:
+            continue
+        if _shows_lungs(prepared):
+            note = "another series of more slices, or better ones, does not show the lungs"
+            return dataclasses.replace(prepared, notes=(*prepared.notes, note))
+    if isinstance(first, CtError):
+        raise first
+    return first
+
+
+def _shows_lungs(person: PreparedPerson) -> bool:
+    return len(person.kept) >= _LEAST_KEPT_SHARE * len(person.picked) > 0
 
 
 def _prepare_series(
@@ -141,7 +186,8 @@ def _prepare_series(
         indices.append(index)
         images.append(image)
         instances.append(_instance(series, index, prefix) if with_instances else None)
-    images, value_notes = _checked_values(series, images, excluded)
+    scales = [series.scale(index) for index in indices]
+    images, value_notes = _checked_values(series, images, excluded, scales)
     masks = lungs.find_lungs_in_series(images, from_feet=series.from_feet)
     value_notes += _checked_lungs(series, images, masks)
     found = [
@@ -176,8 +222,21 @@ def _instance(series: Series, index: int, prefix: str) -> SourceInstance | None:
         ) from None
 
 
+def _why_no_hu_of_some(images: Sequence[np.ndarray], scales: Sequence[object]) -> str:
+    """Why slices of one way to make HU cannot be HU, where a series has several ways."""
+    if len(set(scales)) > 1:
+        for scale in dict.fromkeys(scales):
+            some = [image for image, own in zip(images, scales, strict=True) if own == scale]
+            if why := values.why_no_hu(some):
+                return f"slices of different scales, of which some have {why}"
+    return ""
+
+
 def _checked_values(
-    series: Series, images: list[np.ndarray], excluded: Sequence[Excluded]
+    series: Series,
+    images: list[np.ndarray],
+    excluded: Sequence[Excluded],
+    scales: Sequence[object] = (),
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """The slices in HU or in a window, and notes on their values.
 
@@ -192,7 +251,7 @@ def _checked_values(
     elif images and images[0].dtype != np.uint8:
         if series.is_of_pictures:
             images, note = values.lifted(images)
-        why = values.why_no_hu(images)
+        why = values.why_no_hu(images) or _why_no_hu_of_some(images, scales)
     if why:
         raise _wrong_values(series, why)
     return images, (note,) if note else ()

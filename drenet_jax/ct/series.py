@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,6 +35,11 @@ from drenet_jax.ct.turn import FileAxes, Turn
 
 KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
 
+# More pictures than these beside a DICOM slice are no previews of it.
+_MOST_PICTURES_A_SLICE = 2
+# So many pictures with the same beginning of their names are a series.
+_LEAST_PICTURES_OF_A_SERIES = 3
+
 # The note on files that are called by numbers.
 RENAMED = (
     "names of files hold what identifies the patient, so files are called by their numbers in "
@@ -54,6 +61,10 @@ class UnreadableSlice(CtError):
     @classmethod
     def of(cls, file: Path | str, why: str, mend: str) -> UnreadableSlice:
         return cls(f"{file} is {why}; {mend}.", why)
+
+
+class NoSuchSeries(CtError):
+    """A folder without the series that was asked for."""
 
 
 class NoSlices(CtError):
@@ -106,6 +117,8 @@ class Series:
     axes: FileAxes | None = None
     _stored_index: Callable[[int], int] | None = None
     _turn_of: Callable[[int], Turn] | None = None
+    _next_best: Callable[[], Series] | None = None
+    _scale: Callable[[int], object] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -120,6 +133,24 @@ class Series:
           UnreadableSlice: the file cannot be read, or nothing can refer to it.
         """
         return self._instance(index) if self._instance is not None else None
+
+    def next_best(self) -> Series | None:
+        """The series that would have been taken if this one were not there; None if there is none.
+
+        Raises:
+          CtError: there is one, but it cannot be told apart from others.
+        """
+        if self._next_best is None:
+            return None
+        try:
+            series = self._next_best()
+        except NoSuchSeries:
+            return None
+        return dataclasses.replace(series, is_renamed=self.is_renamed)
+
+    def scale(self, index: int) -> object:
+        """What a slice's values are made HU by: equal for slices of one scale."""
+        return self._scale(index) if self._scale is not None else None
 
     @property
     def is_of_pictures(self) -> bool:
@@ -184,6 +215,9 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
     if is_renamed:
         files, found, excluded = _renamed(files, found, excluded)
     is_file = path.is_file() and not is_zip(path)
+    if found.dicom and len(found.pictures) > _MOST_PICTURES_A_SLICE * len(found.dicom):
+        why = f"{len(found.pictures)} pictures beside {len(found.dicom)} DICOM slices"
+        raise CtError(f"{path} holds {why}; name the pictures or the DICOM files.", why)
     if found.dicom:
         series = _dicom_series(path, files, found, series_uid, guard, excluded)
     elif series_uid:
@@ -194,6 +228,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
     elif found.volumes:
         series = _volume_series(path, files, found, guard, excluded)
     elif found.pictures:
+        _require_one_series(path, found.pictures)
         series = _picture_series(path, files, found.pictures, guard, excluded)
     elif is_file:
         raise UnreadableSlice.of(path, excluded[0].why, f"name a CT slice or series in {KINDS}")
@@ -321,8 +356,10 @@ def _dicom_series(
     found: _Found,
     series_uid: str,
     guard: Guard,
-    excluded: list[Excluded],
+    unreadable: Sequence[Excluded],
+    nth: int = 0,
 ) -> Series:
+    excluded = list(unreadable)
     excluded += [Excluded(name, "a volume beside a DICOM series") for name in found.volumes]
     excluded += [Excluded(name, "a picture beside a DICOM series") for name in found.pictures]
 
@@ -347,7 +384,10 @@ def _dicom_series(
             raise UnreadableSlice.of(file, why, "check its permissions") from error
         except (TooLargeError, elements.NoSliceError) as error:
             raise UnreadableSlice.of(file, str(error), "export it again") from error
-        except (*elements.ERRORS, UserWarning) as error:
+        except UserWarning as error:
+            why = "a DICOM file that cannot be decoded (more pixels than rows and columns say)"
+            raise UnreadableSlice.of(file, why, "export it again") from error
+        except elements.ERRORS as error:
             why = pixels.why_undecodable(error, item.syntax)
             raise UnreadableSlice.of(file, why, "export it again") from error
 
@@ -358,7 +398,9 @@ def _dicom_series(
             return item.label
 
     try:
-        stack = stacks.choose(found.dicom, series_uid, pixels=stacks.Pixels(decode, digest))
+        stack = stacks.choose(
+            found.dicom, series_uid, pixels=stacks.Pixels(decode, digest), nth=nth
+        )
         if isinstance(stack, str):
             raise _no_such_series(path, stack)
         continuity.check(stack, decode)
@@ -395,12 +437,16 @@ def _dicom_series(
         turn=stack.slices[0].turn,
         read=lambda index: decode(stack.slices[index]),
         instance=instance,
+        scale=lambda index: stack.slices[index].scale,
+        next_best=functools.partial(
+            _dicom_series, path, files, found, series_uid, guard, unreadable, nth + 1
+        ),
     )
 
 
 def _no_such_series(path: Path, there: str) -> CtError:
     why = f"no axial CT series with that series_uid (there is {there})"
-    return CtError(f"{path} holds {why}; check --series_uid.", why)
+    return NoSuchSeries(f"{path} holds {why}; check --series_uid.", why)
 
 
 def _volume_series(
@@ -434,6 +480,30 @@ def _volume_series(
         axes=volume.axes,
         stored_index=volume.file_index,
     )
+
+
+def _require_one_series(path: Path, names: Sequence[str]) -> None:
+    """Refuses pictures whose names tell of several series, as of several patients.
+
+    Raises:
+      CtError: they lie in several folders, or have several beginnings.
+    """
+    folders = collections.Counter(name.rpartition("/")[0] for name in names)
+    # Without the number of the slice, which comes last.
+    beginnings = collections.Counter(re.sub(r"\d+(?=\D*$)", "", name) for name in names)
+    large = [name for name, n in beginnings.items() if n >= _LEAST_PICTURES_OF_A_SERIES]
+    why = ""
+    if len(folders) > 1:
+        first, second = list(folders)[:2]
+        why = f"pictures in {len(folders)} folders ({first or '.'} and {second} first)"
+    elif len(large) > 1:
+        first, second = (
+            next(name for name in names if re.sub(r"\d+(?=\D*$)", "", name) == beginning)
+            for beginning in large[:2]
+        )
+        why = f"pictures with {len(large)} kinds of names ({first} and {second} first)"
+    if why:
+        raise CtError(f"{path} holds {why}; name the folder of one series.", why)
 
 
 def _picture_series(
@@ -487,6 +557,8 @@ def _series(
     axes=None,
     stored_index=None,
     turn_of=None,
+    next_best=None,
+    scale=None,
 ) -> Series:
     return Series(
         path=path,
@@ -502,4 +574,6 @@ def _series(
         axes=axes,
         _stored_index=stored_index,
         _turn_of=turn_of,
+        _next_best=next_best,
+        _scale=scale,
     )

@@ -16,11 +16,13 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGLosslessSV1,
     RLELossless,
 )
 
 from drenet_jax.ct.files import CtError
+from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
 
 CHEST = draw_chest()
@@ -129,6 +131,29 @@ def test_unsigned_values_of_12_bits_that_are_called_signed_are_read(tmp_path):
     assert_right(written(tmp_path, PixelData=stored.tobytes(), **tags))
 
 
+@pytest.mark.parametrize("syntax", ["", RLELossless, JPEG2000Lossless])
+def test_noise_below_air_in_signed_12_bits_stays_there(tmp_path, syntax):
+    stored = (CHEST + 1024).clip(0, 2047).astype(np.int16)
+    stored[10:14] = np.arange(-60, 4 * 128 - 60).reshape(4, 128) % 60 - 60
+    tags = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1024}
+    file = written(tmp_path, PixelData=stored.tobytes(), **tags)
+    if syntax:
+        dataset = pydicom.dcmread(file)
+        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.save_as(file)
+    np.testing.assert_array_equal(
+        open_series(file).read(0), np.maximum(stored.astype(np.float32) - 1024, -1024)
+    )
+
+
+def test_metal_at_the_end_of_16_bits_stays_bright(tmp_path):
+    stored = (CHEST + 1024).astype(np.uint16)
+    stored[84:88, 60:66] = 65535
+    tags = {"PixelRepresentation": 0, "RescaleIntercept": -1024}
+    hu = open_series(written(tmp_path, PixelData=stored.tobytes(), **tags)).read(0)
+    np.testing.assert_array_equal(hu, stored.astype(np.float32) - 1024)
+
+
 def test_padding_of_signed_12_bits_stays_air(tmp_path):
     stored = (CHEST + 1024).clip(0, 2047).astype(np.int16)
     stored[:, :4] = -2000
@@ -186,12 +211,58 @@ def test_a_rescale_to_something_else_than_hu_is_refused(tmp_path, kind):
         open_series(written(tmp_path, RescaleType=kind))
 
 
-@pytest.mark.parametrize("kind", ["HU", "US", "hu "])
+@pytest.mark.parametrize("kind", ["HU", "US", "hu ", "UNSPECIFIED", "Hounsfield"])
 def test_a_rescale_to_hu_or_unspecified_is_read(tmp_path, kind):
     assert_right(written(tmp_path, RescaleType=kind))
 
 
+@pytest.mark.parametrize(
+    "keyword", ["Modality", "PhotometricInterpretation", "SamplesPerPixel", "BitsStored"]
+)
+def test_a_tag_that_can_be_done_without_may_be_missing(tmp_path, keyword):
+    assert_right(written(tmp_path, **{keyword: None}))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"RescaleIntercept": 0}, {"RescaleSlope": 0.5}, {"RescaleIntercept": -24}],
+)
+def test_slices_of_a_wrong_scale_among_others_are_found(tmp_path, ct_settings, tags):
+    for i in range(9):
+        stored = (CHEST + 1024).astype(np.int16).tobytes()
+        wrong = tags if i % 3 == 1 else {}
+        file = tmp_path / "in" / f"{i}.dcm"
+        scale = {"RescaleIntercept": -1024, **wrong}
+        write_dicom(file, CHEST, 5.0 * i, PixelData=stored, InstanceNumber=i, **scale)
+    with pytest.raises(CtError, match="slices of different scales, of which some have values from"):
+        prepare_person([tmp_path / "in"], ct_settings)
+
+
 # Files with several frames
+
+
+@pytest.mark.parametrize("frames", ["1", None])
+def test_an_enhanced_file_of_one_frame_is_read(tmp_path, frames):
+    file = enhanced(tmp_path)
+    dataset = pydicom.dcmread(file)
+    dataset.PerFrameFunctionalGroupsSequence = dataset.PerFrameFunctionalGroupsSequence[:1]
+    dataset.PixelData = dataset.PixelData[: 2 * dataset.Rows * dataset.Columns]
+    del dataset.NumberOfFrames
+    if frames:
+        dataset.NumberOfFrames = frames
+    dataset.save_as(file)
+    series = open_series(file)
+    assert series.names == ("ct.dcm#1",)
+    np.testing.assert_array_equal(series.read(0), draw_chest())
+
+
+def test_a_rescale_for_the_whole_file_holds_for_its_frames(tmp_path):
+    file = enhanced(tmp_path)
+    dataset = pydicom.dcmread(file)
+    del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+    dataset.save_as(file)
+    np.testing.assert_array_equal(open_series(file).read(0), draw_chest())
 
 
 def test_a_scout_among_the_frames_costs_that_frame(tmp_path):

@@ -240,3 +240,65 @@ def test_real_persons_keep_the_middle_of_their_chest(shared_data, ct_settings, n
     for one in person.kept:
         assert one.image.shape == (448, 448)
         assert 0.3 < one.lung_mask.mean() < 0.9
+
+
+def test_a_series_that_shows_the_lungs_goes_before_one_of_the_abdomen(
+    tmp_path, write_slice, chest_hu, settings
+):
+    abdomen = chest_hu(lung_scale=0.0, trachea=False)
+    for i in range(12):
+        tags = {"SeriesInstanceUID": "1.2.3", "SeriesNumber": 2, "InstanceNumber": i}
+        write_slice(tmp_path / "in" / f"a{i}", abdomen, 5.0 * i, **tags)
+    for i in range(9):
+        tags = {"SeriesInstanceUID": "1.2.4", "SeriesNumber": 3, "InstanceNumber": i}
+        write_slice(tmp_path / "in" / f"b{i}", chest_hu(), 5.0 * i, **tags)
+    person = prepare_person([tmp_path / "in"], settings)
+    assert {one.name[0] for one in person.kept} == {"b"}
+    assert person.n_slices == 9
+    assert "left out beside the series taken: series 2 of 12 slices" in person.notes
+    assert any("does not show the lungs" in note for note in person.notes)
+    # The one that was asked for is taken, though.
+    person = prepare_person([tmp_path / "in"], settings, series_uid="1.2.3")
+    assert person.kept == ()
+
+
+def test_the_field_of_view_of_both_lungs_goes_before_that_of_one(
+    tmp_path, write_slice, chest_hu, settings
+):
+    for i in range(9):
+        tags = {"SeriesInstanceUID": "1.2.3", "PixelSpacing": [2.6, 2.6], "InstanceNumber": i}
+        write_slice(tmp_path / "in" / f"a{i}", chest_hu(), 5.0 * i, **tags)
+        tags |= {"SeriesInstanceUID": "1.2.4", "PixelSpacing": [1.3, 1.3], "SliceThickness": 1}
+        one_lung = cv2.resize(chest_hu()[20:84, 4:68], (128, 128))
+        write_slice(tmp_path / "in" / f"b{i}", one_lung, 5.0 * i, **tags)
+    assert {one.name[0] for one in prepare_person([tmp_path / "in"], settings).kept} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("p1/{}.png", "p2/{}.png"),
+        ("anna_{}.png", "bea_{}.png"),
+        ("IM-0001-{}.png", "IM-0002-{}.png"),
+    ],
+)
+def test_pictures_of_two_series_are_refused(tmp_path, write_picture, settings, first, second):
+    source = write_picture("x.png").read_bytes()
+    for pattern in (first, second):
+        for i in range(4):
+            file = tmp_path / "in" / pattern.format(f"{i:03d}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(source)
+    with pytest.raises(InputError, match="name the folder of one series"):
+        prepare_person([tmp_path / "in"], settings)
+
+
+def test_one_dicom_file_beside_many_pictures_is_refused(
+    tmp_path, write_picture, write_slice, chest_hu, settings
+):
+    source = write_picture("x.png").read_bytes()
+    write_slice(tmp_path / "in" / "a.dcm", chest_hu())
+    for i in range(5):
+        (tmp_path / "in" / f"{i}.png").write_bytes(source)
+    with pytest.raises(InputError, match="5 pictures beside 1 DICOM slices"):
+        prepare_person([tmp_path / "in"], settings)

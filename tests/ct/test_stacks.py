@@ -128,7 +128,7 @@ def test_slices_of_one_stack_are_taken_or_none(mixture):
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_one_identifier_is_enough_to_take_a_whole_stack(mixture, keyword):
-    n_slices = tuple(max(3, n) for n in mixture.n_slices)
+    n_slices = tuple(max(8, n) for n in mixture.n_slices)
     mixture = dataclasses.replace(
         mixture,
         n_slices=n_slices,
@@ -147,7 +147,7 @@ def test_one_identifier_is_enough_to_take_a_whole_stack(mixture, keyword):
 @given(mixture=mixtures())
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_stack_alone_is_taken_whole_whatever_its_identifiers(mixture):
-    n = max(3, sum(mixture.n_slices))
+    n = max(8, sum(mixture.n_slices))
     mixture = dataclasses.replace(mixture, n_slices=(n, 0), order=mixture.order or list(range(n)))
     with tempfile.TemporaryDirectory() as folder:
         stack_of = write_mixture(
@@ -202,7 +202,7 @@ def test_two_patients_whom_nothing_in_the_headers_tells_apart_are_refused(tmp_pa
         ("PatientName", ("A^B", "C^D")),
         ("ConvolutionKernel", ("B70f", "B30f")),
         ("SliceThickness", (1.0, 5.0)),
-        ("PixelSpacing", ([0.7, 0.7], [0.9, 0.9])),
+        ("PixelSpacing", ([0.7, 0.7], [0.8, 0.8])),
         ("SeriesNumber", (3, 4)),
         ("ImageType", (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "SECONDARY", "MIP"])),
     ],
@@ -239,6 +239,96 @@ def test_an_identifier_that_varies_from_slice_to_slice_parts_nothing(tmp_path, k
         write(tmp_path, f"{i}", chests(30, 2.0, 0)[i], 2.0 * i, **{keyword: value})
     series = open_series(tmp_path)
     assert series.names == tuple(f"{i}.dcm" for i in range(30))
+
+
+@pytest.mark.parametrize(
+    "keyword", ["SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber", "AcquisitionNumber"]
+)
+@pytest.mark.parametrize("n_copies", [1, 3])
+def test_a_file_that_is_there_again_hides_no_identifier_that_varies(tmp_path, keyword, n_copies):
+    for i, hu in enumerate(chests(20, 2.0, 0)):
+        value = str(i) if "Number" in keyword else f"1.2.{i}"
+        write(tmp_path, f"{i:02d}", hu, 2.0 * i, **{keyword: value})
+    for i in range(n_copies):
+        shutil.copyfile(tmp_path / "07.dcm", tmp_path / f"copy{i}.dcm")
+    series = open_series(tmp_path)
+    assert series.names == tuple(f"{i:02d}.dcm" for i in range(20))
+    assert [item.why for item in series.excluded] == (
+        ["at the same place as another slice: 07.dcm"] * n_copies
+    )
+
+
+def test_identifiers_that_vary_every_few_slices_part_nothing(tmp_path):
+    for i, hu in enumerate(chests(24, 2.0, 0)):
+        tags = {"SeriesInstanceUID": f"1.2.{i // 4}", "StudyInstanceUID": "" if i < 3 else f"1.{i}"}
+        write(tmp_path, f"{i:02d}", hu, 2.0 * i, **tags)
+    assert len(open_series(tmp_path)) == 24
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"PatientID": ("P1", "")},
+        {"PatientName": ("DOE^JOHN", "Doe^John^^^")},
+        {"PatientSex": ("M", "O")},
+        {"SeriesInstanceUID": ("1.2.3", "1.2.4")},
+        {"ConvolutionKernel": ("B70f", "")},
+        {"PixelSpacing": ([0.7, 0.7], [])},
+        {"FrameOfReferenceUID": ("1.2.3", "1.2.4"), "StudyDate": ("20200101", "20200102")},
+    ],
+)
+def test_a_scan_that_is_counted_throughout_is_not_halved(tmp_path, tags):
+    for i, hu in enumerate(chests(20, 5.0, 0)):
+        values = {keyword: values[i // 10] for keyword, values in tags.items()}
+        write(tmp_path, f"{i:02d}", hu, 5.0 * i, InstanceNumber=20 - i, **values)
+    assert len(open_series(tmp_path)) == 20
+
+
+def test_two_patients_one_behind_the_other_are_not_joined(tmp_path):
+    for i in range(20):
+        hu = chests(20, 5.0, i // 12)[i]
+        write(
+            tmp_path, f"{'ab'[i // 12]}{i}", hu, 5.0 * i, InstanceNumber=i, PatientID=f"P{i // 12}"
+        )
+    series = open_series(tmp_path)
+    assert first_letters(series) == {"a"}
+    assert len(series) == 12
+
+
+@pytest.mark.parametrize("n_series", [2, 3, 4])
+def test_several_reconstructions_of_two_acquisitions_each_are_parted(tmp_path, n_series):
+    for number in range(n_series):
+        for i, hu in enumerate(chests(12, 5.0, 0)):
+            tags = {
+                "SeriesInstanceUID": f"1.2.{number}",
+                "AcquisitionNumber": 1 + i // 6,
+                "ConvolutionKernel": "B70f" if number == 1 else "B30f",
+            }
+            write(tmp_path, f"{number}{i}", hu, 5.0 * i, **tags)
+    series = open_series(tmp_path)
+    assert first_letters(series) == {"1"}
+    assert len(series) == 12
+
+
+def test_single_slices_of_several_patients_are_refused(tmp_path):
+    for i, place_mm in enumerate((-310.0, -150.0, 0.0, 160.0)):
+        tags = {"PatientID": f"P{i}", "SeriesInstanceUID": f"1.2.{i}"}
+        write(tmp_path, f"{i}", chests(4, 5.0, 0)[i], place_mm, **tags)
+    with pytest.raises(CtError, match="4 slices of which each names another patient"):
+        open_series(tmp_path)
+
+
+def test_a_slice_with_a_wrong_position_is_left_out(tmp_path):
+    pictures = chests(24, 2.0, 0)
+    for i, hu in enumerate(pictures):
+        write(tmp_path, f"{i:02d}", hu, 2.0 * i, InstanceNumber=i)
+    for place_mm in (5000.0, 5001.3, -900.0):
+        write(tmp_path, "12", pictures[12], place_mm, InstanceNumber=12)
+        series = open_series(tmp_path)
+        assert series.names == tuple(f"{i:02d}.dcm" for i in range(24) if i != 12)
+        assert [(item.name, item.why) for item in series.excluded] == [
+            ("12.dcm", "far from all other slices: a wrong position")
+        ]
 
 
 def test_acquisitions_that_follow_each_other_are_one_stack(tmp_path):

@@ -58,7 +58,9 @@ class AttributeTable:
         # The normal may point to the feet; one direction for all keeps the order the same.
         self._normals = normals * np.where(normals[:, 2:] < 0, -1, 1)
         columns = {"orientation": _orientations(cosines)}
-        names = dict.fromkeys(name for item in self.slices for name in item.attributes)
+        names = dict.fromkeys(
+            name for item in self.slices for name in item.attributes if name in _WORDS
+        )
         for name in names:
             values = [item.attributes.get(name) or "" for item in self.slices]
             columns[name] = self._labels(name, values)
@@ -71,6 +73,8 @@ class AttributeTable:
         }
 
     def _labels(self, name: str, values: Sequence[object]) -> np.ndarray:
+        if name == "PatientName":
+            values = [_in_one_spelling(value) for value in values]
         keys = dict.fromkeys(values)
         if len(keys) == 1:
             return np.zeros(len(values), int)
@@ -125,6 +129,13 @@ class AttributeTable:
         if words and words[0] in ("size", "orientation"):
             return "a slice of another size or orientation than the rest of its series"
         return f"of another {words[0] if words else 'stack'} than the slices that are taken"
+
+
+def _in_one_spelling(name: object) -> bytes | str:
+    """A patient's name without empty parts at its end, in small letters."""
+    if isinstance(name, bytes):
+        return b" ".join(name.rstrip(b"^= ").lower().split())
+    return " ".join(str(name).rstrip("^= ").lower().split())
 
 
 def _set_of_words(names: Sequence[str]) -> set[str]:

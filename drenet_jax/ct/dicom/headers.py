@@ -11,7 +11,11 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-import pydicom.uid
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
 from drenet_jax.ct.dicom.elements import (
     ERRORS,
@@ -70,6 +74,7 @@ _VALUE_TAGS = (
     "PixelSpacing",
     "Rows",
     "Columns",
+    "BitsStored",
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
@@ -79,7 +84,7 @@ _TAGS = tags_of(dict.fromkeys((*_SEPARATING_TAGS, *_VALUE_TAGS, _MODALITY_LUT)))
 # What comes after need not be parsed.
 _LAST_TAG = int(max(_TAGS.values()))
 # Those that are numbers of two bytes.
-_SHORTS = ("Rows", "Columns", "PixelRepresentation")
+_SHORTS = ("Rows", "Columns", "PixelRepresentation", "BitsStored")
 _IDENTIFYING_TAGS = (
     "PatientName",
     "PatientBirthDate",
@@ -107,7 +112,10 @@ _NO_SLICE_TYPES = {
     "DOSE_INFO": "a dose report",
 }
 # Hounsfield units; and "unspecified", which ITK writes for CT.
-_HU_TYPES = ("", "HU", "US")
+_HU_TYPES = ("", "HU", "US", "UNSPECIFIED")
+
+_ENHANCED_CLASSES = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+CT_CLASSES = (CTImageStorage, *_ENHANCED_CLASSES)
 
 _NO_PLACE = "a DICOM file without position and orientation: no known place"
 
@@ -146,6 +154,11 @@ class DicomSlice:
     intercept: float
 
     @property
+    def scale(self) -> tuple:
+        """Equal for slices whose stored values become HU in the same way."""
+        return (self.slope, self.intercept, self.attributes.get("BitsStored"))
+
+    @property
     def label(self) -> str:
         """The file's name, with the number of the frame, from 1, in a file with several."""
         return self.name if self.frame is None else f"{self.name}#{self.frame + 1}"
@@ -176,7 +189,8 @@ def read_header(
             if raw[_MODALITY_LUT]:
                 raise NoSliceError("a DICOM file with a modality lookup table: no HU")
             attributes = {keyword: _plain(raw[keyword]) for keyword in _SEPARATING_TAGS}
-            if values["NumberOfFrames"] and int(values["NumberOfFrames"][0]) > 1:
+            n_frames = int(float((values["NumberOfFrames"] or ("1",))[0]))
+            if n_frames > 1 or "".join(values["SOPClassUID"]) in _ENHANCED_CLASSES:
                 return _frames(name, values, attributes, syntax, open_file)
             return [_slice(name, None, values, attributes, syntax)], []
     except NoSliceError as error:
@@ -217,7 +231,9 @@ def _why_no_slice(
     columns: tuple[str, ...],
 ) -> str:
     """Why a file with these values of `_KIND_TAGS` holds no CT slice; '' if it does."""
-    if modality != ("CT",):
+    # A header that was cut off lacks the rows, too.
+    is_ct_class = "".join(sop_class) in CT_CLASSES and rows
+    if modality != ("CT",) and (modality or not is_ct_class):
         text = "".join(modality)
         known = text if re.fullmatch("[A-Z]{2,16}", text) else "not given"
         return f"a DICOM file that is no CT (modality {known})"
@@ -231,7 +247,7 @@ def _why_no_slice(
     if max(int(rows[0]), int(columns[0])) > _LARGEST_PX:
         return f"a DICOM file with more than {_LARGEST_PX} rows or columns"
     # MONOCHROME1 says how to show a picture; HU are the same.
-    if photometric not in (("MONOCHROME1",), ("MONOCHROME2",)):
+    if photometric not in ((), ("MONOCHROME1",), ("MONOCHROME2",)):
         return "a DICOM file that is no CT slice (its pixels are not grey)"
     return ""
 
@@ -266,6 +282,7 @@ def _slice(
             "Rows": values["Rows"],
             "Columns": values["Columns"],
             "PixelSpacing": values["PixelSpacing"],
+            "BitsStored": values["BitsStored"],
         },
         position_mm=position_mm,
         cosines=plane.cosines,
@@ -289,7 +306,7 @@ def _rescale(
 ) -> tuple[float, float]:
     """Slope and intercept from the values of `_RESCALE_TAGS`."""
     kind = "".join(rescale_type).upper()
-    if kind not in _HU_TYPES:
+    if kind not in _HU_TYPES and not kind.startswith("HOUNSFIELD"):
         known = kind if re.fullmatch("[A-Z_]{2,16}", kind) else "not HU"
         raise NoSliceError(f"a DICOM file whose values are no HU (RescaleType {known})")
     slope = float(slopes[0]) if slopes else 1.0
@@ -378,7 +395,7 @@ def _frames(
     open_file: Callable[[], BinaryIO],
 ) -> tuple[list[DicomSlice], list[Excluded]]:
     """The frames of an enhanced CT, which has the place of each in sequences."""
-    n_frames = int(values["NumberOfFrames"][0])
+    n_frames = int(float((values["NumberOfFrames"] or ("1",))[0]))
     if n_frames > _MOST_FRAMES:
         raise NoSliceError(f"a DICOM file with more than {_MOST_FRAMES} frames")
     with open_file() as stream:
@@ -393,7 +410,7 @@ def _frames(
         values_here = {
             **values,
             **{
-                keyword: frame_element(frame, shared, group, keyword)
+                keyword: frame_element(frame, shared, group, keyword) or values[keyword]
                 for keyword, group in _FRAME_VALUES.items()
             },
             # The file's own counts files.

@@ -9,15 +9,10 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 from pydicom.multival import MultiValue
-from pydicom.uid import (
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-)
 from pydicom.valuerep import PersonName
 
 from drenet_jax.ct.dicom import elements
-from drenet_jax.ct.dicom.headers import DicomSlice, frame_element
+from drenet_jax.ct.dicom.headers import CT_CLASSES, DicomSlice, frame_element
 
 # Enough to file an object under its patient and study, and no more. The last ones say that the
 # patient's identity was removed, which is true of what is made from the file, too.
@@ -47,11 +42,6 @@ _TAGS = (
     "PixelSpacing",
     "SOPClassUID",
     "SpecificCharacterSet",
-)
-_CT_CLASSES = (
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
 )
 _LONGEST_TEXT = 64
 
@@ -112,7 +102,7 @@ def read_instance(one: DicomSlice, source: BinaryIO | pydicom.Dataset) -> Source
     for keyword, uid in zip(_UIDS, uids, strict=True):
         if not uid:
             raise NoInstanceError(f"a DICOM file without {keyword}")
-    if sop_class_uid not in _CT_CLASSES:
+    if sop_class_uid not in CT_CLASSES:
         raise NoInstanceError("a DICOM file whose SOPClassUID is none of CT images")
     return SourceInstance(
         study={keyword: text for keyword, text in study.items() if text},

@@ -87,6 +87,13 @@ def read_dataset(stream: BinaryIO, syntax: str, *, is_whole: bool) -> pydicom.Da
             dataset.set_original_encoding(*encoding)
             dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+        for keyword, value in (
+            ("SamplesPerPixel", 1),
+            ("PhotometricInterpretation", "MONOCHROME2"),
+            ("BitsStored", dataset.get("BitsAllocated")),
+        ):
+            if dataset.get(keyword) is None and value is not None:
+                setattr(dataset, keyword, value)
         return dataset
 
 
@@ -157,13 +164,20 @@ def _with_right_sign(
         # Negative numbers that are called unsigned leave a wide gap in the middle.
         if stored.max() < _NEGATIVE_FROM:
             return stored
-        is_split = not np.any((stored > _LARGEST_STORED) & (stored < _NEGATIVE_FROM))
-        return stored.view(np.int16) if is_split else stored
+        is_high = stored >= _NEGATIVE_FROM
+        is_split = not np.any((stored > _LARGEST_STORED) & ~is_high)
+        # Metal that reaches the end of the scale is there alone.
+        is_saturated = stored[is_high].min() == np.iinfo(np.uint16).max
+        return stored.view(np.int16) if is_split and not is_saturated else stored
     bits = int(dataset.get("BitsStored", 16))
     if stored.dtype == np.int16 and bits < 16 and intercept <= _USUAL_INTERCEPT_HU:
         # Unsigned numbers that are called signed: bone wraps to values far below air.
         negative = (stored < 0) & ~is_padding
-        if negative.any() and np.ptp(stored[negative]) > 0 and not _has_sign_bits(dataset, bits):
+        values = stored[negative]
+        # Noise around air is a little below 0, bone that wrapped far below.
+        if values.size and np.ptp(values) > 0 and np.median(values) < -(1 << bits) / 4:
+            if _has_sign_bits(dataset, bits):
+                return stored
             return np.where(negative, stored.astype(np.int32) + (1 << bits), stored)
     return stored
 

@@ -16,6 +16,11 @@ _THIN_MM = 3.0
 _SAME_COVERAGE = 0.8
 # A shorter one, such as the slices that watch for contrast, is no chest, whatever else it is.
 _LEAST_COVERAGE = 0.5
+# No chest is longer; whole bodies and abdomens are.
+_CHEST_MM = 350.0
+# A field of view of this width, or not much smaller than the widest one, shows both lungs.
+_WIDE_MM = 300.0
+_SAME_WIDTH = 0.8
 
 # What a derived image type says of how it was made.
 _PROJECTIONS = ("MIP", "MINIP", "MAX_IP", "MIN_IP", "AVERAGE", "MEAN", "PROJECTION IMAGE", "MPR")
@@ -36,6 +41,7 @@ class _Merits:
 
     Attributes:
       is_chest: whether they reach at least half as far along the patient as the longest stack.
+      is_wide: whether the field of view is as wide as a chest or as the widest one.
       is_original: the scanner's own slices rather than derived ones.
       covers: whether they reach about as far along the patient as the longest stack does.
       thinness: of slices; equal up to 3 mm.
@@ -44,6 +50,7 @@ class _Merits:
     """
 
     is_chest: bool
+    is_wide: bool
     is_original: bool
     covers: bool
     thinness: float
@@ -52,6 +59,7 @@ class _Merits:
 
     REASONS = (
         "it covers more of the patient",
+        "its field of view is wider",
         "its slices are original, not derived",
         "it covers more of the patient",
         "its slices are thinner",
@@ -60,7 +68,7 @@ class _Merits:
     )
 
     def as_tuple(self) -> tuple:
-        return dataclasses.astuple(self)
+        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
 class Comparison:
@@ -69,15 +77,19 @@ class Comparison:
     def __init__(self, table: AttributeTable, stacks: Sequence[np.ndarray]):
         self._table = table
         originals = [self._is_original(rows) for rows in stacks]
-        coverages_mm = [self._coverage_mm(rows) for rows in stacks]
+        coverages_mm = [min(self._coverage_mm(rows), _CHEST_MM) for rows in stacks]
+        widths_mm = [self._width_mm(rows) for rows in stacks]
         self.merits = []
-        for rows, is_original, coverage_mm in zip(stacks, originals, coverages_mm, strict=True):
+        for rows, is_original, coverage_mm, width_mm in zip(
+            stacks, originals, coverages_mm, widths_mm, strict=True
+        ):
             alike_mm = [
                 mm for mm, same in zip(coverages_mm, originals, strict=True) if same == is_original
             ]
             self.merits.append(
                 _Merits(
                     is_chest=coverage_mm >= _LEAST_COVERAGE * max(coverages_mm),
+                    is_wide=width_mm >= min(_WIDE_MM, _SAME_WIDTH * max(widths_mm)),
                     is_original=is_original,
                     covers=coverage_mm >= _SAME_COVERAGE * max(alike_mm),
                     thinness=-round(max(self._thickness_mm(rows), _THIN_MM), 1),
@@ -86,11 +98,13 @@ class Comparison:
                 )
             )
         # Of equally good ones the first by name.
-        self.best = max(range(len(stacks)), key=lambda i: (self.merits[i].as_tuple(), -i))
+        self.order = sorted(
+            range(len(stacks)), key=lambda i: (self.merits[i].as_tuple(), -i), reverse=True
+        )
 
     def why_not_the_largest(self) -> str:
         """Why the best was taken though another has more slices; '' if none has."""
-        best = self.merits[self.best]
+        best = self.merits[self.order[0]]
         largest = max(self.merits, key=lambda merits: merits.n_slices)
         if largest.n_slices <= best.n_slices:
             return ""
@@ -114,6 +128,12 @@ class Comparison:
         if found:
             return found[0]
         return "derived" if parts.startswith("DERIVED") else ""
+
+    def _width_mm(self, rows: np.ndarray) -> float:
+        """Of the field of view; infinite if it is not known."""
+        columns = first_number(self._first(rows, "Columns"))
+        spacing_mm = first_number(self._first(rows, "PixelSpacing"))
+        return columns * spacing_mm if spacing_mm > 0 else np.inf
 
     def _coverage_mm(self, rows: np.ndarray) -> float:
         places_mm = self._table.places_mm(rows)

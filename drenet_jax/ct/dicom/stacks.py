@@ -23,11 +23,24 @@ from drenet_jax.ct.dicom.headers import PATIENT_TAGS, SERIES_TAGS, STUDY_TAGS, D
 from drenet_jax.ct.dicom.selection import Comparison
 from drenet_jax.ct.files import CtError, Excluded
 
+# So many series are named in a note.
+_MOST_NAMED = 8
+
 # From this cosine of normal and patient's axis on a slice counts as tilted: 2.6 degrees.
 _TILTED_BELOW = 0.999
 
 # So many values, each of two slices, are counted slice by slice in both of two stacks.
 _LEAST_PAIRS = 6
+# Values that change after so few slices are none of a stack.
+_MOST_OF_A_VALUE = 8
+# Slices of which each names another patient, and not all the same series, are taken for one stack
+# if there are so many of them, so close to each other.
+_LEAST_UNNAMED = 8
+_LARGEST_UNNAMED_STEP_MM = 12.0
+# Slices this far from all others have a wrong position.
+_LEAST_STRAY_MM = 100.0
+_LEAST_STRAY_STEPS = 15
+_MOST_STRAYS = 2
 # Steps from number to number may differ by this share, or by the rounding of places.
 _UNEVEN = 0.1
 _ROUNDED_TO_MM = 0.11
@@ -52,6 +65,20 @@ _MAY_FOLLOW = frozenset(
         "FrameAcquisitionNumber",
         "TemporalPositionIdentifier",
         "TemporalPositionIndex",
+        "StackID",
+    }
+)
+# A scan of which the slices are counted throughout may change these on its way.
+_MAY_CHANGE = frozenset(
+    {
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyInstanceUID",
+        "StudyDate",
+        "SeriesInstanceUID",
+        "SeriesNumber",
+        "SeriesDescription",
+        "FrameOfReferenceUID",
     }
 )
 _IDENTITIES = frozenset((*PATIENT_TAGS, *STUDY_TAGS, *SERIES_TAGS, "FrameOfReferenceUID"))
@@ -100,20 +127,22 @@ def choose(
     series_uid: str,
     *,
     pixels: Pixels,
+    nth: int = 0,
 ) -> Stack | str:
     """Takes one stack and orders it by place along the slice normal.
 
-    Original slices go before derived ones (MIP, MinIP, averages), stacks that cover the chest
-    before shorter ones, slices of up to 3 mm before thicker ones, lung kernels before others, then
-    more slices before fewer.
+    Stacks that cover the chest, along and across it, go before smaller ones, original slices before
+    derived ones (MIP, MinIP, averages), slices of up to 3 mm before thicker ones, lung kernels
+    before others, then more slices before fewer.
 
     Args:
       slices: of all files, at least one.
       series_uid: takes a stack of this series; '': of all.
       pixels: by which second copies of a slice are known.
+      nth: takes the best stack (0), the next best (1) and so on.
 
     Returns:
-      The stack, or, where there is no such series, which ones there are.
+      The stack, or, where there is no such series or no further stack, which series there are.
 
     Raises:
       NoStackError: nothing tells the slices of one stack from those of another.
@@ -129,14 +158,18 @@ def choose(
     wanted = [item for item in placed if not series_uid or item.series_uid == series_uid]
     if not wanted:
         return _series_in_words(placed)
+    placed, excluded = _without_equal_files(placed, pixels)
+    wanted = [item for item in placed if not series_uid or item.series_uid == series_uid]
     table = AttributeTable(placed)
     leaves = list(_split(table, table.rows_of(wanted)))
     comparison = Comparison(table, [leaf.rows for leaf in leaves])
-    best = leaves[comparison.best]
+    if nth >= len(leaves):
+        return _series_in_words(placed)
+    best = leaves[comparison.order[nth]]
     _require_coverage(table, best.rows)
     chosen = [table.slices[i] for i in best.rows]
     taken = set(map(id, chosen))
-    excluded = [
+    excluded += [
         Excluded(item.label, "a DICOM file without position and orientation: no known place")
         for item in without_place
     ]
@@ -145,8 +178,11 @@ def choose(
             excluded.append(Excluded(item.label, table.why_apart(row, best.rows)))
     kept, copies = _without_copies(table, best.rows, pixels)
     excluded += copies
+    kept, strays = _without_strays(table, kept)
+    excluded += strays
     places_mm = table.places_mm(kept)
     ordered = [table.slices[i] for i in kept]
+    _require_names(ordered, places_mm, best.ignored)
     numbers = [item.instance_number for item in ordered]
     if not (_are_in_order(numbers) or geometry.is_one_stack(places_mm)):
         raise NoStackError(_irregular(places_mm))
@@ -154,7 +190,7 @@ def choose(
         slices=tuple(ordered),
         places_mm=tuple(places_mm.tolist()),
         excluded=tuple(excluded),
-        notes=tuple(_notes(table, best, comparison, ordered, places_mm)),
+        notes=tuple(_notes(table, best, comparison, ordered, places_mm, nth)),
         is_counted=_are_counted(numbers, places_mm),
         names_vary=_names_vary(ordered, best.ignored),
     )
@@ -185,7 +221,11 @@ def _split(
         for name, labels in table.columns.items()
         if name not in ignored
     }
-    order = sorted((name for name, n in counts.items() if n > 1), key=lambda name: counts[name])
+    # Acquisitions last: those of several series may seem to overlap.
+    order = sorted(
+        (name for name, n in counts.items() if n > 1),
+        key=lambda name: (name in _MAY_FOLLOW, counts[name]),
+    )
     for name in order:
         labels = table.columns[name][rows]
         pieces = [rows[labels == label] for label in np.unique(labels)]
@@ -202,22 +242,47 @@ def _is_of_one_stack(
     table: AttributeTable, name: str, rows: np.ndarray, pieces: Sequence[np.ndarray]
 ) -> bool:
     """Whether a column's values differ within a stack, rather than between stacks."""
-    largest = max(map(len, pieces))
-    if len(pieces) >= (3 if largest == 1 else _LEAST_PAIRS) and largest <= 2:
-        return True  # from slice to slice
+    is_unknown = table.is_unknown(name, rows)
+    known = [piece for piece in pieces if not table.is_unknown(name, piece).any()]
+    if _varies(table, known):
+        return True
     if len(rows) == 2 and name not in PATIENT_TAGS and _series_uid(table, rows):
         return True
     places_mm = np.sort(table.places_mm(rows))
-    if name in _MAY_FOLLOW and _follow(table, pieces, places_mm):
-        return True
+    if name in _MAY_FOLLOW:
+        if _follow(table, pieces, places_mm):
+            return True
+    elif len(known) <= 1 or name in _MAY_CHANGE:
+        # A scan that goes on under another name, or without one: its slices are counted throughout.
+        in_order = rows[np.argsort(table.places_mm(rows), kind="stable")]
+        numbers = [table.slices[row].instance_number for row in in_order]
+        if _are_counted(numbers, places_mm) and _follow(table, pieces, places_mm):
+            return True
     # Removed from some slices only. Two stacks would each be even, and together not.
-    labels = table.is_unknown(name, rows)
     return (
-        len(pieces) == 2
-        and 0 < labels.sum() < len(rows)
+        len(known) <= 1
+        and is_unknown.any()
         and geometry.is_even(places_mm)
         and not all(geometry.is_even(np.sort(table.places_mm(piece))) for piece in pieces)
     )
+
+
+def _varies(table: AttributeTable, pieces: Sequence[np.ndarray]) -> bool:
+    """Whether values differ from slice to slice, or from a few slices to the next few."""
+    if len(pieces) < 3:
+        return False
+    sizes = [len(piece) for piece in pieces]
+    if max(sizes) == 1:
+        return True
+    if max(sizes) <= 2 and len(pieces) >= _LEAST_PAIRS:
+        return True
+    return max(sizes) <= _MOST_OF_A_VALUE and _are_apart(table, pieces)
+
+
+def _are_apart(table: AttributeTable, pieces: Sequence[np.ndarray]) -> bool:
+    """Whether no piece reaches into another along the patient."""
+    ends = sorted((spots.min(), spots.max()) for spots in map(table.places_mm, pieces))
+    return all(before[1] < after[0] for before, after in itertools.pairwise(ends))
 
 
 def _series_uid(table: AttributeTable, rows: np.ndarray) -> str:
@@ -233,9 +298,8 @@ def _follow(table: AttributeTable, pieces: Sequence[np.ndarray], places_mm: np.n
     ends = sorted((spots.min(), spots.max(), len(spots)) for spots in map(table.places_mm, pieces))
     usual_mm = np.median(np.diff(places_mm))
     # A slice or two far from the others are no part of a scan.
-    return all(
-        after[0] - before[1] > 0
-        and (min(before[2], after[2]) > 2 or after[0] - before[1] < _LARGEST_SEAM_STEPS * usual_mm)
+    return _are_apart(table, pieces) and all(
+        min(before[2], after[2]) > 2 or after[0] - before[1] < _LARGEST_SEAM_STEPS * usual_mm
         for before, after in itertools.pairwise(ends)
     )
 
@@ -256,6 +320,28 @@ def _require_coverage(table: AttributeTable, best: np.ndarray) -> None:
             f"{np.count_nonzero(scan)} slices of acquisitions that overlap each other, of which "
             "none covers the whole"
         )
+
+
+def _without_equal_files(
+    slices: Sequence[DicomSlice], pixels: Pixels
+) -> tuple[list[DicomSlice], list[Excluded]]:
+    """The slices without files that are there again, byte by byte.
+
+    Before anything else: an identifier that differs in each slice would seem to be shared by them.
+    """
+    alike = collections.defaultdict(list)
+    for item in slices:
+        alike[item.frame, item.position_mm, item.sop_instance_uid].append(item)
+    kept, excluded = [], []
+    for items in alike.values():
+        first_of: dict[object, DicomSlice] = {}
+        for item in sorted(items, key=lambda item: item.label) if len(items) > 1 else ():
+            first = first_of.setdefault(pixels.digest(item), item)
+            if first is not item:
+                why = f"at the same place as another slice: {first.label}"
+                excluded.append(Excluded(item.label, why))
+        kept += first_of.values() if len(items) > 1 else items
+    return kept, excluded
 
 
 def _without_copies(
@@ -336,6 +422,42 @@ def _names_vary(slices: Sequence[DicomSlice], ignored: frozenset[str]) -> bool:
     return bool(ignored & set(PATIENT_TAGS) or (ignored & _IDENTITIES and not has_series))
 
 
+def _without_strays(table: AttributeTable, rows: np.ndarray) -> tuple[np.ndarray, list[Excluded]]:
+    """The rows, in order, without the few at an end that lie far from all others."""
+    places_mm = table.places_mm(rows)
+    steps = np.diff(places_mm)
+    if len(rows) < 10 * _MOST_STRAYS:
+        return rows, []
+    limit_mm = max(_LEAST_STRAY_MM, _LEAST_STRAY_STEPS * np.median(steps))
+    gaps = np.flatnonzero(steps > limit_mm) + 1
+    first = max((gap for gap in gaps if gap <= _MOST_STRAYS), default=0)
+    end = min((gap for gap in gaps if gap >= len(rows) - _MOST_STRAYS), default=len(rows))
+    strays = [
+        Excluded(table.slices[row].label, "far from all other slices: a wrong position")
+        for row in (*rows[:first], *rows[end:])
+    ]
+    return rows[first:end], strays
+
+
+def _require_names(
+    slices: Sequence[DicomSlice], places_mm: np.ndarray, ignored: frozenset[str]
+) -> None:
+    """Refuses a few slices, or slices far from each other, of which each names another patient.
+
+    Raises:
+      NoStackError: they are such.
+    """
+    series_uids = {item.series_uid for item in slices}
+    is_one_series = len(series_uids) == 1 and "" not in series_uids
+    if is_one_series or not ignored & {"PatientID", "PatientName"}:
+        return
+    if len(slices) < _LEAST_UNNAMED or np.median(np.diff(places_mm)) > _LARGEST_UNNAMED_STEP_MM:
+        raise NoStackError(
+            f"{len(slices)} slices of which each names another patient, too few or too far from "
+            "each other to be one patient's"
+        )
+
+
 def _irregular(places_mm: np.ndarray) -> str:
     steps = np.diff(places_mm)
     return (
@@ -354,10 +476,12 @@ def _irregular(places_mm: np.ndarray) -> str:
 def _series_in_words(slices: Sequence[DicomSlice]) -> str:
     """Series by number and size: a UID would lead to the patient."""
     counts = collections.Counter((item.series_uid, item.series_number) for item in slices)
-    return ", ".join(
+    named = [
         f"series {number or 'without a number'} of {_n_slices(count)}"
-        for (_, number), count in counts.most_common()
-    )
+        for (_, number), count in counts.most_common(_MOST_NAMED)
+    ]
+    more = len(counts) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
 
 
 def _n_slices(count: int) -> str:
@@ -370,6 +494,7 @@ def _notes(
     comparison: Comparison,
     ordered: Sequence[DicomSlice],
     places_mm: np.ndarray,
+    nth: int,
 ) -> Iterator[str]:
     yield from _notes_on_places(ordered, places_mm)
     derivation = comparison.derivation(best.rows)
@@ -386,7 +511,7 @@ def _notes(
     )
     for why, count in counts.most_common():
         yield f"left out of the series taken: {_n_slices(count)}, each {why}"
-    why = comparison.why_not_the_largest()
+    why = comparison.why_not_the_largest() if nth == 0 else ""
     if why:
         yield why
     varying = best.ignored & _IDENTITIES
