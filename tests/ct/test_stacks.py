@@ -284,6 +284,27 @@ def test_a_scan_that_is_counted_throughout_is_not_halved(tmp_path, tags):
     assert len(open_series(tmp_path)) == 20
 
 
+def test_another_series_beside_slices_of_which_each_has_its_own(tmp_path):
+    for i, hu in enumerate(chests(20, 2.0, 0)):
+        write(tmp_path, f"a{i:02d}", hu, 2.0 * i, SeriesInstanceUID=f"1.2.{i}")
+    for i in range(3):
+        write(tmp_path, f"b{i}", chests(20, 2.0, 0)[i], 2.0 * i + 1, SeriesInstanceUID="1.3.1")
+    series = open_series(tmp_path)
+    assert first_letters(series) == {"a"}
+    assert len(series) == 20
+
+
+@pytest.mark.parametrize("keyword", ["SeriesInstanceUID", "StudyInstanceUID", "SeriesDescription"])
+def test_an_identifier_that_was_changed_in_some_slices_parts_nothing(tmp_path, keyword):
+    for i, hu in enumerate(chests(20, 2.0, 0)):
+        write(
+            tmp_path, f"{i:02d}", hu, 2.0 * i, **{keyword: "1.2.4" if i in (3, 4, 11) else "1.2.3"}
+        )
+    series = open_series(tmp_path)
+    assert len(series) == 20
+    assert any("differ within the slices that are taken" in note for note in series.notes)
+
+
 def test_two_patients_one_behind_the_other_are_not_joined(tmp_path):
     for i in range(20):
         hu = chests(20, 5.0, i // 12)[i]

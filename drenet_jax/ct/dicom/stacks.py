@@ -228,7 +228,7 @@ def _split(
     )
     for name in order:
         labels = table.columns[name][rows]
-        pieces = [rows[labels == label] for label in np.unique(labels)]
+        pieces = _pieces(rows, labels, table.is_unknown(name, rows))
         if _is_of_one_stack(table, name, rows, pieces):
             ignored = ignored | {name}
             continue
@@ -236,6 +236,18 @@ def _split(
             yield from _split(table, piece, ignored)
         return
     yield _Leaf(rows, ignored)
+
+
+def _pieces(rows: np.ndarray, labels: np.ndarray, is_unknown: np.ndarray) -> list[np.ndarray]:
+    """Slices with equal labels; many single ones beside others are one piece, of which each slice
+    has its own."""
+    pieces = {label: rows[labels == label] for label in np.unique(labels)}
+    single = [label for label, piece in pieces.items() if len(piece) == 1]
+    large = set(labels[~is_unknown].tolist()) - set(single)
+    if len(single) < _LEAST_PAIRS or not large:
+        return list(pieces.values())
+    together = np.sort(np.concatenate([pieces.pop(label) for label in single]))
+    return [*pieces.values(), together]
 
 
 def _is_of_one_stack(
@@ -258,10 +270,9 @@ def _is_of_one_stack(
         numbers = [table.slices[row].instance_number for row in in_order]
         if _are_counted(numbers, places_mm) and _follow(table, pieces, places_mm):
             return True
-    # Removed from some slices only. Two stacks would each be even, and together not.
+    # Removed from, or changed in, some slices only: two stacks would each be even.
     return (
-        len(known) <= 1
-        and is_unknown.any()
+        ((len(known) <= 1 and is_unknown.any()) or name in _MAY_CHANGE)
         and geometry.is_even(places_mm)
         and not all(geometry.is_even(np.sort(table.places_mm(piece))) for piece in pieces)
     )
@@ -520,8 +531,8 @@ def _notes(
         yield "the files are of more than one patient; slices of only one of them are used"
     if varying:
         yield (
-            f"the slices name {words_of(varying)} each by itself; they are taken for one stack, as "
-            "they lie so"
+            f"{words_of(varying)} differ within the slices that are taken, which lie as those of "
+            "one stack do"
         )
 
 
