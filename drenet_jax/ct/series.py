@@ -489,8 +489,7 @@ def _require_one_series(path: Path, names: Sequence[str]) -> None:
       CtError: they lie in several folders, or have several beginnings.
     """
     folders = collections.Counter(name.rpartition("/")[0] for name in names)
-    # Without the number of the slice, which comes last.
-    beginnings = collections.Counter(re.sub(r"\d+(?=\D*$)", "", name) for name in names)
+    beginnings = collections.Counter(map(_beginning, names))
     large = [name for name, n in beginnings.items() if n >= _LEAST_PICTURES_OF_A_SERIES]
     why = ""
     if len(folders) > 1:
@@ -498,17 +497,27 @@ def _require_one_series(path: Path, names: Sequence[str]) -> None:
         why = f"pictures in {len(folders)} folders ({first or '.'} and {second} first)"
     elif len(large) > 1:
         first, second = (
-            next(name for name in names if re.sub(r"\d+(?=\D*$)", "", name) == beginning)
-            for beginning in large[:2]
+            next(name for name in names if _beginning(name) == beginning) for beginning in large[:2]
         )
         why = f"pictures with {len(large)} kinds of names ({first} and {second} first)"
     if why:
         raise CtError(f"{path} holds {why}; name the folder of one series.", why)
 
 
+def _beginning(name: str) -> str:
+    """A picture's name without the number of the slice, which comes last."""
+    return re.sub(r"\d+(?=\D*$)", "", name)
+
+
 def _picture_series(
     path: Path, files: Files, names: list[str], guard: Guard, excluded: list[Excluded]
 ) -> Series:
+    notes = ()
+    if len(names) > 2 and len(set(map(_beginning, names))) == len(names):
+        notes = (
+            "names of pictures without a number in common: whether they are one series, and in "
+            "which order, is not known",
+        )
     turns: dict[int, Turn] = {}
 
     def read(index: int) -> np.ndarray:
@@ -536,7 +545,7 @@ def _picture_series(
         path,
         names=names,
         excluded=excluded,
-        notes=(),
+        notes=notes,
         from_feet=False,
         turn=Turn(),
         read=read,

@@ -75,6 +75,8 @@ class AttributeTable:
     def _labels(self, name: str, values: Sequence[object]) -> np.ndarray:
         if name == "PatientName":
             values = [_in_one_spelling(value) for value in values]
+        elif name.endswith("Number"):
+            values = [first_number(value) if value else "" for value in values]
         keys = dict.fromkeys(values)
         if len(keys) == 1:
             return np.zeros(len(values), int)
