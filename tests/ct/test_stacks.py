@@ -339,6 +339,17 @@ def test_single_slices_of_several_patients_are_refused(tmp_path):
         open_series(tmp_path)
 
 
+@pytest.mark.parametrize("n_slices", [1, 2, 5, 8])
+def test_a_folder_of_a_few_slices_of_many_patients_is_refused(tmp_path, n_slices):
+    for patient in range(4):
+        for i, hu in enumerate(chests(n_slices, 5.0, patient % 2)):
+            tags = {"PatientID": f"P{patient}", "SeriesInstanceUID": f"1.2.{patient}"}
+            place_mm = 5.0 * i + 60.0 * patient
+            write(tmp_path, f"{patient}{i}", hu, place_mm, **tags)
+    with pytest.raises(CtError, match="patient"):
+        open_series(tmp_path)
+
+
 def test_a_slice_with_a_wrong_position_is_left_out(tmp_path):
     pictures = chests(24, 2.0, 0)
     for i, hu in enumerate(pictures):

@@ -122,8 +122,10 @@ def _has_seam(pictures: np.ndarray, steps_mm: np.ndarray, names_vary: bool) -> b
     """Whether one step between neighbours is far larger than those before and after it."""
     times = _TIMES_THE_OTHERS_UNNAMED if names_vary else _TIMES_THE_OTHERS
     least = 1 if names_vary else _LEAST_SLICES_OF_A_SIDE
-    # Slices differ more where some are missing between them.
-    steps = _differences(pictures, 1) / np.maximum(steps_mm / np.median(steps_mm), 1)
+    steps = _differences(pictures, 1)
+    if not names_vary:
+        # Slices differ more where some are missing between them.
+        steps = steps / np.maximum(steps_mm / np.median(steps_mm), 1)
     for i in range(least - 1, len(steps) - least + 1):
         others = np.concatenate([steps[max(0, i - 3) : i], steps[i + 1 : i + 4]])
         if len(others) and steps[i] > max(times * others.max(), _LEAST_SEAM_HU):

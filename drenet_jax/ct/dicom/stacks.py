@@ -167,6 +167,7 @@ def choose(
         return _series_in_words(placed)
     best = leaves[comparison.order[nth]]
     _require_coverage(table, best.rows)
+    _require_few_patients(table, best.rows)
     chosen = [table.slices[i] for i in best.rows]
     taken = set(map(id, chosen))
     excluded += [
@@ -256,7 +257,7 @@ def _is_of_one_stack(
     """Whether a column's values differ within a stack, rather than between stacks."""
     is_unknown = table.is_unknown(name, rows)
     known = [piece for piece in pieces if not table.is_unknown(name, piece).any()]
-    if _varies(table, known):
+    if _varies(table, name, known):
         return True
     if len(rows) == 2 and name not in PATIENT_TAGS and _series_uid(table, rows):
         return True
@@ -278,7 +279,7 @@ def _is_of_one_stack(
     )
 
 
-def _varies(table: AttributeTable, pieces: Sequence[np.ndarray]) -> bool:
+def _varies(table: AttributeTable, name: str, pieces: Sequence[np.ndarray]) -> bool:
     """Whether values differ from slice to slice, or from a few slices to the next few."""
     if len(pieces) < 3:
         return False
@@ -287,6 +288,8 @@ def _varies(table: AttributeTable, pieces: Sequence[np.ndarray]) -> bool:
         return True
     if max(sizes) <= 2 and len(pieces) >= _LEAST_PAIRS:
         return True
+    if name in PATIENT_TAGS:
+        return False
     return max(sizes) <= _MOST_OF_A_VALUE and _are_apart(table, pieces)
 
 
@@ -331,6 +334,19 @@ def _require_coverage(table: AttributeTable, best: np.ndarray) -> None:
             f"{np.count_nonzero(scan)} slices of acquisitions that overlap each other, of which "
             "none covers the whole"
         )
+
+
+def _require_few_patients(table: AttributeTable, best: np.ndarray) -> None:
+    """Refuses a few slices of one among many patients: the folder is none of a person.
+
+    Raises:
+      NoStackError: it is such a folder.
+    """
+    names = [name for name in PATIENT_TAGS if name in table.columns]
+    n_patients = max((len(np.unique(table.columns[name])) for name in names), default=1)
+    is_split = any(len(np.unique(table.columns[name][best])) == 1 for name in names)
+    if n_patients > 2 and is_split and len(best) <= _MOST_OF_A_VALUE:
+        raise NoStackError(f"{len(table.slices)} slices of {n_patients} patients, a few of each")
 
 
 def _without_equal_files(
