@@ -17,7 +17,7 @@ import numpy as np
 import pydicom
 
 from drenet_jax.ct import pictures, volumes
-from drenet_jax.ct.dicom import continuity, elements, headers, pixels, stacks
+from drenet_jax.ct.dicom import continuity, copies, elements, headers, pixels, stacks
 from drenet_jax.ct.dicom.headers import DicomSlice
 from drenet_jax.ct.dicom.instances import NoInstanceError, SourceInstance, read_instance
 from drenet_jax.ct.dicom.pixels import PADDING_HU
@@ -399,12 +399,12 @@ def _dicom_series(
 
     try:
         stack = stacks.choose(
-            found.dicom, series_uid, pixels=stacks.Pixels(decode, digest), nth=nth
+            found.dicom, series_uid, pixels=copies.Pixels(decode, digest), nth=nth
         )
         if isinstance(stack, str):
             raise _no_such_series(path, stack)
         continuity.check(stack, decode)
-    except stacks.NoStackError as error:
+    except copies.NoStackError as error:
         raise CtError(
             f"{path} holds {error}; put the files of one series alone into a folder, or name the "
             "series in series_uid.",

@@ -1,0 +1,108 @@
+"""Slices that are there more than once."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from drenet_jax.ct.dicom import geometry
+from drenet_jax.ct.dicom.attributes import AttributeTable
+from drenet_jax.ct.dicom.headers import DicomSlice
+from drenet_jax.ct.files import CtError, Excluded
+
+
+class Pixels(NamedTuple):
+    """How pixels are reached, where headers do not suffice.
+
+    Attributes:
+      decode: gives the HU [H, W] of a slice; raises CtError.
+      digest: gives the same for slices whose files are equal byte by byte.
+    """
+
+    decode: Callable[[DicomSlice], np.ndarray]
+    digest: Callable[[DicomSlice], object]
+
+
+class NoStackError(Exception):
+    """Why no stack can be told from the others; the text names no patient."""
+
+
+def without_equal_files(
+    slices: Sequence[DicomSlice], pixels: Pixels
+) -> tuple[list[DicomSlice], list[Excluded]]:
+    """The slices without files that are there again, byte by byte.
+
+    Before anything else: an identifier that differs in each slice would seem to be shared by them.
+    """
+    alike = collections.defaultdict(list)
+    for item in slices:
+        alike[item.frame, item.position_mm, item.sop_instance_uid].append(item)
+    kept, excluded = [], []
+    for items in alike.values():
+        first_of: dict[object, DicomSlice] = {}
+        for item in sorted(items, key=lambda item: item.label) if len(items) > 1 else ():
+            first = first_of.setdefault(pixels.digest(item), item)
+            if first is not item:
+                why = f"at the same place as another slice: {first.label}"
+                excluded.append(Excluded(item.label, why))
+        kept += first_of.values() if len(items) > 1 else items
+    return kept, excluded
+
+
+def without_copies(
+    table: AttributeTable, rows: np.ndarray, pixels: Pixels
+) -> tuple[np.ndarray, list[Excluded]]:
+    """The rows in order, without second copies of a slice.
+
+    Raises:
+      NoStackError: slices at the same place differ.
+    """
+    places_mm = table.places_mm(rows)
+    order = np.argsort(places_mm, kind="stable")
+    at_one_place = np.split(
+        rows[order], 1 + np.flatnonzero(np.diff(places_mm[order]) >= geometry.SAME_PLACE_MM)
+    )
+    kept, excluded = [], []
+    for group in at_one_place:
+        row, others = _one_of(table, sorted(group), pixels) if len(group) > 1 else (group[0], [])
+        kept.append(row)
+        excluded += others
+    return np.array(kept), excluded
+
+
+def _one_of(
+    table: AttributeTable, rows: Sequence[int], pixels: Pixels
+) -> tuple[int, list[Excluded]]:
+    """The first of some slices at the same place that can be decoded; the others with why not."""
+    files = {row: pixels.digest(table.slices[row]) for row in rows}
+    decoded, excluded = {}, []
+    for row in {digest: row for row, digest in reversed(files.items())}.values():
+        try:
+            decoded[row] = pixels.decode(table.slices[row])
+        except CtError as error:
+            excluded += [
+                Excluded(table.slices[copy].label, error.why)
+                for copy in rows
+                if files[copy] == files[row]
+            ]
+    if not decoded:
+        return rows[0], excluded[1:]
+    first = min(decoded)
+    item = table.slices[first]
+    for row, image in decoded.items():
+        if not np.array_equal(image, decoded[first]):
+            raise NoStackError(
+                f"different slices at the same place ({item.label} and "
+                f"{table.slices[row].label} first), with nothing in their headers that says which "
+                "belong together"
+            )
+    damaged = {one.name for one in excluded}
+    excluded += [
+        Excluded(table.slices[row].label, f"at the same place as another slice: {item.label}")
+        for row in rows
+        if row != first and table.slices[row].label not in damaged
+    ]
+    return first, excluded
