@@ -118,16 +118,16 @@ class Comparison:
             return "\\".join(value)
         return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
-    def _is_original(self, rows: np.ndarray) -> bool:
-        return not self.derivation(rows)
+    def _image_type(self, rows: np.ndarray) -> list[str]:
+        text = self._first(rows, "FrameType") or self._first(rows, "ImageType")
+        return [part.strip() for part in text.upper().split("\\")]
 
-    def derivation(self, rows: np.ndarray) -> str:
-        """How derived slices were made; '' for original ones."""
-        parts = (self._first(rows, "FrameType") or self._first(rows, "ImageType")).upper()
-        found = [kind for kind in _PROJECTIONS if kind in parts.replace(" \\", "\\").split("\\")]
-        if found:
-            return found[0]
-        return "derived" if parts.startswith("DERIVED") else ""
+    def _is_original(self, rows: np.ndarray) -> bool:
+        return self._image_type(rows)[0] != "DERIVED" and not self.projection(rows)
+
+    def projection(self, rows: np.ndarray) -> str:
+        """How several slices were made one, as "MIP"; '' if they were not."""
+        return next((kind for kind in _PROJECTIONS if kind in self._image_type(rows)), "")
 
     def _width_mm(self, rows: np.ndarray) -> float:
         """Of the field of view; infinite if it is not known."""

@@ -264,10 +264,9 @@ def _notes(
     nth: int,
 ) -> Iterator[str]:
     yield from _notes_on_places(ordered, places_mm)
-    derivation = comparison.derivation(best.rows)
-    if derivation:
-        how = "" if derivation == "derived" else f" ({derivation})"
-        yield f"the slices are derived{how}, not those that the scanner made"
+    projection = comparison.projection(best.rows)
+    if projection:
+        yield f"the slices are derived ({projection}), not those that the scanner made"
     left = [row for row in range(len(table.slices)) if row not in set(best.rows.tolist())]
     series = {item.series_uid for item in ordered}
     others = [table.slices[row] for row in left if table.slices[row].series_uid not in series]
