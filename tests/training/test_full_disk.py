@@ -120,7 +120,8 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
     kept = sorted(one.name for one in (workdir / "checkpoints").iterdir())
     assert kept == (["6"] if share > 1 else [])
     small_disk("remount", "size=64m")
-    train_and_evaluate(config, workdir)
+    done = _train(config, workdir, tmp_path)
+    assert done.returncode == 0, done.stderr
     _assert_same(workdir, whole)
 
 
