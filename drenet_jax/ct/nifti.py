@@ -135,7 +135,7 @@ def read_header(stream: BinaryIO) -> NiftiHeader:
     if not (offset == 0 or least <= offset < 1 << 30):
         raise NiftiError("a NIfTI file whose header is damaged")
     slope, inter = (float(value) for value in field("scl"))
-    # By the standard a slope of 0 says that nothing is scaled, and that inter is not to be used.
+    # By the standard a slope of 0 means no scaling; inter is ignored then.
     if slope == 0 or not np.isfinite(slope):
         slope, inter = 1.0, 0.0
     if not np.isfinite(inter):

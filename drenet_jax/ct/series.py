@@ -138,7 +138,7 @@ class Series:
         """The series that would have been taken if this one were not there; None if there is none.
 
         Raises:
-          CtError: there is one, but it cannot be told apart from others.
+          CtError: there is one, but its slices cannot be identified.
         """
         if self._next_best is None:
             return None

@@ -50,7 +50,7 @@ def train_batches(
       batch_size / hosts, in the order of the places: micro-batch by micro-batch.
 
     Raises:
-      InputError: the records hold a person whom `split.json` has in another split, or a file of
+      InputError: the records hold a person that `split.json` lists in another split, or a file of
         them is damaged.
     """
     n = data.n_slices["train"]
@@ -113,7 +113,7 @@ def split_batches(
       patient_id, slice_name, site.
 
     Raises:
-      InputError: the records hold a person whom `split.json` has in another split, or a file of
+      InputError: the records hold a person that `split.json` lists in another split, or a file of
         them is damaged.
     """
     if not data.n_slices[split]:

@@ -205,7 +205,7 @@ class Checkpoints:
         """The checkpoints of a workdir that must have some, for reading.
 
         Raises:
-          InputError: it has none, or what it has is damaged; `flag` is named as the place to mend
+          InputError: it has none, or what it has is damaged; `flag` is named as what to correct
             it.
         """
         try:
@@ -464,13 +464,13 @@ class Checkpoints:
             (int(one.name) for one in self._folder.iterdir() if one.name.isdigit()), reverse=True
         )
         others = [str(one) for one in others if one != step]
-        mend = "restore it from a copy, or make it anew (train with --fresh, or convert_weights)"
+        remedy = "restore it from a copy, or make it anew (train with --fresh, or convert_weights)"
         if step is not None and others:
-            mend = (
+            remedy = (
                 f"restore it from a copy, or remove this folder, so that {' or '.join(others)} "
                 "beside it is taken"
             )
-        return f"the checkpoint {place} is damaged ({why}); {mend}."
+        return f"the checkpoint {place} is damaged ({why}); {remedy}."
 
 
 class _Changed(Exception):

@@ -206,7 +206,7 @@ def _known_slices(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt
     """What the weights of the run will know: its own slices, and those that its first weights know.
 
     Raises:
-      InputError: the first weights know persons by whom the run is to be chosen or tested.
+      InputError: the initial weights were trained on validation or test persons of this run.
     """
     own = ckpt.KnownSlices(
         data.digests.of_persons(data.persons["train"]),

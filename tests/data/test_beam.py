@@ -231,7 +231,7 @@ def test_the_same_pictures_under_two_persons_are_found_alike(
                 seed=0,
                 fractions=(60, 10, 30),
                 workers=1,
-                progress=lambda told, n: told,
+                progress=lambda reports, n: reports,
                 beam=runner,
             )
         except InputError as error:

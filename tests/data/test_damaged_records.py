@@ -62,10 +62,10 @@ def test_a_file_of_another_length_is_found_when_the_data_are_opened(damage, spli
     folder, shards = copied
     path = shards(split)[1]
     damage(path)
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as refusal:
         open_data(folder)
-    assert str(told.value).startswith(str(path))
-    assert "run prepare again, or restore the data set from a copy." in str(told.value)
+    assert str(refusal.value).startswith(str(path))
+    assert "run prepare again, or restore the data set from a copy." in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
@@ -91,10 +91,10 @@ def test_a_changed_record_is_found_when_it_is_read(copied):
     path = shards("validation")[3]
     _flip(path)
     data = open_data(folder)
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as refusal:
         list(split_batches(data, "validation", batch_size=8, fill="train"))
-    assert str(told.value).startswith(f"{path} is damaged (")
-    assert "\n" not in str(told.value)
+    assert str(refusal.value).startswith(f"{path} is damaged (")
+    assert "\n" not in str(refusal.value)
     # Of the other splits every slice is there still.
     n = sum(len(one["label"]) for one in split_batches(data, "test", batch_size=8, fill="train"))
     assert n == data.n_slices["test"]

@@ -365,7 +365,7 @@ def _prepare(cohort, out, settings):
         seed=0,
         fractions=(60, 10, 30),
         workers=1,
-        progress=lambda told, n: told,
+        progress=lambda reports, n: reports,
     )
 
 

@@ -114,7 +114,7 @@ def test_of_three_labels_the_most_probable_is_taken(trained, phantoms, tmp_path)
         assert result["person"]["label"] == max(p, key=p.get)
         right.append(result["person"]["label"] == row["label"])
         assert result["decision"] == metrics["decision"]
-        # Validation persons were told by another aggregate: nothing is known of such a score.
+        # Validation persons were scored with another aggregate: no rate is known for this one.
         assert result["person"]["validation"] is None
     assert metrics["person"]["accuracy_argmax"]["value"] == pytest.approx(np.mean(right))
     assert metrics["decision"] == {

@@ -81,11 +81,11 @@ def damaged(trained, tmp_path):
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_checkpoint_is_not_used(name, damaged, tmp_path):
     workdir, step = damaged(name)
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as refusal:
         drenet_jax.load(workdir)
-    assert f"the checkpoint {step} is damaged (" in str(told.value)
-    assert "restore it from a copy, or make it anew" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert f"the checkpoint {step} is damaged (" in str(refusal.value)
+    assert "restore it from a copy, or make it anew" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match=f"the checkpoint {step} is damaged"):
         evaluate_split(workdir, "test", tmp_path / "out")
@@ -143,10 +143,10 @@ def test_a_whole_checkpoint_beside_the_damaged_one_is_named_and_serves(
     better = {**figures, "auc": 1.0, "cross_entropy": 0.0}
     (later / "metrics" / "metrics").write_text(json.dumps(better))
     _cut(_largest(later / "weights" / "ocdbt.process_0"))
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as refusal:
         drenet_jax.load(workdir)
-    assert f"the checkpoint {later} is damaged" in str(told.value)
-    assert f"remove this folder, so that {step.name} beside it is taken" in str(told.value)
+    assert f"the checkpoint {later} is damaged" in str(refusal.value)
+    assert f"remove this folder, so that {step.name} beside it is taken" in str(refusal.value)
     shutil.rmtree(later)
     found, wanted = (jax.tree.leaves(drenet_jax.load(x).variables) for x in (workdir, trained))
     assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))

@@ -53,9 +53,11 @@ def test_a_second_run_is_refused_until_the_first_is_dead(prepared, tiny_config, 
     try:
         before = _tree(workdir)
         for fresh in (False, True):
-            with pytest.raises(InputError) as told:
+            with pytest.raises(InputError) as refusal:
                 train_and_evaluate(tiny_config, workdir, fresh=fresh)
-            assert f"--workdir={workdir} is being trained in by another process" in str(told.value)
+            assert f"--workdir={workdir} is being trained in by another process" in str(
+                refusal.value
+            )
         assert _tree(workdir) == before
     finally:
         first.send_signal(signal.SIGKILL)

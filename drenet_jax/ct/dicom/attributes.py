@@ -104,9 +104,11 @@ class AttributeTable:
             found[rows] = np.unique(labels, return_inverse=True)[1]
         return found
 
-    def rows_of(self, slices: Sequence[DicomSlice]) -> np.ndarray:
-        wanted = set(map(id, slices))
-        return np.array([i for i, item in enumerate(self.slices) if id(item) in wanted])
+    def rows_of_series(self, series_uid: str) -> np.ndarray:
+        """The rows of the slices with this series UID; '': all rows."""
+        return np.array(
+            [i for i, item in enumerate(self.slices) if series_uid in ("", item.series_uid)]
+        )
 
     def is_unknown(self, name: str, rows: np.ndarray) -> np.ndarray:
         return self._unknown[name][rows] if name in self._unknown else np.zeros(len(rows), bool)

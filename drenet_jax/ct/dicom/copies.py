@@ -27,7 +27,7 @@ class Pixels(NamedTuple):
 
 
 class NoStackError(Exception):
-    """Why no stack can be told from the others; the text names no patient."""
+    """Why the slices of one stack cannot be identified; the text names no patient."""
 
 
 def without_equal_files(

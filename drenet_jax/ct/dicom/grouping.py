@@ -10,7 +10,7 @@ import numpy as np
 
 from drenet_jax.ct.dicom import geometry
 from drenet_jax.ct.dicom.attributes import AttributeTable
-from drenet_jax.ct.dicom.headers import PATIENT_TAGS
+from drenet_jax.ct.dicom.headers import PATIENT_TAGS, SERIES_TAGS, STUDY_TAGS, DicomSlice
 
 # So many values, each of two slices, are counted slice by slice in both of two stacks.
 _LEAST_PAIRS = 6
@@ -43,16 +43,7 @@ MAY_FOLLOW = frozenset(
 )
 # A scan of which the slices are counted throughout may change these on its way.
 _MAY_CHANGE = frozenset(
-    {
-        "PatientBirthDate",
-        "PatientSex",
-        "StudyInstanceUID",
-        "StudyDate",
-        "SeriesInstanceUID",
-        "SeriesNumber",
-        "SeriesDescription",
-        "FrameOfReferenceUID",
-    }
+    ("PatientBirthDate", "PatientSex", *STUDY_TAGS, *SERIES_TAGS, "FrameOfReferenceUID")
 )
 
 
@@ -115,7 +106,11 @@ def _is_of_one_stack(
     known = [piece for piece in pieces if not table.is_unknown(name, piece).any()]
     if _varies(table, name, known):
         return True
-    if len(rows) == 2 and name not in PATIENT_TAGS and _series_uid(table, rows):
+    if (
+        len(rows) == 2
+        and name not in PATIENT_TAGS
+        and common_series_uid([table.slices[row] for row in rows])
+    ):
         return True
     places_mm = np.sort(table.places_mm(rows))
     if name in MAY_FOLLOW:
@@ -155,9 +150,9 @@ def _are_apart(table: AttributeTable, pieces: Sequence[np.ndarray]) -> bool:
     return all(before[1] < after[0] for before, after in itertools.pairwise(ends))
 
 
-def _series_uid(table: AttributeTable, rows: np.ndarray) -> str:
+def common_series_uid(slices: Sequence[DicomSlice]) -> str:
     """The series UID that all slices have; '' if there is none."""
-    uids = {table.slices[row].series_uid for row in rows}
+    uids = {item.series_uid for item in slices}
     return uids.pop() if len(uids) == 1 else ""
 
 

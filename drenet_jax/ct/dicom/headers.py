@@ -117,7 +117,7 @@ _HU_TYPES = ("", "HU", "US", "UNSPECIFIED")
 _ENHANCED_CLASSES = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 CT_CLASSES = (CTImageStorage, *_ENHANCED_CLASSES)
 
-_NO_PLACE = "a DICOM file without position and orientation: no known place"
+NO_PLACE = "a DICOM file without position and orientation: no known place"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +267,7 @@ def _slice(
     plane = _plane(orientation if is_placed else ("1", "0", "0", "0", "1", "0"))
     position_mm = tuple(map(float, position)) if is_placed else None
     if position_mm and not all(map(math.isfinite, position_mm)):
-        raise NoSliceError(_NO_PLACE)
+        raise NoSliceError(NO_PLACE)
     series_number = "".join(values["SeriesNumber"])
     number = "".join(values["InstanceNumber"])
     return DicomSlice(

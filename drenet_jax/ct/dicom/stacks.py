@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -29,9 +29,10 @@ from drenet_jax.ct.dicom.grouping import (
     Group,
     are_counted,
     are_in_order,
+    common_series_uid,
     split,
 )
-from drenet_jax.ct.dicom.headers import PATIENT_TAGS, SERIES_TAGS, STUDY_TAGS, DicomSlice
+from drenet_jax.ct.dicom.headers import NO_PLACE, PATIENT_TAGS, SERIES_TAGS, STUDY_TAGS, DicomSlice
 from drenet_jax.ct.dicom.selection import Comparison
 from drenet_jax.ct.files import Excluded
 
@@ -110,28 +111,23 @@ def choose(
                 f"{len(without_place)} DICOM files without position and orientation: no known place"
             )
         placed, without_place = without_place, []  # one slice needs no place
-    wanted = [item for item in placed if not series_uid or item.series_uid == series_uid]
-    if not wanted:
+    if series_uid and all(item.series_uid != series_uid for item in placed):
         return _series_in_words(placed)
     placed, excluded = without_equal_files(placed, pixels)
-    wanted = [item for item in placed if not series_uid or item.series_uid == series_uid]
     table = AttributeTable(placed)
-    leaves = list(split(table, table.rows_of(wanted)))
+    leaves = list(split(table, table.rows_of_series(series_uid)))
     comparison = Comparison(table, [leaf.rows for leaf in leaves])
     if nth >= len(leaves):
         return _series_in_words(placed)
     best = leaves[comparison.order[nth]]
     _require_coverage(table, best.rows)
     _require_few_patients(table, best.rows)
-    chosen = [table.slices[i] for i in best.rows]
-    taken = set(map(id, chosen))
-    excluded += [
-        Excluded(item.label, "a DICOM file without position and orientation: no known place")
-        for item in without_place
-    ]
-    for row, item in enumerate(table.slices):
-        if id(item) not in taken:
-            excluded.append(Excluded(item.label, table.why_apart(row, best.rows)))
+    excluded += [Excluded(item.label, NO_PLACE) for item in without_place]
+    why_left = {
+        row: table.why_apart(row, best.rows)
+        for row in np.setdiff1d(np.arange(len(table.slices)), best.rows).tolist()
+    }
+    excluded += [Excluded(table.slices[row].label, why) for row, why in why_left.items()]
     kept, copies = without_copies(table, best.rows, pixels)
     excluded += copies
     kept, strays = _without_strays(table, kept)
@@ -146,7 +142,7 @@ def choose(
         slices=tuple(ordered),
         places_mm=tuple(places_mm.tolist()),
         excluded=tuple(excluded),
-        notes=tuple(_notes(table, best, comparison, ordered, places_mm, nth)),
+        notes=tuple(_notes(table, best, why_left, comparison, ordered, places_mm, nth)),
         is_counted=are_counted(numbers, places_mm),
         names_vary=_names_vary(ordered, best.ignored),
     )
@@ -214,9 +210,7 @@ def _require_names(
     Raises:
       NoStackError: they are such.
     """
-    series_uids = {item.series_uid for item in slices}
-    is_one_series = len(series_uids) == 1 and "" not in series_uids
-    if is_one_series or not ignored & {"PatientID", "PatientName"}:
+    if common_series_uid(slices) or not ignored & {"PatientID", "PatientName"}:
         return
     if len(slices) < _LEAST_UNNAMED or np.median(np.diff(places_mm)) > _LARGEST_UNNAMED_STEP_MM:
         raise NoStackError(
@@ -232,9 +226,6 @@ def _irregular(places_mm: np.ndarray) -> str:
         f"{steps.min():.1f} to {steps.max():.1f} mm), with nothing in their headers that says "
         "which belong together"
     )
-
-
-# Which stack
 
 
 # What is odd, in words
@@ -258,6 +249,7 @@ def _n_slices(count: int) -> str:
 def _notes(
     table: AttributeTable,
     best: Group,
+    why_left: Mapping[int, str],
     comparison: Comparison,
     ordered: Sequence[DicomSlice],
     places_mm: np.ndarray,
@@ -267,13 +259,12 @@ def _notes(
     projection = comparison.projection(best.rows)
     if projection:
         yield f"the slices are derived ({projection}), not those that the scanner made"
-    left = [row for row in range(len(table.slices)) if row not in set(best.rows.tolist())]
     series = {item.series_uid for item in ordered}
-    others = [table.slices[row] for row in left if table.slices[row].series_uid not in series]
+    others = [table.slices[row] for row in why_left if table.slices[row].series_uid not in series]
     if others:
         yield f"left out beside the series taken: {_series_in_words(others)}"
     counts = collections.Counter(
-        table.why_apart(row, best.rows) for row in left if table.slices[row].series_uid in series
+        why for row, why in why_left.items() if table.slices[row].series_uid in series
     )
     for why, count in counts.most_common():
         yield f"left out of the series taken: {_n_slices(count)}, each {why}"
@@ -282,7 +273,7 @@ def _notes(
         yield why
     varying = best.ignored & _IDENTITIES
     patients = [table.columns[name] for name in PATIENT_TAGS if name in table.columns]
-    if any(not np.isin(labels[left], labels[best.rows]).all() for labels in patients):
+    if any(not np.isin(labels[list(why_left)], labels[best.rows]).all() for labels in patients):
         yield "the files are of more than one patient; slices of only one of them are used"
     if varying:
         yield (
