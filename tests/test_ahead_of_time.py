@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from drenet_jax.benchmarks import ahead_of_time as suite
-from drenet_jax.benchmarks import hlo
-from drenet_jax.benchmarks.targets import TARGETS
+from benchmarks import ahead_of_time as suite
+from benchmarks import hlo
+from benchmarks.targets import TARGETS
 from drenet_jax.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]

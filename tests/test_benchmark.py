@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drenet_jax.benchmarks import grow, memory, parity, passes, profile, published, timing
+from benchmarks import grow, memory, parity, passes, profile, published, timing
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -25,7 +25,6 @@ FLOORS = {
     "evaluation": 4,
     "training": 5,
     "serving": 5,
-    "benchmarks": 6,
     "drenet_jax": 6,  # the package itself reaches up to the predictor
     "cli": 6,
 }

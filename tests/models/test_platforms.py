@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.programs import make_program
 from drenet_jax import parallel
-from drenet_jax.benchmarks.programs import make_program
 
 PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import ml_collections
 
-from drenet_jax.benchmarks.ct import phantom_series
-from drenet_jax.benchmarks.timing import Row, Timing, plain_row, side_by_side
+from benchmarks.ct import phantom_series
+from benchmarks.timing import Row, Timing, plain_row, side_by_side
 from drenet_jax.ct.settings import CtSettings
 
 SUITE = "input"
@@ -43,7 +43,7 @@ def run(
       rounds: how often everything is measured.
       seed: of the phantoms and the shuffle.
     """
-    from drenet_jax.benchmarks.model import TrainingStep
+    from benchmarks.model import TrainingStep
 
     with tempfile.TemporaryDirectory(prefix="drenet_jax_") as folder:
         data = _records(Path(folder), config, settings, series, seed)

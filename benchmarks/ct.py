@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 
-from drenet_jax.benchmarks.timing import Row, plain_row, ratio_row, side_by_side
+from benchmarks.timing import Row, plain_row, ratio_row, side_by_side
 from drenet_jax.ct import lungs, slices
 from drenet_jax.ct.phantom import make_phantom, write_dicom
 from drenet_jax.ct.prepared import filled

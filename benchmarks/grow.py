@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 from matplotlib.ticker import NullLocator
 
-from drenet_jax.benchmarks.model import TrainingStep, prediction
-from drenet_jax.benchmarks.timing import Row, plain_row, side_by_side
+from benchmarks.model import TrainingStep, prediction
+from benchmarks.timing import Row, plain_row, side_by_side
 from drenet_jax.evaluation.metrics import evaluation_metrics
 from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
 from drenet_jax.evaluation.plotting import new_figure, save

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import jax
 import ml_collections
 
+from benchmarks.model import TrainingStep, crops_of_a_batch, random_batch, rate_row
+from benchmarks.passes import bare_passes, stacks_of
+from benchmarks.timing import Row, Timing, plain_row, side_by_side
 from drenet_jax import parallel
-from drenet_jax.benchmarks.model import TrainingStep, crops_of_a_batch, random_batch, rate_row
-from drenet_jax.benchmarks.passes import bare_passes, stacks_of
-from drenet_jax.benchmarks.timing import Row, Timing, plain_row, side_by_side
 from drenet_jax.training.step import make_gradient, make_update
 
 SUITE = "profile"

@@ -8,10 +8,10 @@ import jax
 import ml_collections
 import numpy as np
 
+from benchmarks.model import CLASSES, random_batch
+from benchmarks.targets import GIB
+from benchmarks.timing import Row
 from drenet_jax import parallel
-from drenet_jax.benchmarks.model import CLASSES, random_batch
-from drenet_jax.benchmarks.targets import GIB
-from drenet_jax.benchmarks.timing import Row
 from drenet_jax.models.build import build_model, variable_shapes
 from drenet_jax.training.state import create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_gradient

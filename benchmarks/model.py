@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from benchmarks import published
+from benchmarks.passes import bare_passes, stacks_of
+from benchmarks.targets import GIB
+from benchmarks.timing import Row, Timing, faster_row, ratio_row, side_by_side
 from drenet_jax import parallel
-from drenet_jax.benchmarks import published
-from drenet_jax.benchmarks.passes import bare_passes, stacks_of
-from drenet_jax.benchmarks.targets import GIB
-from drenet_jax.benchmarks.timing import Row, Timing, faster_row, ratio_row, side_by_side
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import DTYPES, build_model, init_variables
 from drenet_jax.models.crops import crop_slices

@@ -16,7 +16,7 @@ import numpy as np
 # Its three levels of boxes do not fit into smaller slices.
 IMAGE_SIZE_PX = 448
 
-_TESTS = Path(__file__).resolve().parents[2] / "tests"
+_TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
 def is_there(device: str) -> bool:

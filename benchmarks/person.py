@@ -17,10 +17,10 @@ import jax
 import ml_collections
 import numpy as np
 
+from benchmarks.ct import phantom_series
+from benchmarks.model import CLASSES
+from benchmarks.timing import Row, Timing, plain_row, ratio_row, side_by_side
 from drenet_jax import parallel
-from drenet_jax.benchmarks.ct import phantom_series
-from drenet_jax.benchmarks.model import CLASSES
-from drenet_jax.benchmarks.timing import Row, Timing, plain_row, ratio_row, side_by_side
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import build_model, init_variables

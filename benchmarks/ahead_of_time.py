@@ -19,7 +19,7 @@ from pathlib import Path
 
 import ml_collections
 
-from drenet_jax.benchmarks.targets import GIB, TARGETS, Target, compiler_environment
+from benchmarks.targets import GIB, TARGETS, Target, compiler_environment
 from drenet_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jax-cuda12-plugin", "nvidia-cudnn-cu12", "libtpu")
@@ -116,7 +116,7 @@ def plan(target: Target, program: str, config: ml_collections.ConfigDict, per_de
     import jax
     import numpy as np
 
-    from drenet_jax.benchmarks import hlo, programs
+    from benchmarks import hlo, programs
     from drenet_jax.parallel import AXIS
 
     made = programs.make_program(program, config, target.platform, per_device)
@@ -159,7 +159,7 @@ def plan_in_child(
         out = Path(folder) / "plan.json"
         arguments = [target.name, program, config.to_dict(), per_device, str(out)]
         child = subprocess.run(
-            [sys.executable, "-m", "drenet_jax.benchmarks.ahead_of_time", json.dumps(arguments)],
+            [sys.executable, "-m", "benchmarks.ahead_of_time", json.dumps(arguments)],
             env=os.environ | compiler_environment(target),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from benchmarks.model import CLASSES
+from benchmarks.passes import Passes, stack_shapes
 from drenet_jax import parallel
-from drenet_jax.benchmarks.model import CLASSES
-from drenet_jax.benchmarks.passes import Passes, stack_shapes
 from drenet_jax.evaluation.scoring import make_forward
 from drenet_jax.models.build import DTYPES, build_model, variable_shapes
 from drenet_jax.training.state import create_state, learning_rate, make_optimizer
