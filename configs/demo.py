@@ -7,14 +7,13 @@
         --workdir=demo/run
 """
 
-import pathlib
-import runpy
-
 import ml_collections
+
+from drenet_jax.configs import drenet
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("drenet.py")))["get_config"]()
+    config = drenet.get_config()
 
     # A quarter of the channels of the smallest ResNet. The lungs of a phantom of 256 pixels fill
     # about 170 x 130 of them.

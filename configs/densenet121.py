@@ -3,13 +3,12 @@
 The same as `resnet50.py` with another network.
 """
 
-import pathlib
-import runpy
-
 import ml_collections
+
+from drenet_jax.configs import resnet50
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("resnet50.py")))["get_config"]()
+    config = resnet50.get_config()
     config.model.name = "densenet121"
     return config

@@ -5,14 +5,13 @@ group, suppression at 0.1, the best large box zoomed to full size instead of the
 a linear classifier.
 """
 
-import pathlib
-import runpy
-
 import ml_collections
+
+from drenet_jax.configs import drenet
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("drenet.py")))["get_config"]()
+    config = drenet.get_config()
 
     config.model.anchor_strides_px = (32, 64, 128)
     config.model.anchor_sizes_px = (48, 96, 192)

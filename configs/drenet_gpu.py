@@ -7,14 +7,13 @@ With other numbers of GPUs set --config.data.batch_size to 16 times their number
 follows. Expected of each GPU, by what the compiler plans (docs/accelerators.md): 10 GiB of memory.
 """
 
-import pathlib
-import runpy
-
 import ml_collections
+
+from drenet_jax.configs import drenet
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("drenet.py")))["get_config"]()
+    config = drenet.get_config()
 
     # 16 slices on each of 8 GPUs, in one micro-batch: batch norm sees all 128.
     config.data.batch_size = 128

@@ -7,15 +7,14 @@ With other numbers of chips set --config.data.batch_size to 16 times their numbe
 follows. Expected of each chip, by what the compiler plans (docs/accelerators.md): 9 GiB of memory.
 """
 
-import pathlib
-import runpy
-
 import ml_collections
+
+from drenet_jax.configs import drenet_gpu
 
 
 def get_config() -> ml_collections.ConfigDict:
     # Batch, learning rate and types are those for GPUs.
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("drenet_gpu.py")))["get_config"]()
+    config = drenet_gpu.get_config()
 
     # Of GPUs only: a TPU's memory is taken as it is needed.
     config.train.memory_fraction = 0.75

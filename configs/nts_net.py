@@ -4,14 +4,13 @@ Three levels with 6, 6 and 9 anchors a cell (1614 in all), 4 of 6 crops into the
 context image, a linear classifier.
 """
 
-import pathlib
-import runpy
-
 import ml_collections
+
+from drenet_jax.configs import drenet
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("drenet.py")))["get_config"]()
+    config = drenet.get_config()
 
     config.model.anchor_strides_px = (32, 64, 128)
     config.model.anchor_sizes_px = (48, 96, 192)

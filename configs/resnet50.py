@@ -3,14 +3,13 @@
 The same data, training, evaluation and prediction as `drenet.py`, without proposals.
 """
 
-import pathlib
-import runpy
-
 import ml_collections
+
+from drenet_jax.configs import drenet
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("drenet.py")))["get_config"]()
+    config = drenet.get_config()
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "resnet50"

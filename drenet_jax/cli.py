@@ -20,14 +20,8 @@ from ml_collections import ConfigDict, config_flags
 from drenet_jax.errors import InputError
 from drenet_jax.outputs import is_disk_full
 
-
-def _configs_folder() -> Path:
-    # From a wheel they are in the package; in a checkout they lie beside it.
-    inside = Path(__file__).resolve().parent / "configs"
-    return inside if inside.is_dir() else inside.parents[1] / "configs"
-
-
-CONFIGS = _configs_folder()
+# `configs/` of the repository, which is part of the package by a link.
+CONFIGS = (Path(__file__).parent / "configs").resolve()
 
 # TensorFlow reads both before its import only; without them it greets every command with a page of
 # notes about oneDNN and missing GPUs.

@@ -18,7 +18,7 @@ Examples:
 from __future__ import annotations
 
 import dataclasses
-import runpy
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -190,7 +190,7 @@ def _check_labels(labels: Sequence[str], architecture: str, whole: bool, keeps_h
 
 
 def _config(name: str):
-    return runpy.run_path(str(cli.CONFIGS / f"{name}.py"))["get_config"]()
+    return importlib.import_module(f"drenet_jax.configs.{name}").get_config()
 
 
 def _config_flags(architecture: str) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import os
-import runpy
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +20,7 @@ from drenet_jax.data.lesions import LESIONS_FILE
 from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.outputs import new_folder
 from drenet_jax.synthesize import synthesize
-from studies.methods import CONFIGS, IMAGE_SIZE_PX
+from studies.methods import IMAGE_SIZE_PX
 
 # Picked; some five of them are kept: persons are harder, and runs shorter.
 SLICES_PER_PERSON = 9
@@ -127,7 +127,7 @@ def _prepare(
     cohort_csv: Path, folder: Path, labels: tuple[str, ...], size_px: int, workers: int
 ) -> None:
     settings = CtSettings.from_dict(
-        runpy.run_path(str(CONFIGS / "prepare.py"))["get_config"]().to_dict()
+        importlib.import_module("drenet_jax.configs.prepare").get_config().to_dict()
     )
     settings = dataclasses.replace(
         settings, image_size_px=size_px, slices_per_person=SLICES_PER_PERSON

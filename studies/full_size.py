@@ -11,7 +11,7 @@ seed, and a cohort of few persons.
 from __future__ import annotations
 
 import argparse
-import runpy
+import importlib
 import time
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from drenet_jax.evaluation.evaluate import evaluate_split
 from drenet_jax.outputs import new_folder
 from drenet_jax.training.loop import train_and_evaluate
 from studies.cohorts import make_data
-from studies.methods import CONFIGS
 from studies.runs import WORK
 from studies.studies import SEEDS
 
@@ -41,7 +40,7 @@ def main() -> None:
     )
     for seed in SEEDS[:1] if values.steps else SEEDS:
         for method in values.methods.split(","):
-            config = runpy.run_path(str(CONFIGS / f"{method}.py"))["get_config"]()
+            config = importlib.import_module(f"drenet_jax.configs.{method}").get_config()
             config.seed = seed
             config.data.dir = str(data)
             config.train.steps = values.steps

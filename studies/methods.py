@@ -8,14 +8,12 @@ which did not learn at all with that of the others; docs/study.md says how they 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import ml_collections
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 IMAGE_SIZE_PX = 128
 # Optimiser steps of 16 slices: with 50 training persons of the phantoms, 16 epochs.
@@ -170,4 +168,4 @@ def _base() -> ml_collections.ConfigDict:
 
 
 def _file(name: str) -> ml_collections.ConfigDict:
-    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    return importlib.import_module(f"drenet_jax.configs.{name}").get_config()

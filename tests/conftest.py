@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +77,7 @@ def prepared(phantoms, ct_settings) -> Path:
 
 
 def _config(name: str):
-    return runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))["get_config"]()
+    return importlib.import_module(f"drenet_jax.configs.{name}").get_config()
 
 
 @pytest.fixture

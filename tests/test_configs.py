@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def _config(name: str):
-    return runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))["get_config"]()
+    return importlib.import_module(f"drenet_jax.configs.{name}").get_config()
 
 
 @pytest.mark.parametrize("name", ["drenet_gpu", "drenet_tpu"])

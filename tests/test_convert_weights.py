@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import runpy
 from pathlib import Path
 
 import jax
@@ -27,8 +27,6 @@ from drenet_jax.models import pretrained  # noqa: E402
 from drenet_jax.models import resnet as flax_resnet  # noqa: E402
 from drenet_jax.models.outputs import normalise  # noqa: E402
 from drenet_jax.training import loop  # noqa: E402
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +119,7 @@ def test_a_backbone_is_not_taken_for_a_model_that_predicts(converted, phantoms, 
 
 def _small(name: str):
     """A config of a whole model with a narrow ResNet18; all anchors and all passes."""
-    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    config = importlib.import_module(f"drenet_jax.configs.{name}").get_config()
     config.model.backbone = "resnet18"
     config.model.width = 8
     config.model.head_features = 16

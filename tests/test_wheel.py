@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def installed(tmp_path_factory):
     source = folder / "source"
     for name in ("drenet_jax", "configs"):
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / name, source / name, ignore=ignored)
+        shutil.copytree(REPOSITORY / name, source / name, ignore=ignored, symlinks=True)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -95,11 +95,11 @@ def _run(arguments, folder):
 
 def test_the_wheel_s_configs_are_those_of_the_checkout(installed):
     code = (
-        "import json, drenet_jax, runpy\n"
-        "from drenet_jax import cli\n"
-        "print(json.dumps([drenet_jax.__file__, {path.name:\n"
-        "    json.loads(runpy.run_path(str(path))['get_config']().to_json())\n"
-        "    for path in cli.CONFIGS.glob('*.py')}]))\n"
+        "import importlib, json, pkgutil, drenet_jax.configs as configs\n"
+        "names = [module.name for module in pkgutil.iter_modules(configs.__path__)]\n"
+        "print(json.dumps([configs.__file__, {name: json.loads(\n"
+        "    importlib.import_module('drenet_jax.configs.' + name).get_config().to_json())\n"
+        "    for name in names}]))\n"
     )
     done = subprocess.run(
         [installed.python, "-c", code],
@@ -112,8 +112,10 @@ def test_the_wheel_s_configs_are_those_of_the_checkout(installed):
     place, found = json.loads(done.stdout)
     assert Path(place).is_relative_to(installed.site)
     wanted = {
-        path.name: json.loads(runpy.run_path(str(path))["get_config"]().to_json())
-        for path in (REPOSITORY / "configs").glob("*.py")
+        path.stem: json.loads(
+            importlib.import_module(f"drenet_jax.configs.{path.stem}").get_config().to_json()
+        )
+        for path in (REPOSITORY / "configs").glob("[a-z]*.py")
     }
     assert found == wanted
     assert len(found) > 9

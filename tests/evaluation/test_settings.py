@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import runpy
-from pathlib import Path
 
 import ml_collections
 import pytest
@@ -12,12 +11,10 @@ import pytest
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.settings import MetricSettings
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
 
 @pytest.mark.parametrize("name", ["drenet", "demo", "resnet50", "drenet_authors"])
 def test_a_config_states_every_setting(name):
-    evaluation = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]().evaluation
+    evaluation = importlib.import_module(f"drenet_jax.configs.{name}").get_config().evaluation
     settings = MetricSettings.from_config(evaluation)
     for field in MetricSettings.__dataclass_fields__:
         assert field in evaluation

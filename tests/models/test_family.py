@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
+import importlib
 from pathlib import Path
 
 import jax
@@ -38,13 +38,13 @@ RIVAL_PARAMETERS = {
 
 
 def _config(name):
-    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    return importlib.import_module(f"drenet_jax.configs.{name}").get_config()
 
 
 def test_no_shipped_config_is_missing_here():
     # Settings of no model, and the paper's model on accelerators (tests/test_configs.py).
     others = {"prepare", "serve", "drenet_gpu", "drenet_tpu"}
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {*FAMILY, *RIVALS, *others}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {"__init__", *FAMILY, *RIVALS, *others}
 
 
 @pytest.mark.parametrize("name", FAMILY)

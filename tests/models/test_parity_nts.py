@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import runpy
-from pathlib import Path
+import importlib
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -29,7 +28,6 @@ from drenet_jax.models.outputs import Outputs, normalise  # noqa: E402
 from drenet_jax.models.pretrained import whole_model_to_flax  # noqa: E402
 from drenet_jax.training.losses import all_losses  # noqa: E402
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # name of the config -> groups of anchors, whether there is a context image
 REFERENCES = {
     "nts_net": (torch_nts.NTS_GROUPS, False),
@@ -53,7 +51,7 @@ class Pair(NamedTuple):
 
 
 def _pair(name: str, *, small: bool) -> Pair:
-    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    config = importlib.import_module(f"drenet_jax.configs.{name}").get_config()
     # PyTorch and JAX draw other numbers.
     config.model.dropout = 0.0
     sizes = {}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import pickle
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -336,7 +336,7 @@ def test_class_heads_are_known_by_name(architecture, names, heads):
 @pytest.fixture(scope="module")
 def nts_config():
     """`configs/nts_net.py` with a narrow ResNet18."""
-    config = runpy.run_path(str(REPOSITORY / "configs" / "nts_net.py"))["get_config"]()
+    config = importlib.import_module("drenet_jax.configs.nts_net").get_config()
     config.model.backbone = "resnet18"
     config.model.width = 4
     config.model.head_features = 8

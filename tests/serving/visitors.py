@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import re
-import runpy
 import signal
 import socket
 import subprocess
@@ -113,7 +113,7 @@ FORM_HEADERS = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
 def default_limits(**others) -> Limits:
-    config = runpy.run_path(str(REPOSITORY / "configs" / "serve.py"))["get_config"]()
+    config = importlib.import_module("drenet_jax.configs.serve").get_config()
     return Limits.from_dict({**config.to_dict(), **others})
 
 

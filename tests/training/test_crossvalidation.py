@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import json
 import os
-import runpy
 import subprocess
 import sys
 import time
@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def config():
     """A narrow VGG16, which compiles in seconds, and two steps of it."""
-    config = runpy.run_path(str(REPOSITORY / "configs" / "vgg16.py"))["get_config"]()
+    config = importlib.import_module("drenet_jax.configs.vgg16").get_config()
     config.model.width = 4
     config.model.image_size_px = 96
     # The same program for every fold: it is compiled once.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
-import runpy
 import signal
 import socket
 import subprocess
@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def small_config(prepared):
     """A network that is compiled soon, with batch norm, dropout and momentum."""
-    config = runpy.run_path(str(REPOSITORY / "configs" / "resnet50.py"))["get_config"]()
+    config = importlib.import_module("drenet_jax.configs.resnet50").get_config()
     config.model.update(name="resnet18", width=4, image_size_px=96, dropout=0.2)
     config.data.update(dir=str(prepared), batch_size=8)
     config.train.update(accumulate=1, epochs=3)
