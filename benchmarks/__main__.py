@@ -144,7 +144,7 @@ def main() -> None:
         take(memory.run(config))
     if values.grow:
         from benchmarks import grow
-        from drenet_jax.outputs import new_folder
+        from drenet_jax.output_files import new_folder
 
         if values.plots:
             with new_folder(values.plots) as folder:

@@ -10,14 +10,15 @@ from pathlib import Path
 import cv2
 
 from benchmarks.timing import Row, plain_row, ratio_row, side_by_side
-from drenet_jax.ct import lungs, slices
-from drenet_jax.ct.phantom import make_phantom, write_dicom
-from drenet_jax.ct.prepared import filled
+from drenet_jax.ct import sampling
+from drenet_jax.ct.lungs import segmentation
+from drenet_jax.ct.prepared_series import filled
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.data.cohort import Person
+from drenet_jax.data.cohort_table import Person
 from drenet_jax.data.transform import prepare_to_spool
+from drenet_jax.phantoms.phantom import make_phantom, write_dicom
 
 SUITE = "ct"
 PACKAGES = ("numpy", "opencv-python-headless", "pydicom", "python-gdcm")
@@ -73,7 +74,7 @@ def phantom_series(folder: Path, seed: int, least_lung_share: float = 0.0) -> Pa
 
 def _rows(path: Path, spool: Path, settings: CtSettings, seed: int, rounds: int) -> list[Row]:
     opened = open_series(path)
-    indices = slices.pick(len(opened), settings.slices_per_person)
+    indices = sampling.pick(len(opened), settings.slices_per_person)
     images = [opened.read(index) for index in indices]
     prepared = prepare_person([path], settings)
     person = Person("benchmark", (path,), "none", "", "")
@@ -82,7 +83,7 @@ def _rows(path: Path, spool: Path, settings: CtSettings, seed: int, rounds: int)
             "decode": lambda: [opened.read(index) for index in indices],
             "all": lambda: prepare_to_spool(person, spool, settings, seed),
             "open": lambda: open_series(path),
-            "lungs": lambda: lungs.find_lungs_in_series(images, from_feet=opened.from_feet),
+            "lungs": lambda: segmentation.find_lungs_in_series(images, from_feet=opened.from_feet),
             "person": lambda: prepare_person([path], settings),
             "fill": lambda: [filled(one, settings, seed) for one in prepared.kept],
         },

@@ -11,10 +11,10 @@ from matplotlib.ticker import NullLocator
 
 from benchmarks.model import TrainingStep, prediction
 from benchmarks.timing import Row, plain_row, side_by_side
+from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.metrics import evaluation_metrics
-from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
-from drenet_jax.evaluation.plotting import new_figure, save
-from drenet_jax.evaluation.settings import MetricSettings
+from drenet_jax.evaluation.plots import new_figure, save
+from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 
 SUITE = "grow"
 

@@ -79,9 +79,9 @@ def _records(
     series: Sequence[Path],
     seed: int,
 ) -> Path:
-    from drenet_jax.data.cohort import read_cohort
+    from drenet_jax.data.cohort_table import read_cohort
     from drenet_jax.data.preparation import prepare_cohort
-    from drenet_jax.outputs import new_folder
+    from drenet_jax.output_files import new_folder
 
     if len(series) < 2:  # a cohort has two labels at least
         series = [phantom_series(folder / f"phantom{i}", seed + i) for i in range(4)]

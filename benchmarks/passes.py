@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from drenet_jax.models.backbones.resnet import ResNet
 from drenet_jax.models.build import DTYPES
-from drenet_jax.models.resnet import ResNet
 
 
 class Passes(nn.Module):

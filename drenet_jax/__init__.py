@@ -14,7 +14,7 @@ import typing
 from drenet_jax.version import __version__
 
 if typing.TYPE_CHECKING:
-    from drenet_jax.evaluation.inference import Predictor
+    from drenet_jax.evaluation.predictor import Predictor
 
 __all__ = ["__version__", "load"]
 
@@ -33,6 +33,6 @@ def load(
         the threshold or the aggregate cannot be used with its labels.
     """
     # Imported here so that `import drenet_jax.ct` brings in neither JAX nor Orbax.
-    from drenet_jax.evaluation.inference import Predictor
+    from drenet_jax.evaluation.predictor import Predictor
 
     return Predictor.load(workdir, calibrated=calibrated, threshold=threshold, aggregate=aggregate)

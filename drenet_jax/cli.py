@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from drenet_jax.errors import InputError
-from drenet_jax.outputs import is_disk_full
+from drenet_jax.output_files import is_disk_full
 
 # `configs/` of the repository, which is part of the package by a link.
 CONFIGS = (Path(__file__).parent / "configs").resolve()
@@ -151,7 +151,7 @@ def define_workers() -> None:
 def define_decision() -> None:
     """The flags --threshold and --aggregate, which evaluate, predict and serve share."""
     # Without JAX and without NumPy's heavier friends; not needed by commands without these flags.
-    from drenet_jax.evaluation.aggregate import AGGREGATES
+    from drenet_jax.evaluation.predictions import AGGREGATES
 
     flags.DEFINE_float(
         "threshold",

@@ -19,7 +19,7 @@ from absl import flags
 
 from drenet_jax import cli
 from drenet_jax.data.public import DATASETS
-from drenet_jax.data.public.found import Found, require_new, write_cohort
+from drenet_jax.data.public.scan import Found, require_new, write_cohort
 from drenet_jax.errors import InputError
 
 

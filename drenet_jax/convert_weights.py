@@ -27,7 +27,7 @@ from absl import flags
 from drenet_jax import cli
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.errors import InputError
-from drenet_jax.outputs import new_folder
+from drenet_jax.output_files import new_folder
 from drenet_jax.version import __version__
 
 # `pretrained.BACKBONES` and `WHOLE_MODELS`, here too so that --help need not wait for JAX.

@@ -41,7 +41,7 @@ def define_flags() -> None:
 
 def main() -> None:
     # Imported here: --help and mistyped flags need not wait for JAX and TensorFlow.
-    from drenet_jax.evaluation.wording import auc_lines
+    from drenet_jax.evaluation.report.formatting import auc_lines
     from drenet_jax.training.crossvalidation import cross_validate, fold_table
 
     cli.use_compilation_cache()

@@ -66,9 +66,9 @@ def define_flags() -> None:
 
 def main() -> None:
     # Imported here: --help and mistyped flags need not wait for JAX and TensorFlow.
-    from drenet_jax.evaluation.evaluate import evaluate_split
-    from drenet_jax.evaluation.wording import auc_lines, explain_lines
-    from drenet_jax.outputs import new_folder
+    from drenet_jax.evaluation.evaluator import evaluate_split
+    from drenet_jax.evaluation.report.formatting import auc_lines, explain_lines
+    from drenet_jax.output_files import new_folder
 
     cli.use_compilation_cache()
     values = flags.FLAGS

@@ -62,15 +62,15 @@ def define_flags() -> None:
 
 def main() -> None:
     # Imported here: --help and mistyped flags need not wait for JAX.
-    from drenet_jax.ct.isolated import Reader
-    from drenet_jax.outputs import new_folder
+    from drenet_jax.ct.reader import Reader
+    from drenet_jax.output_files import new_folder
 
     # One person leaves no garbage worth the 0.3 s that looking for it takes.
     gc.disable()
     values = flags.FLAGS
     with contextlib.ExitStack() as folders:
         if values.dicom_out:
-            from drenet_jax.evaluation.pacs.objects import require_highdicom, write_objects
+            from drenet_jax.dicom_export.objects import require_highdicom, write_objects
 
             require_highdicom()
             _require_apart(values.out, values.dicom_out)
@@ -80,9 +80,9 @@ def main() -> None:
         reader = folders.enter_context(Reader())
         # Its process starts up while this one imports JAX.
         reader.start()
-        from drenet_jax.evaluation.inference import Predictor
-        from drenet_jax.evaluation.report import person_report
-        from drenet_jax.evaluation.wording import decision_text
+        from drenet_jax.evaluation.predictor import Predictor
+        from drenet_jax.evaluation.report.formatting import decision_text
+        from drenet_jax.evaluation.report.person_report import person_report
 
         cli.use_compilation_cache()
         predictor = Predictor.load(

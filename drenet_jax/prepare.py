@@ -35,10 +35,10 @@ from tqdm import tqdm
 
 from drenet_jax import cli
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.data.cohort import SPLITS, read_cohort
+from drenet_jax.data.cohort_table import SPLITS, read_cohort
 from drenet_jax.data.preparation import Account, prepare_cohort
 from drenet_jax.errors import InputError
-from drenet_jax.outputs import new_folder
+from drenet_jax.output_files import new_folder
 
 if TYPE_CHECKING:
     from drenet_jax.data.beam import Beam

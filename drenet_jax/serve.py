@@ -62,9 +62,9 @@ def main() -> None:
             "pip install 'drenet_jax[serve]'."
         ) from error
     # Imported here: --help and mistyped flags need not wait for JAX.
-    from drenet_jax.serving.access import is_local
     from drenet_jax.serving.limits import Limits
-    from drenet_jax.serving.scratch import scratch_folder
+    from drenet_jax.serving.middleware import is_local
+    from drenet_jax.serving.temporary_files import scratch_folder
 
     cli.use_compilation_cache()
     values = flags.FLAGS
@@ -83,15 +83,15 @@ def main() -> None:
 def _serve(bound: socket.socket, folder: Path, limits: Limits, token: str) -> None:
     import numpy as np
 
-    from drenet_jax.ct.isolated import Reader
-    from drenet_jax.evaluation.inference import Predictor
-    from drenet_jax.evaluation.report import person_report
+    from drenet_jax.ct.reader import Reader
+    from drenet_jax.evaluation.predictor import Predictor
+    from drenet_jax.evaluation.report.person_report import person_report
     from drenet_jax.serving import server
-    from drenet_jax.serving.access import is_local
+    from drenet_jax.serving.access_log import Log
     from drenet_jax.serving.app import make_app
     from drenet_jax.serving.jobs import Jobs
-    from drenet_jax.serving.log import Log
-    from drenet_jax.serving.metrics import Metrics
+    from drenet_jax.serving.middleware import is_local
+    from drenet_jax.serving.monitoring import Metrics
 
     values = flags.FLAGS
     uploads, scratch = folder / "uploads", folder / "reader"

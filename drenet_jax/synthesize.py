@@ -33,10 +33,10 @@ from absl import flags
 from tqdm import tqdm
 
 from drenet_jax import cli
-from drenet_jax.ct import phantom as phantoms
 from drenet_jax.errors import InputError
-from drenet_jax.outputs import new_folder
-from drenet_jax.workers import map_in_order
+from drenet_jax.output_files import new_folder
+from drenet_jax.parallel_map import map_in_order
+from drenet_jax.phantoms import phantom as phantoms
 
 SMALLEST_PX, LARGEST_PX = 64, 1024
 
@@ -66,7 +66,7 @@ def synthesize(
       persons: how many, at least 1.
       seed: 0 or more.
       size_px: height and width of the slices.
-      site: a key of `drenet_jax.ct.phantom.SITES`.
+      site: a key of `drenet_jax.phantoms.phantom.SITES`.
       workers: number of processes.
 
     Returns:

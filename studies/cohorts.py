@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.lesions import LESIONS_FILE
 from drenet_jax.data.preparation import prepare_cohort
-from drenet_jax.outputs import new_folder
+from drenet_jax.output_files import new_folder
 from drenet_jax.synthesize import synthesize
 from studies.methods import IMAGE_SIZE_PX
 

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from drenet_jax import cli
-from drenet_jax.evaluation.evaluate import evaluate_split
-from drenet_jax.outputs import new_folder
+from drenet_jax.evaluation.evaluator import evaluate_split
+from drenet_jax.output_files import new_folder
 from drenet_jax.training.loop import train_and_evaluate
 from studies.cohorts import make_data
 from studies.runs import WORK

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from drenet_jax.evaluation.intervals import person_draws
-from drenet_jax.evaluation.ranking import ranking_of_draws
+from drenet_jax.evaluation.metric_formulas import ranking_of_draws
+from drenet_jax.evaluation.statistics import person_draws
 from studies.predictions import Table
 
 DRAWS = 2000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drenet_jax.evaluation.plotting import COLOURS, GUIDE, new_figure, save
+from drenet_jax.evaluation.plots import COLOURS, GUIDE, new_figure, save
 from studies import figures
 from studies.methods import METHODS
 from studies.studies import PERSONS, PERSONS_METHODS, SHIFT_METHODS, SITE_B_PERSONS

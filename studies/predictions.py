@@ -55,7 +55,7 @@ def all_runs() -> list[Run]:
 def collect(work: Path, results: Path, runs: Sequence[Run]) -> list[Run]:
     """Writes the tables of the runs that are done; returns those that are not."""
     from drenet_jax.evaluation.decisions import positive_class
-    from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
+    from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 
     done = [run for run in runs if (run_folder(work, run) / DONE).is_file()]
     tables: dict[str, _Columns] = {}

@@ -89,7 +89,7 @@ def _start_worker(cores: multiprocessing.Queue, work: str) -> None:
 def make_run(run: Run, work: Path) -> float:
     """Trains and scores a run, and returns its processor seconds."""
     from drenet_jax.data.records import open_data
-    from drenet_jax.evaluation.inference import Predictor
+    from drenet_jax.evaluation.predictor import Predictor
     from drenet_jax.training.loop import train_and_evaluate
     from studies.cohorts import data_folder
 
@@ -140,8 +140,8 @@ def score(predictor, data, split: str, slices_csv: Path, pointed_csv: Path | Non
     """Scores a split, whatever data the model was trained on, and plays the pointing game."""
     from drenet_jax.data.batches import split_places
     from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
-    from drenet_jax.evaluation.explain import Points, point, write_pointed
-    from drenet_jax.evaluation.splits import score_split
+    from drenet_jax.evaluation.pointing_game import Points, point, write_pointed
+    from drenet_jax.evaluation.scoring import score_split
 
     assert data.ct == predictor.meta.ct, "prepared in another way"
     points: list[Points] = []

@@ -27,9 +27,9 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import pytest
 
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.preparation import prepare_cohort
-from drenet_jax.outputs import new_folder
+from drenet_jax.output_files import new_folder
 from drenet_jax.synthesize import synthesize
 from drenet_jax.training.loop import train_and_evaluate
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.public import DATASETS
 
 

@@ -24,8 +24,8 @@ import drenet_jax  # noqa: E402
 from drenet_jax import convert_weights  # noqa: E402
 from drenet_jax.errors import InputError  # noqa: E402
 from drenet_jax.models import pretrained  # noqa: E402
-from drenet_jax.models import resnet as flax_resnet  # noqa: E402
-from drenet_jax.models.outputs import normalise  # noqa: E402
+from drenet_jax.models.backbones import resnet as flax_resnet  # noqa: E402
+from drenet_jax.models.model_outputs import normalise  # noqa: E402
 from drenet_jax.training import loop  # noqa: E402
 
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from drenet_jax.errors import InputError
-from drenet_jax.outputs import new_folder
+from drenet_jax.output_files import new_folder
 
 
 def test_the_folder_appears_when_the_work_is_done(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from drenet_jax.models.build import build_model, variable_shapes
-from drenet_jax.training.checks import check_groups
+from drenet_jax.training.config_checks import check_groups
 from studies import claims, collect, figures, intervals, page, runs
 from studies.cohorts import COHORTS, SMALLER, _make_smaller, make_data
 from studies.methods import METHODS, STEPS, method_config

@@ -11,8 +11,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from drenet_jax.ct.phantom import LABELS, lesion_boxes, make_phantom
 from drenet_jax.errors import InputError
+from drenet_jax.phantoms.phantom import LABELS, lesion_boxes, make_phantom
 from drenet_jax.synthesize import synthesize
 
 ROOT = Path(__file__).resolve().parents[1]

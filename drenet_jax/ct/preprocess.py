@@ -11,13 +11,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from drenet_jax.ct import anatomy, lungs, pictures, slices, values
+from drenet_jax.ct import chest_checks, hu_checks, image_files, sampling
 from drenet_jax.ct.dicom.instances import SourceInstance
-from drenet_jax.ct.files import CtError, Excluded, printable
-from drenet_jax.ct.prepared import PickedSlice, PreparedPerson
+from drenet_jax.ct.lungs import segmentation
+from drenet_jax.ct.orientation import FileAxes, Turn
+from drenet_jax.ct.prepared_series import PickedSlice, PreparedPerson
 from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_series
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.ct.turn import FileAxes, Turn
+from drenet_jax.ct.sources import CtError, Excluded, printable
 from drenet_jax.ct.window import window
 
 # A series of which less is kept is one of the abdomen, the neck or the whole body; then so many
@@ -169,7 +170,7 @@ def _prepare_series(
     """Prepares one series; `prefix` is put before all names."""
     excluded = [Excluded(prefix + one.name, one.why) for one in series.excluded]
     indices, images, instances = [], [], []
-    for index in slices.pick(len(series), settings.slices_per_person):
+    for index in sampling.pick(len(series), settings.slices_per_person):
         name = series.names[index]
         try:
             image = series.read(index)
@@ -188,7 +189,7 @@ def _prepare_series(
         instances.append(_instance(series, index, prefix) if with_instances else None)
     scales = [series.scale(index) for index in indices]
     images, value_notes = _checked_values(series, images, excluded, scales)
-    masks = lungs.find_lungs_in_series(images, from_feet=series.from_feet)
+    masks = segmentation.find_lungs_in_series(images, from_feet=series.from_feet)
     value_notes += _checked_lungs(series, images, masks)
     found = [
         _Found(
@@ -227,7 +228,7 @@ def _why_no_hu_of_some(images: Sequence[np.ndarray], scales: Sequence[object]) -
     if len(set(scales)) > 1:
         for scale in dict.fromkeys(scales):
             some = [image for image, own in zip(images, scales, strict=True) if own == scale]
-            if why := values.why_no_hu(some):
+            if why := hu_checks.why_no_hu(some):
                 return f"slices of different scales, of which some have {why}"
     return ""
 
@@ -246,12 +247,12 @@ def _checked_values(
     why, note = "", ""
     if len({image.dtype for image in images}) > 1:
         why = "pictures of 8 bits and pictures of 16 bits in HU"
-    elif images and any(one.why == pictures.NEITHER for one in excluded):
+    elif images and any(one.why == image_files.NEITHER for one in excluded):
         why = "pictures of 16 bits of which some are neither HU nor in a window"
     elif images and images[0].dtype != np.uint8:
         if series.is_of_pictures:
-            images, note = values.lifted(images)
-        why = values.why_no_hu(images) or _why_no_hu_of_some(images, scales)
+            images, note = hu_checks.lifted(images)
+        why = hu_checks.why_no_hu(images) or _why_no_hu_of_some(images, scales)
     if why:
         raise _wrong_values(series, why)
     return images, (note,) if note else ()
@@ -266,10 +267,10 @@ def _checked_lungs(
       CtError: the lungs have no texture, pictures have light lungs, or the chest is not upright.
     """
     if images and images[0].dtype == np.uint8:
-        why = values.why_no_window(images, masks)
+        why = hu_checks.why_no_window(images, masks)
     else:
-        why = values.why_no_lung_hu(images, masks)
-    verdict = anatomy.Verdict(why) if why else anatomy.judge(images, masks)
+        why = hu_checks.why_no_lung_hu(images, masks)
+    verdict = chest_checks.Verdict(why) if why else chest_checks.judge(images, masks)
     if verdict.why:
         raise _wrong_values(series, verdict.why)
     return (verdict.note,) if verdict.note else ()
@@ -290,7 +291,7 @@ def _prepare_single_images(
     for index, (single, name) in enumerate(zip(singles, names, strict=True)):
         try:
             (image,), value_notes = _checked_values(single, [single.read(0)], [])
-            mask = lungs.find_lungs(image)
+            mask = segmentation.find_lungs(image)
             value_notes += _checked_lungs(single, [image], [mask])
         except CtError as error:
             if len(singles) == 1 and not excluded:

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from drenet_jax.ct import pictures, volumes
+from drenet_jax.ct import image_files, volumes
 from drenet_jax.ct.dicom import continuity, copies, elements, headers, pixels, stacks
 from drenet_jax.ct.dicom.headers import DicomSlice
 from drenet_jax.ct.dicom.instances import NoInstanceError, SourceInstance, read_instance
 from drenet_jax.ct.dicom.pixels import PADDING_HU
-from drenet_jax.ct.files import (
+from drenet_jax.ct.orientation import FileAxes, Turn
+from drenet_jax.ct.sources import (
     CtError,
     Excluded,
     Files,
@@ -31,7 +32,6 @@ from drenet_jax.ct.files import (
     natural,
     open_files,
 )
-from drenet_jax.ct.turn import FileAxes, Turn
 
 KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
 
@@ -262,7 +262,7 @@ def require_images(path: Path) -> None:
         with contextlib.suppress(OSError, ValueError):
             head = files.head(name)
             if (
-                pictures.is_picture(head)
+                image_files.is_picture(head)
                 or elements.is_dicom(head)
                 or volumes.is_volume(name, head)
             ):
@@ -296,7 +296,7 @@ def _sorted_by_kind(files: Files, guard: Guard, excluded: list[Excluded]) -> _Fo
         except ValueError as error:
             excluded.append(Excluded(name, str(error)))
             continue
-        if pictures.is_picture(head):
+        if image_files.is_picture(head):
             found.pictures.append(name)
         elif volumes.is_volume(name, head):
             found.volumes.append(name)
@@ -525,10 +525,10 @@ def _picture_series(
         try:
             why = guard(str(file), "pixels")
             if why:
-                raise pictures.PictureError(why)
+                raise image_files.PictureError(why)
             data = files.read(names[index])
-            image = pictures.read_picture(data)
-            turns[index] = pictures.read_turn(data)
+            image = image_files.read_picture(data)
+            turns[index] = image_files.read_turn(data)
             return image
         except OSError as error:
             why = f"a file that cannot be opened ({error.strerror})"

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from drenet_jax.ct import nifti
-from drenet_jax.ct.turn import FileAxes, turn_of
-from drenet_jax.ct.values import unwrapped
+from drenet_jax.ct.hu_checks import unwrapped
+from drenet_jax.ct.orientation import FileAxes, turn_of
 
 # A volume of 512 x 512 x 4000 voxels in 16 bits.
 _MOST_BYTES = 2 << 30

@@ -11,8 +11,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from drenet_jax import parallel
-from drenet_jax.ct.turn import Box, Turn
-from drenet_jax.data.cohort import SPLITS
+from drenet_jax.ct.orientation import Box, Turn
+from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.records import PreparedData, read_all
 from drenet_jax.errors import InputError
 

@@ -21,7 +21,7 @@ import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import create_runner
 
-from drenet_jax.data.spool import read_examples, write_pickles
+from drenet_jax.data.staging import read_examples, write_pickles
 from drenet_jax.errors import InputError
 
 # Small enough that many workers start early, large enough that the names of the files fit into a

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drenet_jax.ct.prepared import PickedSlice
+from drenet_jax.ct.prepared_series import PickedSlice
 from drenet_jax.errors import InputError
 
 DIGESTS_FILE = "digests.npy"

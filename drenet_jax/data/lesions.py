@@ -6,7 +6,7 @@ import csv
 import os
 from pathlib import Path
 
-from drenet_jax.ct.turn import Box
+from drenet_jax.ct.orientation import Box
 from drenet_jax.data.identities import clean
 from drenet_jax.errors import InputError
 

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from drenet_jax.ct.series import require_images
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.data.cohort import SPLITS, Cohort, Person
+from drenet_jax.data.cohort_table import SPLITS, Cohort, Person
 from drenet_jax.data.duplicates import SharedSlices, SliceDigests, require_together
 from drenet_jax.data.lesions import LESIONS_FILE
-from drenet_jax.data.qc import QcCounts, short, write_qc_pages
+from drenet_jax.data.qc_page import QcCounts, short, write_qc_pages
 from drenet_jax.data.split import split_persons
-from drenet_jax.data.spool import read_examples, spool_file
+from drenet_jax.data.staging import read_examples, spool_file
 from drenet_jax.data.transform import PreparedSummary, Told, prepare_to_spool
 from drenet_jax.errors import InputError
-from drenet_jax.workers import map_in_order
+from drenet_jax.parallel_map import map_in_order
 
 if TYPE_CHECKING:
     from drenet_jax.data.beam import Beam

@@ -18,7 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.data.cohort import SPLITS
+from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.duplicates import SliceDigests
 from drenet_jax.data.split import check_split
 from drenet_jax.errors import InputError

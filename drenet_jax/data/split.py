@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from drenet_jax.data.cohort import SPLITS
+from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.errors import InputError
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from drenet_jax.ct.files import CtError
-from drenet_jax.ct.isolated import Reader
-from drenet_jax.ct.prepared import PickedSlice, filled
+from drenet_jax.ct.prepared_series import PickedSlice, filled
+from drenet_jax.ct.reader import Reader
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.data.cohort import Person
+from drenet_jax.ct.sources import CtError
+from drenet_jax.data.cohort_table import Person
 from drenet_jax.data.duplicates import slice_digests
-from drenet_jax.data.looks import look_at, look_at_nothing
-from drenet_jax.data.spool import write_spool
+from drenet_jax.data.qc_summary import look_at, look_at_nothing
+from drenet_jax.data.staging import write_spool
 
 # Those that no thread uses now: a worker process keeps its reader, and one of Beam has threads.
 _idle_readers: list[Reader] = []

@@ -42,20 +42,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from drenet_jax.evaluation import intervals
-from drenet_jax.evaluation.decisions import DecisionRule
-from drenet_jax.evaluation.formulas import (
+from drenet_jax.evaluation import statistics
+from drenet_jax.evaluation.decisions import DecisionRule, MetricSettings
+from drenet_jax.evaluation.metric_formulas import (
     DECISION_METRICS,
     values_of_draws,
     values_of_sample,
     why_undefined,
 )
-from drenet_jax.evaluation.persons import (
+from drenet_jax.evaluation.predictions import (
     PersonPredictions,
     SlicePredictions,
     person_predictions,
 )
-from drenet_jax.evaluation.settings import MetricSettings
 
 Predictions = SlicePredictions | PersonPredictions
 
@@ -135,7 +134,7 @@ class Resampled:
         """Computes them; see `metrics_with_intervals`."""
         cases = predictions.label, predictions.probabilities, predictions.labels, positive, settings
         values = classification_metrics(*cases)
-        person, times = intervals.person_draws(
+        person, times = statistics.person_draws(
             predictions.patient_id, settings.bootstrap_draws, settings.bootstrap_seed
         )
         n_persons = times.shape[1]
@@ -147,7 +146,7 @@ class Resampled:
                 if value is None
             },
             drawn=values_of_draws(*cases, person, times),
-            left_out=values_of_draws(*cases, person, intervals.all_but_one(n_persons)),
+            left_out=values_of_draws(*cases, person, statistics.all_but_one(n_persons)),
             n_persons=n_persons,
         )
 
@@ -180,14 +179,42 @@ class Resampled:
             drawn = self.drawn[name]
             is_error = name.startswith("ece") and not self.are_differences
             if is_error:
-                interval = intervals.calibration_interval(value, drawn)
+                interval = statistics.calibration_interval(value, drawn)
             else:
-                interval = intervals.bca_interval(value, drawn, self.left_out[name])
+                interval = statistics.bca_interval(value, drawn, self.left_out[name])
             if interval is None:
-                why = intervals.why_no_interval(value, drawn, one_sided=is_error)
+                why = statistics.why_no_interval(value, drawn, one_sided=is_error)
         low, high = interval or (None, None)
         metric: Metric = {"value": value, "low": low, "high": high}
         return metric | {"why": why} if why else metric
+
+
+def paired_bootstrap(
+    a: Predictions,
+    b: Predictions,
+    positive: int,
+    settings: MetricSettings,
+    threshold: float | None = None,
+) -> dict[str, Metric]:
+    """Differences of all metrics, with 95% intervals by bootstrap over persons.
+
+    Both models are judged on the same draws of persons.
+
+    Args:
+      a, b: both of slices or both of persons; of the same persons and labels.
+      positive: the index of the positive class.
+      settings: of the metrics and the draws.
+      threshold: instead of `settings.threshold`.
+
+    Returns:
+      For each metric `value` (a's less b's), `low`, `high`, and `why` where one of them is None.
+    """
+    assert a.labels == b.labels, (a.labels, b.labels)
+    assert set(a.patient_id.tolist()) == set(b.patient_id.tolist())
+    if threshold is not None:
+        settings = dataclasses.replace(settings, threshold=threshold)
+    of_a, of_b = (Resampled.of(one, positive, settings) for one in (a, b))
+    return of_a.less(of_b).table()
 
 
 def evaluation_metrics(

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from drenet_jax.errors import InputError
-from drenet_jax.models import classifier, drenet, proposals, resnet, vgg
+from drenet_jax.models import classifier, drenet, proposals
+from drenet_jax.models.backbones import resnet, vgg
 from drenet_jax.parallel import AXIS
 
 MODELS = ("drenet", *classifier.ARCHITECTURES)

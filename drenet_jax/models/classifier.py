@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drenet_jax.models import densenet, resnet, vgg
+from drenet_jax.models.backbones import densenet, resnet, vgg
 from drenet_jax.models.dropout import drop
-from drenet_jax.models.outputs import FeatureMaps, Outputs, normalise
+from drenet_jax.models.model_outputs import FeatureMaps, Outputs, normalise
 
 ARCHITECTURES = (*resnet.ARCHITECTURES, *densenet.ARCHITECTURES, *vgg.ARCHITECTURES)
 

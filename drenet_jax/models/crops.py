@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from drenet_jax.models.layers import resolve_platform
-from drenet_jax.models.outputs import normalise
+from drenet_jax.models.model_outputs import normalise
 
 
 def crop_and_resize(

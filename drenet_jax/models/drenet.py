@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from drenet_jax.models import proposals
+from drenet_jax.models.backbones.resnet import ResNet
 from drenet_jax.models.crops import box_attention, crop_slices
 from drenet_jax.models.dropout import drop
-from drenet_jax.models.outputs import FeatureMaps, Outputs, normalise
-from drenet_jax.models.resnet import ResNet
+from drenet_jax.models.model_outputs import FeatureMaps, Outputs, normalise
 
 # What the image of the third pass shows: the boxes weighted by their confidences (paper), which get
 # no gradient from it when they are detached; the best box of the last group at full size (the

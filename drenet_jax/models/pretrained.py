@@ -15,7 +15,8 @@ import ml_collections
 import numpy as np
 
 from drenet_jax.errors import InputError
-from drenet_jax.models import classifier, densenet, vgg
+from drenet_jax.models import classifier
+from drenet_jax.models.backbones import densenet, vgg
 from drenet_jax.models.build import Model, build_model, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, Meta, check_shapes
 from drenet_jax.models.drenet import PASSES, DRENet

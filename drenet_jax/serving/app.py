@@ -16,15 +16,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 
-from drenet_jax.evaluation.report import REPORT_POLICY
-from drenet_jax.pages import render
+from drenet_jax.evaluation.report.person_report import REPORT_POLICY
+from drenet_jax.html_templates import render
 from drenet_jax.serving import jobs, uploads
-from drenet_jax.serving.access import PAGE_POLICY, Exchange, Gate
-from drenet_jax.serving.answers import Refused, json_response
+from drenet_jax.serving.access_log import Log, where
 from drenet_jax.serving.jobs import Job, Jobs
 from drenet_jax.serving.limits import Limits
-from drenet_jax.serving.log import Log, where
-from drenet_jax.serving.metrics import CONTENT_TYPE, Metrics
+from drenet_jax.serving.middleware import PAGE_POLICY, Exchange, Gate
+from drenet_jax.serving.monitoring import CONTENT_TYPE, Metrics
+from drenet_jax.serving.responses import Refused, json_response
 from drenet_jax.version import __version__
 
 PACKAGE = "drenet_jax.serving"

@@ -13,12 +13,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
 
-from drenet_jax.ct.files import CtError
-from drenet_jax.evaluation.inference import PersonResult
-from drenet_jax.serving.answers import Refused, json_text
+from drenet_jax.ct.sources import CtError
+from drenet_jax.evaluation.predictor import PersonResult
+from drenet_jax.serving.access_log import Log, where
 from drenet_jax.serving.limits import Limits
-from drenet_jax.serving.log import Log, where
-from drenet_jax.serving.metrics import Metrics
+from drenet_jax.serving.monitoring import Metrics
+from drenet_jax.serving.responses import Refused, json_text
 from drenet_jax.serving.uploads import Upload
 
 WAITING, READING, SCORING, DRAWING = "waiting", "reading", "scoring", "drawing"

@@ -16,10 +16,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from drenet_jax.ct.files import CtError, is_zip, zip_members
+from drenet_jax.ct.sources import CtError, is_zip, zip_members
 from drenet_jax.serving import names
-from drenet_jax.serving.answers import Refused
 from drenet_jax.serving.limits import Limits
+from drenet_jax.serving.responses import Refused
 
 FIELD = "files"
 

@@ -14,10 +14,10 @@ import ml_collections
 from drenet_jax.data.folds import persons_of_records, site_folds, stratified_folds
 from drenet_jax.data.records import PreparedData, open_data, write_fold
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.evaluate import evaluate_split
-from drenet_jax.outputs import new_folder, only_one
+from drenet_jax.evaluation.evaluator import evaluate_split
+from drenet_jax.evaluation.pooling import FOLDS_FILE, Fold, write_pooled
+from drenet_jax.output_files import new_folder, only_one
 from drenet_jax.training.loop import train_and_evaluate
-from drenet_jax.training.pooling import FOLDS_FILE, Fold, write_pooled
 
 # Instead of a number of folds: each site in turn is tested by a model of all others.
 SITES = "sites"

@@ -12,7 +12,7 @@ import jax
 import ml_collections
 
 from drenet_jax.errors import InputError
-from drenet_jax.models import densenet, resnet, vgg
+from drenet_jax.models.backbones import densenet, resnet, vgg
 from drenet_jax.models.pretrained import backbone_architecture
 
 PyTree = Any

@@ -25,10 +25,10 @@ from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.models.build import Model, build_model, init_variables
 from drenet_jax.models.pretrained import start_from
-from drenet_jax.outputs import is_disk_full, only_one
-from drenet_jax.training.checks import check_config, check_groups, check_same_run
-from drenet_jax.training.logs import METRICS_FILE, RunLog, read_lines
+from drenet_jax.output_files import is_disk_full, only_one
+from drenet_jax.training.config_checks import check_config, check_groups, check_same_run
 from drenet_jax.training.losses import read_class_weights
+from drenet_jax.training.run_log import METRICS_FILE, RunLog, read_lines
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
 from drenet_jax.training.stopping import Preempted, Preemption, is_out_of_patience

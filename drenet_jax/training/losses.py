@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from drenet_jax.errors import InputError
-from drenet_jax.models.outputs import Outputs
+from drenet_jax.models.model_outputs import Outputs
 
 
 def all_losses(

@@ -9,15 +9,13 @@ import ml_collections
 import numpy as np
 
 from drenet_jax.data.records import PreparedData
-from drenet_jax.evaluation.calibration import fit_temperature, negative_log_likelihood
-from drenet_jax.evaluation.experience import Experience
+from drenet_jax.evaluation.calibration import Experience, fit_temperature, negative_log_likelihood
+from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.metrics import classification_metrics
-from drenet_jax.evaluation.persons import person_predictions
-from drenet_jax.evaluation.scoring import SliceScorer
-from drenet_jax.evaluation.settings import MetricSettings
-from drenet_jax.evaluation.splits import score_split
+from drenet_jax.evaluation.predictions import person_predictions
+from drenet_jax.evaluation.scoring import SliceScorer, score_split
 from drenet_jax.models.checkpoints import NOT_VALIDATED
-from drenet_jax.training.logs import proposal_picture
+from drenet_jax.training.run_log import proposal_picture
 from drenet_jax.training.state import TrainState
 
 # Validation slices in the picture of the proposals.

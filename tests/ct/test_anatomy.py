@@ -11,12 +11,13 @@ import pytest
 from ct.conftest import write_dicom
 from ct.test_volumes import write_nifti
 
-from drenet_jax.ct import anatomy, lungs, slices
-from drenet_jax.ct.files import CtError
-from drenet_jax.ct.phantom import make_phantom
+from drenet_jax.ct import chest_checks, sampling
+from drenet_jax.ct.lungs import segmentation
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
+from drenet_jax.ct.sources import CtError
 from drenet_jax.ct.window import window
+from drenet_jax.phantoms.phantom import make_phantom
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 REAL_SERIES = ("CAP", "COVID-19", "Normal")
@@ -42,19 +43,19 @@ UPSIDE_DOWN = ("upside down", "turned by half")
 def expected(turn: str) -> str:
     if turn in UPRIGHT:
         return ""
-    return anatomy._UPSIDE_DOWN if turn in UPSIDE_DOWN else anatomy._ON_ITS_SIDE
+    return chest_checks._UPSIDE_DOWN if turn in UPSIDE_DOWN else chest_checks._ON_ITS_SIDE
 
 
 def turned(images, turn: str) -> list[np.ndarray]:
     return [np.ascontiguousarray(TURNS[turn](image)) for image in images]
 
 
-def verdict(images) -> anatomy.Verdict:
-    return anatomy.judge(images, lungs.find_lungs_in_series(images, from_feet=True))
+def verdict(images) -> chest_checks.Verdict:
+    return chest_checks.judge(images, segmentation.find_lungs_in_series(images, from_feet=True))
 
 
 def picked(volume: np.ndarray) -> list[np.ndarray]:
-    return [volume[i].astype(np.float32) for i in slices.pick(len(volume), 15)]
+    return [volume[i].astype(np.float32) for i in sampling.pick(len(volume), 15)]
 
 
 @pytest.fixture(scope="module", params=[("healthy", 3, "A"), ("COVID-19", 4, "B")])
@@ -66,43 +67,43 @@ def volume(request) -> np.ndarray:
 @pytest.mark.parametrize("turn", TURNS)
 def test_phantoms_are_refused_unless_upright(turn, volume):
     images = turned(picked(volume), turn)
-    assert verdict(images) == anatomy.Verdict(expected(turn))
+    assert verdict(images) == chest_checks.Verdict(expected(turn))
     pictures = [window(image, -600, 1500) for image in images]
-    assert verdict(pictures) == anatomy.Verdict(expected(turn))
+    assert verdict(pictures) == chest_checks.Verdict(expected(turn))
 
 
 @pytest.mark.parametrize(("label", "seed"), itertools.product(("healthy", "bacterial"), range(6)))
 def test_upright_phantoms_are_not_refused(label, seed):
     phantom = make_phantom(label, 100 + seed, 96, "AB"[seed % 2])
     images = picked(phantom.volume_hu)
-    assert verdict(images) == anatomy.Verdict()
-    assert verdict([window(image, -600, 1500) for image in images]) == anatomy.Verdict()
+    assert verdict(images) == chest_checks.Verdict()
+    assert verdict([window(image, -600, 1500) for image in images]) == chest_checks.Verdict()
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_chest_with_one_white_lung_is_not_refused(side, volume):
     images = []
     for image in picked(volume):
-        white = lungs.find_lungs(image)
+        white = segmentation.find_lungs(image)
         middle = image.shape[1] // 2
         white[:, slice(middle, None) if side == "right" else slice(0, middle)] = False
         image[cv2.dilate(white.view(np.uint8), np.ones((3, 3), np.uint8)) > 0] = 40
         images.append(image)
-    assert verdict(images) == anatomy.Verdict()
+    assert verdict(images) == chest_checks.Verdict()
 
 
 def test_a_heart_full_of_contrast_medium_is_not_taken_for_the_spine(volume):
     images = []
     for image in picked(volume):
-        mask = lungs.find_lungs(image)
+        mask = segmentation.find_lungs(image)
         if mask.any():
             x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
             rows = slice(y + height // 5, y + round(0.7 * height))
             heart = image[rows, x + width // 3 : x + 2 * width // 3]
             heart[heart > 0] += 280
         images.append(image)
-    assert verdict(images) == anatomy.Verdict()
-    assert verdict(turned(images, "upside down")) == anatomy.Verdict(anatomy._UPSIDE_DOWN)
+    assert verdict(images) == chest_checks.Verdict()
+    assert verdict(turned(images, "upside down")) == chest_checks.Verdict(chest_checks._UPSIDE_DOWN)
 
 
 @pytest.mark.parametrize("turn", TURNS)
@@ -110,8 +111,8 @@ def test_a_heart_full_of_contrast_medium_is_not_taken_for_the_spine(volume):
 @needs_data
 def test_real_series_are_refused_unless_upright(name, turn):
     series = open_series(DATA / "covid_ct_md" / name)
-    images = [series.read(i) for i in slices.pick(len(series), 15)]
-    assert verdict(turned(images, turn)) == anatomy.Verdict(expected(turn))
+    images = [series.read(i) for i in sampling.pick(len(series), 15)]
+    assert verdict(turned(images, turn)) == chest_checks.Verdict(expected(turn))
 
 
 @needs_data
@@ -121,7 +122,7 @@ def test_of_the_pictures_of_covid_ct_none_is_refused_and_few_are_noted():
     for path in pictures:
         (name,) = open_series(path).names
         image = open_series(path).read(0)
-        found.append(anatomy.judge([image], [lungs.find_lungs(image)]))
+        found.append(chest_checks.judge([image], [segmentation.find_lungs(image)]))
         assert not found[-1].why, name
     assert len(found) > 60
     assert sum(bool(one.note) for one in found) <= 0.03 * len(found)
@@ -141,20 +142,24 @@ def test_an_identity_affine_over_an_array_of_another_order_is_refused(
         path = tmp_path / f"{i}.nii"
         write_nifti(path, volume.transpose(order), sform_mm=np.eye(3), pixdim=(1.0,) * 4)
         assert "slices" in (why := refusal(path, ct_settings))
-        assert why in (anatomy._ON_ITS_SIDE, anatomy._UPSIDE_DOWN, anatomy._NOT_AXIAL)
+        assert why in (
+            chest_checks._ON_ITS_SIDE,
+            chest_checks._UPSIDE_DOWN,
+            chest_checks._NOT_AXIAL,
+        )
 
 
 def test_an_identity_affine_over_dicoms_axes_is_upside_down(tmp_path, ct_settings, volume):
     # To the left and to the back, where the affine says to the right and to the front.
     path = tmp_path / "ct.nii"
     write_nifti(path, volume.transpose(2, 1, 0), sform_mm=np.diag([2.5, 2.5, 5.0]))
-    assert refusal(path, ct_settings) == anatomy._UPSIDE_DOWN
+    assert refusal(path, ct_settings) == chest_checks._UPSIDE_DOWN
 
 
 def test_a_dicom_series_whose_header_lies_is_refused(tmp_path, ct_settings, volume):
     for i, hu in enumerate(volume):
         write_dicom(tmp_path / f"{i}.dcm", hu.T, 5.0 * i)
-    assert refusal(tmp_path, ct_settings) == anatomy._ON_ITS_SIDE
+    assert refusal(tmp_path, ct_settings) == chest_checks._ON_ITS_SIDE
 
 
 @pytest.mark.parametrize("turn", ["transposed", "upside down"])

@@ -21,9 +21,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from drenet_jax.ct.files import CtError
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
+from drenet_jax.ct.sources import CtError
 
 CHEST = draw_chest()
 # Bone and metal reach 12 bits' end.

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drenet_jax.ct import files
-from drenet_jax.ct.files import CtError, natural, open_files, zip_members
+from drenet_jax.ct import sources
+from drenet_jax.ct.sources import CtError, natural, open_files, zip_members
 
 
 def written(tmp_path, names):
@@ -34,7 +34,7 @@ def test_members_are_told_without_folders(tmp_path):
 def test_a_directory_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     path = written(tmp_path, [f"{i:0100}" for i in range(200)])
     assert len(open_files(path).names) == 200
-    monkeypatch.setattr(files, "_MOST_DIRECTORY_BYTES", 20_000)
+    monkeypatch.setattr(sources, "_MOST_DIRECTORY_BYTES", 20_000)
     with pytest.raises(CtError) as refused:
         open_files(path)
     assert refused.value.why == "a damaged zip"

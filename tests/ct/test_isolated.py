@@ -11,10 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from drenet_jax.ct import isolated
-from drenet_jax.ct.files import CtError
-from drenet_jax.ct.isolated import Reader
 from drenet_jax.ct.preprocess import prepare_person
+from drenet_jax.ct.reader import Reader
+from drenet_jax.ct.sources import CtError
 
 
 @pytest.fixture
@@ -120,7 +119,7 @@ def test_a_child_that_cannot_start_is_told(monkeypatch, tmp_path, folder, ct_set
 def test_the_child_ends_with_its_parent(folder):
     code = (
         "import os, signal, sys\n"
-        "from drenet_jax.ct.isolated import Reader\n"
+        "from drenet_jax.ct.reader import Reader\n"
         "reader = Reader()\n"
         "reader.start()\n"
         "print(reader._child.pid, flush=True)\n"
@@ -190,7 +189,7 @@ def test_larger_files_may_take_longer(tmp_path):
     file.touch()
     os.truncate(file, 200 << 20)
     reader = Reader()
-    assert reader._patience_for(None) == isolated.PATIENCE_S
-    assert reader._patience_for((str(file), "pixels")) == pytest.approx(isolated.PATIENCE_S + 10)
+    assert reader._patience_for(None) == reader.PATIENCE_S
+    assert reader._patience_for((str(file), "pixels")) == pytest.approx(reader.PATIENCE_S + 10)
     within = str(file / "a" / "b.nii")
-    assert reader._patience_for((within, "pixels")) == pytest.approx(isolated.PATIENCE_S + 10)
+    assert reader._patience_for((within, "pixels")) == pytest.approx(reader.PATIENCE_S + 10)

@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles.region_growing import grow_lungs
 
-from drenet_jax.ct.lungs import find_lungs, find_lungs_in_series
-from drenet_jax.ct.phantom import Phantom, make_phantom
+from drenet_jax.ct.lungs.segmentation import find_lungs, find_lungs_in_series
+from drenet_jax.ct.sampling import pick
 from drenet_jax.ct.series import open_series
-from drenet_jax.ct.slices import pick
 from drenet_jax.ct.window import window
+from drenet_jax.phantoms.phantom import Phantom, make_phantom
 
 
 def dice(found: np.ndarray, wanted: np.ndarray) -> float:

@@ -13,8 +13,8 @@ import pytest
 from ct import odd_inputs
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from drenet_jax.ct.files import CtError
-from drenet_jax.ct.isolated import Reader
+from drenet_jax.ct.reader import Reader
+from drenet_jax.ct.sources import CtError
 
 _CHANGED_TAGS = (
     "BitsAllocated",

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from ct import odd_inputs
 
-from drenet_jax.ct.files import CtError
-from drenet_jax.ct.isolated import Reader
 from drenet_jax.ct.preprocess import prepare_person
+from drenet_jax.ct.reader import Reader
+from drenet_jax.ct.sources import CtError
 
 
 @pytest.fixture(scope="module")

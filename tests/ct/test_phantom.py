@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from drenet_jax.ct.phantom import (
+from drenet_jax.errors import InputError
+from drenet_jax.phantoms.phantom import (
     LABELS,
     SITES,
     Phantom,
@@ -18,7 +19,6 @@ from drenet_jax.ct.phantom import (
     make_phantom,
     write_dicom,
 )
-from drenet_jax.errors import InputError
 
 SIZE_PX = 96
 SEEDS = range(8)

@@ -11,7 +11,7 @@ import pytest
 from ct.conftest import draw_chest
 from PIL import Image, ImageOps
 
-from drenet_jax.ct.pictures import read_picture, read_turn
+from drenet_jax.ct.image_files import read_picture, read_turn
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
 from drenet_jax.ct.window import window

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from drenet_jax.ct.prepared import filled
+from drenet_jax.ct.prepared_series import filled
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.window import window
 from drenet_jax.errors import InputError
@@ -205,7 +205,7 @@ def test_the_fill_is_the_same_in_another_process(write_series, settings):
     folder = write_series([1.0])
     code = (
         "import hashlib\n"
-        "from drenet_jax.ct.prepared import filled\n"
+        "from drenet_jax.ct.prepared_series import filled\n"
         "from drenet_jax.ct.preprocess import prepare_person\n"
         "from drenet_jax.ct.settings import CtSettings\n"
         f"settings = CtSettings.from_dict({settings.to_dict()!r})\n"

@@ -9,8 +9,8 @@ import pytest
 from pydicom.uid import generate_uid
 
 from drenet_jax.ct.dicom.pixels import PADDING_HU
-from drenet_jax.ct.files import natural
 from drenet_jax.ct.series import UnreadableSlice, open_series
+from drenet_jax.ct.sources import natural
 from drenet_jax.errors import InputError
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

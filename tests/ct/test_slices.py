@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drenet_jax.ct.slices import pick
+from drenet_jax.ct.sampling import pick
 
 
 def test_fifteen_of_168_are_the_papers_indices():

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import generate_uid
 
-from drenet_jax.ct.files import CtError
 from drenet_jax.ct.series import open_series
+from drenet_jax.ct.sources import CtError
 
 SIZE_PX = 64
 

@@ -11,12 +11,13 @@ import pytest
 from ct.conftest import draw_chest, draw_lungs, write_dicom
 from ct.test_volumes import LPS, steps_mm, stored, to_ras, write_nifti
 
-from drenet_jax.ct import lungs, slices, values
-from drenet_jax.ct.files import CtError
-from drenet_jax.ct.phantom import make_phantom
+from drenet_jax.ct import hu_checks, sampling
+from drenet_jax.ct.lungs import segmentation
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
+from drenet_jax.ct.sources import CtError
 from drenet_jax.ct.window import window
+from drenet_jax.phantoms.phantom import make_phantom
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(
@@ -87,7 +88,7 @@ def test_bone_of_twelve_bits_that_was_given_a_sign_is_put_back(tmp_path, ct_sett
     signed = np.where(raw >= 2048, raw - 4096, raw) - 1024
     assert signed.min() < -2000
     signed[:4] = -2000
-    np.testing.assert_array_equal(values.unwrapped(signed.astype(np.float32)), hu)
+    np.testing.assert_array_equal(hu_checks.unwrapped(signed.astype(np.float32)), hu)
     path = write_volume(tmp_path / "ct.nii", np.stack([signed] * N), np.int16)
     assert_is(path, [np.maximum(hu, -1024)] * N, ct_settings)
 
@@ -96,7 +97,7 @@ def test_metal_and_its_shadows_are_left_as_they_are():
     hu = CHEST.copy()
     hu[84:88, 62:67] = 3071
     hu[86, 70:74] = -1500
-    np.testing.assert_array_equal(values.unwrapped(hu), hu)
+    np.testing.assert_array_equal(hu_checks.unwrapped(hu), hu)
 
 
 # Offset and scale
@@ -157,43 +158,45 @@ def test_values_that_are_no_hu_are_refused(name, tmp_path, ct_settings):
 def test_values_of_phantoms_that_are_no_hu_are_refused(name):
     images = phantom_slices("bacterial", 7)
     wrong = [np.maximum(WRONG[name](hu), -1024).astype(np.float32) for hu in images]
-    found = values.why_no_hu(wrong)
-    found = found or values.why_no_lung_hu(wrong, lungs.find_lungs_in_series(wrong, from_feet=True))
+    found = hu_checks.why_no_hu(wrong)
+    found = found or hu_checks.why_no_lung_hu(
+        wrong, segmentation.find_lungs_in_series(wrong, from_feet=True)
+    )
     assert "no HU of a chest" in found
 
 
 def phantom_slices(label: str, seed: int) -> list[np.ndarray]:
     volume = make_phantom(label, seed, 128, "AB"[seed % 2]).volume_hu
-    return [volume[i].astype(np.float32) for i in slices.pick(len(volume), 15)]
+    return [volume[i].astype(np.float32) for i in sampling.pick(len(volume), 15)]
 
 
 @pytest.mark.parametrize("label", ["COVID-19", "bacterial", "healthy"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_phantoms_have_hu(label, seed):
     images = phantom_slices(label, seed)
-    masks = lungs.find_lungs_in_series(images, from_feet=True)
-    assert values.why_no_hu(images) == values.why_no_lung_hu(images, masks) == ""
+    masks = segmentation.find_lungs_in_series(images, from_feet=True)
+    assert hu_checks.why_no_hu(images) == hu_checks.why_no_lung_hu(images, masks) == ""
     for image in images:
-        assert values.why_no_hu([image]) == ""
+        assert hu_checks.why_no_hu([image]) == ""
         # A calibration that is a little off, and contrast medium.
-        assert values.why_no_hu([image + 15]) == values.why_no_hu([image - 15]) == ""
+        assert hu_checks.why_no_hu([image + 15]) == hu_checks.why_no_hu([image - 15]) == ""
 
 
 def test_white_lungs_and_metal_have_hu(tmp_path):
     white = np.where(draw_lungs(), np.float32(20), CHEST)
     white[40:50, 60:70] = 3071
-    assert values.why_no_hu([white]) == ""
+    assert hu_checks.why_no_hu([white]) == ""
 
 
 @needs_data
 @pytest.mark.parametrize("name", ["CAP", "COVID-19", "Normal"])
 def test_real_series_have_hu_and_show_their_lungs_in_a_window(name):
     series = open_series(DATA / "covid_ct_md" / name)
-    images = [series.read(i) for i in slices.pick(len(series), 15)]
-    masks = lungs.find_lungs_in_series(images, from_feet=True)
-    assert values.why_no_hu(images) == values.why_no_lung_hu(images, masks) == ""
-    assert values.lifted(images)[1] == ""
-    (lifted, note) = values.lifted([np.maximum(image - 24, -1024) for image in images])
+    images = [series.read(i) for i in sampling.pick(len(series), 15)]
+    masks = segmentation.find_lungs_in_series(images, from_feet=True)
+    assert hu_checks.why_no_hu(images) == hu_checks.why_no_lung_hu(images, masks) == ""
+    assert hu_checks.lifted(images)[1] == ""
+    (lifted, note) = hu_checks.lifted([np.maximum(image - 24, -1024) for image in images])
     assert note == "the pictures hold HU + 1000"
     np.testing.assert_array_equal(lifted[7], np.maximum(images[7], -1000))
     for level, width, expected in (
@@ -215,8 +218,8 @@ def to_8_bits(hu: np.ndarray) -> np.ndarray:
 
 
 def assert_window(pictures, expected: str) -> None:
-    masks = lungs.find_lungs_in_series(pictures, from_feet=False)
-    found = values.why_no_window(pictures, masks)
+    masks = segmentation.find_lungs_in_series(pictures, from_feet=False)
+    found = hu_checks.why_no_window(pictures, masks)
     assert expected in found
     assert bool(expected) == bool(found)
 
@@ -264,8 +267,8 @@ def test_of_the_pictures_of_covid_ct_those_in_a_soft_tissue_window_are_refused()
     found = []
     for path in sorted((DATA / "covid_ct" / "images").iterdir())[::6]:
         image = open_series(path).read(0)
-        mask = lungs.find_lungs(image)
-        why = values.why_no_window([image], [mask])
+        mask = segmentation.find_lungs(image)
+        why = hu_checks.why_no_window([image], [mask])
         found.append(why)
         if why:
             assert "a soft-tissue window" in why

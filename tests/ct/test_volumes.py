@@ -11,11 +11,11 @@ import pytest
 import SimpleITK as sitk
 from ct.conftest import draw_chest
 
-from drenet_jax.ct.files import CtError
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
+from drenet_jax.ct.sources import CtError
 from drenet_jax.ct.window import window
-from drenet_jax.data.cohort import Person
+from drenet_jax.data.cohort_table import Person
 from drenet_jax.data.transform import _example
 
 SPACING_MM = (2.5, 2.5, 4.0)

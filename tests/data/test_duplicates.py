@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from drenet_jax.ct.preprocess import prepare_person
-from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.duplicates import (
     SharedSlices,
     SliceDigests,

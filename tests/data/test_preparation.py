@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.data import preparation
-from drenet_jax.data.cohort import SPLITS, read_cohort
+from drenet_jax.data.cohort_table import SPLITS, read_cohort
 from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError

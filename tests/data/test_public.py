@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.identities import clean, control_character, person_key
 from drenet_jax.data.public import DATASETS
-from drenet_jax.data.public.found import Found, write_cohort
+from drenet_jax.data.public.scan import Found, write_cohort
 from drenet_jax.data.public.tables import read_table
 from drenet_jax.errors import InputError
 

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drenet_jax.ct.prepared import PickedSlice, PreparedPerson
+from drenet_jax.ct.orientation import Turn
+from drenet_jax.ct.prepared_series import PickedSlice, PreparedPerson
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import RENAMED
-from drenet_jax.ct.turn import Turn
-from drenet_jax.data.cohort import Person, read_cohort
-from drenet_jax.data.doubts import doubts
-from drenet_jax.data.looks import THUMBNAIL_PX, Look, Thumbnail, look_at, look_at_nothing
-from drenet_jax.data.qc import PERSONS_A_PAGE, QcCounts, short, write_qc_pages
-from drenet_jax.data.spool import spool_file, write_spool
-from drenet_jax.workers import map_in_order
+from drenet_jax.data.cohort_table import Person, read_cohort
+from drenet_jax.data.qc_checks import doubts
+from drenet_jax.data.qc_page import PERSONS_A_PAGE, QcCounts, short, write_qc_pages
+from drenet_jax.data.qc_summary import THUMBNAIL_PX, Look, Thumbnail, look_at, look_at_nothing
+from drenet_jax.data.staging import spool_file, write_spool
+from drenet_jax.parallel_map import map_in_order
 
 SIZE_PX = 128
 # As in a real series, from the feet to the head.

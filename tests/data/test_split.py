@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drenet_jax.data.cohort import SPLITS
+from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.split import check_split, fold_persons, split_persons
 from drenet_jax.errors import InputError
 

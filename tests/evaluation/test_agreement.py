@@ -10,12 +10,11 @@ import sklearn.metrics
 
 from drenet_jax.data.records import open_data
 from drenet_jax.evaluation.calibration import fit_temperature
-from drenet_jax.evaluation.decisions import positive_class
-from drenet_jax.evaluation.inference import Predictor
+from drenet_jax.evaluation.decisions import MetricSettings, positive_class
 from drenet_jax.evaluation.metrics import evaluation_metrics
-from drenet_jax.evaluation.persons import person_predictions
-from drenet_jax.evaluation.settings import MetricSettings
-from drenet_jax.evaluation.splits import score_split
+from drenet_jax.evaluation.predictions import person_predictions
+from drenet_jax.evaluation.predictor import Predictor
+from drenet_jax.evaluation.scoring import score_split
 from drenet_jax.models.checkpoints import Checkpoints
 
 

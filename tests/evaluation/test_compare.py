@@ -15,12 +15,11 @@ from html_pages import Page, assert_stands_alone
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.compare import compare
-from drenet_jax.evaluation.compared_runs import read_runs, short_names
-from drenet_jax.evaluation.evaluate import evaluate_split
+from drenet_jax.evaluation.comparison import compare, read_runs, short_names
+from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.evaluation.metrics import evaluation_metrics
-from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
-from drenet_jax.evaluation.settings import MetricSettings
+from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 
 LABELS = ("COVID-19", "bacterial", "healthy")
 SETTINGS = MetricSettings(bootstrap_draws=200)

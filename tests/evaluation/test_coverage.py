@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from drenet_jax.evaluation.intervals import all_but_one, bca_interval, person_draws
-from drenet_jax.evaluation.metrics import metrics_with_intervals
-from drenet_jax.evaluation.paired import delong, paired_bootstrap
-from drenet_jax.evaluation.persons import PersonPredictions, SlicePredictions
-from drenet_jax.evaluation.ranking import ranking_of_draws
-from drenet_jax.evaluation.settings import MetricSettings
+from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.metric_formulas import ranking_of_draws
+from drenet_jax.evaluation.metrics import metrics_with_intervals, paired_bootstrap
+from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
+from drenet_jax.evaluation.statistics import (
+    all_but_one,
+    bca_interval,
+    delong,
+    person_draws,
+)
 
 COHORTS, PERSONS, SLICES, DRAWS = 500, 80, 8, 2000
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from drenet_jax.evaluation.decisions import confusion_counts, decided, worst_misses
-from drenet_jax.evaluation.persons import PersonPredictions
+from drenet_jax.evaluation.predictions import PersonPredictions
 
 
 def _persons(labels, truth, probabilities, patient_id=None):

@@ -12,16 +12,16 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from drenet_jax.data.batches import split_batches
-from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation import evaluate
+from drenet_jax.evaluation import evaluator
 from drenet_jax.evaluation.decisions import positive_class
-from drenet_jax.evaluation.evaluate import evaluate_split
-from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
-from drenet_jax.evaluation.results import pictures_of
-from drenet_jax.outputs import new_folder
+from drenet_jax.evaluation.evaluator import evaluate_split
+from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
+from drenet_jax.evaluation.report.result_files import pictures_of
+from drenet_jax.output_files import new_folder
 from drenet_jax.synthesize import synthesize
 
 
@@ -83,7 +83,7 @@ def test_the_loops_validation_is_the_evaluations(trained, tmp_path):
 def test_calibrated_probabilities_are_the_logits_at_the_temperature(
     trained, tmp_path, monkeypatch, temperature
 ):
-    monkeypatch.setattr(evaluate, "fit_temperature", lambda logits, label: temperature)
+    monkeypatch.setattr(evaluator, "fit_temperature", lambda logits, label: temperature)
     for name in ("plain", "calibrated"):
         (tmp_path / name).mkdir()
         calibrated = name == "calibrated"
@@ -107,7 +107,7 @@ def test_calibrated_probabilities_are_the_logits_at_the_temperature(
 
 
 def test_no_temperature_is_refused_if_it_is_asked_for(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "fit_temperature", lambda logits, label: None)
+    monkeypatch.setattr(evaluator, "fit_temperature", lambda logits, label: None)
     with pytest.raises(InputError, match=r"--calibrated: .* no temperature suits"):
         evaluate_split(trained, "test", tmp_path, calibrated=True)
 

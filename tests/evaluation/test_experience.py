@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from drenet_jax.evaluation.experience import Experience
-from drenet_jax.evaluation.inference import Predictor
-from drenet_jax.evaluation.persons import SlicePredictions
+from drenet_jax.evaluation.calibration import Experience
+from drenet_jax.evaluation.predictions import SlicePredictions
+from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.models.checkpoints import Checkpoints
 
 

@@ -8,15 +8,15 @@ import json
 import numpy as np
 import pytest
 
-from drenet_jax.ct.turn import Turn
+from drenet_jax.ct.orientation import Turn
 from drenet_jax.data.batches import SlicePlace, split_places
 from drenet_jax.data.lesions import read_lesions
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.evaluate import evaluate_split
-from drenet_jax.evaluation.explain import Points, explain_figures, point
-from drenet_jax.evaluation.persons import SlicePredictions
-from drenet_jax.evaluation.settings import MetricSettings
+from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.evaluator import evaluate_split
+from drenet_jax.evaluation.pointing_game import Points, explain_figures, point
+from drenet_jax.evaluation.predictions import SlicePredictions
 
 SIZE_PX = 64
 SETTINGS = MetricSettings(bootstrap_draws=200)
@@ -173,7 +173,7 @@ def test_evaluate_explains_a_trained_model_by_the_phantoms_lesions(trained, prep
 def test_a_lesion_s_pixels_are_brighter_in_the_records_than_its_surroundings(prepared):
     """The chain from the file to the crop: lesions of phantoms are denser than lung."""
     from drenet_jax.data.batches import split_batches
-    from drenet_jax.evaluation.explain import _in_crop
+    from drenet_jax.evaluation.pointing_game import _in_crop
 
     data = open_data(prepared)
     lesions = read_lesions(prepared / "lesions.csv")

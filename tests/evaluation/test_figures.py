@@ -6,20 +6,20 @@ import cv2
 import numpy as np
 import pytest
 
-from drenet_jax.evaluation import figures
+from drenet_jax.evaluation import plots
+from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.metrics import evaluation_metrics
-from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
-from drenet_jax.evaluation.settings import MetricSettings
+from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 
 SETTINGS = MetricSettings(bootstrap_draws=20)
 
 
 def _calibration(path, slices, persons, metrics):
     versions = [("before", slices, persons), ("after", slices, persons)]
-    figures.calibration_figure(path, versions, 0, 10)
+    plots.calibration_figure(path, versions, 0, 10)
 
 
-FIGURES = (figures.roc_figure, figures.confusion_figure, _calibration)
+FIGURES = (plots.roc_figure, plots.confusion_figure, _calibration)
 
 
 def cohort(labels, n_persons, n_classes=None):
@@ -66,12 +66,12 @@ def test_a_figure_is_drawn_for_any_cohort(tmp_path, figure, labels, n_persons, n
 def test_the_same_predictions_give_the_same_picture(tmp_path):
     data = cohort(("COVID-19", "healthy"), 6)
     for name in ("a.png", "b.png"):
-        figures.roc_figure(tmp_path / name, *data)
+        plots.roc_figure(tmp_path / name, *data)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_wilsons_interval_by_hand():
     # Brown, Cai and DasGupta 2001: 0 of n gives 0 to z^2 / (n + z^2).
-    low, high = figures.wilson_interval(np.array([0.0, 0.5]), np.array([10, 10]))
+    low, high = plots.wilson_interval(np.array([0.0, 0.5]), np.array([10, 10]))
     np.testing.assert_allclose(low, [0, 0.2366], atol=1e-4)
     np.testing.assert_allclose(high, [0.2775, 0.7634], atol=1e-4)

@@ -10,10 +10,10 @@ import pytest
 import drenet_jax
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.data.batches import split_batches
-from drenet_jax.data.cohort import read_cohort
+from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.inference import _source_boxes
+from drenet_jax.evaluation.predictor import _source_boxes
 from drenet_jax.models.checkpoints import Checkpoints, save_converted
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.statistics import bca
 
-from drenet_jax.evaluation.intervals import (
+from drenet_jax.evaluation.statistics import (
     all_but_one,
     bca_interval,
     calibration_interval,

@@ -23,8 +23,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage
 
 from drenet_jax.ct.window import window
-from drenet_jax.evaluation.inference import Predictor
 from drenet_jax.evaluation.overlays import layers
+from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.models.checkpoints import Meta
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "drenet.py"

@@ -11,16 +11,16 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drenet_jax.evaluation import intervals
-from drenet_jax.evaluation.formulas import DECISION_METRICS, of_label
+from drenet_jax.evaluation import statistics
+from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.metric_formulas import DECISION_METRICS, of_label
 from drenet_jax.evaluation.metrics import (
     classification_metrics,
     evaluation_metrics,
     metrics_with_intervals,
     youden_threshold,
 )
-from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
-from drenet_jax.evaluation.settings import MetricSettings
+from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 
 BINARY = ("COVID-19", "healthy")
 THREE = ("COVID-19", "bacterial", "healthy")
@@ -235,7 +235,7 @@ def test_a_metric_that_most_draws_leave_undefined_has_no_interval():
     slices = slices_from([0, 1], [0.9, 0.8])
     of_seed = {}
     for seed in range(4):
-        times = intervals.person_draws(slices.patient_id, 101, seed)[1]
+        times = statistics.person_draws(slices.patient_id, 101, seed)[1]
         undefined = int((times.max(axis=1) == 2).sum())
         table = with_intervals(slices, draws=101, seed=seed)
         assert table["auc"]["value"] == 1
@@ -272,7 +272,7 @@ def test_intervals_are_those_of_repeating_the_drawn_persons_slices(labels):
     slices = random_slices(5, 14, labels, decimals=1)
     draws = 40
     table = with_intervals(slices, draws=draws, seed=9)
-    person, times = intervals.person_draws(slices.patient_id, draws, 9)
+    person, times = statistics.person_draws(slices.patient_id, draws, 9)
     n = times.shape[1]
 
     def figures(times_of_person):
@@ -289,9 +289,9 @@ def test_intervals_are_those_of_repeating_the_drawn_persons_slices(labels):
         if metric["value"] is None:
             wanted = None
         elif name.startswith("ece"):
-            wanted = intervals.calibration_interval(metric["value"], of_draws)
+            wanted = statistics.calibration_interval(metric["value"], of_draws)
         else:
-            wanted = intervals.bca_interval(metric["value"], of_draws, column(left_out, name))
+            wanted = statistics.bca_interval(metric["value"], of_draws, column(left_out, name))
         if wanted is None:
             assert metric["low"] is None, name
             assert metric["why"], name

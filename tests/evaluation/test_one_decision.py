@@ -11,10 +11,10 @@ import pytest
 
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.aggregate import AGGREGATES
 from drenet_jax.evaluation.decisions import DecisionRule, decide
-from drenet_jax.evaluation.evaluate import evaluate_split
-from drenet_jax.evaluation.inference import Predictor
+from drenet_jax.evaluation.evaluator import evaluate_split
+from drenet_jax.evaluation.predictions import AGGREGATES
+from drenet_jax.evaluation.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

@@ -21,17 +21,17 @@ from ct.conftest import draw_chest, write_dicom
 from ct.odd_inputs import change, enhanced, zipped
 
 import drenet_jax
-from drenet_jax.ct.files import natural
 from drenet_jax.ct.preprocess import prepare_person
+from drenet_jax.ct.sources import natural
 from drenet_jax.ct.window import window
+from drenet_jax.dicom_export.objects import require_highdicom, write_objects
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.inference import PersonResult
 from drenet_jax.evaluation.overlays import HEAT_OPACITY, LESION_BOX_MIN_SCORE, composite, layers
-from drenet_jax.evaluation.pacs.objects import require_highdicom, write_objects
-from drenet_jax.evaluation.report import most_suspected
+from drenet_jax.evaluation.predictor import PersonResult
+from drenet_jax.evaluation.report.person_report import most_suspected
 
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed (extra `pacs`)")
-from drenet_jax.evaluation.pacs import structured_report  # noqa: E402
+from drenet_jax.dicom_export import structured_report  # noqa: E402
 
 PATIENT = {
     "PatientName": "MUSTERFRAU^ERIKA",

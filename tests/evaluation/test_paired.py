@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from oracles.statistics import bca, delong_covariance
 from sklearn.metrics import roc_auc_score
 
-from drenet_jax.evaluation.intervals import person_draws
-from drenet_jax.evaluation.paired import (
+from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.metrics import paired_bootstrap
+from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
+from drenet_jax.evaluation.statistics import (
     PairedTest,
     delong,
     delong_variance,
     holm,
     mcnemar,
-    paired_bootstrap,
+    person_draws,
 )
-from drenet_jax.evaluation.persons import PersonPredictions, SlicePredictions
-from drenet_jax.evaluation.settings import MetricSettings
 
 
 def two_models(seed: int, n: int, levels: int):

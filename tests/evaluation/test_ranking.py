@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from drenet_jax.evaluation.intervals import person_draws
-from drenet_jax.evaluation.ranking import (
+from drenet_jax.evaluation.metric_formulas import (
     ranking_by_scikit_learn,
     ranking_of_draws,
     recall_at,
 )
+from drenet_jax.evaluation.statistics import person_draws
 
 SPECIFICITIES = (0.5, 0.8, 0.9, 0.95)
 
@@ -62,7 +62,7 @@ def test_figures_do_not_depend_on_how_draws_are_blocked(monkeypatch):
     is_positive, score = random.random(50) < 0.5, random.random(50).round(1)
     person, times = person_draws(np.arange(50).astype(str), draws=11, seed=0)
     whole = ranking_of_draws(is_positive, score, person, times, SPECIFICITIES)
-    monkeypatch.setattr("drenet_jax.evaluation.ranking._BLOCK_WEIGHTS", 120)
+    monkeypatch.setattr("drenet_jax.evaluation.metric_formulas._BLOCK_WEIGHTS", 120)
     blocked = ranking_of_draws(is_positive, score, person, times, SPECIFICITIES)
     for name in whole:
         np.testing.assert_array_equal(whole[name], blocked[name])

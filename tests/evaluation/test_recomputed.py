@@ -16,9 +16,9 @@ import pytest
 import sklearn.metrics as sk
 from sklearn.calibration import calibration_curve
 
+from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.metrics import evaluation_metrics
-from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
-from drenet_jax.evaluation.settings import MetricSettings
+from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 
 SETTINGS = MetricSettings(
     threshold=0.375, specificities=(0.8, 0.9, 0.95, 0.975), calibration_bins=7, bootstrap_draws=30

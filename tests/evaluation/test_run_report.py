@@ -6,12 +6,11 @@ import cv2
 import numpy as np
 from html_pages import Page, assert_stands_alone, pictures_of
 
-from drenet_jax.evaluation.claim import ITEMS
-from drenet_jax.evaluation.decisions import worst_misses
+from drenet_jax.evaluation.decisions import MetricSettings, worst_misses
 from drenet_jax.evaluation.metrics import evaluation_metrics
-from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
-from drenet_jax.evaluation.run_report import RunReport, run_report
-from drenet_jax.evaluation.settings import MetricSettings
+from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
+from drenet_jax.evaluation.report.claim import ITEMS
+from drenet_jax.evaluation.report.evaluation_report import RunReport, run_report
 
 LABELS = ("COVID-19", "bacterial", "healthy")
 EVIL = '<script>alert("x")</script>&\'.dcm'

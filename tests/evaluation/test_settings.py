@@ -9,7 +9,7 @@ import ml_collections
 import pytest
 
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.settings import MetricSettings
+from drenet_jax.evaluation.decisions import MetricSettings
 
 
 @pytest.mark.parametrize("name", ["drenet", "demo", "resnet50", "drenet_authors"])

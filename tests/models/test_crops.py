@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drenet_jax.models.crops import box_attention, crop_and_resize, crop_slices
-from drenet_jax.models.outputs import normalise
+from drenet_jax.models.model_outputs import normalise
 
 SIZE = 40
 

@@ -12,7 +12,7 @@ import pytest
 
 import drenet_jax
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.evaluate import evaluate_split
+from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.models.build import build_model, init_variables
 from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.models.pretrained import start_from

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from drenet_jax.models.densenet import DenseNet
+from drenet_jax.models.backbones.densenet import DenseNet
 
 
 def test_features_have_stride_32():

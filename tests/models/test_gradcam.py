@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from drenet_jax.models.build import build_model, init_variables
-from drenet_jax.models.gradcam import explain
-from drenet_jax.models.outputs import FeatureMaps
+from drenet_jax.models.grad_cam import explain
+from drenet_jax.models.model_outputs import FeatureMaps
 
 CLASSES = 3
 

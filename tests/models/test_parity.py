@@ -19,13 +19,13 @@ from oracles.torch_random import randomise  # noqa: E402
 from oracles.torch_resnet import ResNet as TorchResNet  # noqa: E402
 from oracles.torch_vgg import VGG as TorchVGG  # noqa: E402
 
+from drenet_jax.models.backbones.densenet import DenseNet  # noqa: E402
+from drenet_jax.models.backbones.resnet import ResNet  # noqa: E402
+from drenet_jax.models.backbones.vgg import VGG  # noqa: E402
 from drenet_jax.models.classifier import Classifier  # noqa: E402
-from drenet_jax.models.densenet import DenseNet  # noqa: E402
-from drenet_jax.models.gradcam import explain  # noqa: E402
-from drenet_jax.models.outputs import normalise  # noqa: E402
+from drenet_jax.models.grad_cam import explain  # noqa: E402
+from drenet_jax.models.model_outputs import normalise  # noqa: E402
 from drenet_jax.models.pretrained import to_flax  # noqa: E402
-from drenet_jax.models.resnet import ResNet  # noqa: E402
-from drenet_jax.models.vgg import VGG  # noqa: E402
 
 # torchvision's published counts, the head of 1000 classes included.
 PARAMETERS = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drenet_jax.models.resnet import ResNet
+from drenet_jax.models.backbones.resnet import ResNet
 
 # torchvision's published counts less the class head (features × 1000 + 1000).
 PARAMETERS = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032}

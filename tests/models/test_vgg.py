@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drenet_jax.models.vgg import VGG, adaptive_average_pool
+from drenet_jax.models.backbones.vgg import VGG, adaptive_average_pool
 
 
 @pytest.fixture(scope="module")

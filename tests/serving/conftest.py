@@ -12,10 +12,10 @@ import pytest
 from serving.visitors import Served, Stage, default_limits, start
 
 from drenet_jax.serving import server
+from drenet_jax.serving.access_log import Log
 from drenet_jax.serving.app import make_app
 from drenet_jax.serving.jobs import Jobs
-from drenet_jax.serving.log import Log
-from drenet_jax.serving.metrics import Metrics
+from drenet_jax.serving.monitoring import Metrics
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ import pytest
 import SimpleITK as sitk
 from serving.visitors import FORM_HEADERS, form_of
 
-from drenet_jax.ct.files import CtError
-from drenet_jax.evaluation.inference import Predictor
+from drenet_jax.ct.sources import CtError
+from drenet_jax.evaluation.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

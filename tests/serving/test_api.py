@@ -14,7 +14,7 @@ import pytest
 from html_pages import Page
 from serving.visitors import FORM_HEADERS, TOKEN, form, form_of, multipart, start
 
-from drenet_jax.evaluation.inference import Predictor
+from drenet_jax.evaluation.predictor import Predictor
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from serving.visitors import (
     multipart,
 )
 
-from drenet_jax.ct.files import CtError
+from drenet_jax.ct.sources import CtError
 from drenet_jax.errors import InputError
 
 FILE = form(("a.dcm", b"12345"))

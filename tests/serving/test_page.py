@@ -175,7 +175,7 @@ def test_a_folder_is_dropped(visit, person, predictor_of_page):
 
 @pytest.fixture(scope="module")
 def predictor_of_page(trained):
-    from drenet_jax.evaluation.inference import Predictor
+    from drenet_jax.evaluation.predictor import Predictor
 
     return Predictor.load(trained)
 

@@ -20,10 +20,10 @@ from sklearn.metrics import roc_auc_score
 from drenet_jax.data.batches import split_batches
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.compared_runs import read_runs
+from drenet_jax.evaluation.comparison import read_runs
+from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.metrics import evaluation_metrics
-from drenet_jax.evaluation.persons import SlicePredictions, person_predictions
-from drenet_jax.evaluation.settings import MetricSettings
+from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 from drenet_jax.training import crossvalidation
 from drenet_jax.training.crossvalidation import cross_validate
 

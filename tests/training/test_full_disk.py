@@ -14,7 +14,7 @@ import pytest
 
 from drenet_jax.errors import InputError
 from drenet_jax.models.checkpoints import Checkpoints
-from drenet_jax.outputs import is_disk_full, new_folder
+from drenet_jax.output_files import is_disk_full, new_folder
 from drenet_jax.training import loop
 from drenet_jax.training.loop import train_and_evaluate
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from drenet_jax.errors import InputError
-from drenet_jax.outputs import only_one
+from drenet_jax.output_files import only_one
 from drenet_jax.training.crossvalidation import cross_validate
 from drenet_jax.training.loop import LOCK_FILE, train_and_evaluate
 
@@ -25,7 +25,7 @@ def _hold(folder):
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from drenet_jax.outputs import only_one\n"
+        "from drenet_jax.output_files import only_one\n"
         f"with only_one(Path({str(folder)!r}), name={LOCK_FILE!r}, message='taken'):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(600)\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from drenet_jax.training.logs import RunLog, proposal_picture
+from drenet_jax.training.run_log import RunLog, proposal_picture
 
 
 def _events(workdir):

@@ -14,7 +14,7 @@ import pytest
 from drenet_jax.data import batches
 from drenet_jax.data.records import open_data, write_fold
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.evaluate import evaluate_split
+from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, has_checkpoint
 from drenet_jax.models.pretrained import start_from

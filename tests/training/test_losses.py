@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from drenet_jax.errors import InputError
-from drenet_jax.models.outputs import FeatureMaps, Outputs
+from drenet_jax.models.model_outputs import FeatureMaps, Outputs
 from drenet_jax.training.losses import all_losses, ranking_loss, read_class_weights
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from drenet_jax import parallel
 from drenet_jax.errors import InputError
-from drenet_jax.models import resnet
+from drenet_jax.models.backbones import resnet
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
 from drenet_jax.models.drenet import PASSES
 from drenet_jax.training.freezing import (

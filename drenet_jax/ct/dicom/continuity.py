@@ -10,7 +10,7 @@ import numpy as np
 from drenet_jax.ct.dicom.copies import NoStackError
 from drenet_jax.ct.dicom.headers import DicomSlice
 from drenet_jax.ct.dicom.stacks import Stack
-from drenet_jax.ct.files import CtError
+from drenet_jax.ct.sources import CtError
 
 # Slices are compared on a grid with this many pixels, in a range that shows lung and tissue.
 _GRID_PX = 64

@@ -11,7 +11,7 @@ import numpy as np
 from drenet_jax.ct.dicom import geometry
 from drenet_jax.ct.dicom.attributes import AttributeTable
 from drenet_jax.ct.dicom.headers import DicomSlice
-from drenet_jax.ct.files import CtError, Excluded
+from drenet_jax.ct.sources import CtError, Excluded
 
 
 class Pixels(NamedTuple):

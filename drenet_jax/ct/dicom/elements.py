@@ -17,7 +17,7 @@ import pydicom.filereader
 import pydicom.uid
 from pydicom.tag import BaseTag, Tag
 
-from drenet_jax.ct.files import HEAD_BYTES
+from drenet_jax.ct.sources import HEAD_BYTES
 
 # What pydicom and its decoders raise on damaged files.
 ERRORS = (

@@ -24,8 +24,8 @@ from drenet_jax.ct.dicom.elements import (
     tags_of,
     without_warnings,
 )
-from drenet_jax.ct.files import Excluded
-from drenet_jax.ct.turn import Turn, turn_of
+from drenet_jax.ct.orientation import Turn, turn_of
+from drenet_jax.ct.sources import Excluded
 
 # Larger claims are damage: the largest CT matrices have 2048 columns, the longest some 3000 frames.
 _LARGEST_PX = 4096

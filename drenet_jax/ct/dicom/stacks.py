@@ -34,7 +34,7 @@ from drenet_jax.ct.dicom.grouping import (
 )
 from drenet_jax.ct.dicom.headers import NO_PLACE, PATIENT_TAGS, SERIES_TAGS, STUDY_TAGS, DicomSlice
 from drenet_jax.ct.dicom.selection import Comparison
-from drenet_jax.ct.files import Excluded
+from drenet_jax.ct.sources import Excluded
 
 # So many series are named in a note.
 _MOST_NAMED = 8

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drenet_jax.data.public.found import Found
+from drenet_jax.data.public.scan import Found
 from drenet_jax.data.public.tree import filled_folders, named_folders
 
 _LABELS = {"NCP": "COVID-19", "CP": "CP", "Normal": "healthy"}

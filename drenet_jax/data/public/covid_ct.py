@@ -22,7 +22,7 @@ import os
 import re
 from pathlib import Path
 
-from drenet_jax.data.public.found import Found
+from drenet_jax.data.public.scan import Found
 from drenet_jax.data.public.tables import read_table
 from drenet_jax.data.public.tree import PICTURES, files, not_like
 from drenet_jax.errors import InputError

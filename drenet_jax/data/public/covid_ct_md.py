@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drenet_jax.data.public.found import Found
+from drenet_jax.data.public.scan import Found
 from drenet_jax.data.public.tree import filled_folders, named_folders
 
 # Its paper, its page and its archive each name the folders otherwise.

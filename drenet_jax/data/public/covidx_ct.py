@@ -25,8 +25,8 @@ import os
 import re
 from pathlib import Path
 
-from drenet_jax.ct.files import natural
-from drenet_jax.data.public.found import Found
+from drenet_jax.ct.sources import natural
+from drenet_jax.data.public.scan import Found
 from drenet_jax.data.public.tables import read_table
 from drenet_jax.data.public.tree import listed, not_like
 from drenet_jax.errors import InputError

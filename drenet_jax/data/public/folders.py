@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from drenet_jax.data.identities import person_key
-from drenet_jax.data.public.found import Found
+from drenet_jax.data.public.scan import Found
 from drenet_jax.data.public.tree import PICTURES, entries, holds_a_file, not_like
 from drenet_jax.errors import InputError
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drenet_jax.data.public.found import Found
+from drenet_jax.data.public.scan import Found
 from drenet_jax.data.public.tree import PICTURES, files, named_folders
 
 _FOLDERS = {"COVID-19": ("COVID",), "not COVID-19": ("non-COVID",)}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from drenet_jax.data.public.found import Found
+from drenet_jax.data.public.scan import Found
 from drenet_jax.data.public.tables import read_table
 from drenet_jax.data.public.tree import files, not_like
 from drenet_jax.errors import InputError

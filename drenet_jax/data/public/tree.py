@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from drenet_jax.ct.files import natural, printable
-from drenet_jax.data.public.found import Found
+from drenet_jax.ct.sources import natural, printable
+from drenet_jax.data.public.scan import Found
 from drenet_jax.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg")

@@ -1,0 +1,1 @@
+"""Lung segmentation with OpenCV (paper 2.2.1)."""

@@ -1,0 +1,125 @@
+"""What becomes of a person's files: the picked slices and why some were not kept.
+
+Apart from `preprocess`, so that who only reads the result need not import the decoders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from drenet_jax.ct.fill import fill_blank
+from drenet_jax.ct.orientation import Box, FileAxes, Turn
+from drenet_jax.ct.settings import CtSettings
+from drenet_jax.ct.sources import Excluded
+
+if TYPE_CHECKING:
+    from drenet_jax.ct.dicom.instances import SourceInstance
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PickedSlice:
+    """One picked slice of a person, kept or not.
+
+    Attributes:
+      index: its place in the ordered series (in the list of paths for single images), from 0. The
+        slices of a volume are ordered from the feet to the head, whichever way they are stored.
+      name: its file name, relative to the series' folder.
+      source: uint8 [H, W], the original slice, lung-windowed and upright.
+      source_mask: bool [H, W], the lungs; all False if none were found.
+      source_box: the lungs' box (y0, x0, y1, x1) in pixels of the source, half open, or None.
+      turn: how the slice as stored became upright.
+      image: uint8 [S, S], the lungs' box resized, neither masked nor filled; None if not kept.
+      lung_mask: bool [S, S], the lungs in `image`; None if not kept.
+      why_excluded: '' if the slice is kept.
+      instance: the DICOM instance that it comes from, if that was asked for. It identifies the
+        patient; nothing else here does.
+      stored_index: for a slice of a volume, its place along the slice axis of the array as stored,
+        from 0; None for files of slices.
+      file_axes: for a slice of a volume, the axes of the array as stored that `file_index` and the
+        rows and columns of `file_box` and `file_size` count along; None for files of slices.
+    """
+
+    index: int
+    name: str
+    source: np.ndarray
+    source_mask: np.ndarray
+    source_box: Box | None
+    turn: Turn
+    image: np.ndarray | None
+    lung_mask: np.ndarray | None
+    why_excluded: str
+    instance: SourceInstance | None = None
+    stored_index: int | None = None
+    file_axes: FileAxes | None = None
+
+    @property
+    def kept(self) -> bool:
+        return not self.why_excluded
+
+    @property
+    def file_index(self) -> int:
+        """Its number in the file, from 0: along the slice axis of a volume's array as stored."""
+        return self.index if self.stored_index is None else self.stored_index
+
+    @property
+    def file_size(self) -> tuple[int, int]:
+        """(H, W) of the slice as its file has it."""
+        return self.turn.stored_shape(self.source.shape)
+
+    @property
+    def file_box(self) -> Box:
+        """The lungs' box in pixels of the slice as its file has it. For slices with lungs only."""
+        assert self.source_box is not None
+        return self.turn.stored_box(self.source_box, self.source.shape)
+
+    @property
+    def masked(self) -> np.ndarray:
+        """uint8 [S, S]: the crop with 0 outside the lungs. For kept slices only."""
+        assert self.image is not None
+        assert self.lung_mask is not None
+        return np.where(self.lung_mask, self.image, np.uint8(0))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedPerson:
+    """What became of a person's files.
+
+    Attributes:
+      picked: the picked slices in order, kept or not.
+      excluded: files that are no slices of the series, and picked slices that were not kept.
+      notes: what is odd about the files, in words.
+      n_slices: how many slices the series has (how many single images were given).
+    """
+
+    picked: tuple[PickedSlice, ...]
+    excluded: tuple[Excluded, ...]
+    notes: tuple[str, ...]
+    n_slices: int
+
+    @property
+    def kept(self) -> tuple[PickedSlice, ...]:
+        return tuple(one for one in self.picked if one.kept)
+
+
+def filled(picked: PickedSlice, settings: CtSettings, seed: int) -> np.ndarray:
+    """The crop with its blank filled, the same in every run for the same arguments.
+
+    Args:
+      picked: a kept slice.
+      settings: how many copies fill the blank.
+      seed: the seed of the data set. Chance depends on it and on the picture, not on names, so a
+        slice is filled alike in a data set and in a prediction.
+
+    Returns:
+      uint8 [S, S].
+    """
+    assert picked.image is not None
+    assert picked.lung_mask is not None
+    # Python's hash() differs between processes.
+    picture = hashlib.sha256(picked.masked.tobytes()).digest()
+    entropy = (seed, int.from_bytes(picture[:8], "little"))
+    return fill_blank(picked.image, picked.lung_mask, settings.fill_copies, entropy)

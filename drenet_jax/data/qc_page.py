@@ -1,0 +1,123 @@
+"""The QC pages of `prepare`: every picked slice with its lung outline, doubtful persons first."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from drenet_jax.data.qc_summary import Look, concern
+from drenet_jax.data.staging import read_look
+from drenet_jax.html_templates import render
+
+# With 15 slices each a page of so many takes about 8 MB.
+PERSONS_A_PAGE = 100
+
+
+class QcCounts(NamedTuple):
+    """How many persons of the cohort there are on the pages, for the headings."""
+
+    left_out: int
+    doubtful: int
+    clear: int
+
+    @classmethod
+    def of(cls, doubts: Iterable[float]) -> QcCounts:
+        """The counts from the `Look.doubt` of all persons."""
+        found = collections.Counter(map(concern, doubts))
+        return cls(*(found[group] for group in range(3)))
+
+
+def write_qc_pages(
+    folder: Path,
+    persons: Iterator[tuple[Path, str]],
+    counts: QcCounts,
+    spread: Callable[[Callable, Iterable[tuple]], Iterator[Any]],
+) -> None:
+    """Writes `qc.html` and, for more than `PERSONS_A_PAGE` persons, `qc/002.html` and so on.
+
+    Args:
+      folder: where `qc.html` goes.
+      persons: (spool, split) of each, in the order of the pages; left out persons have no split.
+      counts: of all persons.
+      spread: does `function(*task)` for every task, perhaps in other processes.
+    """
+    n_pages = -(-sum(counts) // PERSONS_A_PAGE)
+    tasks = (
+        (folder, page, n_pages, list(itertools.islice(persons, PERSONS_A_PAGE)), counts)
+        for page in range(n_pages)
+    )
+    if n_pages == 1:
+        write_qc_page(*next(tasks))
+        return
+    (folder / "qc").mkdir()
+    for _ in spread(write_qc_page, tasks):
+        pass
+
+
+def write_qc_page(
+    folder: Path, page: int, n_pages: int, persons: Sequence[tuple[Path, str]], counts: QcCounts
+) -> None:
+    """Writes one page; the first, number 0, is `qc.html`. Each is one file without outside links.
+
+    The pictures of a page are read from the persons' spools here, so no process holds all.
+    """
+    looks = [(read_look(spool), split) for spool, split in persons]
+    html = render(
+        "drenet_jax.data",
+        "qc.html.j2",
+        groups=_groups(looks, counts),
+        counts=counts,
+        page=page,
+        n_pages=n_pages,
+        persons_a_page=PERSONS_A_PAGE,
+        links=[_link(page, other) for other in range(n_pages)] if page == 0 else [],
+        previous=_link(page, page - 1) if page > 0 else "",
+        following=_link(page, page + 1) if page + 1 < n_pages else "",
+        first=_link(page, 0),
+    )
+    (folder / _place(page)).write_text(html, encoding="utf-8")
+
+
+def _place(page: int) -> str:
+    return f"qc/{page + 1:03d}.html" if page else "qc.html"
+
+
+def _link(here: int, there: int) -> str:
+    return f"../{_place(there)}" if here else _place(there)
+
+
+def _groups(looks: Sequence[tuple[Look, str]], counts: QcCounts) -> list[dict[str, Any]]:
+    groups = [
+        {"name": "left-out", "title": "Left out", "count": counts.left_out, "rows": []},
+        {"name": "doubtful", "title": "Worth a look", "count": counts.doubtful, "rows": []},
+        {"name": "clear", "title": "Nothing odd found", "count": counts.clear, "rows": []},
+    ]
+    for look, split in looks:
+        groups[look.concern]["rows"].append(_row(look, split))
+    return [group for group in groups if group["rows"]]
+
+
+def _row(look: Look, split: str) -> dict[str, Any]:
+    return {
+        "look": look,
+        "split": split,
+        "thumbnails": [
+            {
+                "name": one.name,
+                "why": one.why_excluded,
+                "short_why": short(one.why_excluded),
+                "percent": round(100 * one.area_share),
+                "jpeg": base64.b64encode(one.jpeg).decode(),
+            }
+            for one in look.thumbnails
+        ],
+    }
+
+
+def short(why: str) -> str:
+    """A reason without what concerns one file alone, which follows a colon or a parenthesis."""
+    return why.partition(":")[0].partition("(")[0].strip()

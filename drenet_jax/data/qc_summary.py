@@ -1,0 +1,138 @@
+"""What the QC page shows of one person: every picked slice, and the reasons to doubt them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from drenet_jax.ct.prepared_series import PickedSlice, PreparedPerson
+from drenet_jax.ct.series import RENAMED
+from drenet_jax.ct.settings import CtSettings
+from drenet_jax.data.cohort_table import Person
+from drenet_jax.data.qc_checks import area_shares, by_series, doubts
+
+THUMBNAIL_PX = 144
+_JPEG_QUALITY = 70
+
+_GREEN_BGR = (80, 220, 80)
+_BLUE_BGR = (230, 150, 60)
+
+# Heavier than all doubts together: whoever is left out comes first.
+_LEFT_OUT_WEIGHT = 1000
+_NOTE_WEIGHT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Thumbnail:
+    """A picked slice with its lungs.
+
+    Attributes:
+      name: its file name.
+      jpeg: the slice with the lungs' outline and box, `THUMBNAIL_PX` on the longer side.
+      area_share: lung area over the person's largest, 0 to 1.
+      why_excluded: "" if the slice is kept.
+    """
+
+    name: str
+    jpeg: bytes
+    area_share: float
+    why_excluded: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """One person on the QC page.
+
+    Attributes:
+      patient_id, label: as the cohort has them.
+      n_slices: slices of the series (single images given).
+      thumbnails: of the picked slices.
+      doubts: reasons to look, heaviest first.
+      notes: what the reading of the series found worth telling.
+      why_left_out: why the person is in no split, or "".
+      doubt: the page shows persons with a larger one first.
+    """
+
+    patient_id: str
+    label: str
+    n_slices: int
+    thumbnails: tuple[Thumbnail, ...]
+    doubts: tuple[str, ...]
+    notes: tuple[str, ...]
+    why_left_out: str
+    doubt: float
+
+    @property
+    def concern(self) -> int:
+        """0 for a person who is left out, 1 for one with doubts or notes, 2 for all others."""
+        return concern(self.doubt)
+
+    @property
+    def n_kept(self) -> int:
+        return sum(not one.why_excluded for one in self.thumbnails)
+
+
+def concern(doubt: float) -> int:
+    """`Look.concern` from `Look.doubt`."""
+    return 0 if doubt >= _LEFT_OUT_WEIGHT else 1 if doubt >= 1 else 2
+
+
+def look_at(
+    person: Person, prepared: PreparedPerson, settings: CtSettings, *, why_left_out: str
+) -> Look:
+    """The look of a person whose files could be read."""
+    are_single_images = prepared.n_slices == len(person.paths)
+    wanted = prepared.n_slices
+    if not are_single_images:
+        wanted = min(wanted, settings.slices_per_person)
+    found = doubts(
+        prepared.picked,
+        in_order=not are_single_images,
+        n_unreadable=max(0, wanted - len(prepared.picked)),
+    )
+    shares = [share for series in by_series(prepared.picked) for share in area_shares(series)]
+    # Below 1: it decides among persons with equal reasons only.
+    share_left_out = 0.9 * (1 - len(prepared.kept) / max(1, len(prepared.picked)))
+    return Look(
+        patient_id=person.patient_id,
+        label=person.label,
+        n_slices=prepared.n_slices,
+        thumbnails=tuple(
+            Thumbnail(one.name, _jpeg(one), share, one.why_excluded)
+            for one, share in zip(prepared.picked, shares, strict=True)
+        ),
+        doubts=tuple(doubt.why for doubt in found),
+        notes=prepared.notes,
+        why_left_out=why_left_out,
+        doubt=(_LEFT_OUT_WEIGHT if why_left_out else 0)
+        + sum(doubt.weight for doubt in found)
+        # Many persons of a hospital have this note, and it says nothing of their lungs.
+        + sum(_NOTE_WEIGHT for note in prepared.notes if RENAMED not in note)
+        + share_left_out,
+    )
+
+
+def look_at_nothing(person: Person, why_left_out: str) -> Look:
+    """The look of a person of whom no picture could be read."""
+    return Look(
+        person.patient_id, person.label, 0, (), (), (), why_left_out, float(_LEFT_OUT_WEIGHT)
+    )
+
+
+def _jpeg(picked: PickedSlice) -> bytes:
+    height, width = picked.source.shape
+    scale = THUMBNAIL_PX / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = cv2.resize(picked.source, size, interpolation=cv2.INTER_AREA)
+    image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    mask = cv2.resize(picked.source_mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    outline, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(image, outline, -1, _GREEN_BGR, 1)
+    if picked.source_box is not None:
+        y0, x0, y1, x1 = (round(edge * scale) for edge in picked.source_box)
+        cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), _BLUE_BGR, 1)
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert done
+    return data.tobytes()

@@ -1,0 +1,60 @@
+"""The DICOM objects that `predict --dicom_out` writes: a structured report and captures.
+
+They hold the patient's name, ID and study, as a PACS needs to file them. Nothing else that this
+package writes does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydicom import config
+
+from drenet_jax.ct.dicom.elements import without_warnings
+from drenet_jax.ct.dicom.instances import SourceInstance
+from drenet_jax.errors import InputError
+from drenet_jax.evaluation.overlays import SlicePicture
+from drenet_jax.evaluation.report.person_report import most_suspected
+
+
+def require_highdicom(flag: str = "--dicom_out") -> None:
+    """An InputError if highdicom is not installed; it comes with the extra `pacs`."""
+    if importlib.util.find_spec("highdicom") is None:
+        raise InputError(f"{flag} needs highdicom; install it with pip install 'drenet_jax[pacs]'.")
+
+
+def write_objects(
+    folder: Path,
+    result: Mapping,
+    pictures: Sequence[SlicePicture],
+    instances: Sequence[SourceInstance],
+) -> None:
+    """Writes `report.dcm` and, of each slice that the report shows large, `capture_01.dcm` and on.
+
+    All are new instances in two new series of the source's study. Text is in UTF-8, which holds
+    names and labels of every script.
+
+    Args:
+      folder: where to, empty.
+      result: what `predict` writes to result.json.
+      pictures: of the slices in `result`, in the same order.
+      instances: the DICOM instances of the same slices, all of one study.
+    """
+    # Here, because highdicom is an extra.
+    from drenet_jax.dicom_export.secondary_capture import captures
+    from drenet_jax.dicom_export.structured_report import structured_report
+
+    assert len(result["slices"]) == len(pictures) == len(instances)
+    shown = most_suspected(pictures, result["person"]["label"])
+    # What the source says of the patient is passed on as it is, even where it breaks DICOM's rules:
+    # a corrected name or ID is another one. Warnings would quote it.
+    with without_warnings(), config.disable_value_validation():
+        report = structured_report(result, instances)
+        report.save_as(folder / "report.dcm", enforce_file_format=True)
+        made = captures(
+            [pictures[i] for i in shown], [instances[i] for i in shown], result["model"]
+        )
+        for number, capture in enumerate(made, start=1):
+            capture.save_as(folder / f"capture_{number:02d}.dcm", enforce_file_format=True)

@@ -1,0 +1,355 @@
+"""Several runs on the same persons: the paper's tables and figures, and what differs by chance."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from drenet_jax.errors import InputError
+from drenet_jax.evaluation import plots, statistics
+from drenet_jax.evaluation.decisions import MetricSettings, confusion_counts, decided, is_positive
+from drenet_jax.evaluation.metrics import metrics_with_intervals, paired_bootstrap
+from drenet_jax.evaluation.predictions import (
+    PersonPredictions,
+    SlicePredictions,
+    person_predictions,
+)
+from drenet_jax.evaluation.report import comparison_report
+from drenet_jax.evaluation.report.person_report import PACKAGE, data_uri
+from drenet_jax.html_templates import render
+
+# The p-values that are adjusted together: one comparison of each run with the first.
+_TESTS = ("delong_auc", "mcnemar_accuracy", "mcnemar_accuracy_argmax")
+
+
+def compare(runs: Sequence[ComparedRun], split: str, folder: Path) -> dict:
+    """Compares runs, each with the first, and writes the result into `folder`.
+
+    `compare.json`, `compare.md`, `tables.csv`, `tables.tex`, `roc.png`, `confusion.png` and
+    `report.html`.
+
+    Args:
+      runs: two or more, from `read_runs`.
+      split: of the persons, for titles.
+      folder: an existing one.
+
+    Returns:
+      what `compare.json` holds: the "runs" with their metrics and confusion counts, and of all but
+      the first the "differences": of each metric, and the tests with `p_value` and `p_holm`.
+    """
+    result = _compared(runs, split)
+    tables, notes = comparison_report.tables(result)
+    (folder / "compare.json").write_text(
+        json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    for name, text in (
+        ("compare.md", comparison_report.markdown(tables, notes)),
+        ("tables.csv", comparison_report.csv_text(tables)),
+        ("tables.tex", comparison_report.latex(tables, notes)),
+    ):
+        (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+    files = {name: folder / f"{name}.png" for name in ("roc", "confusion")}
+    _roc_figure(files["roc"], runs, result)
+    _confusion_figure(files["confusion"], runs)
+    report = render(
+        PACKAGE,
+        "compare.html.j2",
+        title=f"{len(runs)} runs on the same {result['n_persons']} persons",
+        result=result,
+        tables=tables,
+        notes=notes,
+        roc=data_uri(files["roc"].read_bytes()),
+        confusion=data_uri(files["confusion"].read_bytes()),
+    )
+    (folder / "report.html").write_text(report, encoding="utf-8")
+    return result
+
+
+def _compared(runs: Sequence[ComparedRun], split: str) -> dict:
+    first = runs[0]
+    # One and the same for all: the first run's.
+    settings, positive = first.settings, first.positive
+    differences = [_difference(run, first) for run in runs[1:]]
+    for test in _TESTS:
+        own = [one[test] for one in differences if test in one]
+        for one, adjusted in zip(
+            own, statistics.holm([one["p_value"] for one in own]), strict=True
+        ):
+            one["p_holm"] = adjusted
+    return {
+        "split": split,
+        "labels": list(first.slices.labels),
+        "positive": first.slices.labels[positive],
+        "threshold": settings.threshold,
+        "draws": settings.bootstrap_draws,
+        "seed": settings.bootstrap_seed,
+        "n_persons": len(first.persons),
+        "n_slices": len(first.slices),
+        "correction": "Holm",
+        "runs": [
+            {
+                "name": run.name,
+                "source": run.source,
+                "aggregate": run.aggregate,
+                "image": metrics_with_intervals(run.slices, positive, settings),
+                "person": metrics_with_intervals(run.persons, positive, settings),
+                "confusion": confusion_counts(run.persons, positive, settings.threshold).tolist(),
+            }
+            for run in runs
+        ],
+        "differences": differences,
+    }
+
+
+def _difference(run: ComparedRun, first: ComparedRun) -> dict:
+    """A run less the first: metrics at both levels, and tests of its persons."""
+    settings, positive = first.settings, first.positive
+    truth = first.persons.label == positive
+    scores, first_scores = (one.persons.probabilities[:, positive] for one in (run, first))
+    said, first_said = (
+        is_positive(one.persons.probabilities, positive, settings.threshold) for one in (run, first)
+    )
+    result = {
+        "run": run.name,
+        "against": first.name,
+        "image": paired_bootstrap(run.slices, first.slices, positive, settings),
+        "person": paired_bootstrap(run.persons, first.persons, positive, settings),
+        "delong_auc": statistics.delong(truth, scores, first_scores).to_dict(),
+        "mcnemar_accuracy": statistics.mcnemar(said == truth, first_said == truth).to_dict(),
+    }
+    if len(first.slices.labels) > 2:
+        right = [
+            np.equal(decided(one.persons, positive, settings.threshold), one.persons.label)
+            for one in (run, first)
+        ]
+        result["mcnemar_accuracy_argmax"] = statistics.mcnemar(*right).to_dict()
+    return result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ComparedRun:
+    """What a run says of the persons on which runs are compared.
+
+    Attributes:
+      name: for tables and legends.
+      source: the folder.
+      aggregate: how persons were made of slices.
+      positive: the index of the positive class.
+      slices, persons: of the split.
+      settings: of the metrics.
+    """
+
+    name: str
+    source: str
+    aggregate: str
+    positive: int
+    slices: SlicePredictions
+    persons: PersonPredictions
+    settings: MetricSettings
+
+
+def read_runs(folders: Sequence[str], split: str, names: Sequence[str] = ()) -> list[ComparedRun]:
+    """Reads or scores runs on the same persons.
+
+    Args:
+      folders: workdirs, which are scored, or folders that `evaluate` or `crossvalidate` wrote,
+        which are read.
+      split: which persons; of folders that are read it must be the one that they hold.
+      names: one for each folder; empty: what tells the folders apart.
+
+    Returns:
+      the runs, their slices and persons in the same order.
+
+    Raises:
+      InputError: there are not two runs, a folder is neither, or runs are of other persons, slices,
+        labels or splits.
+    """
+    if len(folders) < 2:
+        raise InputError("--runs must name two or more folders, separated by commas.")
+    names = list(names) or short_names(folders)
+    if len(names) != len(folders):
+        raise InputError(
+            f"--names has {len(names)} names for the {len(folders)} folders of --runs; give each "
+            "one name."
+        )
+    if len(set(names)) < len(names):
+        raise InputError(f"--names={','.join(names)}: two runs have the same name; give others.")
+    runs = [_read_run(folder, split, name) for folder, name in zip(folders, names, strict=True)]
+    for run in runs[1:]:
+        _check_alike(runs[0], run)
+    return runs
+
+
+def short_names(folders: Sequence[str]) -> list[str]:
+    """The last parts of the paths; of `a/test` and `b/test`, where these are alike, `a` and `b`.
+
+    Folders that are not told apart by one part keep their whole path.
+    """
+    parts = [Path(folder).parts for folder in folders]
+    shortest = min(map(len, parts))
+    for back in range(1, shortest + 1):
+        names = [one[-back] for one in parts]
+        if len(set(names)) == len(names):
+            return names
+        if len(set(names)) > 1:
+            break
+    return list(folders)
+
+
+def _read_run(folder: str, split: str, name: str) -> ComparedRun:
+    # What crossvalidate wrote has its tables one folder down.
+    found = [one for one in (Path(folder), Path(folder) / "result") if _is_evaluation(one)]
+    run = _of_evaluation(found[0], split, name) if found else _of_workdir(folder, split, name)
+    keys = _keys(run.slices)
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(
+            f"{folder} has several predictions of slice {twice[2]!r} of person {twice[0]!r}, as a "
+            "repeated cross-validation does; compare runs without repeats."
+        )
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+    slices = run.slices.of(order)
+    persons = person_predictions(slices, run.aggregate, run.positive)
+    return dataclasses.replace(run, slices=slices, persons=persons)
+
+
+def _is_evaluation(folder: Path) -> bool:
+    return (folder / "slices.csv").is_file() and (folder / "metrics.json").is_file()
+
+
+def _of_evaluation(folder: Path, split: str, name: str) -> ComparedRun:
+    slices = SlicePredictions.from_csv(folder / "slices.csv")
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        found, aggregate = metrics["split"], metrics["aggregate"]
+        positive = slices.labels.index(metrics["positive"])
+        settings = MetricSettings(
+            threshold=metrics["threshold"],
+            aggregate=aggregate,
+            calibration_bins=metrics["calibration_bins"],
+            bootstrap_draws=metrics["draws"],
+            bootstrap_seed=metrics["seed"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / 'metrics.json'} is not what evaluate writes ({error}); evaluate again."
+        ) from error
+    if found != split:
+        raise InputError(
+            f"--split={split}, but {folder} holds an evaluation of {found}; name that split, or "
+            "evaluate this one."
+        )
+    persons = person_predictions(slices, aggregate, positive)
+    return ComparedRun(name, str(folder), aggregate, positive, slices, persons, settings)
+
+
+def _of_workdir(folder: str, split: str, name: str) -> ComparedRun:
+    # Imported here: tables that are read need neither JAX nor TensorFlow.
+    from drenet_jax.evaluation.evaluator import ScoredRun
+
+    if split == "cross-validation":
+        raise InputError(
+            f"--split={split}, but {folder} is not a folder that crossvalidate has finished; name "
+            "another folder or split."
+        )
+    run = ScoredRun(Path(folder), split)
+    settings = MetricSettings.from_config(run.predictor.meta.config.evaluation)
+    slices = run.slices(calibrated=False)
+    persons = person_predictions(slices, settings.aggregate, run.positive)
+    return ComparedRun(name, folder, settings.aggregate, run.positive, slices, persons, settings)
+
+
+def _keys(slices: SlicePredictions) -> list[tuple[str, int, str]]:
+    columns = (slices.patient_id, slices.slice_index, slices.slice_name)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _check_alike(first: ComparedRun, other: ComparedRun) -> None:
+    """Raises InputError, naming what differs, unless both are of the same slices and truths."""
+    both = f"{first.source} and {other.source}"
+    if first.slices.labels != other.slices.labels or first.positive != other.positive:
+        raise InputError(
+            f"{both} have other labels ({', '.join(first.slices.labels)}; "
+            f"{', '.join(other.slices.labels)}) or another positive one; compare runs on the same "
+            "data set."
+        )
+    ours, theirs = set(first.persons.patient_id), set(other.persons.patient_id)
+    if ours != theirs:
+        lonely = min(ours ^ theirs)
+        raise InputError(
+            f"{both} are not of the same persons: {len(ours - theirs)} are only in the first and "
+            f"{len(theirs - ours)} only in the second, for instance {str(lonely)!r}; compare runs "
+            "on the same split of the same data set."
+        )
+    ours, theirs = set(_keys(first.slices)), set(_keys(other.slices))
+    if ours != theirs:
+        patient_id, _, name = min(ours ^ theirs)
+        raise InputError(
+            f"{both} are not of the same slices: only one of them has slice {name!r} of person "
+            f"{patient_id!r}; compare runs on the same data set."
+        )
+    differing = np.flatnonzero(first.persons.label != other.persons.label)
+    if differing.size:
+        raise InputError(
+            f"{both} have other labels for person {str(first.persons.patient_id[differing[0]])!r}; "
+            "compare runs on the same data set."
+        )
+
+
+# The corner of few false positives that is shown enlarged. Of 50 healthy persons it holds ten.
+_CORNER = 0.2
+
+_MOST_COLUMNS = 4
+
+
+def _roc_figure(path: str | os.PathLike, runs: Sequence[ComparedRun], result: Mapping) -> None:
+    """Writes the persons' ROC curves, whole and, beside, the corner of few false positives.
+
+    Args:
+      path: the PNG file to write.
+      runs: to be drawn.
+      result: what compare.json holds of them.
+    """
+    figure, (whole, corner) = plots.new_figure(10.8, 5.4, columns=2)
+    plots.roc_axes(whole, f"{result['positive']} against the rest, persons")
+    plots.roc_axes(corner, "the corner of few false positives")
+    lowest = 1.0
+    for number, (run, told) in enumerate(zip(runs, result["runs"], strict=True)):
+        auc = told["person"]["auc"]
+        # Thinner from one to the next, so that curves that lie on each other are all seen.
+        width = 3 - 1.6 * number / (len(runs) - 1)
+        line = {**plots.style(number), "linewidth": width}
+        plots.roc_curve(whole, run.persons, run.positive, run.name, auc, line)
+        if auc["value"] is None:
+            continue
+        plots.roc_curve(corner, run.persons, run.positive, run.name, auc, line, clip=True)
+        is_positive = run.persons.label == run.positive
+        score = run.persons.probabilities[:, run.positive]
+        # Where the curve leaves the left edge.
+        lowest = min(lowest, float(np.mean(score[is_positive] > score[~is_positive].max())))
+    plots.legend(whole)
+    low = max(0.0, math.floor(10 * (lowest - 0.05)) / 10)
+    corner.set(xlim=(-0.02 * _CORNER, _CORNER), ylim=(low, low + 1.02 * (1 - low)), aspect="auto")
+    plots.save(figure, path)
+
+
+def _confusion_figure(path: str | os.PathLike, runs: Sequence[ComparedRun]) -> None:
+    """Writes each run's confusion matrix of persons: counts, and shares of the true label."""
+    columns = min(len(runs), _MOST_COLUMNS)
+    rows = -(-len(runs) // columns)
+    size = 1.6 + 0.9 * len(runs[0].slices.labels)
+    figure, axes = plots.new_figure(
+        columns * (size + 0.5), rows * (size + 0.6), rows=rows, columns=columns
+    )
+    for ax in axes[len(runs) :]:
+        ax.set_axis_off()
+    threshold = runs[0].settings.threshold
+    for ax, run in zip(axes, runs, strict=False):
+        plots.confusion_axes(ax, run.persons, run.positive, threshold, run.name)
+    plots.save(figure, path)

@@ -1,0 +1,236 @@
+"""Whether a model looks where the lesions are: the pointing game (Zhang et al., IJCV 2018).
+
+On each slice with a known lesion, the model points at one place: at the heat map's maximum, and at
+the centre of its best box. A point inside a lesion's box is a hit. Chance is a point drawn at
+random from the lungs.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from drenet_jax.ct.orientation import Box
+from drenet_jax.data.batches import SlicePlace
+from drenet_jax.errors import InputError
+from drenet_jax.evaluation import statistics
+from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.metrics import Metric, Resampled
+from drenet_jax.evaluation.predictions import SlicePredictions
+
+# Paper, Fig. 3: the top 3 slices of a person.
+_TOP_SLICES = 3
+
+_COLUMNS = ("patient_id", "slice_name", "slice_index", "label", "heat_map", "box", "chance")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Points:
+    """Where a model points on N slices, (y, x) in pixels of its input; NaN where it does not.
+
+    Attributes:
+      heat_map: [N, C, 2], the maximum of each class's heat map.
+      box: [N, 2], the centre of the box that the proposal head likes best.
+    """
+
+    heat_map: np.ndarray
+    box: np.ndarray
+
+    @classmethod
+    def of(cls, scored: Mapping[str, np.ndarray], image_size_px: int) -> Points:
+        """From what `SliceScorer` says of slices."""
+        maps = scored["heat_maps"]
+        n, classes, rows, columns = maps.shape
+        flat = maps.reshape(n, classes, -1)
+        place = np.stack(np.divmod(flat.argmax(axis=2), columns), axis=2)
+        peak = (place + 0.5) * np.array([image_size_px / rows, image_size_px / columns])
+        # A map of zeros has no maximum.
+        peak[flat.max(axis=2) <= 0] = np.nan
+        if not scored["boxes"].shape[1]:
+            return cls(peak, np.full((n, 2), np.nan))
+        # Groups of levels have their best boxes each.
+        best = scored["scores"].argmax(axis=1)
+        y0, x0, y1, x1 = scored["boxes"][np.arange(n), best].T
+        return cls(peak, np.stack([(y0 + y1) / 2, (x0 + x1) / 2], axis=1))
+
+    @classmethod
+    def join(cls, parts: Sequence[Points]) -> Points:
+        return cls(
+            heat_map=np.concatenate([part.heat_map for part in parts]),
+            box=np.concatenate([part.box for part in parts]),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PointedAt:
+    """What became of one slice with a lesion.
+
+    Attributes:
+      patient_id, slice_name, slice_index: of the slice.
+      label: the person's true class, whose heat map is taken.
+      heat_map: whether its maximum is a hit.
+      box: whether the best box's centre is; None for a model without boxes.
+      chance: the share of the lungs in the crop that lies in lesions.
+    """
+
+    patient_id: str
+    slice_name: str
+    slice_index: int
+    label: str
+    heat_map: bool
+    box: bool | None
+    chance: float
+
+
+def point(
+    slices: SlicePredictions,
+    points: Points,
+    places: Iterable[SlicePlace],
+    lesions: Mapping[tuple[str, str], Sequence[Box]],
+) -> list[PointedAt]:
+    """The game on every slice with a lesion in the lungs' crop.
+
+    Args:
+      slices, points, places: of the same slices in the same order.
+      lesions: from `data.lesions.read_lesions`.
+
+    Raises:
+      InputError: no slice has a lesion.
+    """
+    has_boxes = not np.isnan(points.box).all()
+    found = []
+    for i, place in enumerate(places):
+        key = (place.patient_id, place.slice_name)
+        assert key == (slices.patient_id[i], slices.slice_name[i]), key
+        marks = np.array([_in_crop(box, place) for box in lesions.get(key, ())]).reshape(-1, 4)
+        size_px = len(place.lung_mask)
+        is_inside = (marks[:, :2] < size_px).all(axis=1) & (marks[:, 2:] > 0).all(axis=1)
+        marks = marks[is_inside]
+        if not len(marks):
+            continue
+        found.append(
+            PointedAt(
+                patient_id=place.patient_id,
+                slice_name=place.slice_name,
+                slice_index=place.slice_index,
+                label=slices.labels[slices.label[i]],
+                heat_map=_hits(points.heat_map[i, slices.label[i]], marks),
+                box=_hits(points.box[i], marks) if has_boxes else None,
+                chance=_share(place.lung_mask, marks),
+            )
+        )
+    if not found:
+        raise InputError(
+            "no slice of the split has a lesion in the table of lesions; patient_id and "
+            "slice_name must be written there as in slices.csv."
+        )
+    return found
+
+
+def explain_figures(
+    slices: SlicePredictions, pointed: Sequence[PointedAt], settings: MetricSettings
+) -> dict:
+    """What `evaluate --explain` adds to metrics.json.
+
+    Args:
+      slices: of the split.
+      pointed: from `point`.
+      settings: of the draws.
+
+    Returns:
+      {"n_persons", "n_slices"} with a lesion; "heat_map", "box" (None for a model without boxes):
+      {"rate", "chance", "difference"}, the share of hits over these slices; "top_slices": likewise
+      the share of slices with a lesion among a person's three with the highest probability of the
+      person's label, against the share among all of the person's slices. Each has `value`, `low`,
+      `high`, by bootstrap over persons.
+    """
+    patient_id = np.array([one.patient_id for one in pointed])
+    chance = [one.chance for one in pointed]
+    box = None
+    if pointed[0].box is not None:
+        box = _against_chance(patient_id, [one.box for one in pointed], chance, settings)
+    persons, shares = np.unique(patient_id), []
+    marked = {(one.patient_id, one.slice_name) for one in pointed}
+    for person in persons:
+        rows = slices.of(slices.patient_id == person)
+        is_marked = np.array([(person, name) in marked for name in rows.slice_name])
+        order = np.argsort(-rows.probabilities[:, rows.label[0]], kind="stable")
+        shares.append((is_marked[order[:_TOP_SLICES]].mean(), is_marked.mean()))
+    top, all_slices = zip(*shares, strict=True)
+    return {
+        "n_persons": len(persons),
+        "n_slices": len(pointed),
+        "heat_map": _against_chance(
+            patient_id, [one.heat_map for one in pointed], chance, settings
+        ),
+        "box": box,
+        "top_slices": _against_chance(persons, top, all_slices, settings),
+    }
+
+
+def write_pointed(path: str | os.PathLike, pointed: Sequence[PointedAt]) -> None:
+    """Writes `explain.csv`: a row for each slice with a lesion; hits are 1 or 0."""
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for one in pointed:
+            row = [getattr(one, name) for name in _COLUMNS]
+            writer.writerow([int(value) if isinstance(value, bool) else value for value in row])
+
+
+def _in_crop(box: Box, place: SlicePlace) -> tuple[float, float, float, float]:
+    """A lesion in pixels of the model's input; it may reach over its edges."""
+    y0, x0, y1, x1 = place.turn.upright_box(box, place.size)
+    top, left, bottom, right = place.turn.upright_box(place.box, place.size)
+    size_px = len(place.lung_mask)
+    y, x = size_px / (bottom - top), size_px / (right - left)
+    return (y0 - top) * y, (x0 - left) * x, (y1 - top) * y, (x1 - left) * x
+
+
+def _hits(at: np.ndarray, marks: np.ndarray) -> bool:
+    y, x = at
+    y0, x0, y1, x1 = marks.T
+    return bool(np.any((y0 <= y) & (y < y1) & (x0 <= x) & (x < x1)))
+
+
+def _share(lung_mask: np.ndarray, marks: np.ndarray) -> float:
+    """The share of the lungs' pixels whose centres lie in a box."""
+    y, x = np.nonzero(lung_mask)
+    y, x = y[:, None] + 0.5, x[:, None] + 0.5
+    y0, x0, y1, x1 = marks.T
+    inside = np.any((y0 <= y) & (y < y1) & (x0 <= x) & (x < x1), axis=1)
+    return float(inside.mean())
+
+
+def _against_chance(
+    patient_id: np.ndarray,
+    hits: Sequence[float],
+    chance: Sequence[float],
+    settings: MetricSettings,
+) -> dict[str, Metric]:
+    person, times = statistics.person_draws(
+        patient_id, settings.bootstrap_draws, settings.bootstrap_seed
+    )
+    n_persons = times.shape[1]
+    hits, chance = np.asarray(hits, np.float64), np.asarray(chance, np.float64)
+    rows = np.stack([hits, chance, hits - chance])
+    names = ("rate", "chance", "difference")
+    sums = np.stack([np.bincount(person, row, n_persons) for row in rows])
+    counts = np.bincount(person, minlength=n_persons)
+
+    def means(times: np.ndarray) -> dict[str, np.ndarray]:
+        weight = times @ counts
+        with np.errstate(invalid="ignore"):  # with the only person left out, nobody is left
+            return {name: times @ one / weight for name, one in zip(names, sums, strict=True)}
+
+    return Resampled(
+        values=dict(zip(names, rows.mean(axis=1).tolist(), strict=True)),
+        why={},
+        drawn=means(times),
+        left_out=means(statistics.all_but_one(n_persons)),
+        n_persons=n_persons,
+    ).table()

@@ -1,0 +1,323 @@
+"""Predictions of slices, their aggregation to patients, and the tables that hold them.
+
+A patient's probabilities are aggregated from those of the patient's slices (paper 2.2.3: mean).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from drenet_jax.data.identities import clean, control_character, person_twins, value_twins
+from drenet_jax.errors import InputError
+
+_PROBABILITY = "p_"
+# Columns of names, of which each has one spelling; a slice's name is its file's.
+_NAMES = ("patient_id", "site", "label")
+_SLICE_COLUMNS = ("patient_id", "slice_name", "slice_index", "site", "label")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SlicePredictions:
+    """What the model says of N slices, with what is known of each.
+
+    Attributes:
+      labels: the names of the C classes, in the order of the columns of `probabilities`.
+      patient_id: [N] str.
+      slice_name: [N] str, the file that the slice came from.
+      slice_index: [N] int, its place in the person's series.
+      site: [N] str, the hospital; empty where the cohort names none.
+      label: [N] int, the true class.
+      probabilities: [N, C] float, the softmax of each slice; a row sums to 1.
+    """
+
+    labels: tuple[str, ...]
+    patient_id: np.ndarray
+    slice_name: np.ndarray
+    slice_index: np.ndarray
+    site: np.ndarray
+    label: np.ndarray
+    probabilities: np.ndarray
+
+    def __post_init__(self):
+        _check_columns(self)
+
+    def __len__(self) -> int:
+        return len(self.patient_id)
+
+    def of(self, rows: np.ndarray) -> SlicePredictions:
+        """The chosen rows: [N] bool, or their places."""
+        columns = {
+            field.name: getattr(self, field.name)[rows]
+            for field in dataclasses.fields(self)
+            if field.name != "labels"
+        }
+        return SlicePredictions(labels=self.labels, **columns)
+
+    def to_csv(self, path: str | os.PathLike) -> None:
+        """Writes `slices.csv`: patient_id, slice_name, slice_index, site, label, p_<label>..."""
+        _write_csv(path, self, _SLICE_COLUMNS)
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike) -> SlicePredictions:
+        """Reads what `to_csv` wrote; the probabilities come back to the last bit.
+
+        Names are read in the spelling of `identities.clean`, as `prepare` stores them.
+
+        Raises:
+          InputError: the file is missing or is not such a table, or two persons, labels or sites
+            differ only in how they are written.
+        """
+        header, rows = _read_csv(path)
+        missing = [name for name in _SLICE_COLUMNS if name not in header]
+        labels = tuple(
+            name.removeprefix(_PROBABILITY) for name in header if name.startswith(_PROBABILITY)
+        )
+        if missing or len(labels) < 2:
+            wanted = missing or [f"{_PROBABILITY}<label> for each of two or more labels"]
+            raise InputError(
+                f"{path} has no column {', '.join(wanted)}; "
+                "give the slices.csv that evaluate wrote."
+            )
+        _check_names(path, labels, rows)
+        numbers = []
+        for line, row in rows:
+            if row["label"] not in labels:
+                raise InputError(
+                    f"{path}, line {line}: the label {row['label']!r} has no column "
+                    f"{_PROBABILITY}{row['label']}; the labels there are {', '.join(labels)}."
+                )
+            try:
+                index = int(row["slice_index"])
+                probabilities = [float(row[_PROBABILITY + name]) for name in labels]
+            except ValueError as error:
+                raise InputError(f"{path}, line {line}: {error}; write a number there.") from error
+            if not np.isfinite(probabilities).all():
+                raise InputError(
+                    f"{path}, line {line}: a probability is not finite; write a number there."
+                )
+            numbers.append((index, labels.index(row["label"]), probabilities))
+        return cls(
+            labels=labels,
+            patient_id=_strings([row["patient_id"] for _, row in rows]),
+            slice_name=_strings([row["slice_name"] for _, row in rows]),
+            slice_index=np.array([index for index, _, _ in numbers], np.int64),
+            site=_strings([row["site"] for _, row in rows]),
+            label=np.array([label for _, label, _ in numbers], np.int64),
+            probabilities=np.array([p for _, _, p in numbers], np.float64).reshape(
+                len(rows), len(labels)
+            ),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PersonPredictions:
+    """What the model says of P persons.
+
+    Attributes:
+      labels: the names of the C classes, in the order of the columns of `probabilities`.
+      patient_id: [P] str, each once.
+      site: [P] str, the hospital; several are joined by " + ".
+      label: [P] int, the true class.
+      n_slices: [P] int, how many slices were aggregated.
+      probabilities: [P, C] float64.
+    """
+
+    labels: tuple[str, ...]
+    patient_id: np.ndarray
+    site: np.ndarray
+    label: np.ndarray
+    n_slices: np.ndarray
+    probabilities: np.ndarray
+
+    def __post_init__(self):
+        _check_columns(self)
+
+    def __len__(self) -> int:
+        return len(self.patient_id)
+
+    def to_csv(self, path: str | os.PathLike) -> None:
+        """Writes `persons.csv`: patient_id, label, n_slices, site, p_<label>..."""
+        _write_csv(path, self, ("patient_id", "label", "n_slices", "site"))
+
+
+def person_predictions(
+    slices: SlicePredictions, aggregate: str = "mean", positive: int | None = None
+) -> PersonPredictions:
+    """Each person's probabilities, made of those of the person's slices.
+
+    Persons come in the order of their first slice.
+
+    Args:
+      slices: of any persons.
+      aggregate: one of `AGGREGATES`; "mean" is the paper's (2.2.3).
+      positive: the index of the positive class, for the aggregates that lean towards it.
+
+    Raises:
+      InputError: a person's slices have two labels.
+    """
+    _, first, group = np.unique(slices.patient_id, return_index=True, return_inverse=True)
+    label = slices.label[first]
+    torn = np.flatnonzero(slices.label != label[group])
+    if torn.size:
+        one, other = (slices.labels[i] for i in (label[group[torn[0]]], slices.label[torn[0]]))
+        raise InputError(
+            f"person {str(slices.patient_id[torn[0]])!r} has slices of two labels, {one} and "
+            f"{other}; give every row of this person in the cohort the same label."
+        )
+    n_slices = np.bincount(group, minlength=len(first))
+    # Each person's rows, in their order.
+    rows = np.split(np.argsort(group, kind="stable"), np.cumsum(n_slices)[:-1])
+    order = np.argsort(first)
+    probabilities = slices.probabilities.astype(np.float64)
+    return PersonPredictions(
+        labels=slices.labels,
+        patient_id=slices.patient_id[first][order],
+        # dict: each site once, in the order of the slices.
+        site=_strings([" + ".join(dict.fromkeys(slices.site[rows[i]].tolist())) for i in order]),
+        label=label[order],
+        n_slices=n_slices[order],
+        probabilities=np.array(
+            [AGGREGATES[aggregate](probabilities[rows[i]], positive) for i in order]
+        ).reshape(len(order), len(slices.labels)),
+    )
+
+
+def _check_columns(table: SlicePredictions | PersonPredictions) -> None:
+    n = len(table.patient_id)
+    for field in dataclasses.fields(table):
+        column = getattr(table, field.name)
+        if field.name == "labels":
+            assert len(column) >= 2, column
+            assert len(set(column)) == len(column), column
+        elif field.name == "probabilities":
+            assert column.shape == (n, len(table.labels)), (column.shape, n, table.labels)
+            assert np.isfinite(column).all()
+        else:
+            assert column.shape == (n,), (field.name, column.shape, n)
+    assert np.all((table.label >= 0) & (table.label < len(table.labels)))
+
+
+def _check_names(
+    path: str | os.PathLike, labels: tuple[str, ...], rows: list[tuple[int, dict[str, str]]]
+) -> None:
+    """Refuses persons, labels and sites that a spreadsheet or a merge made into two."""
+    of_labels = value_twins("label")
+    for label in labels:
+        of_labels.add(label, path, f"column {_PROBABILITY}{label}")
+    twins = {"patient_id": person_twins(), "site": value_twins("site")}
+    for line, row in rows:
+        for column, of_column in twins.items():
+            value = row[column]
+            if control_character(value):
+                raise InputError(
+                    f"{path}, line {line}: {column} {value!r} holds a control character "
+                    f"({control_character(value)}); remove it."
+                )
+            if value:
+                of_column.add(value, path, f"line {line}")
+
+
+def _strings(values: list[str]) -> np.ndarray:
+    # Without a dtype, NumPy would make an empty list a column of floats.
+    return np.array(values, dtype=np.str_)
+
+
+def _write_csv(
+    path: str | os.PathLike,
+    table: SlicePredictions | PersonPredictions,
+    columns: tuple[str, ...],
+) -> None:
+    # A file name that is not UTF-8 reaches us with lone surrogates, which no encoding can write.
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*columns, *(_PROBABILITY + name for name in table.labels)])
+        for i in range(len(table)):
+            row = [
+                table.labels[table.label[i]] if name == "label" else getattr(table, name)[i]
+                for name in columns
+            ]
+            writer.writerow([*row, *(repr(float(p)) for p in table.probabilities[i])])
+
+
+def _read_csv(path: str | os.PathLike) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The header and the rows of a table, each row with its line number, names cleaned."""
+    path = Path(path)
+    try:
+        # utf-8-sig: spreadsheets put a mark before the first column's name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval=None, strict=True)
+            header = [clean(name) for name in reader.fieldnames or ()]
+            reader.fieldnames = header
+            rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a CSV table in UTF-8 ({error}).") from error
+    twice = [name for name in header if name and header.count(name) > 1]
+    if twice:
+        raise InputError(f"{path} has the column {twice[0]!r} twice; remove one.")
+    for line, row in rows:
+        if None in row or None in row.values():
+            raise InputError(
+                f"{path}, line {line}: the row has not {len(header)} fields; mend or remove it."
+            )
+        row.update({name: clean(row[name]) for name in _NAMES if name in row})
+    return header, rows
+
+
+_TOP = 3
+
+
+def _mean(probabilities: np.ndarray, positive: int | None) -> np.ndarray:
+    return probabilities.mean(axis=0)
+
+
+def _median(probabilities: np.ndarray, positive: int | None) -> np.ndarray:
+    median = np.median(probabilities, axis=0)
+    total = median.sum()
+    # Three slices, each certain of another class, have no class with a median above 0.
+    return median / total if total > 0 else probabilities.mean(axis=0)
+
+
+def _noisy_or(probabilities: np.ndarray, positive: int | None) -> np.ndarray:
+    """The other classes share what is left in the proportions of their means."""
+    assert positive is not None, "noisy_or asks for the positive class"
+    none = np.prod(1 - np.minimum(probabilities[:, positive], 1))
+    person = probabilities.mean(axis=0)
+    person[positive] = 0
+    others = person.sum()
+    if others > 0:
+        person *= none / others
+    person[positive] = 1 - none
+    return person
+
+
+def _top3_mean(probabilities: np.ndarray, positive: int | None) -> np.ndarray:
+    assert positive is not None, "top3_mean asks for the positive class"
+    score = probabilities[:, positive]
+    if len(score) <= _TOP:
+        return probabilities.mean(axis=0)
+    # Slices that tie for the last places share them, so that the order of the rows does not matter.
+    last = np.sort(score)[-_TOP]
+    above, tied = score > last, score == last
+    share = (_TOP - above.sum()) / tied.sum()
+    return (probabilities[above].sum(axis=0) + share * probabilities[tied].sum(axis=0)) / _TOP
+
+
+# Each takes the probabilities [n, C] of a person's slices, n at least 1, and the index of the
+# positive class (None where the function does not ask), and gives [C].
+AGGREGATES: dict[str, Callable[[np.ndarray, int | None], np.ndarray]] = {
+    "mean": _mean,
+    "noisy_or": _noisy_or,
+    "top3_mean": _top3_mean,
+    "median": _median,
+}
+
+# Those that cannot do without the positive class.
+NEED_POSITIVE = ("noisy_or", "top3_mean")

@@ -1,0 +1,268 @@
+"""The tables of a comparison: the paper's Tables 1 and 2, and the differences to the first run."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+
+from drenet_jax.evaluation.report.formatting import Reasons, metric_text, number_text
+
+# Columns of the paper's Table 1, and the F1 that everybody else means.
+_BINARY = {
+    "auc": "AUC",
+    "recall": "recall",
+    "precision": "precision",
+    "specificity": "specificity",
+    "f1_paper": "F1 as in the paper",
+    "f1": "F1",
+    "accuracy": "accuracy",
+}
+# Of Table 2: averages over the labels.
+_MACRO = {
+    "recall_macro": "recall",
+    "precision_macro": "precision",
+    "specificity_macro": "specificity",
+    "f1_paper_macro": "F1 as in the paper",
+    "f1_macro": "F1",
+    "accuracy_argmax": "accuracy",
+    "auc_macro": "AUC",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A field of a table.
+
+    Attributes:
+      text: what stands there.
+      best: whether it is the best of its column.
+      value, low, high: the numbers, for CSV; None where there are none.
+      why: there are none; "" where there are.
+    """
+
+    text: str
+    best: bool = False
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a comparison.
+
+    Attributes:
+      name: short, for CSV and LaTeX labels.
+      caption: what it is.
+      columns: the headings but the first.
+      rows: the run's name and its cells.
+    """
+
+    name: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+def tables(result: Mapping) -> tuple[list[Table], list[str]]:
+    """The tables of what `compare.json` holds, and what a reader must know of them.
+
+    A number that is missing has a note on why.
+    """
+    positive, labels = result["positive"], result["labels"]
+    persons = f"{result['n_persons']} {result['split']} persons"
+    slices = f"{result['n_slices']} {result['split']} slices"
+    binary, several = f"{positive} against the rest", f"{len(labels)} classes"
+    found = [
+        _metric_table("table1", f"{binary}, {persons}", result, "person", _BINARY),
+        _difference_table("differences1", f"{binary}, differences, {persons}", result, _BINARY),
+        _metric_table("table1_slices", f"{binary}, {slices}", result, "image", _BINARY),
+    ]
+    if len(labels) > 2:
+        means = f"{several}, averages over the labels"
+        found += [
+            _metric_table("table2", f"{means}, {persons}", result, "person", _MACRO),
+            _difference_table("differences2", f"{means}, differences, {persons}", result, _MACRO),
+        ]
+    found.append(_test_table(result, persons))
+    found, reasons = _numbered(found)
+    return found, [*_notes(result), *(f"[{i}] {why}" for i, why in enumerate(reasons, 1))]
+
+
+def _numbered(found: Sequence[Table]) -> tuple[list[Table], list[str]]:
+    """The tables with a number behind every missing one, and the reasons in their order."""
+    reasons = Reasons()
+
+    def cell(one: Cell) -> Cell:
+        if not one.why:
+            return one
+        return dataclasses.replace(one, text=f"{one.text} [{reasons.number(one.why)}]")
+
+    numbered = [
+        dataclasses.replace(
+            table, rows=[(name, [cell(one) for one in cells]) for name, cells in table.rows]
+        )
+        for table in found
+    ]
+    return numbered, reasons.texts
+
+
+def _notes(result: Mapping) -> list[str]:
+    first, n = result["runs"][0]["name"], len(result["differences"])
+    aggregates = sorted({run["aggregate"] for run in result["runs"]})
+    return [
+        f"In brackets: 95% intervals by BCa bootstrap over persons ({result['draws']} draws, seed "
+        f"{result['seed']}); a person's slices are drawn with the person, and all runs are judged "
+        "on the same draws.",
+        f"A case is {result['positive']} from a probability of {result['threshold']:g} on; with "
+        "three or more classes the most probable one is decided for. A person's probability is "
+        f"made of the slices' by: {', '.join(aggregates)}.",
+        f"Differences are each run less {first}. An interval that holds 0 says that the order of "
+        "the two may be chance.",
+        "AUCs of persons are compared by DeLong's test, accuracies by McNemar's. "
+        + (
+            f"The p-values of the {n} comparisons of each test are adjusted by Holm's method."
+            if n > 1
+            else "There is one comparison a test, so Holm's method adjusts nothing."
+        )
+        + " Slices of one person are not independent, so slices are not tested.",
+        "F1 as in the paper is the mean of precision and recall; F1 is their harmonic mean.",
+    ]
+
+
+def markdown(found: Sequence[Table], said: Sequence[str]) -> str:
+    """All tables, and the notes below them."""
+    lines = []
+    for table in found:
+        lines += [f"### {_md(table.caption)}", ""]
+        lines.append("| run | " + " | ".join(map(_md, table.columns)) + " |")
+        lines.append("| --- |" + " --- |" * len(table.columns))
+        for name, cells in table.rows:
+            texts = (f"**{_md(cell.text)}**" if cell.best else _md(cell.text) for cell in cells)
+            lines.append(f"| {_md(name)} | " + " | ".join(texts) + " |")
+        lines.append("")
+    return "\n".join([*lines, *(f"- {_md(one)}" for one in said)]) + "\n"
+
+
+def csv_text(found: Sequence[Table]) -> str:
+    """All tables in one: a line for each number."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("table", "run", "column", "value", "low", "high"))
+    for table in found:
+        for name, cells in table.rows:
+            for column, cell in zip(table.columns, cells, strict=True):
+                numbers = (cell.value, cell.low, cell.high)
+                texts = ("" if one is None else repr(float(one)) for one in numbers)
+                writer.writerow((table.name, name, column, *texts))
+    return file.getvalue()
+
+
+def latex(found: Sequence[Table], said: Sequence[str]) -> str:
+    """All tables as LaTeX, with no package needed; the notes are comments."""
+    lines = [f"% {one}" for one in said]
+    for table in found:
+        lines += [
+            "",
+            r"\begin{table}",
+            rf"\caption{{{_tex(table.caption)}}}",
+            rf"\label{{tab:{table.name}}}",
+            rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}",
+            r"\hline",
+            " & ".join(["run", *map(_tex, table.columns)]) + r" \\",
+            r"\hline",
+        ]
+        for name, cells in table.rows:
+            texts = (
+                rf"\textbf{{{_tex(one.text)}}}" if one.best else _tex(one.text) for one in cells
+            )
+            lines.append(" & ".join([_tex(name), *texts]) + r" \\")
+        lines += [r"\hline", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _metric_table(
+    name: str, caption: str, result: Mapping, level: str, columns: Mapping[str, str]
+) -> Table:
+    rows = []
+    for run in result["runs"]:
+        cells = []
+        for metric in columns:
+            values = [one[level][metric]["value"] for one in result["runs"]]
+            known = [value for value in values if value is not None]
+            own = run[level][metric]
+            # Where all are equal, none is best.
+            best = own["value"] is not None and own["value"] == max(known) > min(known)
+            cells.append(_cell(own, best=best))
+        rows.append((run["name"], cells))
+    return Table(name, caption, list(columns.values()), rows)
+
+
+def _difference_table(
+    name: str, caption: str, result: Mapping, columns: Mapping[str, str]
+) -> Table:
+    rows = [
+        (
+            f"{one['run']} − {one['against']}",
+            [_cell(one["person"][metric], plus=True) for metric in columns],
+        )
+        for one in result["differences"]
+    ]
+    return Table(name, caption, list(columns.values()), rows)
+
+
+def _test_table(result: Mapping, persons: str) -> Table:
+    tests = {"delong_auc": ("AUC", "DeLong"), "mcnemar_accuracy": ("accuracy", "McNemar")}
+    if len(result["labels"]) > 2:
+        several = f"accuracy of {len(result['labels'])} classes"
+        tests["mcnemar_accuracy_argmax"] = (several, "McNemar")
+    columns = []
+    for metric, test in tests.values():
+        columns += [metric, f"{metric}: p, {test}", f"{metric}: p, {test} and Holm"]
+    rows = []
+    for one in result["differences"]:
+        cells = []
+        for test in tests:
+            found = one[test]
+            cells.append(_cell({"value": found["difference"], **found}, plus=True))
+            cells += [_p_cell(found["p_value"]), _p_cell(found["p_holm"])]
+        rows.append((f"{one['run']} − {one['against']}", cells))
+    return Table("tests", f"tests of the differences, {persons}", columns, rows)
+
+
+def _cell(metric: Mapping, *, best: bool = False, plus: bool = False) -> Cell:
+    numbers = metric["value"], metric["low"], metric["high"]
+    if metric["low"] is not None:
+        return Cell(metric_text(metric, plus=plus), best, *numbers)
+    text = number_text(metric["value"], plus=plus) or "–"
+    return Cell(text, best, *numbers, why=metric["why"])
+
+
+def _p_cell(p_value: float | None) -> Cell:
+    if p_value is None:
+        return Cell("–")
+    return Cell("< 0.001" if p_value < 0.001 else f"{p_value:.3f}", value=p_value)
+
+
+def _md(text: str) -> str:
+    """A text as Markdown shows it as it stands."""
+    return "".join(f"\\{one}" if one in "\\`*_[]<>#|" else one for one in " ".join(text.split()))
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "–": "--",
+    "<": r"$<$",
+    ">": r"$>$",
+} | {one: f"\\{one}" for one in "&%$#_{}"}
+
+
+def _tex(text: str) -> str:
+    """A text as LaTeX shows it as it stands."""
+    return "".join(_TEX.get(one, one) for one in " ".join(text.split()))

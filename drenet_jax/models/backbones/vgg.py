@@ -1,0 +1,123 @@
+"""VGG16 without batch norm (Simonyan and Zisserman 2015): a rival in the paper's tables."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drenet_jax.models.dropout import drop
+from drenet_jax.models.model_outputs import probed
+
+# As torchvision draws them.
+_conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_dense_init = nn.initializers.normal(0.01)
+
+# name -> 3×3 convolutions in each block
+ARCHITECTURES: dict[str, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3)}
+
+# The hidden layers see a plane of so many cells in each direction, whatever the image's size.
+POOLED_CELLS = 7
+
+
+class VGG(nn.Module):
+    """A VGG without the last layer, which gives the classes.
+
+    Layers have the numbers that they have in torchvision, where ReLU, pooling and dropout count.
+    The first hidden layer takes its inputs in the order row, column, channel (torchvision: channel,
+    row, column).
+
+    Attributes:
+      architecture: a key of `ARCHITECTURES`.
+      width: channels of the first block (torchvision: 64); a hidden layer has 64 times as many.
+      dropout: share of each hidden layer's features dropped while training (torchvision: 0.5).
+      dtype: of the computation; parameters and `pooled` are float32.
+    """
+
+    architecture: str
+    width: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @property
+    def channels(self) -> int:
+        """Of the feature map."""
+        return self.width * min(2 ** (len(ARCHITECTURES[self.architecture]) - 1), 8)
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        train: bool,
+        dropout_keys: jax.Array | None = None,
+        probe: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The features of normalised images.
+
+        Args:
+          images: [B, H, W, 3], normalised; H and W at least 32.
+          train: whether features are dropped.
+          dropout_keys: [B] PRNG keys, one for each image, while training with dropout.
+          probe: added to the feature map; see `outputs.FeatureMaps`.
+
+        Returns:
+          feature_map: [B, H/32, W/32, C], after the last max-pooling; C = 8 × width.
+          pooled: [B, 64 × width] float32, what the second hidden layer gives.
+        """
+        x = images.astype(self.dtype)
+        number = 0
+        for block, n_convolutions in enumerate(ARCHITECTURES[self.architecture]):
+            for _ in range(n_convolutions):
+                x = nn.Conv(
+                    self.width * min(2**block, 8),
+                    (3, 3),
+                    padding=((1, 1), (1, 1)),
+                    kernel_init=_conv_init,
+                    dtype=self.dtype,
+                    name=f"features_{number}",
+                )(x)
+                x = nn.relu(x)
+                number += 2
+            x = nn.max_pool(x, (2, 2), strides=(2, 2), padding="VALID")
+            number += 1
+        feature_map = x = probed(x, probe)
+        x = adaptive_average_pool(x, POOLED_CELLS)
+        x = x.reshape(x.shape[0], -1)
+        for stream, name in enumerate(("classifier_0", "classifier_3")):
+            x = nn.Dense(64 * self.width, kernel_init=_dense_init, dtype=self.dtype, name=name)(x)
+            x = nn.relu(x)
+            if train and self.dropout:
+                x = drop(x, dropout_keys, stream, self.dropout)
+        return feature_map, x.astype(jnp.float32)
+
+
+def adaptive_average_pool(x: jax.Array, cells: int) -> jax.Array:
+    """Means over `cells` × `cells` parts of a plane, cut as PyTorch's AdaptiveAvgPool2d cuts it.
+
+    Part i of n rows goes from floor(i n / cells) to ceil((i + 1) n / cells); parts overlap where
+    `cells` does not divide n, and repeat rows where n is smaller.
+
+    Args:
+      x: [B, H, W, C].
+      cells: parts in each direction.
+
+    Returns:
+      [B, cells, cells, C], of the type of `x`.
+    """
+    rows, columns = (jnp.asarray(_part_means(n, cells), x.dtype) for n in x.shape[1:3])
+    # Products with ones must not round what they copy, as they would in TensorFloat-32.
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+@functools.cache
+def _part_means(n: int, cells: int) -> np.ndarray:
+    """[cells, n]: row i averages over part i."""
+    means = np.zeros((cells, n), np.float32)
+    for i in range(cells):
+        start, stop = i * n // cells, math.ceil((i + 1) * n / cells)
+        means[i, start:stop] = 1 / (stop - start)
+    return means

@@ -1,0 +1,1 @@
+"""Synthetic chest CT series with known lesions, written as DICOM."""
