@@ -103,13 +103,13 @@ def main() -> None:
         from benchmarks.model import PACKAGES
 
         packages += PACKAGES
-    series = [Path(one) for one in values.series]
+    series = [Path(item) for item in values.series]
     settings = CtSettings.from_dict(values.config.to_dict())
     rounds, seed = values.rounds, values.seed
 
-    def take(found: tuple) -> None:
-        rows.extend(found[0])
-        notes.extend(found[1])
+    def take(matches: tuple) -> None:
+        rows.extend(matches[0])
+        notes.extend(matches[1])
 
     if "model" in suites:
         from benchmarks import model
@@ -160,12 +160,12 @@ def main() -> None:
     for note in notes:
         print(note)
     if values.out:
-        found = {
+        result = {
             "machine": machine,
             "rows": [dataclasses.asdict(row) for row in rows],
             "notes": notes,
         }
-        Path(values.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        Path(values.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _compile(values: flags.FlagValues) -> None:
@@ -187,11 +187,11 @@ def _compile(values: flags.FlagValues) -> None:
             print(failure)
     if values.out:
         machine = timing.machine(ahead_of_time.PACKAGES, ", ".join(values.target))
-        found = {"machine": machine, "plans": [dataclasses.asdict(one) for one in plans]}
-        Path(values.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        result = {"machine": machine, "plans": [dataclasses.asdict(plan) for plan in plans]}
+        Path(values.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if values.page:
-        ahead_of_time.write_page(Path(values.page), [Path(one) for one in values.results])
-    if any(one.error for one in plans):
+        ahead_of_time.write_page(Path(values.page), [Path(item) for item in values.results])
+    if any(plan.error for plan in plans):
         sys.exit(1)
 
 

@@ -177,10 +177,10 @@ def plan_in_child(
 def _reason(child: subprocess.CompletedProcess) -> str:
     lines = [line for line in child.stderr.splitlines() if line.strip()]
     fatal = [line for line in lines if "Check failed" in line]
-    said = (fatal or lines or ["nothing was printed"])[-1].strip()[:300]
+    result = (fatal or lines or ["nothing was printed"])[-1].strip()[:300]
     if child.returncode < 0:
-        return f"{signal.Signals(-child.returncode).name} in the compiler: {said}"
-    return f"exit code {child.returncode}: {said}"
+        return f"{signal.Signals(-child.returncode).name} in the compiler: {result}"
+    return f"exit code {child.returncode}: {result}"
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -206,76 +206,77 @@ _COLUMNS = (
 def table(plans: Sequence[Plan]) -> str:
     """The plans in Markdown, each beside its bare passes."""
     rows = [_COLUMNS, ["---"] * len(_COLUMNS)]
-    for one in plans:
-        row = [one.target, f"{one.program}, {one.per_device} {one.dtype}"]
-        row += [one.error] if one.error else _cells(one, bare_of(one, plans))
+    for item in plans:
+        row = [item.target, f"{item.program}, {item.per_device} {item.dtype}"]
+        row += [item.error] if item.error else _cells(item, bare_of(item, plans))
         rows.append(row + [""] * (len(_COLUMNS) - len(row)))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _cells(one: Plan, bare: Plan | None) -> list[str]:
+def _cells(item: Plan, bare: Plan | None) -> list[str]:
     cells = [
-        f"{one.flops / 1e12:.2f}",
-        f"{one.traffic_bytes / 1e9:.1f}",
-        f"{1e3 * one.roofline_s():.1f} ({1e3 * one.compute_s():.1f}, {1e3 * one.memory_s():.1f})",
-        f"{one.per_device / one.roofline_s():.0f}",
-        f"{one.memory_bytes / GIB:.1f}",
-        f"{one.largest_batch()}",
-        f"{one.kernels}",
-        f"{one.all_reduces}",
-        f"{one.convolutions.get('f32', 0)} of {sum(one.convolutions.values())}",
+        f"{item.flops / 1e12:.2f}",
+        f"{item.traffic_bytes / 1e9:.1f}",
+        f"{1e3 * item.roofline_s():.1f} "
+        f"({1e3 * item.compute_s():.1f}, {1e3 * item.memory_s():.1f})",
+        f"{item.per_device / item.roofline_s():.0f}",
+        f"{item.memory_bytes / GIB:.1f}",
+        f"{item.largest_batch()}",
+        f"{item.kernels}",
+        f"{item.all_reduces}",
+        f"{item.convolutions.get('f32', 0)} of {sum(item.convolutions.values())}",
         "",
         "",
     ]
     if bare is not None:
-        cells[-2] = f"{one.flops / bare.flops:.3f}, {one.traffic_bytes / bare.traffic_bytes:.3f}"
-    if one.accessed_bytes:
-        cells[-1] = f"{one.accessed_bytes / 1e9:.1f} GB, {one.estimated_cycles / 1e6:.1f} Mcycles"
+        cells[-2] = f"{item.flops / bare.flops:.3f}, {item.traffic_bytes / bare.traffic_bytes:.3f}"
+    if item.accessed_bytes:
+        cells[-1] = f"{item.accessed_bytes / 1e9:.1f} GB, {item.estimated_cycles / 1e6:.1f} Mcycles"
         if bare is not None:
-            bytes_ratio = one.accessed_bytes / bare.accessed_bytes
-            cycles_ratio = one.estimated_cycles / bare.estimated_cycles
+            bytes_ratio = item.accessed_bytes / bare.accessed_bytes
+            cycles_ratio = item.estimated_cycles / bare.estimated_cycles
             cells[-1] += f" ({bytes_ratio:.3f}, {cycles_ratio:.3f})"
     return cells
 
 
-def bare_of(one: Plan, plans: Sequence[Plan]) -> Plan | None:
+def bare_of(item: Plan, plans: Sequence[Plan]) -> Plan | None:
     """The plan of the bare passes of a program, compiled in the same way."""
     for other in plans:
-        if (other.target, other.program, other.error) == (one.target, BARE.get(one.program), ""):
+        if (other.target, other.program, other.error) == (item.target, BARE.get(item.program), ""):
             return other
     return None
 
 
 def failures(plans: Sequence[Plan]) -> list[str]:
     """Which programs were not compiled, or need more than the aims allow."""
-    found = []
-    for one in plans:
-        if one.error:
-            found.append(f"{one.target}: {one.program}: {one.error}")
+    matches = []
+    for item in plans:
+        if item.error:
+            matches.append(f"{item.target}: {item.program}: {item.error}")
             continue
-        bare = bare_of(one, plans)
+        bare = bare_of(item, plans)
         if bare is None:
             continue
-        ratios = one.traffic_bytes / bare.traffic_bytes, one.flops / bare.flops
+        ratios = item.traffic_bytes / bare.traffic_bytes, item.flops / bare.flops
         for ratio, aim, what in zip(ratios, _AIMS, ("traffic", "operations"), strict=True):
             if ratio > aim:
-                found.append(
-                    f"{one.target}: {one.program}: {ratio:.3f} of the {what} of its bare passes; "
+                matches.append(
+                    f"{item.target}: {item.program}: {ratio:.3f} of the {what} of its bare passes; "
                     f"the aim is {aim}."
                 )
-    return found
+    return matches
 
 
 def calls(plans: Sequence[Plan]) -> str:
     """Which library functions each program calls, in Markdown."""
     lines = ["| target | program | library calls |", "| --- | --- | --- |"]
-    for one in plans:
-        if not one.error:
+    for item in plans:
+        if not item.error:
             named = ", ".join(
                 f"{count} {name.removeprefix('__')}"
-                for name, count in sorted(one.custom_calls.items())
+                for name, count in sorted(item.custom_calls.items())
             )
-            lines.append(f"| {one.target} | {one.program} | {named or 'none'} |")
+            lines.append(f"| {item.target} | {item.program} | {named or 'none'} |")
     return "\n".join(lines) + "\n"
 
 
@@ -300,12 +301,12 @@ def page_tables(results: Sequence[Path]) -> str:
     """The tables of several results, one after the other."""
     plans, versions = [], []
     for path in results:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        plans += [Plan(**one) for one in found["plans"]]
+        data = json.loads(path.read_text(encoding="utf-8"))
+        plans += [Plan(**item) for item in data["plans"]]
         named = ", ".join(
-            f"{name} {version}" for name, version in found["machine"]["versions"].items()
+            f"{name} {version}" for name, version in data["machine"]["versions"].items()
         )
-        targets = dict.fromkeys(one["target"] for one in found["plans"])
+        targets = dict.fromkeys(item["target"] for item in data["plans"])
         versions.append(f"- {', '.join(targets)}: {named}")
     return "\n".join([table(plans), *versions, "", calls(plans)])
 
@@ -313,11 +314,11 @@ def page_tables(results: Sequence[Path]) -> str:
 def _main() -> None:
     target, program, config, per_device, out = json.loads(sys.argv[1])
     try:
-        found = plan(TARGETS[target], program, ml_collections.ConfigDict(config), per_device)
+        result = plan(TARGETS[target], program, ml_collections.ConfigDict(config), per_device)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_BAD_INPUT)
-    Path(out).write_text(json.dumps(dataclasses.asdict(found)), encoding="utf-8")
+    Path(out).write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")
 
 
 if __name__ == "__main__":

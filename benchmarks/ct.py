@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks.timing import Row, plain_row, ratio_row, side_by_side
+from benchmarks.timing import Row, interleaved_timings, plain_row, ratio_row
 from drenet_jax.ct import sampling
 from drenet_jax.ct.lungs import segmentation
 from drenet_jax.ct.prepared_series import filled
@@ -17,7 +17,7 @@ from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import Person
-from drenet_jax.data.transform import prepare_to_spool
+from drenet_jax.data.transform import prepare_to_staging
 from drenet_jax.phantoms.phantom import make_phantom, write_dicom
 
 SUITE = "ct"
@@ -72,20 +72,20 @@ def phantom_series(folder: Path, seed: int, least_lung_share: float = 0.0) -> Pa
     return folder
 
 
-def _rows(path: Path, spool: Path, settings: CtSettings, seed: int, rounds: int) -> list[Row]:
+def _rows(path: Path, staged: Path, settings: CtSettings, seed: int, rounds: int) -> list[Row]:
     opened = open_series(path)
     indices = sampling.pick(len(opened), settings.slices_per_person)
     images = [opened.read(index) for index in indices]
     prepared = prepare_person([path], settings)
     person = Person("benchmark", (path,), "none", "", "")
-    times = side_by_side(
+    times = interleaved_timings(
         {
             "decode": lambda: [opened.read(index) for index in indices],
-            "all": lambda: prepare_to_spool(person, spool, settings, seed),
+            "all": lambda: prepare_to_staging(person, staged, settings, seed),
             "open": lambda: open_series(path),
             "lungs": lambda: segmentation.find_lungs_in_series(images, from_feet=opened.from_feet),
             "person": lambda: prepare_person([path], settings),
-            "fill": lambda: [filled(one, settings, seed) for one in prepared.kept],
+            "fill": lambda: [filled(item, settings, seed) for item in prepared.kept],
         },
         rounds,
     )

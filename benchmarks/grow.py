@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from benchmarks.model import TrainingStep, prediction
-from benchmarks.timing import Row, plain_row, side_by_side
+from benchmarks.timing import Row, interleaved_timings, plain_row
 from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.metrics import evaluation_metrics
 from drenet_jax.evaluation.plots import new_figure, save
@@ -54,8 +54,8 @@ def run(
     rows, notes = [], []
     for axis in axes:
         title, measure = measures[axis]
-        found, curves = measure(config, rounds)
-        rows += found
+        result, curves = measure(config, rounds)
+        rows += result
         for curve, points in curves.items():
             grows = exponent(points)
             notes.append(
@@ -81,16 +81,16 @@ def _with(config: ml_collections.ConfigDict, **fields) -> ml_collections.ConfigD
 
 
 def _measure(
-    works: dict[str, dict[float, Callable[[], Callable]]],
+    workloads: dict[str, dict[float, Callable[[], Callable]]],
     per: Callable[[float], float],
     rounds: int,
 ) -> tuple[list[Row], Curves]:
     """curve -> point -> what makes its work; one at a time, for their memory."""
     rows, curves = [], {}
-    for curve, points in works.items():
+    for curve, points in workloads.items():
         curves[curve] = []
         for point, make in points.items():
-            (timing,) = side_by_side({"work": make()}, rounds).values()
+            (timing,) = interleaved_timings({"work": make()}, rounds).values()
             timing = timing.per(per(point))
             rows.append(plain_row(SUITE, f"{curve} at {point:g}", timing))
             curves[curve].append((point, timing.median))
@@ -105,7 +105,7 @@ def _sizes(config, rounds):
             config,
             image_size_px=size,
             crop_size_px=round(config.model.crop_size_px * scale),
-            anchor_sizes_px=tuple(round(one * scale) for one in config.model.anchor_sizes_px),
+            anchor_sizes_px=tuple(round(item * scale) for item in config.model.anchor_sizes_px),
         )
 
     return _measure(
@@ -165,8 +165,8 @@ def _persons(config, rounds):
         slices = _simulated(persons)
 
         def work() -> None:
-            found = person_predictions(slices)
-            evaluation_metrics(slices, found, split="test", positive=0, settings=settings)
+            result = person_predictions(slices)
+            evaluation_metrics(slices, result, split="test", positive=0, settings=settings)
 
         return work
 

@@ -54,9 +54,9 @@ class Program:
                     current = self._computations.setdefault(head[2], [])
                     self._entry = head[2] if head[1] else self._entry
                 continue
-            found = _INSTRUCTION.match(line)
-            if found:
-                instruction = _instruction(found[1], found[2], line)
+            result = _INSTRUCTION.match(line)
+            if result:
+                instruction = _instruction(result[1], result[2], line)
                 if instruction is not None:
                     current.append(instruction)
 
@@ -67,16 +67,16 @@ class Program:
         another memory space (a TPU's on-chip memory), not at all. Of an operand from which a kernel
         only cuts slices, the slices count.
         """
-        shapes = {one.name: one.shape for one in self.entry()}
+        shapes = {entry.name: entry.shape for entry in self.entry()}
         total = 0
-        for one in self.entry():
-            if not _runs(one):
+        for item in self.entry():
+            if not _runs(item):
                 continue
-            if one.opcode in _ASYNCHRONOUS_COPIES:
-                total += _copied_bytes(one, shapes[one.operands[0]])
+            if item.opcode in _ASYNCHRONOUS_COPIES:
+                total += _copied_bytes(item, shapes[item.operands[0]])
                 continue
-            read = [_memory_bytes(shapes.get(name, "")) for name in one.operands]
-            total += sum(map(min, read, self._used_bytes(one))) + _memory_bytes(one.shape)
+            read = [_memory_bytes(shapes.get(name, "")) for name in item.operands]
+            total += sum(map(min, read, self._used_bytes(item))) + _memory_bytes(item.shape)
         return total
 
     def _used_bytes(self, instruction: Instruction) -> list[float]:
@@ -88,9 +88,9 @@ class Program:
             return [math.inf] * len(instruction.operands)
         body = self._computations[called[1]]
         users = collections.defaultdict(list)
-        for one in body:
-            for name in one.operands:
-                users[name].append(one)
+        for item in body:
+            for name in item.operands:
+                users[name].append(item)
 
         def used(name: str) -> float:
             sizes = []
@@ -102,10 +102,10 @@ class Program:
             return sum(sizes)
 
         parameters = {}
-        for one in body:
-            if one.opcode == "parameter":
-                number = re.search(r"parameter\((\d+)\)", one.line)
-                parameters[int(number[1])] = one.name
+        for item in body:
+            if item.opcode == "parameter":
+                number = re.search(r"parameter\((\d+)\)", item.line)
+                parameters[int(number[1])] = item.name
         return [used(parameters[i]) for i in range(len(instruction.operands))]
 
     def kernels(self) -> int:
@@ -116,33 +116,33 @@ class Program:
         """How often each library's function is called."""
         return collections.Counter(
             target[1]
-            for one in self.all()
-            if one.opcode == "custom-call"
-            and (target := re.search(r'custom_call_target="([^"]*)"', one.line))
+            for item in self.all()
+            if item.opcode == "custom-call"
+            and (target := re.search(r'custom_call_target="([^"]*)"', item.line))
         )
 
     def estimated_cycles(self) -> int:
         """The compiler's estimate for the entry computation; a GPU's compiler gives none."""
         return sum(
             int(cycles[1])
-            for one in self.entry()
-            if (cycles := re.search(r'"estimated_cycles":"?(\d+)', one.line))
+            for item in self.entry()
+            if (cycles := re.search(r'"estimated_cycles":"?(\d+)', item.line))
         )
 
     def all_reduces(self) -> int:
-        return sum(one.opcode in ("all-reduce", "all-reduce-start") for one in self.all())
+        return sum(item.opcode in ("all-reduce", "all-reduce-start") for item in self.all())
 
     def convolutions(self) -> collections.Counter[str]:
         """How many convolutions read operands of each type, such as "bf16"; cuDNN's too."""
-        found: collections.Counter[str] = collections.Counter()
+        counter: collections.Counter[str] = collections.Counter()
         for computation in self._computations.values():
-            shapes = {one.name: one.shape for one in computation}
-            for one in computation:
-                is_call = one.opcode == "custom-call" and _CONVOLUTION_CALL.search(one.line)
-                if (one.opcode == "convolution" or is_call) and one.operands:
-                    array = _ARRAY.search(shapes.get(one.operands[0], ""))
-                    found[array[1] if array else "unknown"] += 1
-        return found
+            shapes = {entry.name: entry.shape for entry in computation}
+            for item in computation:
+                is_call = item.opcode == "custom-call" and _CONVOLUTION_CALL.search(item.line)
+                if (item.opcode == "convolution" or is_call) and item.operands:
+                    array = _ARRAY.search(shapes.get(item.operands[0], ""))
+                    counter[array[1] if array else "unknown"] += 1
+        return counter
 
     def entry(self) -> list[Instruction]:
         """The instructions of the entry computation, in the order in which they run."""
@@ -196,7 +196,7 @@ def _copied_bytes(instruction: Instruction, source: str) -> int:
 
 def _memory_bytes(shape: str) -> int:
     """Of the arrays of a shape that lie in the main memory."""
-    return sum(_array_bytes(one) for one in _ARRAY.finditer(shape) if _is_in_main_memory(one))
+    return sum(_array_bytes(item) for item in _ARRAY.finditer(shape) if _is_in_main_memory(item))
 
 
 def _shape_bytes(shape: str) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import ml_collections
 
 from benchmarks.ct import phantom_series
-from benchmarks.timing import Row, Timing, plain_row, side_by_side
+from benchmarks.timing import Row, Timing, interleaved_timings, plain_row
 from drenet_jax.ct.settings import CtSettings
 
 SUITE = "input"
@@ -53,9 +53,9 @@ def run(
             capture_output=True,
             text=True,
         )
-        told = json.loads(done.stdout.splitlines()[-1])
-    times = {name: Timing(tuple(seconds)) for name, seconds in told["times"].items()}
-    (step,) = side_by_side({"step": TrainingStep(config, batch)}, rounds).values()
+        report = json.loads(done.stdout.splitlines()[-1])
+    times = {name: Timing(tuple(seconds)) for name, seconds in report["times"].items()}
+    (step,) = interleaved_timings({"step": TrainingStep(config, batch)}, rounds).values()
     step, feed = step.per(batch), times["batches"]
     ratio = step.median / feed.median
     row = dataclasses.replace(
@@ -67,7 +67,7 @@ def run(
     )
     stages = [plain_row(SUITE, f"{what}, per slice", times[what]) for what in times]
     return [row, *stages], [
-        f"One core feeds {1 / feed.median:.0f} slices a second, of {told['kilobytes']:.0f} kB "
+        f"One core feeds {1 / feed.median:.0f} slices a second, of {report['kilobytes']:.0f} kB "
         f"each: three times what a device takes that trains on {1 / feed.median / 3:.0f} a second."
     ]
 
@@ -89,7 +89,9 @@ def _records(
     with cohort.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("patient_id", "path", "label", "site"))
-        writer.writerows((f"p{i}", one.resolve(), "ab"[i % 2], "") for i, one in enumerate(series))
+        writer.writerows(
+            (f"p{i}", item.resolve(), "ab"[i % 2], "") for i, item in enumerate(series)
+        )
     with new_folder(folder / "data") as made:
         prepare_cohort(
             read_cohort(cohort),
@@ -124,9 +126,9 @@ def _measure(data_dir: Path, batch: int, rounds: int, seed: int) -> dict:
         split="train",
         decoders={name: _skip() for name in ("image", "lung_mask")},
     )
-    records = [(one["image"].numpy(), one["lung_mask"].numpy()) for one in read]
+    records = [(item["image"].numpy(), item["lung_mask"].numpy()) for item in read]
     batches = -(-_SLICES // batch)
-    works = {
+    workloads = {
         "batches": (lambda: [next(endless) for _ in range(batches)], batches * batch),
         "read and parse": (lambda: [None for _ in read], len(records)),
         "decode the picture": (
@@ -138,9 +140,9 @@ def _measure(data_dir: Path, batch: int, rounds: int, seed: int) -> dict:
             len(records),
         ),
     }
-    times = side_by_side({name: work for name, (work, _) in works.items()}, rounds)
+    times = interleaved_timings({name: work for name, (work, _) in workloads.items()}, rounds)
     return {
-        "times": {name: times[name].per(n).seconds for name, (_, n) in works.items()},
+        "times": {name: times[name].per(n).seconds for name, (_, n) in workloads.items()},
         "kilobytes": sum(len(image) for image, _ in records) / len(records) / 1e3,
     }
 

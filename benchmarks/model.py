@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks import published
 from benchmarks.passes import bare_passes, stacks_of
 from benchmarks.targets import GIB
-from benchmarks.timing import Row, Timing, faster_row, ratio_row, side_by_side
+from benchmarks.timing import Row, Timing, faster_row, interleaved_timings, ratio_row
 from drenet_jax import parallel
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import DTYPES, build_model, init_variables
@@ -109,7 +109,7 @@ def run(
     """
     rows: list[Row] = []
     notes: list[str] = []
-    has_reference = published.is_there(device)
+    has_reference = published.available(device)
     if not has_reference:
         notes.append(
             f"no published model to compare with: torch on {device}, or tests/, is missing"
@@ -126,12 +126,12 @@ def run(
         n, what = batch, f"{work}, per slice (batch {batch}, {config.model.dtype})"
         stacks = stacks_of(config, batch, train=train)
         ours = TrainingStep(config, batch) if train else prediction(config, batch, heat_maps=False)
-        works = {"ours": ours, "bare": bare_passes(config, stacks, train=train)}
+        workloads = {"ours": ours, "bare": bare_passes(config, stacks, train=train)}
         if not train:
-            works["heat maps"] = prediction(config, batch, heat_maps=True)
+            workloads["heat maps"] = prediction(config, batch, heat_maps=True)
         if has_reference:
-            works |= published.works(config, batch, device, train=train)
-        times = {name: one.per(n) for name, one in side_by_side(works, rounds).items()}
+            workloads |= published.workloads(config, batch, device, train=train)
+        times = {name: item.per(n) for name, item in interleaved_timings(workloads, rounds).items()}
         bare = f"bare passes ({_passes(config, train=train)})"
         rows.append(
             ratio_row(SUITE, what, times["ours"], bare, times["bare"], 1.04 if train else 1.02)
@@ -160,7 +160,7 @@ def run(
             rows.append(faster_row(SUITE, what, times["ours"], reference, best, aim))
         if train:
             rows += _memory_rows(config, batch)
-        del works, ours
+        del workloads, ours
     rows.append(_crops_row(config, batch, rounds))
     return rows, notes
 
@@ -178,7 +178,7 @@ def _memory_rows(config: ml_collections.ConfigDict, batch: int) -> list[Row]:
 def _crops_row(config: ml_collections.ConfigDict, batch: int, rounds: int) -> Row:
     crop = config.model.crop_size_px
     stack = jax.random.normal(jax.random.key(0), (batch, crop, crop, 3), DTYPES[config.model.dtype])
-    times = side_by_side(
+    times = interleaved_timings(
         {
             "crops": crops_of_a_batch(config, batch),
             "pass": bare_passes(config, [stack], train=False),
@@ -213,7 +213,7 @@ def peak_flops(device: str, dtype: str) -> tuple[float, str]:
     size = 4096 if device == "gpu" else 2048
     a = jnp.ones((size, size), DTYPES[dtype])
     product = jax.jit(lambda a: a @ a)
-    (timing,) = side_by_side({"product": lambda: product(a).block_until_ready()}, 5).values()
+    (timing,) = interleaved_timings({"product": lambda: product(a).block_until_ready()}, 5).values()
     return 2 * size**3 / min(timing.seconds), f"a product of {size}² {dtype} matrices, measured"
 
 

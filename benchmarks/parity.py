@@ -33,9 +33,9 @@ def run(config: ml_collections.ConfigDict, batch: int, device: str) -> tuple[lis
     on_device = jax.local_devices()[0]
     rows = []
     for dtype, precision in (("float32", "highest"), ("float32", None), ("bfloat16", None)):
-        found = _results(config, batch, on_device, dtype, precision)
+        result = _results(config, batch, on_device, dtype, precision)
         name = f"{device}, {dtype}{f', precision {precision}' if precision else ''}"
-        rows += _rows(name, found, exact)
+        rows += _rows(name, result, exact)
     return rows, [
         "Differences from the CPU in float32, of random weights and slices. Where rounding "
         "changes which boxes are picked, everything behind them differs; a gradient's difference "
@@ -77,20 +77,20 @@ def _results(
     )
 
 
-def _rows(name: str, found: Mapping, exact: Mapping) -> list[Row]:
-    same_boxes = np.all(found["boxes"] == exact["boxes"], axis=-1).mean()
+def _rows(name: str, mapping: Mapping, exact: Mapping) -> list[Row]:
+    same_boxes = np.all(mapping["boxes"] == exact["boxes"], axis=-1).mean()
     norms = [
         np.sqrt(sum(float(np.sum(np.square(np.float64(x)))) for x in leaves))
         for leaves in (
-            [a - b for a, b in zip(found["gradient"], exact["gradient"], strict=True)],
+            [a - b for a, b in zip(mapping["gradient"], exact["gradient"], strict=True)],
             exact["gradient"],
         )
     ]
     values = {
         "largest difference of a probability": np.abs(
-            found["probabilities"] - exact["probabilities"]
+            mapping["probabilities"] - exact["probabilities"]
         ).max(),
-        "relative difference of the loss": np.abs(found["loss"] / exact["loss"] - 1).max(),
+        "relative difference of the loss": np.abs(mapping["loss"] / exact["loss"] - 1).max(),
         "relative difference of the gradient": norms[0] / norms[1],
     }
     rows = [_row(f"{name}: {what}", 1e6 * value, "ppm") for what, value in values.items()]

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.ct import phantom_series
 from benchmarks.model import CLASSES
-from benchmarks.timing import Row, Timing, plain_row, ratio_row, side_by_side
+from benchmarks.timing import Row, Timing, interleaved_timings, plain_row, ratio_row
 from drenet_jax import parallel
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.evaluation.scoring import SliceScorer
@@ -69,7 +69,7 @@ def run(
         images = np.random.default_rng(0).integers(
             0, 256, (n, *(config.model.image_size_px,) * 2), np.uint8
         )
-        times = side_by_side(
+        times = interleaved_timings(
             {
                 "predict": lambda: _predict(person, folder),
                 "passes": lambda: scorer(replicated, images),
@@ -107,7 +107,7 @@ def _batch_rows(model, variables: dict, images: np.ndarray, rounds: int) -> list
         batch: np.resize(images, (scorer.batch_size, *images.shape[1:]))
         for batch, scorer in scorers.items()
     }
-    times = side_by_side(
+    times = interleaved_timings(
         {
             str(batch): lambda batch=batch: scorers[batch](variables, repeated[batch])
             for batch in _BATCHES

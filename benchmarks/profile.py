@@ -14,7 +14,7 @@ import ml_collections
 
 from benchmarks.model import TrainingStep, crops_of_a_batch, random_batch, rate_row
 from benchmarks.passes import bare_passes, stacks_of
-from benchmarks.timing import Row, Timing, plain_row, side_by_side
+from benchmarks.timing import Row, Timing, interleaved_timings, plain_row
 from drenet_jax import parallel
 from drenet_jax.training.step import make_gradient, make_update
 
@@ -45,7 +45,7 @@ def run(
     """
     step = TrainingStep(config, batch)
     stacks = stacks_of(config, batch, train=True)
-    times = side_by_side(
+    times = interleaved_timings(
         {
             "step": step,
             "forward": bare_passes(config, stacks, train=True, backward=False),
@@ -151,13 +151,13 @@ def _kind_rows(compiled, work: Callable[[], object]) -> list[Row]:
 
 def _operations(hlo: str) -> dict[str, str]:
     """name of an operation -> what it was made of; of a compiled program's text."""
-    found = {}
+    result = {}
     for line in hlo.splitlines():
         match = re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = ", line)
         if match:
             made_of = re.search(r'op_name="([^"]*)"', line)
-            found[match[1]] = made_of[1] if made_of else _inside(line)
-    return found
+            result[match[1]] = made_of[1] if made_of else _inside(line)
+    return result
 
 
 def _inside(line: str) -> str:

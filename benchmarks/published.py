@@ -19,7 +19,7 @@ IMAGE_SIZE_PX = 448
 _TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
-def is_there(device: str) -> bool:
+def available(device: str) -> bool:
     """Whether there is a reference on `device`, "cpu" or "gpu"."""
     if not (_TESTS / "oracles" / "torch_nts.py").is_file():
         return False
@@ -30,7 +30,7 @@ def is_there(device: str) -> bool:
     return device == "cpu" or torch.cuda.is_available()
 
 
-def works(
+def workloads(
     config: ml_collections.ConfigDict, batch: int, device: str, *, train: bool
 ) -> Mapping[str, Callable[[], object]]:
     """The published model's step or prediction in each memory layout, as work that waits.

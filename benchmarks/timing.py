@@ -56,7 +56,9 @@ class Row:
     reached: bool | None = None
 
 
-def side_by_side(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+def interleaved_timings(
+    workloads: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, Timing]:
     """Times pieces of work in turn, so that a busy moment of the machine hits all of them.
 
     Args:
@@ -65,9 +67,9 @@ def side_by_side(works: Mapping[str, Callable[[], object]], rounds: int) -> dict
         gave back to the system, a virtual machine hands to its host, and the next to ask for it
         waits, as it would not in a loop of its own.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[str, list[float]] = {name: [] for name in workloads}
     for _ in range(rounds):
-        for name, work in works.items():
+        for name, work in workloads.items():
             gc.collect()
             work()
             start = time.perf_counter()

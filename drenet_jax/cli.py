@@ -259,9 +259,9 @@ def _refuse_nul() -> None:
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, Mapping | ConfigDict):
-            waiting += [(f"{name}.{field}", one) for field, one in value.items()]
+            waiting += [(f"{name}.{field}", item) for field, item in value.items()]
         elif isinstance(value, list | tuple):
-            waiting += [(name, one) for one in value]
+            waiting += [(name, item) for item in value]
         elif isinstance(value, str) and "\0" in value:
             raise flags.Error(f"{name}={value!r} holds a NUL, which no name of a file can")
 

@@ -19,7 +19,7 @@ from absl import flags
 
 from drenet_jax import cli
 from drenet_jax.data.public import DATASETS
-from drenet_jax.data.public.scan import Found, require_new, write_cohort
+from drenet_jax.data.public.scan import ScanResult, require_new, write_cohort
 from drenet_jax.errors import InputError
 
 
@@ -36,24 +36,24 @@ def main() -> None:
         raise InputError(f"--root={root} is no folder that can be read; check the path.")
     # Before minutes are spent on looking through a large data set.
     require_new(out)
-    found = DATASETS[values.dataset].find_persons(root)
-    write_cohort(found, out)
-    _tell(found, out)
+    persons = DATASETS[values.dataset].find_persons(root)
+    write_cohort(persons, out)
+    _tell(persons, out)
 
 
-def _tell(found: Found, out: Path) -> None:
-    n_persons = len({row.patient_id for row in found.rows})
-    print(f"{out} has {n_persons} persons in {len(found.rows)} rows:")
-    for label, splits in found.persons("split").items():
+def _tell(matches: ScanResult, out: Path) -> None:
+    n_persons = len({row.patient_id for row in matches.rows})
+    print(f"{out} has {n_persons} persons in {len(matches.rows)} rows:")
+    for label, splits in matches.persons("split").items():
         shares = ", ".join(f"{n} {split}" for split, n in splits.items() if split)
         print(f"  {label}: {sum(splits.values())}" + (f" ({shares})" if shares else ""))
-    for label, sites in found.persons("site").items():
+    for label, sites in matches.persons("site").items():
         shares = ", ".join(f"{n} {site or 'of an unknown site'}" for site, n in sites.items())
         if any(sites):
             print(f"  {label} by site: {shares}")
-    for line in found.left_out():
+    for line in matches.left_out():
         print(f"left out: {line}")
-    for note in found.notes:
+    for note in matches.notes:
         print(f"note: {note}")
     print(f"next: python -m drenet_jax.prepare --cohort={shlex.quote(str(out))} --out=NEW_FOLDER")
 

@@ -44,11 +44,11 @@ def main() -> None:
         result = compare(runs, values.split, folder)
     for run in result["runs"]:
         print(f"{run['name']}: person AUC {metric_text(run['person']['auc'])}")
-    for one in result["differences"]:
-        p = one["delong_auc"]["p_holm"]
-        said = "no test" if p is None else f"p {p:.3f} (DeLong, Holm)"
-        difference = metric_text(one["person"]["auc"], plus=True)
-        print(f"{one['run']} less {one['against']}: AUC {difference}, {said}")
+    for item in result["differences"]:
+        p = item["delong_auc"]["p_holm"]
+        text = "no test" if p is None else f"p {p:.3f} (DeLong, Holm)"
+        difference = metric_text(item["person"]["auc"], plus=True)
+        print(f"{item['run']} less {item['against']}: AUC {difference}, {text}")
     print(f"tables: {values.out}/compare.md, report: {values.out}/report.html")
 
 

@@ -123,7 +123,7 @@ def convert(
     import jax
 
     from drenet_jax.models import pretrained
-    from drenet_jax.models.checkpoints import Meta, PartMeta, save_converted
+    from drenet_jax.models.checkpoints import BackboneMeta, Meta, save_converted
 
     whole = architecture in pretrained.WHOLE_MODELS
     keeps_heads = whole and not skip_head
@@ -141,10 +141,10 @@ def convert(
         )
         backbone, width = config.model.backbone, config.model.width
     else:
-        found = pretrained.to_flax(state_dict, architecture, source=str(source))
+        flax = pretrained.to_flax(state_dict, architecture, source=str(source))
         # VGG has no batch statistics.
         weights = {
-            collection: {"backbone": tree} if tree else {} for collection, tree in found.items()
+            collection: {"backbone": tree} if tree else {} for collection, tree in flax.items()
         }
         backbone, width = architecture, pretrained.PUBLISHED_WIDTH
     if keeps_heads:
@@ -158,7 +158,7 @@ def convert(
             version=__version__,
         )
     else:
-        meta = PartMeta(
+        meta = BackboneMeta(
             architecture=backbone,
             width=width,
             parts=tuple(weights["params"]),

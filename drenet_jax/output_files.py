@@ -28,15 +28,17 @@ def is_disk_full(error: BaseException) -> bool:
     seen: set[int] = set()
     waiting = [error]
     while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
+        result = waiting.pop()
+        if result is None or id(result) in seen:
             continue
-        seen.add(id(one))
-        if isinstance(one, OSError) and one.errno in _FULL:
+        seen.add(id(result))
+        if isinstance(result, OSError) and result.errno in _FULL:
             return True
-        if not isinstance(one, OSError) and any(os.strerror(code) in str(one) for code in _FULL):
+        if not isinstance(result, OSError) and any(
+            os.strerror(code) in str(result) for code in _FULL
+        ):
             return True
-        waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+        waiting += [result.__cause__, result.__context__, *getattr(result, "exceptions", ())]
     return False
 
 

@@ -114,14 +114,14 @@ def wait_for_hosts(point: str) -> None:
         multihost_utils.sync_global_devices(point)
 
 
-def own_part(size: int) -> slice:
+def host_slice(size: int) -> slice:
     """Which of `size` slices in a row are this host's; hosts follow each other."""
     per_host = size // host_count()
     return slice(jax.process_index() * per_host, (jax.process_index() + 1) * per_host)
 
 
-def join_rows(parts: np.ndarray) -> np.ndarray:
-    """The rows of all hosts, where each has worked off its `own_part` of every batch.
+def gather_rows(parts: np.ndarray) -> np.ndarray:
+    """The rows of all hosts, where each has worked off its `host_slice` of every batch.
 
     Args:
       parts: [batches, rows, ...], this host's; of one shape on all hosts.
@@ -142,7 +142,7 @@ def on_any_host(wanted: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(wanted))))
 
 
-class AnyHost:
+class AnyAcrossHosts:
     """Whether any host wants something, known to all of them after the same call."""
 
     def __init__(self):
@@ -272,7 +272,7 @@ def on_devices(batches: Iterable[PyTree], *, parts: int) -> Iterator[list[PyTree
     for batch in batches:
         split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
         micro_batches = [jax.tree.map(lambda x, i=i: x[i], split) for i in range(parts)]
-        ready.append([shard_on_devices(one) for one in micro_batches])
+        ready.append([shard_on_devices(micro_batch) for micro_batch in micro_batches])
         if len(ready) > _AHEAD:
             yield ready.popleft()
     yield from ready
@@ -313,7 +313,7 @@ def round_up_to_devices(batch_size: int) -> int:
 
 
 @contextlib.contextmanager
-def out_of_memory_told(message: str) -> Iterator[None]:
+def translate_out_of_memory(message: str) -> Iterator[None]:
     """Turns the devices' "out of memory" into an InputError with this message."""
     try:
         yield

@@ -92,20 +92,20 @@ def main() -> None:
             threshold=values.threshold,
             aggregate=values.aggregate,
         )
-        found = predictor.explain(
+        result = predictor.explain(
             values.input, series_uid=values.series_uid, with_instances=bool(values.dicom_out)
         )
-        text = json.dumps(found.result, indent=2, allow_nan=False)
+        text = json.dumps(result.result, indent=2, allow_nan=False)
         (folder / "result.json").write_text(text + "\n", encoding="utf-8")
-        report = person_report(found.result, found.pictures, found.left_out)
+        report = person_report(result.result, result.pictures, result.left_out)
         (folder / "report.html").write_text(report, encoding="utf-8")
         if values.dicom_out:
-            write_objects(dicom_folder, found.result, found.pictures, found.instances)
-    person = found.result["person"]
+            write_objects(dicom_folder, result.result, result.pictures, result.instances)
+    person = result.result["person"]
     answer = ", ".join(f"{label} {p:.2f}" for label, p in person["probabilities"].items())
     print(f"{person['label']} ({answer}), from {person['n_slices']} slices")
     if person["probabilities"][person["label"]] < max(person["probabilities"].values()):
-        print(f"rule: {decision_text(found.result['decision'], person['n_slices'])}")
+        print(f"rule: {decision_text(result.result['decision'], person['n_slices'])}")
     print(f"report: {Path(values.out) / 'report.html'}")
     if values.dicom_out:
         print(f"for the PACS, with the patient's name: {values.dicom_out}")
@@ -113,7 +113,7 @@ def main() -> None:
 
 def _require_apart(out: str, dicom_out: str) -> None:
     """Refuses one folder within the other: --out is to be passed on without a patient's name."""
-    first, second = (Path(one).resolve() for one in (out, dicom_out))
+    first, second = (Path(item).resolve() for item in (out, dicom_out))
     if first.is_relative_to(second) or second.is_relative_to(first):
         raise InputError(
             f"--dicom_out={dicom_out} and --out={out} lie within one another; name a folder beside "

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from drenet_jax import cli
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import SPLITS, read_cohort
-from drenet_jax.data.preparation import Account, prepare_cohort
+from drenet_jax.data.preparation import PreparationSummary, prepare_cohort
 from drenet_jax.errors import InputError
 from drenet_jax.output_files import new_folder
 
@@ -125,9 +125,9 @@ class _Bar(tqdm):
         return {**values, "speed": f"{60 * a_second:.1f} persons/min"}
 
 
-def _with_bar(told: Iterable, n_persons: int) -> Iterator:
+def _with_bar(iterable: Iterable, n_persons: int) -> Iterator:
     yield from _Bar(
-        told,
+        iterable,
         total=n_persons,
         desc="prepare",
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} persons, {speed}, "
@@ -136,9 +136,9 @@ def _with_bar(told: Iterable, n_persons: int) -> Iterator:
     print("writing the records and the QC pages", file=sys.stderr)
 
 
-def _without_bar(runner: str, told: Iterable, n_persons: int) -> Iterator:
+def _without_bar(runner: str, iterable: Iterable, n_persons: int) -> Iterator:
     print(f"{n_persons} persons are prepared on the {runner}", file=sys.stderr)
-    yield from told
+    yield from iterable
     print(f"the records are written on the {runner}", file=sys.stderr)
 
 
@@ -156,7 +156,7 @@ def _fractions(texts: list[str]) -> list[float]:
     return fractions
 
 
-def _tell(account: Account, out: Path) -> None:
+def _tell(account: PreparationSummary, out: Path) -> None:
     for split in SPLITS:
         print(f"{split}: {len(account.persons[split])} persons, {account.n_slices[split]} slices")
     print(f"left out: {account.excluded.total()} files and persons, see {out / 'excluded.csv'}")

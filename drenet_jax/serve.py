@@ -111,7 +111,7 @@ def _serve(bound: socket.socket, folder: Path, limits: Limits, token: str) -> No
         metrics, log = Metrics(), Log()
         jobs = Jobs(
             predictor.explain,
-            lambda found: person_report(found.result, found.pictures, found.left_out),
+            lambda result: person_report(result.result, result.pictures, result.left_out),
             scratch,
             limits,
             metrics,

@@ -214,9 +214,9 @@ def in_short() -> list[tuple[str, tuple[str, str, str], tuple[str, str, str]]]:
 
 def counts(rows: Rows, later: bool) -> str:
     """How many claims have which verdict: of those decided on later, or of those from the start."""
-    found = {SUPPORTED: 0, NOT_SUPPORTED: 0, UNDECIDED: 0, "not tested": 0}
+    result = {SUPPORTED: 0, NOT_SUPPORTED: 0, UNDECIDED: 0, "not tested": 0}
     for section, of_section in claims().items():
         for claim in of_section if (section in LATER) == later else ():
             row = rows.get(claim.key)
-            found[verdict(float(row["low"]), float(row["high"])) if row else "not tested"] += 1
-    return ", ".join(f"{n} {name}" for name, n in found.items() if n)
+            result[verdict(float(row["low"]), float(row["high"])) if row else "not tested"] += 1
+    return ", ".join(f"{n} {name}" for name, n in result.items() if n)

@@ -141,7 +141,7 @@ def _prepare(
             seed=0,
             fractions=(60, 10, 30),
             workers=workers,
-            progress=lambda told, n: told,
+            progress=lambda report, n: report,
         )
 
 
@@ -152,14 +152,17 @@ def _make_smaller(whole: Path, folder: Path, n: int) -> None:
     data = open_data(whole)
     persons = persons_of_records(data)
     ranks = dict.fromkeys(data.labels, 0)
-    turn = {}
-    for one in sorted(data.persons["train"]):
-        label = persons[one].label
-        turn[one] = (ranks[label], data.labels.index(label))
+    orientation = {}
+    for person in sorted(data.persons["train"]):
+        label = persons[person].label
+        orientation[person] = (ranks[label], data.labels.index(label))
         ranks[label] += 1
-    split = {"train": sorted(sorted(turn, key=turn.get)[:n]), "test": list(data.persons["test"])}
+    split = {
+        "train": sorted(sorted(orientation, key=orientation.get)[:n]),
+        "test": list(data.persons["test"]),
+    }
     n_slices = {
-        name: sum(persons[one].n_slices for one in members) for name, members in split.items()
+        name: sum(persons[member].n_slices for member in members) for name, members in split.items()
     }
     write_fold(folder, data.fold(split, n_slices))
 

@@ -42,9 +42,9 @@ def collect_data(work: Path, results: Path) -> None:
         )
 
 
-def compare(found: Path, committed: Path) -> bool:
+def compare(path: Path, committed: Path) -> bool:
     """Prints whether every figure that was found is the committed one to 4 decimals."""
-    new, old = figures.read(found), figures.read(committed)
+    new, old = figures.read(path), figures.read(committed)
     apart, unknown = [], [key for key in new if key not in old]
     for key in unknown:
         print(f"not committed yet: {', '.join(key)}")
@@ -71,10 +71,10 @@ def main() -> None:
     runs = [run for study in values.study for run in STUDIES[study]] or all_runs()
     if values.check:
         with tempfile.TemporaryDirectory() as folder:
-            found = Path(folder)
-            collect(values.work, found, runs)
-            figures.main([f"--results={found}"])
-            if not compare(found / "figures.csv", values.results / "figures.csv"):
+            path = Path(folder)
+            collect(values.work, path, runs)
+            figures.main([f"--results={path}"])
+            if not compare(path / "figures.csv", values.results / "figures.csv"):
                 sys.exit(1)
         return
     missing = collect(values.work, values.results, runs)

@@ -83,14 +83,16 @@ class ShiftArms:
 def differences() -> list[tuple[str, str, str]]:
     """(test set, arm, arm to take off) of all that are told."""
     drenet = main_arm("drenet")
-    found = [("phantoms", drenet, main_arm(method)) for method in METHODS if method != "drenet"]
+    matches = [("phantoms", drenet, main_arm(method)) for method in METHODS if method != "drenet"]
     for how in ("", "_per_pass"):
         arms = [main_arm(f"fill_{when}{how}") for when in ("train", "never")]
-        found.append(("phantoms", *arms))
+        matches.append(("phantoms", *arms))
     own = main_arm("drenet_per_pass")
-    found += [("phantoms", own, main_arm(method)) for method in METHODS if main_arm(method) != own]
-    found.append(("phantoms", main_arm("nts_net_per_pass"), main_arm("nts_net")))
-    found += [
+    matches += [
+        ("phantoms", own, main_arm(method)) for method in METHODS if main_arm(method) != own
+    ]
+    matches.append(("phantoms", main_arm("nts_net_per_pass"), main_arm("nts_net")))
+    matches += [
         ("phantoms", persons_arm(method, train), persons_arm("resnet", train))
         for method in PERSONS_METHODS
         if method != "resnet"
@@ -99,26 +101,26 @@ def differences() -> list[tuple[str, str, str]]:
     ]
     for pretrained in (False, True):
         for weights in ("last", "best"):
-            arms = {one: covid_arm(one, pretrained, weights) for one in COVID_CT_METHODS}
+            arms = {item: covid_arm(item, pretrained, weights) for item in COVID_CT_METHODS}
             ours = arms.pop("drenet")
-            found += [("covid_ct", ours, arm) for arm in arms.values()]
-    found += [
+            matches += [("covid_ct", ours, arm) for arm in arms.values()]
+    matches += [
         ("covid_ct", covid_arm(method, True), covid_arm(method, False))
         for method in COVID_CT_METHODS
     ]
     for train in (LONG_TRAIN, "covid_ct"):
         for method in LONG_METHODS:
             arm = long_arm(method, train)
-            found += [
+            matches += [
                 (train, long_arm(ours, train), arm)
                 for ours in ("drenet", "drenet_per_pass")
                 if method not in ("drenet_per_pass", ours)
             ]
     for method in SHIFT_METHODS:
         arms = ShiftArms.of(method)
-        found += [("site_b", arm, arms.of_a) for arm in arms.fine_tuned.values()]
-        found.append(("site_b", arms.fine_tuned["site_b"], arms.of_b))
-    return found
+        matches += [("site_b", arm, arms.of_a) for arm in arms.fine_tuned.values()]
+        matches.append(("site_b", arms.fine_tuned["site_b"], arms.of_b))
+    return matches
 
 
 def compute(results: Path) -> Figures:
@@ -152,18 +154,18 @@ def compute(results: Path) -> Figures:
 
 def _across(figures: Figures) -> Figures:
     """Differences between levels and between test sets."""
-    drenet, found = main_arm("drenet"), {}
+    drenet, result = main_arm("drenet"), {}
     levels = [figures.get(("phantoms", drenet, m)) for m in ("person_auc", "slice_auc")]
     if all(levels):
-        found["phantoms", drenet, "person_less_slice_auc"] = levels[0].less(levels[1])
+        result["phantoms", drenet, "person_less_slice_auc"] = levels[0].less(levels[1])
     metrics = ("person_auc", "person_accuracy", "slice_auc")
     for method, metric in itertools.product(SHIFT_METHODS, metrics):
         arm = ShiftArms.of(method).of_a
         # Other persons, but the same seeds.
         on_b, on_a = (figures.get((test, arm, metric)) for test in ("site_b", "site_a"))
         if on_b and on_a:
-            found["site_b less site_a", arm, metric] = on_b.less(on_a)
-    return found
+            result["site_b less site_a", arm, metric] = on_b.less(on_a)
+    return result
 
 
 def write(figures: Figures, path: Path) -> None:

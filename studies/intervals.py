@@ -56,21 +56,21 @@ def persons_figures(table: Table, arm: str, positive: str) -> dict[str, Figure]:
     everybody = np.ones(len(is_positive), bool)
 
     def auc(rows: np.ndarray, against: str = "") -> Callable:
-        def of(one: Mapping[str, np.ndarray], person: np.ndarray, times: np.ndarray) -> np.ndarray:
-            score = one[positive]
+        def of(item: Mapping[str, np.ndarray], person: np.ndarray, times: np.ndarray) -> np.ndarray:
+            score = item[positive]
             if against:
                 # Rounded to nothing, both are as likely.
-                both = score + one[against]
+                both = score + item[against]
                 score = np.divide(score, both, out=np.full(len(both), 0.5), where=both > 0)
             return _auc(is_positive[rows], score[rows], person[rows], times)
 
         return of
 
     def accuracy(
-        one: Mapping[str, np.ndarray], person: np.ndarray, times: np.ndarray
+        item: Mapping[str, np.ndarray], person: np.ndarray, times: np.ndarray
     ) -> np.ndarray:
-        said = np.stack([one[label] for label in labels]).argmax(axis=0)
-        return _mean(np.array(labels)[said] == table.label, person, times)
+        result = np.stack([item[label] for label in labels]).argmax(axis=0)
+        return _mean(np.array(labels)[result] == table.label, person, times)
 
     measures = {"person_auc": auc(everybody), "person_accuracy": accuracy}
     if len(labels) > 2:
@@ -84,17 +84,17 @@ def persons_figures(table: Table, arm: str, positive: str) -> dict[str, Figure]:
 def slices_figures(table: Table, arm: str, positive: str) -> dict[str, Figure]:
     """Slice AUC, COVID-19 against the rest."""
     is_positive = table.label == positive
-    return _figures(table, arm, {"slice_auc": lambda one, *to: _auc(is_positive, one[""], *to)})
+    return _figures(table, arm, {"slice_auc": lambda item, *to: _auc(is_positive, item[""], *to)})
 
 
 def pointed_figures(table: Table, arm: str) -> dict[str, Figure]:
     """Shares of hits on slices with a lesion, and what is above chance; boxes if there are any."""
     chance = table.label.astype(float)
-    measures: dict[str, Callable] = {"chance": lambda one, *to: _mean(chance, *to)}
+    measures: dict[str, Callable] = {"chance": lambda item, *to: _mean(chance, *to)}
     for point in next(iter(table.values[arm].values())):
-        measures[point] = lambda one, *to, point=point: _mean(one[point], *to)
-        measures[f"{point}_above_chance"] = lambda one, *to, point=point: _mean(
-            one[point] - chance, *to
+        measures[point] = lambda item, *to, point=point: _mean(item[point], *to)
+        measures[f"{point}_above_chance"] = lambda item, *to, point=point: _mean(
+            item[point] - chance, *to
         )
     return _figures(table, arm, measures)
 
@@ -106,12 +106,12 @@ def _figures(table: Table, arm: str, measures: Mapping[str, Callable]) -> dict[s
     seeds = [table.values[arm][seed] for seed in sorted(table.values[arm])]
     n = len(seeds)
     drawn_seeds = np.random.default_rng(SEEDS_SEED).multinomial(n, np.full(n, 1 / n), size=DRAWS)
-    found = {}
+    result = {}
     for name, measure in measures.items():
-        of_seeds = np.stack([measure(one, person, times) for one in seeds], axis=1)
+        of_seeds = np.stack([measure(seed, person, times) for seed in seeds], axis=1)
         drawn = np.sum(drawn_seeds * of_seeds[1:], axis=1) / n
-        found[name] = Figure(float(of_seeds[0].mean()), of_seeds[0], drawn)
-    return found
+        result[name] = Figure(float(of_seeds[0].mean()), of_seeds[0], drawn)
+    return result
 
 
 def _auc(

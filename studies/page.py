@@ -316,8 +316,8 @@ class _Page:
                 left[run.arm] = left.get(run.arm, 0) + 1
         if not left:
             return "All runs of the plan were made."
-        told = ", ".join(f"`{arm}` ({n} of {len(SEEDS)})" for arm, n in left.items())
-        return f"These runs of the plan were not made: {told}."
+        text = ", ".join(f"`{arm}` ({n} of {len(SEEDS)})" for arm, n in left.items())
+        return f"These runs of the plan were not made: {text}."
 
 
 def _table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

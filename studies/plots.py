@@ -18,12 +18,14 @@ Rows = Mapping[tuple[str, str, str], Mapping[str, str]]
 def draw_all(rows: Rows, folder: Path) -> None:
     """Writes every picture for which there are figures."""
     folder.mkdir(parents=True, exist_ok=True)
-    methods = [one for one in METHODS if _has(rows, "phantoms", figures.main_arm(one))]
+    methods = [item for item in METHODS if _has(rows, "phantoms", figures.main_arm(item))]
     if methods:
         _methods(rows, methods, folder / "methods.png")
         _lesions(rows, methods, folder / "lesions.png")
     _persons(rows, folder / "persons.png")
-    shifted = [one for one in SHIFT_METHODS if _has(rows, "site_b", figures.ShiftArms.of(one).of_a)]
+    shifted = [
+        item for item in SHIFT_METHODS if _has(rows, "site_b", figures.ShiftArms.of(item).of_a)
+    ]
     if shifted:
         _shift(rows, shifted, folder / "shift.png")
 
@@ -54,8 +56,8 @@ def _methods(rows: Rows, methods: Sequence[str], path: Path) -> None:
     left.set_yticks(range(len(methods)), [METHODS[method].title for method in methods], fontsize=8)
     left.set(xlabel="person AUC, COVID-19 against the rest", ylim=(len(methods) - 0.5, -0.5))
     others = [arm for arm in arms[1:] if ("phantoms", _less(arms[0], arm), "person_auc") in rows]
-    found = [rows["phantoms", _less(arms[0], arm), "person_auc"] for arm in others]
-    _bars(right, found, COLOURS[1], shift=1.0)
+    matches = [rows["phantoms", _less(arms[0], arm), "person_auc"] for arm in others]
+    _bars(right, matches, COLOURS[1], shift=1.0)
     right.axvline(0, **GUIDE)
     right.set_yticks([])
     right.set(xlabel="DRENet less this method, paired", ylim=(len(methods) - 0.5, -0.5))

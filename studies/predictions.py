@@ -109,10 +109,10 @@ def read_table(path: Path) -> Table:
     columns = list(zip(*rows, strict=True))
     values: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for title, column in zip(header[2:], columns[2:], strict=True):
-        found = _COLUMN.fullmatch(title)
-        assert found, title
-        of_run = values.setdefault(found["arm"], {}).setdefault(int(found["seed"]), {})
-        of_run[found["name"] or ""] = np.array([float(x or "nan") for x in column])
+        result = _COLUMN.fullmatch(title)
+        assert result, title
+        of_run = values.setdefault(result["arm"], {}).setdefault(int(result["seed"]), {})
+        of_run[result["name"] or ""] = np.array([float(x or "nan") for x in column])
     return Table(np.array(columns[0]), np.array(columns[1]), values)
 
 
@@ -140,7 +140,7 @@ class _Columns:
         if not self._columns:
             self._columns = known
         # All runs are scored on the same cases in the same order.
-        assert all(self._columns[one] == column for one, column in known.items()), name
+        assert all(self._columns[item] == column for item, column in known.items()), name
         self._columns[name] = values
 
     def write(self, path: Path) -> None:

@@ -43,7 +43,7 @@ def make_runs(runs: list[Run], work: Path, workers: int) -> None:
     """Makes all runs, and those that they start from, in order."""
     from studies.cohorts import make_data
 
-    wanted = list(dict.fromkeys(one for run in runs for one in (run.start, run) if one))
+    wanted = list(dict.fromkeys(item for run in runs for item in (run.start, run) if item))
     left = [run for run in wanted if not (run_folder(work, run) / DONE).is_file()]
     for data in dict.fromkeys(
         name for run in left for name in (run.train, *(test for test, _ in run.tests))
@@ -138,9 +138,9 @@ def run_config(run: Run, work: Path, train_slices: int):
 
 def score(predictor, data, split: str, slices_csv: Path, pointed_csv: Path | None) -> None:
     """Scores a split, whatever data the model was trained on, and plays the pointing game."""
-    from drenet_jax.data.batches import split_places
+    from drenet_jax.data.batches import crop_geometries
     from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
-    from drenet_jax.evaluation.pointing_game import Points, point, write_pointed
+    from drenet_jax.evaluation.pointing_game import Points, play, write_hits
     from drenet_jax.evaluation.scoring import score_split
 
     assert data.ct == predictor.meta.ct, "prepared in another way"
@@ -156,10 +156,8 @@ def score(predictor, data, split: str, slices_csv: Path, pointed_csv: Path | Non
     slices.to_csv(slices_csv)
     lesions = data.records / LESIONS_FILE
     if pointed_csv is not None and lesions.is_file():
-        places = split_places(data, split)
-        write_pointed(
-            pointed_csv, point(slices, Points.join(points), places, read_lesions(lesions))
-        )
+        places = crop_geometries(data, split)
+        write_hits(pointed_csv, play(slices, Points.join(points), places, read_lesions(lesions)))
 
 
 def _parameters(variables: dict) -> int:

@@ -55,7 +55,7 @@ def on_one_device(tmp_path):
 
 def test_works_are_timed_in_turn_each_after_a_call_unmeasured():
     calls = []
-    times = timing.side_by_side(
+    times = timing.interleaved_timings(
         {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3
     )
     assert calls == ["a", "a", "b", "b"] * 3
@@ -72,7 +72,7 @@ def test_a_ratio_is_of_rounds_with_their_own_reference():
 
 
 def test_time_is_measured_in_seconds():
-    (slept,) = timing.side_by_side({"sleep": lambda: time.sleep(0.01)}, rounds=1).values()
+    (slept,) = timing.interleaved_timings({"sleep": lambda: time.sleep(0.01)}, rounds=1).values()
     assert slept.median >= 0.01
 
 
@@ -134,7 +134,7 @@ def test_the_published_model_takes_a_step(tiny_config):
     tiny_config.model.update(image_size_px=448, crop_size_px=64)
     network_step = published._work(tiny_config, 1, "cpu", True, torch.contiguous_format)
     network_step()
-    assert published.is_there("cpu")
+    assert published.available("cpu")
 
 
 def test_model_and_profile_have_their_rows(on_one_device):

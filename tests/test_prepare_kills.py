@@ -48,9 +48,9 @@ class _Run:
         self.process.kill()
         self.process.wait()
 
-    def wait_for_all(self, patience_s: float) -> list[str]:
+    def wait_for_all(self, timeout_s: float) -> list[str]:
         """Waits for the session's processes to end; returns those that do not."""
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + timeout_s
         while left := _processes_of_session(self.process.pid):
             if time.monotonic() > deadline:
                 return left
@@ -79,7 +79,7 @@ def _is_whole(out: Path, n_slices: dict[str, int]) -> bool:
 
 
 def _check_after_kill(run: _Run, n_slices: dict[str, int]) -> None:
-    assert run.wait_for_all(patience_s=10) == []
+    assert run.wait_for_all(timeout_s=10) == []
     if run.out.exists():
         assert _is_whole(run.out, n_slices)
         os.rename(run.out, run.out.with_name(f"whole-{run.process.pid}"))

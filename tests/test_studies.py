@@ -99,10 +99,10 @@ def test_intervals_are_paired_and_grow_with_the_spread_of_the_seeds():
     label = np.array(["COVID-19", "healthy"] * 40)
     persons = np.array([f"p{i}" for i in range(80)])
 
-    def arm(spread):
+    def arm(parallel_map):
         seeds = {}
         for seed in range(5):
-            shift = (label == "COVID-19") * (1 + spread * (seed - 2))
+            shift = (label == "COVID-19") * (1 + parallel_map * (seed - 2))
             p = 1 / (1 + np.exp(-shift - rng.normal(size=80)))
             seeds[seed] = {"COVID-19": p, "healthy": 1 - p}
         return seeds

@@ -137,7 +137,7 @@ _MANY_SLICES = 12
 _LEAST_LUNG_SHARE = 0.04
 
 
-def why_no_hu(images: Sequence[np.ndarray]) -> str:
+def reason_not_hu(images: Sequence[np.ndarray]) -> str:
     """Why values cannot be HU of a chest; '' if they can.
 
     Air and lung, fat, muscle and bone must occur where HU have them and in such shares as a chest
@@ -178,7 +178,7 @@ def why_no_hu(images: Sequence[np.ndarray]) -> str:
     return f"values from {lowest:.0f} to {highest:.0f}, which are no HU of a chest ({what})"
 
 
-def why_no_lung_hu(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> str:
+def reason_not_lung_hu(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> str:
     """Why the values in the lungs cannot be HU; '' if they can.
 
     Args:
@@ -203,7 +203,7 @@ def why_no_lung_hu(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) ->
     return ""
 
 
-def lifted(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], str]:
+def restored_hu(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], str]:
     """Finds out whether pictures of 16 bits hold HU + 1000 rather than HU + 1024.
 
     The air around the body has -1000 HU; read with the wrong offset it has -1024. Real series and
@@ -252,7 +252,7 @@ _LEAST_CORRELATION = 0.8
 _SATURATED = 250
 
 
-def why_no_window(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> str:
+def reason_not_windowed(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> str:
     """Why pictures are in no window that shows the lungs dark and their texture; '' if they are.
 
     Args:
@@ -307,7 +307,7 @@ def _are_inverted(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> 
     ]
     if len(doubtful) < needed:
         return False
-    found = 0
+    result = 0
     for image in doubtful:
         negative = 255 - image
         mask = segmentation.find_lungs(negative)
@@ -315,8 +315,8 @@ def _are_inverted(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> 
             continue
         if not _lies_on_both_sides(mask):
             continue
-        found += _corner_level(negative) - float(np.median(negative[mask])) < 0.2 * 255
-    return found >= needed
+        result += _corner_level(negative) - float(np.median(negative[mask])) < 0.2 * 255
+    return result >= needed
 
 
 def _lies_on_both_sides(mask: np.ndarray) -> bool:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from drenet_jax.ct import hu_checks
-from drenet_jax.ct.orientation import Turn
+from drenet_jax.ct.orientation import Orientation
 
 # A pixel is coloured if its channels lie further apart than this: JPEG blurs colour, and scans of
 # print are tinted.
@@ -81,18 +81,18 @@ def read_picture(data: bytes) -> np.ndarray:
 
 # What EXIF's orientation 1 to 8 says is to be done with the stored rows and columns.
 _TURN_OF_ORIENTATION = (
-    Turn(False, False, False),
-    Turn(False, False, True),
-    Turn(False, True, True),
-    Turn(False, True, False),
-    Turn(True, False, False),
-    Turn(True, False, True),
-    Turn(True, True, True),
-    Turn(True, True, False),
+    Orientation(False, False, False),
+    Orientation(False, False, True),
+    Orientation(False, True, True),
+    Orientation(False, True, False),
+    Orientation(True, False, False),
+    Orientation(True, False, True),
+    Orientation(True, True, True),
+    Orientation(True, True, False),
 )
 
 
-def read_turn(data: bytes) -> Turn:
+def read_orientation(data: bytes) -> Orientation:
     """How a picture as stored becomes upright by what its EXIF says, if it has any.
 
     `read_picture` gives the rows and columns as the file stores them, which is what boxes refer to;
@@ -102,16 +102,16 @@ def read_turn(data: bytes) -> Turn:
       data: the file.
     """
     if b"Exif" not in data and b"eXIf" not in data:
-        return Turn()
+        return Orientation()
     from PIL import Image  # few pictures have EXIF
 
     try:
         with Image.open(io.BytesIO(data)) as picture:
             orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # whatever damaged EXIF makes of the parser: then there is none
-        return Turn()
+        return Orientation()
     known = isinstance(orientation, int) and 1 <= orientation <= len(_TURN_OF_ORIENTATION)
-    return _TURN_OF_ORIENTATION[orientation - 1] if known else Turn()
+    return _TURN_OF_ORIENTATION[orientation - 1] if known else Orientation()
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

@@ -220,9 +220,9 @@ def _is_regular(axes: np.ndarray) -> bool:
     return abs(np.linalg.det(axes / np.linalg.norm(axes, axis=0))) > 1e-3
 
 
-def _largest_angle_deg(one: np.ndarray, other: np.ndarray) -> float:
-    one, other = one / np.linalg.norm(one, axis=0), other / np.linalg.norm(other, axis=0)
-    return float(np.degrees(np.arccos(np.clip((one * other).sum(axis=0), -1, 1))).max())
+def _largest_angle_deg(array: np.ndarray, other: np.ndarray) -> float:
+    array, other = array / np.linalg.norm(array, axis=0), other / np.linalg.norm(other, axis=0)
+    return float(np.degrees(np.arccos(np.clip((array * other).sum(axis=0), -1, 1))).max())
 
 
 def read_voxels(stream: BinaryIO, header: NiftiHeader) -> np.ndarray:

@@ -29,7 +29,7 @@ class FileAxes(NamedTuple):
     x: int
 
 
-class Turn(NamedTuple):
+class Orientation(NamedTuple):
     """A transposition, then flips.
 
     Attributes:
@@ -42,20 +42,20 @@ class Turn(NamedTuple):
     flip_rows: bool = False
     flip_columns: bool = False
 
-    def upright(self, stored: np.ndarray) -> np.ndarray:
+    def to_canonical(self, stored: np.ndarray) -> np.ndarray:
         """The slice [H, W] (or [W, H] if transposed) as it is looked at."""
         turned = stored.T if self.transpose else stored
         turned = turned[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
         return np.ascontiguousarray(turned)
 
-    def stored_shape(self, upright_shape: tuple[int, int]) -> tuple[int, int]:
+    def stored_shape(self, canonical_shape: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the slice as stored."""
-        height, width = upright_shape
+        height, width = canonical_shape
         return (width, height) if self.transpose else (height, width)
 
-    def stored_box(self, box: Box, upright_shape: tuple[int, int]) -> Box:
+    def stored_box(self, box: Box, canonical_shape: tuple[int, int]) -> Box:
         """A box (y0, x0, y1, x1; half open) of the upright slice, in pixels as stored."""
-        height, width = upright_shape
+        height, width = canonical_shape
         y0, x0, y1, x1 = box
         if self.flip_rows:
             y0, y1 = height - y1, height - y0
@@ -63,7 +63,7 @@ class Turn(NamedTuple):
             x0, x1 = width - x1, width - x0
         return (x0, y0, x1, y1) if self.transpose else (y0, x0, y1, x1)
 
-    def upright_box(self, box: Box, stored_shape: tuple[int, int]) -> Box:
+    def canonical_box(self, box: Box, stored_shape: tuple[int, int]) -> Box:
         """A box of the slice as stored, in pixels of the upright slice; undoes `stored_box`."""
         if self.transpose:
             box = (box[1], box[0], box[3], box[2])
@@ -72,7 +72,7 @@ class Turn(NamedTuple):
         return self._replace(transpose=False).stored_box(box, stored_shape)
 
 
-def turn_of(row_cosines: np.ndarray, column_cosines: np.ndarray) -> Turn:
+def orientation_of(row_cosines: np.ndarray, column_cosines: np.ndarray) -> Orientation:
     """The turn for a slice in the patient's coordinates (x to the left, y to the back, z to the
     head).
 
@@ -81,5 +81,5 @@ def turn_of(row_cosines: np.ndarray, column_cosines: np.ndarray) -> Turn:
       column_cosines: [3], the direction in which the row index grows.
     """
     if abs(row_cosines[0]) >= abs(row_cosines[1]):
-        return Turn(False, bool(column_cosines[1] < 0), bool(row_cosines[0] < 0))
-    return Turn(True, bool(row_cosines[1] < 0), bool(column_cosines[0] < 0))
+        return Orientation(False, bool(column_cosines[1] < 0), bool(row_cosines[0] < 0))
+    return Orientation(True, bool(row_cosines[1] < 0), bool(column_cosines[0] < 0))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drenet_jax.ct.fill import fill_blank
-from drenet_jax.ct.orientation import Box, FileAxes, Turn
+from drenet_jax.ct.orientation import Box, FileAxes, Orientation
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import Excluded
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PickedSlice:
+class SampledSlice:
     """One picked slice of a person, kept or not.
 
     Attributes:
@@ -48,7 +48,7 @@ class PickedSlice:
     source: np.ndarray
     source_mask: np.ndarray
     source_box: Box | None
-    turn: Turn
+    orientation: Orientation
     image: np.ndarray | None
     lung_mask: np.ndarray | None
     why_excluded: str
@@ -68,13 +68,13 @@ class PickedSlice:
     @property
     def file_size(self) -> tuple[int, int]:
         """(H, W) of the slice as its file has it."""
-        return self.turn.stored_shape(self.source.shape)
+        return self.orientation.stored_shape(self.source.shape)
 
     @property
     def file_box(self) -> Box:
         """The lungs' box in pixels of the slice as its file has it. For slices with lungs only."""
         assert self.source_box is not None
-        return self.turn.stored_box(self.source_box, self.source.shape)
+        return self.orientation.stored_box(self.source_box, self.source.shape)
 
     @property
     def masked(self) -> np.ndarray:
@@ -95,17 +95,17 @@ class PreparedPerson:
       n_slices: how many slices the series has (how many single images were given).
     """
 
-    picked: tuple[PickedSlice, ...]
+    picked: tuple[SampledSlice, ...]
     excluded: tuple[Excluded, ...]
     notes: tuple[str, ...]
     n_slices: int
 
     @property
-    def kept(self) -> tuple[PickedSlice, ...]:
-        return tuple(one for one in self.picked if one.kept)
+    def kept(self) -> tuple[SampledSlice, ...]:
+        return tuple(item for item in self.picked if item.kept)
 
 
-def filled(picked: PickedSlice, settings: CtSettings, seed: int) -> np.ndarray:
+def filled(picked: SampledSlice, settings: CtSettings, seed: int) -> np.ndarray:
     """The crop with its blank filled, the same in every run for the same arguments.
 
     Args:

@@ -14,8 +14,8 @@ import numpy as np
 from drenet_jax.ct import chest_checks, hu_checks, image_files, sampling
 from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.ct.lungs import segmentation
-from drenet_jax.ct.orientation import FileAxes, Turn
-from drenet_jax.ct.prepared_series import PickedSlice, PreparedPerson
+from drenet_jax.ct.orientation import FileAxes, Orientation
+from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice
 from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_series
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import CtError, Excluded, printable
@@ -66,20 +66,20 @@ def prepare_person(
     return person
 
 
-def _require_one_study(path: Path, kept: Sequence[PickedSlice]) -> None:
+def _require_one_study(path: Path, kept: Sequence[SampledSlice]) -> None:
     """Refuses slices that no DICOM object could refer to, one by one and in one study."""
-    if any(one.instance is None for one in kept):
+    if any(item.instance is None for item in kept):
         why = "slices that are no DICOM, whose patient and study are not known"
         raise CtError(
             f"{path} holds {why}; give DICOM files, or ask for no results for the PACS.", why
         )
     for keyword, what in (("PatientID", "patient"), ("StudyInstanceUID", "study")):
-        if len({one.instance.study.get(keyword) for one in kept}) > 1:
+        if len({item.instance.study.get(keyword) for item in kept}) > 1:
             why = f"slices of more than one {what}"
             raise CtError(
                 f"{path} holds {why}, and results for the PACS are filed under one; give one.", why
             )
-    references = {(one.instance.sop_instance_uid, one.instance.frame_number) for one in kept}
+    references = {(item.instance.sop_instance_uid, item.instance.frame_number) for item in kept}
     if len(references) < len(kept):
         why = "slices with the same SOPInstanceUID, which results for the PACS could not tell apart"
         raise CtError(f"{path} holds {why}; export the series anew.", why)
@@ -94,7 +94,7 @@ def _prepare_paths(
 ) -> PreparedPerson:
     if len(paths) == 1:
         opened = open_series(paths[0], series_uid, guard=guard)
-        if not opened.is_single:
+        if not opened.is_single_image:
             return _prepare_best_series(opened, "", settings, with_instances)
         return _prepare_single_images([opened], opened.names, [], settings, with_instances)
 
@@ -104,7 +104,7 @@ def _prepare_paths(
         name = printable(os.path.relpath(path, above))
         try:
             opened = open_series(path, series_uid, guard=guard)
-            if opened.is_single:
+            if opened.is_single_image:
                 singles.append(opened)
                 names.append(f"file {i + 1:04d}" if opened.is_renamed else name)
             else:
@@ -118,8 +118,8 @@ def _prepare_paths(
         parts.append(_prepare_single_images(singles, names, excluded, settings, with_instances))
         excluded = []
     return PreparedPerson(
-        picked=tuple(one for part in parts for one in part.picked),
-        excluded=(*excluded, *(one for part in parts for one in part.excluded)),
+        picked=tuple(item for part in parts for item in part.picked),
+        excluded=(*excluded, *(item for part in parts for item in part.excluded)),
         notes=tuple(note for part in parts for note in part.notes),
         n_slices=sum(part.n_slices for part in parts),
     )
@@ -168,7 +168,7 @@ def _prepare_series(
     series: Series, prefix: str, settings: CtSettings, with_instances: bool
 ) -> PreparedPerson:
     """Prepares one series; `prefix` is put before all names."""
-    excluded = [Excluded(prefix + one.name, one.why) for one in series.excluded]
+    excluded = [Excluded(prefix + item.name, item.why) for item in series.excluded]
     indices, images, instances = [], [], []
     for index in sampling.pick(len(series), settings.slices_per_person):
         name = series.names[index]
@@ -191,23 +191,23 @@ def _prepare_series(
     images, value_notes = _checked_values(series, images, excluded, scales)
     masks = segmentation.find_lungs_in_series(images, from_feet=series.from_feet)
     value_notes += _checked_lungs(series, images, masks)
-    found = [
-        _Found(
+    segmented = [
+        _SegmentedSlice(
             index,
             prefix + series.names[index],
             _windowed(image, settings),
             mask,
-            series.turn_of(index),
+            series.orientation_of(index),
             instance,
             series.stored_index(index),
             series.axes,
         )
         for index, image, mask, instance in zip(indices, images, masks, instances, strict=True)
     ]
-    turned = sum(one.turn != series.turn for one in found)
-    notes = (*series.notes, *value_notes, *_turned_notes(turned))
+    turned = sum(item.orientation != series.orientation for item in segmented)
+    notes = (*series.notes, *value_notes, *_reoriented_notes(turned))
     notes = tuple(f"{prefix}: {note}" if prefix else note for note in notes)
-    return _person(found, excluded, notes, len(series), settings.min_area_share, settings)
+    return _person(segmented, excluded, notes, len(series), settings.min_area_share, settings)
 
 
 def _instance(series: Series, index: int, prefix: str) -> SourceInstance | None:
@@ -228,7 +228,7 @@ def _why_no_hu_of_some(images: Sequence[np.ndarray], scales: Sequence[object]) -
     if len(set(scales)) > 1:
         for scale in dict.fromkeys(scales):
             some = [image for image, own in zip(images, scales, strict=True) if own == scale]
-            if why := hu_checks.why_no_hu(some):
+            if why := hu_checks.reason_not_hu(some):
                 return f"slices of different scales, of which some have {why}"
     return ""
 
@@ -247,12 +247,12 @@ def _checked_values(
     why, note = "", ""
     if len({image.dtype for image in images}) > 1:
         why = "pictures of 8 bits and pictures of 16 bits in HU"
-    elif images and any(one.why == image_files.NEITHER for one in excluded):
+    elif images and any(item.why == image_files.NEITHER for item in excluded):
         why = "pictures of 16 bits of which some are neither HU nor in a window"
     elif images and images[0].dtype != np.uint8:
         if series.is_of_pictures:
-            images, note = hu_checks.lifted(images)
-        why = hu_checks.why_no_hu(images) or _why_no_hu_of_some(images, scales)
+            images, note = hu_checks.restored_hu(images)
+        why = hu_checks.reason_not_hu(images) or _why_no_hu_of_some(images, scales)
     if why:
         raise _wrong_values(series, why)
     return images, (note,) if note else ()
@@ -267,9 +267,9 @@ def _checked_lungs(
       CtError: the lungs have no texture, pictures have light lungs, or the chest is not upright.
     """
     if images and images[0].dtype == np.uint8:
-        why = hu_checks.why_no_window(images, masks)
+        why = hu_checks.reason_not_windowed(images, masks)
     else:
-        why = hu_checks.why_no_lung_hu(images, masks)
+        why = hu_checks.reason_not_lung_hu(images, masks)
     verdict = chest_checks.Verdict(why) if why else chest_checks.judge(images, masks)
     if verdict.why:
         raise _wrong_values(series, verdict.why)
@@ -287,7 +287,7 @@ def _prepare_single_images(
     settings: CtSettings,
     with_instances: bool,
 ) -> PreparedPerson:
-    excluded, found, notes, turned = list(excluded), [], [], 0
+    excluded, result, notes, turned = list(excluded), [], [], 0
     for index, (single, name) in enumerate(zip(singles, names, strict=True)):
         try:
             (image,), value_notes = _checked_values(single, [single.read(0)], [])
@@ -299,16 +299,18 @@ def _prepare_single_images(
             excluded.append(Excluded(name, error.why))
             continue
         instance = single.instance(0) if with_instances else None
-        turn = single.turn_of(0)
-        turned += turn != single.turn
-        found.append(_Found(index, name, _windowed(image, settings), mask, turn, instance))
+        orientation = single.orientation_of(0)
+        turned += orientation != single.orientation
+        result.append(
+            _SegmentedSlice(index, name, _windowed(image, settings), mask, orientation, instance)
+        )
         notes += [*single.notes, *value_notes]
     notes = tuple(dict.fromkeys(notes))
-    notes += _turned_notes(turned)
-    return _person(found, excluded, notes, len(singles) + len(excluded), 0.0, settings)
+    notes += _reoriented_notes(turned)
+    return _person(result, excluded, notes, len(singles) + len(excluded), 0.0, settings)
 
 
-def _turned_notes(count: int) -> tuple[str, ...]:
+def _reoriented_notes(count: int) -> tuple[str, ...]:
     """The note on so many pictures that their EXIF turned."""
     if not count:
         return ()
@@ -316,12 +318,12 @@ def _turned_notes(count: int) -> tuple[str, ...]:
     return (f"{what} turned as EXIF says; boxes are in pixels as the files store them",)
 
 
-class _Found(NamedTuple):
+class _SegmentedSlice(NamedTuple):
     index: int
     name: str
     source: np.ndarray
     mask: np.ndarray
-    turn: Turn
+    orientation: Orientation
     instance: SourceInstance | None
     stored_index: int | None = None
     file_axes: FileAxes | None = None
@@ -334,7 +336,7 @@ def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
 
 
 def _person(
-    found: Sequence[_Found],
+    slices: Sequence[_SegmentedSlice],
     excluded: Sequence[Excluded],
     notes: tuple[str, ...],
     n_slices: int,
@@ -342,27 +344,27 @@ def _person(
     settings: CtSettings,
 ) -> PreparedPerson:
     # In a chest some slice is full of lung; what is found elsewhere is gas in gut or sinuses.
-    is_chest = any(one.mask.mean() > _LEAST_LUNG_SHARE for one in found)
-    areas = [int(one.mask.sum()) if is_chest else 0 for one in found]
+    is_chest = any(slice_.mask.mean() > _LEAST_LUNG_SHARE for slice_ in slices)
+    areas = [int(slice_.mask.sum()) if is_chest else 0 for slice_ in slices]
     largest = max(areas, default=0)
     picked = []
-    for one, area in zip(found, areas, strict=True):
+    for slice_, area in zip(slices, areas, strict=True):
         why = ""
         if area == 0:
-            one = one._replace(mask=np.zeros_like(one.mask))
+            slice_ = slice_._replace(mask=np.zeros_like(slice_.mask))
             why = "no lungs found"
         elif area < min_area_share * largest:
             why = (
                 f"small lung area: {area / largest:.1%} of the person's largest, "
                 f"below {min_area_share:.0%}"
             )
-        picked.append(_crop(one, why, settings.image_size_px))
-    not_kept = [Excluded(one.name, one.why_excluded) for one in picked if not one.kept]
+        picked.append(_crop(slice_, why, settings.image_size_px))
+    not_kept = [Excluded(slice_.name, slice_.why_excluded) for slice_ in picked if not slice_.kept]
     return PreparedPerson(tuple(picked), (*excluded, *not_kept), notes, n_slices)
 
 
-def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
-    source, mask = found.source, found.mask
+def _crop(segmented: _SegmentedSlice, why: str, size_px: int) -> SampledSlice:
+    source, mask = segmented.source, segmented.mask
     box = image = lung_mask = None
     if mask.any():
         x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
@@ -376,17 +378,17 @@ def _crop(found: _Found, why: str, size_px: int) -> PickedSlice:
             interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
         )
         lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
-    return PickedSlice(
-        index=found.index,
-        name=found.name,
+    return SampledSlice(
+        index=segmented.index,
+        name=segmented.name,
         source=source,
         source_mask=mask,
         source_box=box,
-        turn=found.turn,
+        orientation=segmented.orientation,
         image=image,
         lung_mask=lung_mask,
         why_excluded=why,
-        instance=found.instance,
-        stored_index=found.stored_index,
-        file_axes=found.file_axes,
+        instance=segmented.instance,
+        stored_index=segmented.stored_index,
+        file_axes=segmented.file_axes,
     )

@@ -28,7 +28,7 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import CtError
 
 # For one file. Decoding a slice takes milliseconds, unpacking the largest volume seconds.
-PATIENCE_S = 15.0
+TIMEOUT_S = 15.0
 # And so much more for each MiB of the file that is being read.
 _PATIENCE_S_PER_MIB = 0.05
 
@@ -55,7 +55,7 @@ class Reader:
 
     def __init__(
         self,
-        patience_s: float = PATIENCE_S,
+        timeout_s: float = TIMEOUT_S,
         *,
         memory_bytes: int = MEMORY_BYTES,
         scratch: Path | None = None,
@@ -68,7 +68,7 @@ class Reader:
           scratch: the folder for its temporary files, which a child that is killed leaves behind;
             the system's unless it is given.
         """
-        self._patience_s = patience_s
+        self._patience_s = timeout_s
         self._memory_bytes = memory_bytes
         self._scratch = scratch
         self._child: subprocess.Popen | None = None
@@ -144,7 +144,7 @@ class Reader:
             reading = None
             try:
                 self._connection.send((list(paths), settings, series_uid, with_instances, left_out))
-                while self._hears_within(self._patience_for(reading), tick):
+                while self._poll(self._patience_for(reading), tick):
                     kind, content = self._connection.recv()
                     if kind == "done":
                         pickled, n_arrays = content
@@ -158,9 +158,9 @@ class Reader:
                 why = _TOO_SLOW
             except (EOFError, ConnectionError) as error:
                 if reading is None:
-                    said = self._last_words()
+                    result = self._stderr_tail()
                     self.close()
-                    raise RuntimeError(said) from error
+                    raise RuntimeError(result) from error
                 why = _CRASHED
             self.close()
             if reading is None or reading in left_out:
@@ -169,9 +169,9 @@ class Reader:
         why = "files on which their decoders crash or hang"
         raise CtError(f"{paths[0]} holds {why}; export the series anew.", why)
 
-    def _hears_within(self, patience_s: float, tick: Callable[[], None]) -> bool:
+    def _poll(self, timeout_s: float, tick: Callable[[], None]) -> bool:
         """Whether the child says something before the patience ends."""
-        end = time.monotonic() + patience_s
+        end = time.monotonic() + timeout_s
         while True:
             try:
                 tick()
@@ -191,14 +191,14 @@ class Reader:
             return self._patience_s
         place = Path(reading[0])
         # A member of a zip is no file; the zip is.
-        file = next((one for one in (place, *place.parents) if one.is_file()), None)
+        file = next((item for item in (place, *place.parents) if item.is_file()), None)
         size = file.stat().st_size if file else 0
         return self._patience_s + _PATIENCE_S_PER_MIB * size / (1 << 20)
 
-    def _last_words(self) -> str:
+    def _stderr_tail(self) -> str:
         self._errors.seek(0)
-        said = self._errors.read().decode("utf-8", "replace")[-2000:]
-        return f"the process that reads images ended:\n{said}"
+        result = self._errors.read().decode("utf-8", "replace")[-2000:]
+        return f"the process that reads images ended:\n{result}"
 
 
 def serve(descriptor: int, memory_bytes: int) -> None:

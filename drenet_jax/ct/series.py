@@ -21,7 +21,7 @@ from drenet_jax.ct.dicom import continuity, copies, elements, headers, pixels, s
 from drenet_jax.ct.dicom.headers import DicomSlice
 from drenet_jax.ct.dicom.instances import NoInstanceError, SourceInstance, read_instance
 from drenet_jax.ct.dicom.pixels import PADDING_HU
-from drenet_jax.ct.orientation import FileAxes, Turn
+from drenet_jax.ct.orientation import FileAxes, Orientation
 from drenet_jax.ct.sources import (
     CtError,
     Excluded,
@@ -73,14 +73,14 @@ class NoSlices(CtError):
     @classmethod
     def of(cls, folder: Path, excluded: Sequence[Excluded]) -> NoSlices:
         reasons: dict[str, list[str]] = {}
-        for one in excluded:
-            reasons.setdefault(one.why, []).append(one.name)
+        for entry in excluded:
+            reasons.setdefault(entry.why, []).append(entry.name)
         most = sorted(reasons.items(), key=lambda item: -len(item[1]))[:3]
-        told = "; ".join(
+        text = "; ".join(
             f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {why}"
             for why, names in most
         )
-        why = f"no CT slice ({told})"
+        why = f"no CT slice ({text})"
         return cls(f"{folder} holds {why}; name a CT series in {KINDS}.", why, excluded)
 
 
@@ -100,7 +100,7 @@ class Series:
       is_single: a file of one slice, rather than a series.
       is_renamed: names of files held something that identifies the patient, so files are called
         by their numbers in natural order.
-      turn: how a slice as stored became upright, unless `turn_of` says otherwise of it.
+      turn: how a slice as stored became upright, unless `orientation_of` says otherwise of it.
       axes: of the stored array, for a volume.
     """
 
@@ -109,14 +109,14 @@ class Series:
     excluded: tuple[Excluded, ...]
     notes: tuple[str, ...]
     from_feet: bool
-    is_single: bool
+    is_single_image: bool
     is_renamed: bool
-    turn: Turn
+    orientation: Orientation
     _read: Callable[[int], np.ndarray]
     _instance: Callable[[int], SourceInstance] | None
     axes: FileAxes | None = None
     _stored_index: Callable[[int], int] | None = None
-    _turn_of: Callable[[int], Turn] | None = None
+    _turn_of: Callable[[int], Orientation] | None = None
     _next_best: Callable[[], Series] | None = None
     _scale: Callable[[int], object] | None = None
 
@@ -161,9 +161,9 @@ class Series:
         """For a volume, a slice's place along the stored slice axis, from 0; None for files."""
         return self._stored_index(index) if self._stored_index is not None else None
 
-    def turn_of(self, index: int) -> Turn:
+    def orientation_of(self, index: int) -> Orientation:
         """How one slice as stored becomes upright: pictures may each be turned by their EXIF."""
-        return self._turn_of(index) if self._turn_of is not None else self.turn
+        return self._turn_of(index) if self._turn_of is not None else self.orientation
 
     def read(self, index: int) -> np.ndarray:
         """Decodes one slice.
@@ -179,7 +179,7 @@ class Series:
           UnreadableSlice: the file cannot be decoded, or is a colour picture.
         """
         stored = self._read(index)
-        image = self.turn_of(index).upright(stored)
+        image = self.orientation_of(index).to_canonical(stored)
         if image.dtype == np.uint8:
             return image
         return np.maximum(image, PADDING_HU, out=image)
@@ -210,33 +210,33 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
             f"{path} is an empty folder; name one with a CT series in {KINDS}.", "an empty folder"
         )
     excluded = list(files.excluded)
-    found = _sorted_by_kind(files, guard, excluded)
-    is_renamed = headers.names_identify(files.names, found.identifiers)
+    result = _sorted_by_kind(files, guard, excluded)
+    is_renamed = headers.names_identify(files.names, result.identifiers)
     if is_renamed:
-        files, found, excluded = _renamed(files, found, excluded)
+        files, result, excluded = _renamed(files, result, excluded)
     is_file = path.is_file() and not is_zip(path)
-    if found.dicom and len(found.pictures) > _MOST_PICTURES_A_SLICE * len(found.dicom):
-        why = f"{len(found.pictures)} pictures beside {len(found.dicom)} DICOM slices"
+    if result.dicom and len(result.pictures) > _MOST_PICTURES_A_SLICE * len(result.dicom):
+        why = f"{len(result.pictures)} pictures beside {len(result.dicom)} DICOM slices"
         raise CtError(f"{path} holds {why}; name the pictures or the DICOM files.", why)
-    if found.dicom:
-        series = _dicom_series(path, files, found, series_uid, guard, excluded)
+    if result.dicom:
+        series = _dicom_series(path, files, result, series_uid, guard, excluded)
     elif series_uid:
         raise _no_such_series(path, "no DICOM series at all")
-    elif len(found.volumes) > 1:
-        why = f"{len(found.volumes)} volumes ({found.volumes[0]} and {found.volumes[1]} first)"
+    elif len(result.volumes) > 1:
+        why = f"{len(result.volumes)} volumes ({result.volumes[0]} and {result.volumes[1]} first)"
         raise CtError(f"{path} holds {why}; name one of them.", why)
-    elif found.volumes:
-        series = _volume_series(path, files, found, guard, excluded)
-    elif found.pictures:
-        _require_one_series(path, found.pictures)
-        series = _picture_series(path, files, found.pictures, guard, excluded)
+    elif result.volumes:
+        series = _volume_series(path, files, result, guard, excluded)
+    elif result.pictures:
+        _require_one_series(path, result.pictures)
+        series = _picture_series(path, files, result.pictures, guard, excluded)
     elif is_file:
         raise UnreadableSlice.of(path, excluded[0].why, f"name a CT slice or series in {KINDS}")
     else:
         raise NoSlices.of(path, excluded)
     return dataclasses.replace(
         series,
-        is_single=is_file and len(series) == 1 and not found.volumes,
+        is_single_image=is_file and len(series) == 1 and not result.volumes,
         is_renamed=is_renamed,
         notes=(*series.notes, RENAMED) if is_renamed and not is_file else series.notes,
     )
@@ -271,7 +271,7 @@ def require_images(path: Path) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _FilesByKind:
     """What kind of file is which."""
 
     dicom: list[DicomSlice] = dataclasses.field(default_factory=list)
@@ -281,8 +281,8 @@ class _Found:
     identifiers: set[str] = dataclasses.field(default_factory=set)
 
 
-def _sorted_by_kind(files: Files, guard: Guard, excluded: list[Excluded]) -> _Found:
-    found = _Found()
+def _sorted_by_kind(files: Files, guard: Guard, excluded: list[Excluded]) -> _FilesByKind:
+    result = _FilesByKind()
     for name in files.names:
         why = guard(str(files.place(name)), "header")
         if why:
@@ -297,41 +297,41 @@ def _sorted_by_kind(files: Files, guard: Guard, excluded: list[Excluded]) -> _Fo
             excluded.append(Excluded(name, str(error)))
             continue
         if image_files.is_picture(head):
-            found.pictures.append(name)
+            result.pictures.append(name)
         elif volumes.is_volume(name, head):
-            found.volumes.append(name)
-            found.heads[name] = head
+            result.volumes.append(name)
+            result.heads[name] = head
         elif elements.is_dicom(head):
             slices, others = headers.read_header(
                 name,
                 head,
                 functools.partial(_stream, files, name),
-                identifiers=found.identifiers,
+                identifiers=result.identifiers,
             )
-            found.dicom.extend(slices)
+            result.dicom.extend(slices)
             excluded.extend(others)
         else:
             excluded.append(Excluded(name, _what_it_is(name, head)))
-    return found
+    return result
 
 
 def _renamed(
-    files: Files, found: _Found, excluded: list[Excluded]
-) -> tuple[Files, _Found, list[Excluded]]:
+    files: Files, by_kind: _FilesByKind, excluded: list[Excluded]
+) -> tuple[Files, _FilesByKind, list[Excluded]]:
     """All with numbers in place of names that identify the patient."""
     numbered = Numbered(files)
     called = dict(zip(files.names, numbered.names, strict=True))
-    renamed = _Found(
-        dicom=[dataclasses.replace(one, name=called[one.name]) for one in found.dicom],
-        volumes=[called[name] for name in found.volumes],
-        pictures=[called[name] for name in found.pictures],
-        heads={called[name]: head for name, head in found.heads.items()},
+    renamed = _FilesByKind(
+        dicom=[dataclasses.replace(item, name=called[item.name]) for item in by_kind.dicom],
+        volumes=[called[name] for name in by_kind.volumes],
+        pictures=[called[name] for name in by_kind.pictures],
+        heads={called[name]: head for name, head in by_kind.heads.items()},
     )
     # What could not be looked at has no number; its name goes unsaid.
     return (
         numbered,
         renamed,
-        [Excluded(called.get(one.name, "(not named)"), one.why) for one in excluded],
+        [Excluded(called.get(item.name, "(not named)"), item.why) for item in excluded],
     )
 
 
@@ -353,15 +353,15 @@ def _what_it_is(name: str, head: bytes) -> str:
 def _dicom_series(
     path: Path,
     files: Files,
-    found: _Found,
+    by_kind: _FilesByKind,
     series_uid: str,
     guard: Guard,
     unreadable: Sequence[Excluded],
     nth: int = 0,
 ) -> Series:
     excluded = list(unreadable)
-    excluded += [Excluded(name, "a volume beside a DICOM series") for name in found.volumes]
-    excluded += [Excluded(name, "a picture beside a DICOM series") for name in found.pictures]
+    excluded += [Excluded(name, "a volume beside a DICOM series") for name in by_kind.volumes]
+    excluded += [Excluded(name, "a picture beside a DICOM series") for name in by_kind.pictures]
 
     @functools.lru_cache(maxsize=1)
     def dataset_of_frames(name: str, syntax: str) -> pydicom.Dataset:
@@ -388,7 +388,7 @@ def _dicom_series(
             why = "a DICOM file that cannot be decoded (more pixels than rows and columns say)"
             raise UnreadableSlice.of(file, why, "export it again") from error
         except elements.ERRORS as error:
-            why = pixels.why_undecodable(error, item.syntax)
+            why = pixels.reason_undecodable(error, item.syntax)
             raise UnreadableSlice.of(file, why, "export it again") from error
 
     def digest(item: DicomSlice) -> object:
@@ -399,7 +399,7 @@ def _dicom_series(
 
     try:
         stack = stacks.choose(
-            found.dicom, series_uid, pixels=copies.Pixels(decode, digest), nth=nth
+            by_kind.dicom, series_uid, pixels=copies.Pixels(decode, digest), nth=nth
         )
         if isinstance(stack, str):
             raise _no_such_series(path, stack)
@@ -434,12 +434,12 @@ def _dicom_series(
         excluded=[*excluded, *stack.excluded],
         notes=stack.notes,
         from_feet=True,
-        turn=stack.slices[0].turn,
+        orientation=stack.slices[0].orientation,
         read=lambda index: decode(stack.slices[index]),
         instance=instance,
         scale=lambda index: stack.slices[index].scale,
         next_best=functools.partial(
-            _dicom_series, path, files, found, series_uid, guard, unreadable, nth + 1
+            _dicom_series, path, files, by_kind, series_uid, guard, unreadable, nth + 1
         ),
     )
 
@@ -452,18 +452,18 @@ def _no_such_series(path: Path, there: str) -> CtError:
 def _volume_series(
     path: Path,
     files: Files,
-    found: _Found,
+    by_kind: _FilesByKind,
     guard: Guard,
     excluded: list[Excluded],
 ) -> Series:
-    (name,) = found.volumes
-    excluded += [Excluded(one, "a picture beside a volume") for one in found.pictures]
+    (name,) = by_kind.volumes
+    excluded += [Excluded(picture, "a picture beside a volume") for picture in by_kind.pictures]
     why = guard(str(files.place(name)), "pixels")
     try:
         if why:
             raise volumes.VolumeError(why)
         with files.on_disk(name) as place:
-            volume = volumes.Volume(place, found.heads[name])
+            volume = volumes.Volume(place, by_kind.heads[name])
     except (ValueError, OSError) as error:
         why = str(error) if isinstance(error, ValueError) else "a volume that cannot be read"
         raise UnreadableSlice.of(
@@ -475,7 +475,7 @@ def _volume_series(
         excluded=excluded,
         notes=volume.notes,
         from_feet=True,
-        turn=volume.turn,
+        orientation=volume.orientation,
         read=volume.read,
         axes=volume.axes,
         stored_index=volume.file_index,
@@ -518,7 +518,7 @@ def _picture_series(
             "names of pictures without a number in common: whether they are one series, and in "
             "which order, is not known",
         )
-    turns: dict[int, Turn] = {}
+    turns: dict[int, Orientation] = {}
 
     def read(index: int) -> np.ndarray:
         file = files.place(names[index])
@@ -528,7 +528,7 @@ def _picture_series(
                 raise image_files.PictureError(why)
             data = files.read(names[index])
             image = image_files.read_picture(data)
-            turns[index] = image_files.read_turn(data)
+            turns[index] = image_files.read_orientation(data)
             return image
         except OSError as error:
             why = f"a file that cannot be opened ({error.strerror})"
@@ -536,7 +536,7 @@ def _picture_series(
         except ValueError as error:
             raise UnreadableSlice.of(file, str(error), "give a grey CT slice") from error
 
-    def turn_of(index: int) -> Turn:
+    def orientation_of(index: int) -> Orientation:
         if index not in turns:
             read(index)
         return turns[index]
@@ -547,9 +547,9 @@ def _picture_series(
         excluded=excluded,
         notes=notes,
         from_feet=False,
-        turn=Turn(),
+        orientation=Orientation(),
         read=read,
-        turn_of=turn_of,
+        orientation_of=orientation_of,
     )
 
 
@@ -560,29 +560,29 @@ def _series(
     excluded,
     notes,
     from_feet,
-    turn,
+    orientation,
     read,
     instance=None,
     axes=None,
     stored_index=None,
-    turn_of=None,
+    orientation_of=None,
     next_best=None,
     scale=None,
 ) -> Series:
     return Series(
         path=path,
         names=tuple(names),
-        excluded=tuple(sorted(excluded, key=lambda one: natural(one.name))),
+        excluded=tuple(sorted(excluded, key=lambda item: natural(item.name))),
         notes=tuple(notes),
         from_feet=from_feet,
-        is_single=False,
+        is_single_image=False,
         is_renamed=False,
-        turn=turn,
+        orientation=orientation,
         _read=read,
         _instance=instance,
         axes=axes,
         _stored_index=stored_index,
-        _turn_of=turn_of,
+        _turn_of=orientation_of,
         _next_best=next_best,
         _scale=scale,
     )

@@ -92,7 +92,7 @@ def natural(name: str) -> list[tuple[bool, bool, int, str, str]]:
         if not digits:
             parts.append((True, False, 0, "", sign + text))
             continue
-        number = "".join(str(unicodedata.decimal(one)) for one in digits).lstrip("0")
+        number = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
         # By length, then by digits: Python refuses to read integers of thousands of digits.
         if sign and number:
             mirrored = number.translate(_MIRRORED_DIGITS)
@@ -218,7 +218,7 @@ class _Folder(Files):
 
 def _files_below(folder: Path) -> tuple[dict[str, Path], list[Excluded]]:
     """All files below a folder by relative name, in natural order; and what cannot be read."""
-    found: list[Path] = []
+    matches: list[Path] = []
     excluded: list[Excluded] = []
     seen: set[tuple[int, int]] = set()
 
@@ -233,10 +233,10 @@ def _files_below(folder: Path) -> tuple[dict[str, Path], list[Excluded]]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        found += [Path(parent, name) for name in names]
-        if len(found) > MOST_FILES:
+        matches += [Path(parent, name) for name in names]
+        if len(matches) > MOST_FILES:
             raise _too_many(folder)
-    by_name = {printable(file.relative_to(folder).as_posix()): file for file in found}
+    by_name = {printable(file.relative_to(folder).as_posix()): file for file in matches}
     regular = {}
     for name in sorted(by_name, key=natural):
         try:
@@ -263,15 +263,15 @@ class _Zip(Files):
             raise _damaged(path) from error
         if len(members) > MOST_FILES:
             raise _too_many(path)
-        if any(one.flag_bits & 1 for one in members):
+        if any(member.flag_bits & 1 for member in members):
             raise CtError(
                 f"{path} is locked with a password; unlock it first.", "a zip with a password"
             )
         # Mac's archiver adds a shadow of each file.
         by_name = {
-            printable(one.filename): one
-            for one in members
-            if not one.filename.startswith("__MACOSX/")
+            printable(member.filename): member
+            for member in members
+            if not member.filename.startswith("__MACOSX/")
         }
         self._members = {name: by_name[name] for name in sorted(by_name, key=natural)}
         self.names = tuple(self._members)
@@ -320,7 +320,7 @@ def zip_members(path: Path) -> list[zipfile.ZipInfo]:
     """
     try:
         with path.open("rb") as stream, zipfile.ZipFile(_InSmallPieces(stream)) as archive:
-            return [one for one in archive.infolist() if not one.is_dir()]
+            return [item for item in archive.infolist() if not item.is_dir()]
     except _DAMAGE as error:
         raise _damaged(path) from error
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from drenet_jax.ct import nifti
 from drenet_jax.ct.hu_checks import unwrapped
-from drenet_jax.ct.orientation import FileAxes, turn_of
+from drenet_jax.ct.orientation import FileAxes, orientation_of
 
 # A volume of 512 x 512 x 4000 voxels in 16 bits.
 _MOST_BYTES = 2 << 30
@@ -88,7 +88,7 @@ class Volume:
         self._along = 2 - self.axes.index  # NumPy counts axes from the other end.
         self.n_slices = self._voxels.shape[self._along]
         self._is_reversed = is_reversed
-        self.turn = turn_of(directions[:, self.axes.x], directions[:, self.axes.y])
+        self.orientation = orientation_of(directions[:, self.axes.x], directions[:, self.axes.y])
         _check_spacing(directions, spacing_mm, self.axes)
         self.notes = (*notes, *_notes(directions, self.axes))
 
@@ -225,8 +225,8 @@ def _notes(directions: np.ndarray, axes: FileAxes) -> list[str]:
     return notes
 
 
-def _degrees_off_square(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.degrees(np.arcsin(np.clip(abs(one @ other), 0, 1))))
+def _degrees_off_square(array: np.ndarray, other: np.ndarray) -> float:
+    return float(np.degrees(np.arcsin(np.clip(abs(array @ other), 0, 1))))
 
 
 def _check_data_inside(name: str, head: bytes) -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from drenet_jax import parallel
-from drenet_jax.ct.orientation import Box, Turn
+from drenet_jax.ct.orientation import Box, Orientation
 from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.records import PreparedData, read_all
 from drenet_jax.errors import InputError
@@ -68,7 +68,7 @@ def train_batches(
     order = tf.data.Dataset.range(first_slice // n, tf.int64.max).flat_map(epoch)
     order = order.skip(first_slice % n).enumerate()
     size = batch_size // micro_batches
-    own = parallel.own_part(size)
+    own = parallel.host_slice(size)
 
     def is_own(place: tf.Tensor, record) -> tf.Tensor:
         del record
@@ -118,7 +118,7 @@ def split_batches(
     """
     if not data.n_slices[split]:
         return
-    own = parallel.own_part(batch_size)
+    own = parallel.host_slice(batch_size)
     black = np.zeros((data.ct.image_size_px,) * 2, np.uint8)
 
     def decode(place: tf.Tensor, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -142,7 +142,7 @@ def split_batches(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SlicePlace:
+class CropGeometry:
     """Where a record's crop lies in the slice that it was cut from.
 
     Attributes:
@@ -158,11 +158,11 @@ class SlicePlace:
     slice_index: int
     box: Box
     size: tuple[int, int]
-    turn: Turn
+    orientation: Orientation
     lung_mask: np.ndarray
 
 
-def split_places(data: PreparedData, split: str) -> Iterator[SlicePlace]:
+def crop_geometries(data: PreparedData, split: str) -> Iterator[CropGeometry]:
     """The place of every slice of a split, in the order of `split_batches`."""
     names = ("patient_id", "slice_name", "slice_index", "source_box", "source_size", "source_turn")
 
@@ -171,21 +171,21 @@ def split_places(data: PreparedData, split: str) -> Iterator[SlicePlace]:
         return {"lung_mask": mask, **{name: record[name] for name in names}}
 
     for record in read_all(data, _records(data, split).map(decode).prefetch(tf.data.AUTOTUNE)):
-        yield SlicePlace(
+        yield CropGeometry(
             patient_id=record["patient_id"].decode(),
             slice_name=record["slice_name"].decode(),
             slice_index=int(record["slice_index"]),
             box=tuple(record["source_box"].tolist()),
             size=tuple(record["source_size"].tolist()),
-            turn=Turn(*record["source_turn"].tolist()),
+            orientation=Orientation(*record["source_turn"].tolist()),
             lung_mask=record["lung_mask"],
         )
 
 
 def _check_persons(
-    data: PreparedData, split: str, members: set[bytes], found: Iterable[bytes]
+    data: PreparedData, split: str, members: set[bytes], result: Iterable[bytes]
 ) -> None:
-    strangers = set(found) - members
+    strangers = set(result) - members
     if strangers:
         raise InputError(
             f"{data.path}: the records of {split} hold {min(strangers).decode()!r}, "

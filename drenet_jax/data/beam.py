@@ -56,13 +56,13 @@ class Beam:
                 f"--runner={self.runner} is not known; use DirectRunner, FlinkRunner, SparkRunner, "
                 "DataflowRunner or another runner of Apache Beam."
             ) from error
-        said = io.StringIO()
+        string_i_o = io.StringIO()
         try:
-            with contextlib.redirect_stderr(said):
+            with contextlib.redirect_stderr(string_i_o):
                 unknown = self._unknown_options()
         except (SystemExit, ValueError) as error:
             # Of argparse, after a page of usage.
-            why = said.getvalue().rpartition("error: ")[2].strip() or str(error)
+            why = string_i_o.getvalue().rpartition("error: ")[2].strip() or str(error)
             raise InputError(
                 f"--pipeline_options={self.options} cannot be read ({why}); "
                 "write Beam's flags as on a command line."
@@ -127,9 +127,11 @@ class Beam:
                 "see the runner's page in Beam's documentation."
             ) from error
 
-    def examples(self, spools: Iterable[Path], work: Path) -> apache_beam.PTransform:
+    def examples(self, staging_folder: Iterable[Path], work: Path) -> apache_beam.PTransform:
         """A transform that makes the collection of the spools' examples with their keys."""
-        return self._items(spools, work) | "ReadSpools" >> apache_beam.FlatMap(read_examples)
+        return self._items(staging_folder, work) | "ReadSpools" >> apache_beam.FlatMap(
+            read_examples
+        )
 
     def _items(self, items: Iterable[Any], work: Path) -> apache_beam.PTransform:
         """A transform that makes the collection of `items`, each on whatever worker is free."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from drenet_jax.data.identities import (
     clean,
     control_character,
-    person_twins,
+    person_variants,
     shown,
     value_key,
-    value_twins,
+    value_variants,
 )
 from drenet_jax.errors import InputError
 
@@ -99,7 +99,7 @@ def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
     first_rows: dict[str, tuple[int, dict[str, str]]] = {}
     paths: dict[str, list[Path]] = {}
     places = _Places(path)
-    ids, sites = person_twins(), value_twins("site")
+    ids, sites = person_variants(), value_variants("site")
     for line, row in rows:
         where = f"{path}, line {line}"
         if row["label"] not in labels:
@@ -152,7 +152,7 @@ def _labels(
     given = [clean(label) for label in given]
     if "" in given:
         raise InputError(f"--labels={','.join(given)} holds an empty label; name each class.")
-    twins = value_twins("label")
+    twins = value_variants("label")
     for label in given:
         if control_character(label):
             raise InputError(
@@ -243,11 +243,11 @@ class _Places:
             if folder == (above := os.path.dirname(folder)):
                 break
             folder = above
-        found = self._above.get(folder, ())
-        for one in reversed(unknown):
-            found = (*found, one) if one in self._by_path else found
-            self._above[one] = found
-        return found
+        result = self._above.get(folder, ())
+        for item in reversed(unknown):
+            result = (*result, item) if item in self._by_path else result
+            self._above[item] = result
+        return result
 
 
 def _resolved(file: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drenet_jax.ct.prepared_series import PickedSlice
+from drenet_jax.ct.prepared_series import SampledSlice
 from drenet_jax.errors import InputError
 
 DIGESTS_FILE = "digests.npy"
@@ -29,7 +29,7 @@ _ROW = np.dtype([("digest", "<u8"), ("person", "<u4")])
 _MOST_NAMED = 10
 
 
-def slice_digests(picked: Iterable[PickedSlice]) -> bytes:
+def slice_digests(picked: Iterable[SampledSlice]) -> bytes:
     """The digests of the slices in which lungs were found, kept or not, one after the other.
 
     A slice without lungs has none: empty pictures are alike in many persons.
@@ -40,7 +40,7 @@ def slice_digests(picked: Iterable[PickedSlice]) -> bytes:
     Returns:
       8 bytes for each slice, as `SliceDigests.write` takes them.
     """
-    return b"".join(_digest(one.source) for one in picked if one.source_mask.any())
+    return b"".join(_digest(item.source) for item in picked if item.source_mask.any())
 
 
 def _digest(image: np.ndarray) -> bytes:
@@ -91,7 +91,7 @@ class SliceDigests:
     @classmethod
     def of(cls, digests: Mapping[str, bytes]) -> SliceDigests:
         """From patient_id -> what `slice_digests` gives, of each person."""
-        counts = [len(one) // _DIGEST_BYTES for one in digests.values()]
+        counts = [len(digest) // _DIGEST_BYTES for digest in digests.values()]
         table = np.empty(sum(counts), _ROW)
         table["digest"] = np.frombuffer(b"".join(digests.values()), _DIGEST)
         table["person"] = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)
@@ -127,7 +127,9 @@ class SliceDigests:
     def of_persons(self, patient_ids: Collection[str]) -> np.ndarray:
         """The digests of some persons' slices: uint64 [N], each once, ascending."""
         wanted = set(patient_ids)
-        is_wanted = np.fromiter((one in wanted for one in self.persons), bool, len(self.persons))
+        is_wanted = np.fromiter(
+            (person in wanted for person in self.persons), bool, len(self.persons)
+        )
         rows = is_wanted[self._table["person"]]
         return np.unique(self._table["digest"][rows]).astype(np.uint64)
 
@@ -155,10 +157,10 @@ class SliceDigests:
 
     def _is_repeated(self) -> np.ndarray:
         """[N] bool: the row is the same as the one before."""
-        table, found = self._table, np.zeros(len(self._table), bool)
-        found[1:] = table["digest"][1:] == table["digest"][:-1]
-        found[1:] &= table["person"][1:] == table["person"][:-1]
-        return found
+        table, result = self._table, np.zeros(len(self._table), bool)
+        result[1:] = table["digest"][1:] == table["digest"][:-1]
+        result[1:] &= table["person"][1:] == table["person"][:-1]
+        return result
 
     def shared(self) -> list[SharedSlices]:
         """The pairs of persons with the same pictures, in the order of the persons.
@@ -199,19 +201,19 @@ def require_together(
     Raises:
       InputError: there are such persons; the first of them are named.
     """
-    found = []
+    matches = []
     for pair in shared:
-        about = [groups.get(one) for one in pair.persons]
+        about = [groups.get(person) for person in pair.persons]
         if None not in about and about[0] != about[1]:
             first, second = (
-                f"{one!r} ({', '.join(words)})"
-                for one, words in zip(pair.persons, about, strict=True)
+                f"{person!r} ({', '.join(words)})"
+                for person, words in zip(pair.persons, about, strict=True)
             )
             n_slices = "1 slice" if pair.n_slices == 1 else f"{pair.n_slices} slices"
-            found.append(f"{first} and {second} share {n_slices}")
-    if found:
+            matches.append(f"{first} and {second} share {n_slices}")
+    if matches:
         raise InputError(
-            f"{where} has the same pictures under two persons: {listed(found)}. {remedy}"
+            f"{where} has the same pictures under two persons: {listed(matches)}. {remedy}"
         )
 
 
@@ -223,7 +225,7 @@ def listed(texts: Sequence[str]) -> str:
 
 def named_persons(counts: Mapping[str, int]) -> str:
     """The persons of `SliceDigests.known` with their numbers of slices, for a message."""
-    return listed([f"{one!r} ({n} slice{'s'[: n > 1]})" for one, n in counts.items()])
+    return listed([f"{item!r} ({n} slice{'s'[: n > 1]})" for item, n in counts.items()])
 
 
 def _checksum(path: Path) -> str:

@@ -43,22 +43,22 @@ def persons_of_records(data: PreparedData) -> dict[str, PersonRecords]:
     for split in (name for name in SPLITS if name in splits):
         for record in read_all(data, data.builder.as_dataset(split=split, decoders=only)):
             patient_id = record["patient_id"].decode()
-            found = (split, int(record["label"]), record["site"].decode())
-            if facts.setdefault(patient_id, found) != found:
+            result = (split, int(record["label"]), record["site"].decode())
+            if facts.setdefault(patient_id, result) != result:
                 raise InputError(
                     f"{data.records}: the records of person {patient_id!r} disagree in split, "
                     "label or site; run prepare again."
                 )
             n_slices[patient_id] += 1
-    persons = [one for split in SPLITS for one in data.persons[split]]
-    missing = [one for one in persons if one not in facts]
+    persons = [person for split in SPLITS for person in data.persons[split]]
+    missing = [person for person in persons if person not in facts]
     if missing:
         raise InputError(
             f"{data.records} holds no record of person {missing[0]!r}; run prepare again."
         )
     return {
-        one: PersonRecords(data.labels[facts[one][1]], facts[one][2], n_slices[one])
-        for one in persons
+        person: PersonRecords(data.labels[facts[person][1]], facts[person][2], n_slices[person])
+        for person in persons
     }
 
 
@@ -77,9 +77,9 @@ def stratified_folds(
       InputError: a label has fewer persons than there are folds, or the folds would part persons
         who have the same pictures.
     """
-    labels = {one: found.label for one, found in persons.items()}
+    labels = {item: person.label for item, person in persons.items()}
     for label in data.labels:
-        n = sum(found == label for found in labels.values())
+        n = sum(matches == label for matches in labels.values())
         if n < n_folds:
             raise InputError(
                 f"--folds={n_folds}: {data.path} holds {n} persons with the label {label}, and "
@@ -105,9 +105,9 @@ def site_folds(
       InputError: there are not two sites, somebody has none, without one of the sites a label would
         have nobody to train on, or the folds would part persons who have the same pictures.
     """
-    sites = sorted({found.site for found in persons.values()})
+    sites = sorted({person.site for person in persons.values()})
     if "" in sites or len(sites) < 2:
-        nowhere = [one for one, found in persons.items() if not found.site]
+        nowhere = [item for item, person in persons.items() if not person.site]
         why = f"person {nowhere[0]!r} has no site" if nowhere else f"all are of {sites[0]!r}"
         raise InputError(
             f"--folds=sites: {data.path} needs persons of two or more sites, but {why}; fill the "
@@ -117,12 +117,12 @@ def site_folds(
     folds = {}
     for site in sites:
         for label in data.labels:
-            if all(found.site == site for found in persons.values() if found.label == label):
+            if all(person.site == site for person in persons.values() if person.label == label):
                 raise InputError(
                     f"--folds=sites: nobody outside {site} has the label {label}, so a model of "
                     "the other sites cannot know it; give a number of folds."
                 )
-        test = sorted(one for one, found in persons.items() if found.site == site)
+        test = sorted(item for item, person in persons.items() if person.site == site)
         folds[site] = _fold(data, persons, test, seed, shared)
     return folds
 
@@ -135,19 +135,19 @@ def _fold(
     shared: list[SharedSlices],
 ) -> PreparedData:
     """The fold that tests `test`; of the others, as large a share as in `data` is validation."""
-    rest = {one: found.label for one, found in persons.items() if one not in set(test)}
+    rest = {item: person.label for item, person in persons.items() if item not in set(test)}
     # Everybody may stand in the test split: then nobody is validation.
     n_train = len(data.persons["train"]) or 1
     shares = (n_train, len(data.persons["validation"]), 0)
     split = split_persons(rest, shares, seed) | {"test": test}
     require_together(
         shared,
-        {one: (name,) for name, members in split.items() for one in members},
+        {member: (name,) for name, members in split.items() for member in members},
         f"a fold of {data.path}",
         "Give the rows of a pair one patient_id in the cohort if they are one person, or remove "
         "all but one of them, and prepare it again.",
     )
     n_slices = {
-        name: sum(persons[one].n_slices for one in members) for name, members in split.items()
+        name: sum(persons[member].n_slices for member in members) for name, members in split.items()
     }
     return data.fold(split, n_slices)

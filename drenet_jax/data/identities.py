@@ -3,7 +3,8 @@
 Tables come from spreadsheets, hospital systems and several hands. Characters that nobody sees, and
 two Unicode spellings of one letter, would make one person or class into two; they are removed by
 `clean`. Two names that still differ only in case, in the kind of a dash or in how a number is
-written are refused by `Twins`, which names both: only the user knows whether they are the same.
+written are refused by `SpellingVariants`, which names both: only the user knows whether they are
+the same.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def clean(text: str) -> str:
     """
     if not text.isascii():
         text = text.translate(_INVISIBLE)
-        text = "".join(" " if unicodedata.category(one) == "Zs" else one for one in text)
+        text = "".join(" " if unicodedata.category(item) == "Zs" else item for item in text)
         while (stripped := text.strip().strip(_JOINERS)) != text:
             text = stripped
         # Last: only now a mark may follow the letter that it belongs to.
@@ -68,22 +69,25 @@ def control_character(text: str) -> str:
     """The first control character or line separator in `text`, as U+0000; "" if there is none."""
     if text.isprintable():
         return ""
-    for one in text:
-        if unicodedata.category(one) in ("Cc", "Zl", "Zp"):
-            return f"U+{ord(one):04X}"
+    for item in text:
+        if unicodedata.category(item) in ("Cc", "Zl", "Zp"):
+            return f"U+{ord(item):04X}"
     return ""
 
 
 def shown(text: str) -> str:
     """`text` in quotes, with the names of characters that look like others or like nothing."""
     odd = [
-        one
-        for one in dict.fromkeys(text)
-        if not one.isascii() and (not one.isalnum() or one in _LETTERLIKE or one.isdecimal())
+        fromkey
+        for fromkey in dict.fromkeys(text)
+        if not fromkey.isascii()
+        and (not fromkey.isalnum() or fromkey in _LETTERLIKE or fromkey.isdecimal())
     ]
     if not odd:
         return repr(text)
-    names = ", ".join(f"U+{ord(one):04X} {unicodedata.name(one, 'without a name')}" for one in odd)
+    names = ", ".join(
+        f"U+{ord(item):04X} {unicodedata.name(item, 'without a name')}" for item in odd
+    )
     return f"{text!r} (with {names})"
 
 
@@ -121,21 +125,21 @@ def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _plain(one: str) -> str:
-    if one.isascii():
-        return one
-    category = unicodedata.category(one)
-    if category == "Pd" or one in _DASHES:
+def _plain(name: str) -> str:
+    if name.isascii():
+        return name
+    category = unicodedata.category(name)
+    if category == "Pd" or name in _DASHES:
         return "-"
     if category == "Nd":
-        return str(unicodedata.decimal(one))
+        return str(unicodedata.decimal(name))
     # U+0307: what is left of the Turkish capital I with a dot, in small letters.
-    if category == "Cf" or one == "\u0307":
+    if category == "Cf" or name == "\u0307":
         return ""
-    return one
+    return name
 
 
-class Twins:
+class SpellingVariants:
     """Finds two different names that have the same key, wherever they stand."""
 
     def __init__(self, what: str, key: Callable[[str], str], remedy: str):
@@ -174,22 +178,22 @@ class Twins:
             )
 
 
-def person_twins() -> Twins:
+def person_variants() -> SpellingVariants:
     """For patient_ids."""
-    return Twins(
+    return SpellingVariants(
         "patient_id",
         person_key,
         "write them alike if they are one person, or give one of them another id if they are two",
     )
 
 
-def value_twins(what: str) -> Twins:
+def value_variants(what: str) -> SpellingVariants:
     """For labels, sites and the like.
 
     Args:
       what: the column, for messages.
     """
-    return Twins(
+    return SpellingVariants(
         what,
         value_key,
         f"write them alike, or, if they are two {what}s, give one of them another name",

@@ -21,7 +21,7 @@ def read_lesions(path: str | os.PathLike) -> dict[tuple[str, str], list[Box]]:
     """(patient_id, slice_name) -> the boxes of the slice's lesions, in pixels as stored, half open.
 
     The slices of a volume are called by its file, `#` and their number from 1 along the slice axis
-    of the array as stored; `ct.turn.FileAxes` says how y and x count there.
+    of the array as stored; `ct.orientation.FileAxes` says how y and x count there.
 
     Args:
       path: a table with the columns patient_id, slice_name (as in the records and in slices.csv),

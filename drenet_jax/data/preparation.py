@@ -21,8 +21,8 @@ from drenet_jax.data.duplicates import SharedSlices, SliceDigests, require_toget
 from drenet_jax.data.lesions import LESIONS_FILE
 from drenet_jax.data.qc_page import QcCounts, short, write_qc_pages
 from drenet_jax.data.split import split_persons
-from drenet_jax.data.staging import read_examples, spool_file
-from drenet_jax.data.transform import PreparedSummary, Told, prepare_to_spool
+from drenet_jax.data.staging import read_examples, staging_file
+from drenet_jax.data.transform import PersonReport, PreparedSummary, prepare_to_staging
 from drenet_jax.errors import InputError
 from drenet_jax.parallel_map import map_in_order
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 
 # `function(*task)` of every task, in the order of the tasks, perhaps in other processes.
-Spread = Callable[[Callable, Iterable[tuple]], Iterator[Any]]
+ParallelMap = Callable[[Callable, Iterable[tuple]], Iterator[Any]]
 
 # A look at the files of so many takes about as long as starting the workers.
 _MANY_PERSONS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
-class Account:
+class PreparationSummary:
     """What `prepare_cohort` wrote and what it left out.
 
     Attributes:
@@ -70,9 +70,9 @@ def prepare_cohort(
     seed: int,
     fractions: Sequence[float],
     workers: int,
-    progress: Callable[[Iterable[Told], int], Iterable[Told]],
+    progress: Callable[[Iterable[PersonReport], int], Iterable[PersonReport]],
     beam: Beam | None = None,
-) -> Account:
+) -> PreparationSummary:
     """Prepares every person and writes the data set, the lists and the QC pages into `folder`.
 
     The result has the same bytes for any number of workers. On Beam the records may lie in other
@@ -95,26 +95,27 @@ def prepare_cohort(
     """
     # A name that no other run has: workers of a killed run on a cluster may still be writing.
     work = folder / f"work-{secrets.token_hex(8)}"
-    spools = work / "spools"
-    spools.mkdir(parents=True)
+    staging_folder = work / "spools"
+    staging_folder.mkdir(parents=True)
     if beam is None:
-        spread = functools.partial(map_in_order, workers=workers)
+        parallel_map = functools.partial(map_in_order, workers=workers)
     else:
-        spread = functools.partial(beam.map_in_order, work=work)
+        parallel_map = functools.partial(beam.map_in_order, work=work)
 
-    _require_images(cohort, spread)
+    _require_images(cohort, parallel_map)
     tasks = (
-        (person, spool_file(spools, i), settings, seed) for i, person in enumerate(cohort.persons)
+        (person, staging_file(staging_folder, i), settings, seed)
+        for i, person in enumerate(cohort.persons)
     )
     with _Lists(folder) as lists:
-        done = spread(prepare_to_spool, tasks)
+        done = parallel_map(prepare_to_staging, tasks)
         summaries = {
-            person.patient_id: lists.add(person.patient_id, told)
-            for person, told in zip(
+            person.patient_id: lists.add(person.patient_id, report)
+            for person, report in zip(
                 cohort.persons, progress(done, len(cohort.persons)), strict=True
             )
         }
-        if not any(one.n_kept for one in summaries.values()):
+        if not any(summary.n_kept for summary in summaries.values()):
             patient_id, first = next(iter(summaries.items()))
             raise InputError(
                 f"{cohort.path}: no slice of any person was kept "
@@ -126,11 +127,13 @@ def prepare_cohort(
         _require_together(cohort, persons, shared)
         for patient_id, note in _notes_on_duplicates(digests, shared):
             lists.add_note(patient_id, note)
-    n_slices = {split: sum(summaries[one].n_kept for one in persons[split]) for split in SPLITS}
+    n_slices = {
+        split: sum(summaries[person].n_kept for person in persons[split]) for split in SPLITS
+    }
     number_of = {person.patient_id: i for i, person in enumerate(cohort.persons)}
 
     def spools_of(patient_ids: Iterable[str]) -> Iterator[Path]:
-        return (spool_file(spools, number_of[one]) for one in patient_ids)
+        return (staging_file(staging_folder, number_of[patient_id_]) for patient_id_ in patient_ids)
 
     # Imported here: the workers, which import this module, would each load TensorFlow.
     from drenet_jax.data.records import write_records
@@ -141,10 +144,10 @@ def prepare_cohort(
         ct=settings,
         seed=seed,
         persons=persons,
-        diagnoses={one.patient_id: (one.label, one.site) for one in cohort.persons},
+        diagnoses={person.patient_id: (person.label, person.site) for person in cohort.persons},
         n_slices=n_slices,
         digests=digests,
-        n_bytes=sum(one.n_bytes for one in summaries.values()),
+        n_bytes=sum(summary.n_bytes for summary in summaries.values()),
         examples={
             split: (
                 functools.partial(_examples, spools_of(persons[split]))
@@ -158,26 +161,26 @@ def prepare_cohort(
     lesions = cohort.path.with_name(LESIONS_FILE)
     if lesions.is_file():
         shutil.copyfile(lesions, folder / LESIONS_FILE)
-    split_of = {one: split for split, members in persons.items() for one in members}
-    by_doubt = sorted(summaries, key=lambda one: (-summaries[one].doubt, one))
+    split_of = {member: split for split, members in persons.items() for member in members}
+    by_doubt = sorted(summaries, key=lambda item: (-summaries[item].doubt, item))
     write_qc_pages(
         folder,
-        zip(spools_of(by_doubt), (split_of.get(one, "") for one in by_doubt), strict=True),
-        QcCounts.of(one.doubt for one in summaries.values()),
-        spread,
+        zip(spools_of(by_doubt), (split_of.get(item, "") for item in by_doubt), strict=True),
+        QcCounts.of(summary.doubt for summary in summaries.values()),
+        parallel_map,
     )
     # Several folders at once: to remove large files takes a disk's time, not ours.
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(shutil.rmtree, spools.iterdir()))
+        list(pool.map(shutil.rmtree, staging_folder.iterdir()))
     shutil.rmtree(work)
-    return Account(
+    return PreparationSummary(
         labels=cohort.labels,
         persons=persons,
         n_slices=n_slices,
         persons_left_out={
-            patient_id: one.why_left_out
-            for patient_id, one in summaries.items()
-            if one.why_left_out
+            patient_id: summary.why_left_out
+            for patient_id, summary in summaries.items()
+            if summary.why_left_out
         },
         excluded=lists.excluded,
         n_notes=lists.n_notes,
@@ -186,11 +189,11 @@ def prepare_cohort(
     )
 
 
-def _require_images(cohort: Cohort, spread: Spread) -> None:
+def _require_images(cohort: Cohort, parallel_map: ParallelMap) -> None:
     """Refuses a cohort in which a path holds nothing that might be a slice, before all work."""
     if len(cohort.persons) < _MANY_PERSONS:
-        spread = functools.partial(map_in_order, workers=1)
-    for refusal in spread(_refusal, ((person,) for person in cohort.persons)):
+        parallel_map = functools.partial(map_in_order, workers=1)
+    for refusal in parallel_map(_refusal, ((person,) for person in cohort.persons)):
         if refusal is not None:
             raise refusal
 
@@ -224,7 +227,7 @@ def _digests(
 ) -> SliceDigests:
     """Of everybody who is in a split, in the order that `write_records` promises."""
     return SliceDigests.of(
-        {one: summaries[one].digests for split in SPLITS for one in sorted(persons[split])}
+        {person: summaries[person].digests for split in SPLITS for person in sorted(persons[split])}
     )
 
 
@@ -232,13 +235,13 @@ def _require_together(
     cohort: Cohort, persons: Mapping[str, list[str]], shared: Sequence[SharedSlices]
 ) -> None:
     """Refuses two persons of two splits or labels who have the same pictures."""
-    split_of = {one: split for split, members in persons.items() for one in members}
+    split_of = {member: split for split, members in persons.items() for member in members}
     require_together(
         shared,
         {
-            one.patient_id: (split_of[one.patient_id], one.label)
-            for one in cohort.persons
-            if one.patient_id in split_of
+            person.patient_id: (split_of[person.patient_id], person.label)
+            for person in cohort.persons
+            if person.patient_id in split_of
         },
         cohort.path,
         "Give the rows of a pair one patient_id if they are one person, or remove all but one of "
@@ -254,17 +257,17 @@ def _notes_on_duplicates(
     for patient_id, n in digests.repeated().items():
         yield patient_id, f"{_slices(n)} there twice, so the person's files hold copies"
     for pair in shared:
-        for one, other in (pair.persons, pair.persons[::-1]):
-            yield one, f"{_slices(pair.n_slices)} also those of {other!r}, in the same split"
+        for item, other in (pair.persons, pair.persons[::-1]):
+            yield item, f"{_slices(pair.n_slices)} also those of {other!r}, in the same split"
 
 
 def _slices(n: int) -> str:
     return "1 slice is" if n == 1 else f"{n} slices are"
 
 
-def _examples(spools: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for spool in spools:
-        yield from read_examples(spool)
+def _examples(staging_folder: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for staged in staging_folder:
+        yield from read_examples(staged)
 
 
 class _Lists:
@@ -284,14 +287,14 @@ class _Lists:
     def __exit__(self, *error: object) -> None:
         self._files.close()
 
-    def add(self, patient_id: str, told: Told) -> PreparedSummary:
+    def add(self, patient_id: str, report: PersonReport) -> PreparedSummary:
         """Writes what is told of a person; returns what is still needed."""
-        for file, why in told.excluded:
+        for file, why in report.excluded:
             self._excluded_csv.writerow((patient_id, file, why))
             self.excluded[short(why)] += 1
-        for note in told.notes:
+        for note in report.notes:
             self.add_note(patient_id, note)
-        return told.summary
+        return report.summary
 
     def add_note(self, patient_id: str, note: str) -> None:
         self._notes_csv.writerow((patient_id, note))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drenet_jax.ct.prepared_series import PickedSlice
+from drenet_jax.ct.prepared_series import SampledSlice
 
 # In three real series, the 25 slices of the authors' demo and 59 phantoms, a side of a kept slice
 # holds at least 28% of the lungs' area, neighbours differ by at most 44% of the largest area, and
@@ -20,35 +20,35 @@ _DEEPEST_DIP = 0.15
 _LEAST_KEPT = 1 / 3
 
 
-class Doubt(NamedTuple):
+class QcFlag(NamedTuple):
     """A reason to look at a person; the heavier, the likelier that lungs were missed."""
 
     weight: int
     why: str
 
 
-def by_series(picked: Sequence[PickedSlice]) -> list[list[PickedSlice]]:
+def by_series(picked: Sequence[SampledSlice]) -> list[list[SampledSlice]]:
     """A person's picked slices, parted where another series begins: places count from 0 again."""
-    parts: list[list[PickedSlice]] = []
+    parts: list[list[SampledSlice]] = []
     last = -1
-    for one in picked:
-        if not parts or one.index <= last:
+    for item in picked:
+        if not parts or item.index <= last:
             parts.append([])
-        parts[-1].append(one)
-        last = one.index
+        parts[-1].append(item)
+        last = item.index
     return parts
 
 
-def area_shares(series: Sequence[PickedSlice]) -> list[float]:
+def area_shares(series: Sequence[SampledSlice]) -> list[float]:
     """Lung area of each picked slice of a series over the largest among them, 0 to 1."""
-    areas = [int(np.count_nonzero(one.source_mask)) for one in series]
+    areas = [int(np.count_nonzero(item.source_mask)) for item in series]
     largest = max(areas, default=0)
     return [area / max(largest, 1) for area in areas]
 
 
-def doubts(
-    picked: Sequence[PickedSlice], *, in_order: bool, n_unreadable: int
-) -> tuple[Doubt, ...]:
+def qc_flags(
+    picked: Sequence[SampledSlice], *, in_order: bool, n_unreadable: int
+) -> tuple[QcFlag, ...]:
     """The reasons to look at a person's slices, heaviest first.
 
     Args:
@@ -56,35 +56,35 @@ def doubts(
       in_order: neighbours in a series are neighbours in the body; single images need not be.
       n_unreadable: slices that would have been picked, had they been readable.
     """
-    found = []
+    matches = []
     if in_order:
         for series in by_series(picked):
-            found += _doubts_of_order(series)
-    kept = [one for one in picked if one.kept]
-    one_sided = sum(_smaller_side(one) < _LEAST_SIDE for one in kept)
+            matches += _doubts_of_order(series)
+    kept = [item for item in picked if item.kept]
+    one_sided = sum(_smaller_side(item) < _LEAST_SIDE for item in kept)
     if one_sided:
-        found.append(Doubt(3, f"one lung small or missing in {_slices(one_sided)}"))
+        matches.append(QcFlag(3, f"one lung small or missing in {_slices(one_sided)}"))
     if 0 < len(kept) < _LEAST_KEPT * len(picked):
-        found.append(Doubt(2, f"only {len(kept)} of {_slices(len(picked))} kept"))
+        matches.append(QcFlag(2, f"only {len(kept)} of {_slices(len(picked))} kept"))
     if n_unreadable:
-        found.append(Doubt(2, f"{_slices(n_unreadable)} could not be read"))
-    at_edge = sum(_touches_edge(one) for one in kept)
+        matches.append(QcFlag(2, f"{_slices(n_unreadable)} could not be read"))
+    at_edge = sum(_touches_edge(item) for item in kept)
     if at_edge:
-        found.append(Doubt(1, f"lungs touch the picture's edge in {_slices(at_edge)}"))
+        matches.append(QcFlag(1, f"lungs touch the picture's edge in {_slices(at_edge)}"))
     # dict.fromkeys: two series of a person may give the same reason.
-    return tuple(sorted(dict.fromkeys(found), key=lambda doubt: -doubt.weight))
+    return tuple(sorted(dict.fromkeys(matches), key=lambda doubt: -doubt.weight))
 
 
-def _doubts_of_order(series: Sequence[PickedSlice]) -> list[Doubt]:
-    found = []
-    places = [place for place, one in enumerate(series) if one.kept]
+def _doubts_of_order(series: Sequence[SampledSlice]) -> list[QcFlag]:
+    matches = []
+    places = [place for place, item in enumerate(series) if item.kept]
     if places and places[-1] - places[0] >= len(places):
-        found.append(Doubt(3, "gap between kept slices"))
+        matches.append(QcFlag(3, "gap between kept slices"))
     shares = area_shares(series)
     step = max((abs(a - b) for a, b in itertools.pairwise(shares)), default=0.0)
     if step > _LARGEST_STEP or _deepest_dip(shares) > _DEEPEST_DIP:
-        found.append(Doubt(2, "lung area jumps between neighbours"))
-    return found
+        matches.append(QcFlag(2, "lung area jumps between neighbours"))
+    return matches
 
 
 def _deepest_dip(shares: Sequence[float]) -> float:
@@ -94,7 +94,7 @@ def _deepest_dip(shares: Sequence[float]) -> float:
     return float(np.max(np.minimum(up_to_here, from_here_on) - shares, initial=0.0))
 
 
-def _smaller_side(picked: PickedSlice) -> float:
+def _smaller_side(picked: SampledSlice) -> float:
     """The share of the lungs' area in the half of the body that has less of it, 0 to 0.5."""
     # The body's middle is the centre of brightness: lungs are dark, and muscle is on both sides.
     brightness = picked.source.sum(axis=0, dtype=np.float64)
@@ -104,7 +104,7 @@ def _smaller_side(picked: PickedSlice) -> float:
     return min(share, 1 - share)
 
 
-def _touches_edge(picked: PickedSlice) -> bool:
+def _touches_edge(picked: SampledSlice) -> bool:
     assert picked.source_box is not None
     height, width = picked.source.shape
     y0, x0, y1, x1 = picked.source_box

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drenet_jax.data.qc_summary import Look, concern
-from drenet_jax.data.staging import read_look
+from drenet_jax.data.qc_summary import QcEntry, concern
+from drenet_jax.data.staging import read_qc_entry
 from drenet_jax.html_templates import render
 
 # With 15 slices each a page of so many takes about 8 MB.
@@ -25,17 +25,17 @@ class QcCounts(NamedTuple):
     clear: int
 
     @classmethod
-    def of(cls, doubts: Iterable[float]) -> QcCounts:
-        """The counts from the `Look.doubt` of all persons."""
-        found = collections.Counter(map(concern, doubts))
-        return cls(*(found[group] for group in range(3)))
+    def of(cls, qc_flags: Iterable[float]) -> QcCounts:
+        """The counts from the `QcEntry.doubt` of all persons."""
+        counter = collections.Counter(map(concern, qc_flags))
+        return cls(*(counter[group] for group in range(3)))
 
 
 def write_qc_pages(
     folder: Path,
     persons: Iterator[tuple[Path, str]],
     counts: QcCounts,
-    spread: Callable[[Callable, Iterable[tuple]], Iterator[Any]],
+    parallel_map: Callable[[Callable, Iterable[tuple]], Iterator[Any]],
 ) -> None:
     """Writes `qc.html` and, for more than `PERSONS_A_PAGE` persons, `qc/002.html` and so on.
 
@@ -54,7 +54,7 @@ def write_qc_pages(
         write_qc_page(*next(tasks))
         return
     (folder / "qc").mkdir()
-    for _ in spread(write_qc_page, tasks):
+    for _ in parallel_map(write_qc_page, tasks):
         pass
 
 
@@ -65,7 +65,7 @@ def write_qc_page(
 
     The pictures of a page are read from the persons' spools here, so no process holds all.
     """
-    looks = [(read_look(spool), split) for spool, split in persons]
+    looks = [(read_qc_entry(staged), split) for staged, split in persons]
     html = render(
         "drenet_jax.data",
         "qc.html.j2",
@@ -90,7 +90,7 @@ def _link(here: int, there: int) -> str:
     return f"../{_place(there)}" if here else _place(there)
 
 
-def _groups(looks: Sequence[tuple[Look, str]], counts: QcCounts) -> list[dict[str, Any]]:
+def _groups(looks: Sequence[tuple[QcEntry, str]], counts: QcCounts) -> list[dict[str, Any]]:
     groups = [
         {"name": "left-out", "title": "Left out", "count": counts.left_out, "rows": []},
         {"name": "doubtful", "title": "Worth a look", "count": counts.doubtful, "rows": []},
@@ -101,19 +101,19 @@ def _groups(looks: Sequence[tuple[Look, str]], counts: QcCounts) -> list[dict[st
     return [group for group in groups if group["rows"]]
 
 
-def _row(look: Look, split: str) -> dict[str, Any]:
+def _row(look: QcEntry, split: str) -> dict[str, Any]:
     return {
         "look": look,
         "split": split,
         "thumbnails": [
             {
-                "name": one.name,
-                "why": one.why_excluded,
-                "short_why": short(one.why_excluded),
-                "percent": round(100 * one.area_share),
-                "jpeg": base64.b64encode(one.jpeg).decode(),
+                "name": thumbnail.name,
+                "why": thumbnail.why_excluded,
+                "short_why": short(thumbnail.why_excluded),
+                "percent": round(100 * thumbnail.area_share),
+                "jpeg": base64.b64encode(thumbnail.jpeg).decode(),
             }
-            for one in look.thumbnails
+            for thumbnail in look.thumbnails
         ],
     }
 

@@ -7,11 +7,11 @@ import dataclasses
 import cv2
 import numpy as np
 
-from drenet_jax.ct.prepared_series import PickedSlice, PreparedPerson
+from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice
 from drenet_jax.ct.series import RENAMED
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import Person
-from drenet_jax.data.qc_checks import area_shares, by_series, doubts
+from drenet_jax.data.qc_checks import area_shares, by_series, qc_flags
 
 THUMBNAIL_PX = 144
 _JPEG_QUALITY = 70
@@ -42,7 +42,7 @@ class Thumbnail:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class QcEntry:
     """One person on the QC page.
 
     Attributes:
@@ -59,7 +59,7 @@ class Look:
     label: str
     n_slices: int
     thumbnails: tuple[Thumbnail, ...]
-    doubts: tuple[str, ...]
+    qc_flags: tuple[str, ...]
     notes: tuple[str, ...]
     why_left_out: str
     doubt: float
@@ -71,23 +71,23 @@ class Look:
 
     @property
     def n_kept(self) -> int:
-        return sum(not one.why_excluded for one in self.thumbnails)
+        return sum(not thumbnail.why_excluded for thumbnail in self.thumbnails)
 
 
 def concern(doubt: float) -> int:
-    """`Look.concern` from `Look.doubt`."""
+    """`QcEntry.concern` from `QcEntry.doubt`."""
     return 0 if doubt >= _LEFT_OUT_WEIGHT else 1 if doubt >= 1 else 2
 
 
-def look_at(
+def qc_entry(
     person: Person, prepared: PreparedPerson, settings: CtSettings, *, why_left_out: str
-) -> Look:
+) -> QcEntry:
     """The look of a person whose files could be read."""
     are_single_images = prepared.n_slices == len(person.paths)
     wanted = prepared.n_slices
     if not are_single_images:
         wanted = min(wanted, settings.slices_per_person)
-    found = doubts(
+    result = qc_flags(
         prepared.picked,
         in_order=not are_single_images,
         n_unreadable=max(0, wanted - len(prepared.picked)),
@@ -95,33 +95,33 @@ def look_at(
     shares = [share for series in by_series(prepared.picked) for share in area_shares(series)]
     # Below 1: it decides among persons with equal reasons only.
     share_left_out = 0.9 * (1 - len(prepared.kept) / max(1, len(prepared.picked)))
-    return Look(
+    return QcEntry(
         patient_id=person.patient_id,
         label=person.label,
         n_slices=prepared.n_slices,
         thumbnails=tuple(
-            Thumbnail(one.name, _jpeg(one), share, one.why_excluded)
-            for one, share in zip(prepared.picked, shares, strict=True)
+            Thumbnail(item.name, _jpeg(item), share, item.why_excluded)
+            for item, share in zip(prepared.picked, shares, strict=True)
         ),
-        doubts=tuple(doubt.why for doubt in found),
+        qc_flags=tuple(doubt.why for doubt in result),
         notes=prepared.notes,
         why_left_out=why_left_out,
         doubt=(_LEFT_OUT_WEIGHT if why_left_out else 0)
-        + sum(doubt.weight for doubt in found)
+        + sum(doubt.weight for doubt in result)
         # Many persons of a hospital have this note, and it says nothing of their lungs.
         + sum(_NOTE_WEIGHT for note in prepared.notes if RENAMED not in note)
         + share_left_out,
     )
 
 
-def look_at_nothing(person: Person, why_left_out: str) -> Look:
+def empty_entry(person: Person, why_left_out: str) -> QcEntry:
     """The look of a person of whom no picture could be read."""
-    return Look(
+    return QcEntry(
         person.patient_id, person.label, 0, (), (), (), why_left_out, float(_LEFT_OUT_WEIGHT)
     )
 
 
-def _jpeg(picked: PickedSlice) -> bytes:
+def _jpeg(picked: SampledSlice) -> bytes:
     height, width = picked.source.shape
     scale = THUMBNAIL_PX / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -39,7 +39,7 @@ _FOLD_FILE = "fold.json"
 tfds.disable_progress_bar()
 
 
-class _SameBytesWriter(tfds.core.ExampleWriter):
+class DeterministicExampleWriter(tfds.core.ExampleWriter):
     """Writes the features of every example in the order of their names.
 
     TFDS leaves the order to protobuf, where it differs from process to process.
@@ -77,7 +77,7 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
           data_dir: the folder under which `ct_slices/1.1.0` is made.
           labels: names of the classes, in order.
           image_size_px: height and width of the crops.
-          examples: split -> a function that gives its examples with their keys (see `spool`): an
+          examples: split -> a function that gives its examples with their keys (see `staged`): an
             iterator, or the Beam transform that makes them.
         """
         self._labels = labels
@@ -99,7 +99,7 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
                     "slice_name": tfds.features.Text(),
                     "source_box": tfds.features.Tensor(shape=(4,), dtype=tf.int32),
                     "source_size": tfds.features.Tensor(shape=(2,), dtype=tf.int32),
-                    # How the slice as stored became upright: the fields of `ct.turn.Turn`.
+                    # How the slice as stored became upright: the fields of `Orientation`.
                     "source_turn": tfds.features.Tensor(shape=(3,), dtype=tf.bool),
                     "site": tfds.features.Text(),
                 }
@@ -116,7 +116,7 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
         return make()
 
     def _example_writer(self) -> tfds.core.ExampleWriter:
-        return _SameBytesWriter(self.info.file_format)
+        return DeterministicExampleWriter(self.info.file_format)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +192,8 @@ class PreparedData:
         """
         persons = {split: tuple(persons.get(split, ())) for split in SPLITS}
         check_split(persons, f"a fold of {self.path}")
-        known = {one for split in SPLITS for one in self.persons[split]}
-        strangers = {one for split in SPLITS for one in persons[split]} - known
+        known = {person for split in SPLITS for person in self.persons[split]}
+        strangers = {person for split in SPLITS for person in persons[split]} - known
         if strangers:
             raise InputError(
                 f"a fold of {self.path} names the person {min(strangers)!r}, who is not in it; "
@@ -260,7 +260,7 @@ def write_records(
             file_format="tfrecord",
         )
     _write_json(folder / _SPLIT_FILE, {split: persons[split] for split in SPLITS})
-    diagnosed = [one for split in SPLITS for one in sorted(persons[split])]
+    diagnosed = [person for split in SPLITS for person in sorted(persons[split])]
     assert digests.persons == tuple(diagnosed)
     checksum = digests.write(_records_folder(folder))
     _write_json(
@@ -270,7 +270,7 @@ def write_records(
             "ct": ct.to_dict(),
             "seed": seed,
             "n_slices": {split: n_slices[split] for split in SPLITS},
-            "diagnoses": {one: list(diagnoses[one]) for one in diagnosed},
+            "diagnoses": {item: list(diagnoses[item]) for item in diagnosed},
             "digests": checksum,
         },
     )
@@ -331,7 +331,7 @@ def open_data(folder: str | os.PathLike) -> PreparedData:
             ct=CtSettings.from_dict(settings["ct"]),
             seed=settings["seed"],
             persons={split: tuple(persons[split]) for split in SPLITS},
-            diagnoses={one: tuple(found) for one, found in settings["diagnoses"].items()},
+            diagnoses={item: tuple(setting) for item, setting in settings["diagnoses"].items()},
             digests_checksum=settings["digests"],
             n_slices=dict(settings["n_slices"]),
             fingerprint=_fingerprint(settings, persons),
@@ -386,10 +386,10 @@ def _damaged_shard(data: PreparedData) -> Path | None:
     for info in data.builder.info.splits.values():
         for path, n in zip(info.filepaths, info.shard_lengths, strict=True):
             try:
-                found = sum(1 for _ in tf.data.TFRecordDataset(os.fspath(path)))
+                count = sum(1 for _ in tf.data.TFRecordDataset(os.fspath(path)))
             except tf.errors.OpError:
                 return Path(path)
-            if found != n:
+            if count != n:
                 return Path(path)
     return None
 
@@ -430,10 +430,10 @@ def _one_line(error: Exception) -> str:
 def _check_counts(data: PreparedData) -> None:
     splits = data.builder.info.splits
     for split in SPLITS:
-        found = splits[split].num_examples if split in splits else 0
-        if found != data.n_slices[split]:
+        result = splits[split].num_examples if split in splits else 0
+        if result != data.n_slices[split]:
             raise InputError(
-                f"{data.path} holds {found} {split} slices instead of {data.n_slices[split]}; "
+                f"{data.path} holds {result} {split} slices instead of {data.n_slices[split]}; "
                 "run prepare again."
             )
 

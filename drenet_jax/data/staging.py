@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drenet_jax.data.qc_summary import Look
+    from drenet_jax.data.qc_summary import QcEntry
 
 
 # A folder of millions of files is slow to work with everywhere.
 _FILES_A_FOLDER = 1000
 
 
-def spool_file(spools: Path, number: int) -> Path:
+def staging_file(staging_folder: Path, number: int) -> Path:
     """Where person `number` of the cohort waits."""
     folder, place = divmod(number, _FILES_A_FOLDER)
-    return spools / f"{folder:06d}" / f"{place:03d}.pickle"
+    return staging_folder / f"{folder:06d}" / f"{place:03d}.pickle"
 
 
-def write_spool(spool: Path, look: Look, examples: Sequence[dict[str, Any]]) -> None:
+def write_staged(staged: Path, look: QcEntry, examples: Sequence[dict[str, Any]]) -> None:
     """Writes what the QC page shows of a person, and the person's examples.
 
     The folder above is made if it is not there, but not the folder above that one: a worker that
     outlives its run finds it gone and stops.
     """
-    spool.parent.mkdir(exist_ok=True)
-    write_pickles(spool, look, list(examples))
+    staged.parent.mkdir(exist_ok=True)
+    write_pickles(staged, look, list(examples))
 
 
 def write_pickles(path: Path, *contents: Any) -> None:
@@ -42,15 +42,15 @@ def write_pickles(path: Path, *contents: Any) -> None:
     os.replace(unfinished, path)
 
 
-def read_look(spool: Path) -> Look:
+def read_qc_entry(staged: Path) -> QcEntry:
     """What the QC page shows of a person; the examples are not read."""
-    with spool.open("rb") as file:
+    with staged.open("rb") as file:
         return pickle.load(file)
 
 
-def read_examples(spool: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_examples(staged: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The examples of a person, each with a key that no other has."""
-    with spool.open("rb") as file:
+    with staged.open("rb") as file:
         pickle.load(file)
         examples = pickle.load(file)
     for example in examples:

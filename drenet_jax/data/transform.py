@@ -12,14 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from drenet_jax.ct.prepared_series import PickedSlice, filled
+from drenet_jax.ct.prepared_series import SampledSlice, filled
 from drenet_jax.ct.reader import Reader
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import CtError
 from drenet_jax.data.cohort_table import Person
 from drenet_jax.data.duplicates import slice_digests
-from drenet_jax.data.qc_summary import look_at, look_at_nothing
-from drenet_jax.data.staging import write_spool
+from drenet_jax.data.qc_summary import empty_entry, qc_entry
+from drenet_jax.data.staging import write_staged
 
 # Those that no thread uses now: a worker process keeps its reader, and one of Beam has threads.
 _idle_readers: list[Reader] = []
@@ -33,7 +33,7 @@ class PreparedSummary:
       n_kept: examples in the person's spool.
       n_bytes: of their pictures.
       why_left_out: why there are none, or "".
-      doubt: of `looks.Look`.
+      doubt: of `looks.QcEntry`.
       digests: of the slices, from `duplicates.slice_digests`.
     """
 
@@ -45,7 +45,7 @@ class PreparedSummary:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Told:
+class PersonReport:
     """What `prepare` tells of a person.
 
     Attributes:
@@ -59,14 +59,16 @@ class Told:
     notes: tuple[str, ...]
 
 
-def prepare_to_spool(person: Person, spool: Path, settings: CtSettings, seed: int) -> Told:
-    """Prepares a person and writes the look and the examples of the kept slices to `spool`.
+def prepare_to_staging(
+    person: Person, staged: Path, settings: CtSettings, seed: int
+) -> PersonReport:
+    """Prepares a person and writes the look and the examples of the kept slices to `staged`.
 
     A person whose files cannot be read, or of whom nothing is kept, is told in `excluded`.
 
     Args:
       person: of the cohort.
-      spool: the file to write, see `spool`.
+      spool: the file to write, see `staged`.
       settings: of the image side.
       seed: of the fill.
     """
@@ -78,28 +80,28 @@ def prepare_to_spool(person: Person, spool: Path, settings: CtSettings, seed: in
         with _reader() as reader:
             prepared = reader.prepare(person.paths, settings, series_uid=person.series_uid)
     except CtError as error:
-        excluded = [(one.name, one.why) for one in error.excluded]
+        excluded = [(item.name, item.why) for item in error.excluded]
         why_left_out = error.why
-        look = look_at_nothing(person, why_left_out)
+        look = empty_entry(person, why_left_out)
     else:
         notes = prepared.notes
         examples = [_example(person, picked, settings, seed) for picked in prepared.kept]
-        excluded = [(one.name, one.why) for one in prepared.excluded]
+        excluded = [(item.name, item.why) for item in prepared.excluded]
         digests = slice_digests(prepared.picked)
         if not examples:
             why_left_out = "no slice was kept"
-        look = look_at(person, prepared, settings, why_left_out=why_left_out)
+        look = qc_entry(person, prepared, settings, why_left_out=why_left_out)
     if why_left_out:
         excluded.append(("", why_left_out))
-    write_spool(spool, look, examples)
+    write_staged(staged, look, examples)
     summary = PreparedSummary(
         n_kept=len(examples),
-        n_bytes=sum(len(one["image"]) + len(one["lung_mask"]) for one in examples),
+        n_bytes=sum(len(example["image"]) + len(example["lung_mask"]) for example in examples),
         why_left_out=why_left_out,
         doubt=look.doubt,
         digests=digests,
     )
-    return Told(summary, tuple(excluded), notes)
+    return PersonReport(summary, tuple(excluded), notes)
 
 
 @contextlib.contextmanager
@@ -116,7 +118,7 @@ def _reader() -> Iterator[Reader]:
 
 
 def _example(
-    person: Person, picked: PickedSlice, settings: CtSettings, seed: int
+    person: Person, picked: SampledSlice, settings: CtSettings, seed: int
 ) -> dict[str, Any]:
     return {
         "image": _png(filled(picked, settings, seed)),
@@ -127,7 +129,7 @@ def _example(
         "slice_name": picked.name,
         "source_box": list(picked.file_box),
         "source_size": list(picked.file_size),
-        "source_turn": list(picked.turn),
+        "source_turn": list(picked.orientation),
         "site": person.site,
     }
 

@@ -50,7 +50,7 @@ def model_name(model: Mapping) -> str:
     return f"{model['name']}, step {model['step']}"
 
 
-def file_under(dataset: Dataset, source: SourceInstance) -> None:
+def copy_patient_study(dataset: Dataset, source: SourceInstance) -> None:
     """Gives an object the patient and the study of its source, in the source's words.
 
     highdicom is not given them: it logs and warns of names that it finds odd.

@@ -16,7 +16,7 @@ from drenet_jax.ct.dicom.elements import without_warnings
 from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.overlays import SlicePicture
-from drenet_jax.evaluation.report.person_report import most_suspected
+from drenet_jax.evaluation.report.person_report import top_slices
 
 
 def require_highdicom(flag: str = "--dicom_out") -> None:
@@ -47,7 +47,7 @@ def write_objects(
     from drenet_jax.dicom_export.structured_report import structured_report
 
     assert len(result["slices"]) == len(pictures) == len(instances)
-    shown = most_suspected(pictures, result["person"]["label"])
+    shown = top_slices(pictures, result["person"]["label"])
     # What the source says of the patient is passed on as it is, even where it breaks DICOM's rules:
     # a corrected name or ID is another one. Warnings would quote it.
     with without_warnings(), config.disable_value_validation():

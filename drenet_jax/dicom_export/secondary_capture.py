@@ -14,7 +14,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from drenet_jax.ct.dicom.instances import SourceInstance
-from drenet_jax.dicom_export.header import MAKER, WARNING, file_under, new_series
+from drenet_jax.dicom_export.header import MAKER, WARNING, copy_patient_study, new_series
 from drenet_jax.evaluation.overlays import HEAT_OPACITY, SlicePicture, composite, layers
 
 _SERIES_NUMBER = 9902
@@ -64,7 +64,7 @@ def captures(
         # PS3.3 C.7.6.1: about annotation that identifies the patient and the date. What is burnt in
         # here, scores and the warning, does not.
         capture.BurnedInAnnotation = "NO"
-        file_under(capture, source)
+        copy_patient_study(capture, source)
         yield capture
 
 

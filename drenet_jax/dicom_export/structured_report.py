@@ -39,7 +39,13 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from drenet_jax.ct.dicom.instances import SourceInstance
-from drenet_jax.dicom_export.header import MAKER, WARNING, file_under, model_name, new_series
+from drenet_jax.dicom_export.header import (
+    MAKER,
+    WARNING,
+    copy_patient_study,
+    model_name,
+    new_series,
+)
 from drenet_jax.evaluation.overlays import LESION_BOX_MIN_SCORE
 from drenet_jax.evaluation.report.formatting import decision_text
 
@@ -87,7 +93,7 @@ def structured_report(result: Mapping, instances: Sequence[SourceInstance]) -> C
         ],
     )
     report = ComprehensiveSR(
-        evidence=[_evidence(one) for one in instances],
+        evidence=[_evidence(instance) for instance in instances],
         content=content[0],
         sop_instance_uid=UID(),
         instance_number=1,
@@ -99,7 +105,7 @@ def structured_report(result: Mapping, instances: Sequence[SourceInstance]) -> C
         ],
         **new_series(_SERIES_NUMBER, "result", model),
     )
-    file_under(report, instances[0])
+    copy_patient_study(report, instances[0])
     return report
 
 
@@ -158,9 +164,9 @@ def _person(
         ],
         source_images=[
             SourceImageForMeasurementGroup(
-                one.sop_class_uid, one.sop_instance_uid, _frame_numbers(one)
+                instance.sop_class_uid, instance.sop_instance_uid, _frame_numbers(instance)
             )
-            for one in instances
+            for instance in instances
         ],
     )
     group[0].ContentSequence.append(
@@ -214,7 +220,7 @@ def _frame_numbers(source: SourceInstance) -> list[int] | None:
 
 
 def _evidence(source: SourceInstance) -> Dataset:
-    """What highdicom needs to refer to an instance; `file_under` adds the patient."""
+    """What highdicom needs to refer to an instance; `copy_patient_study` adds the patient."""
     dataset = Dataset()
     dataset.SOPClassUID = source.sop_class_uid
     dataset.SOPInstanceUID = source.sop_instance_uid

@@ -37,10 +37,10 @@ def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float | None:
 
     ends = np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE)
     # In 1 / T the likelihood has a single optimum, so it has in log T.
-    found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-9})
-    if found.fun >= min(loss(end) for end in ends):
+    result = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-9})
+    if result.fun >= min(loss(end) for end in ends):
         return None
-    return float(np.exp(found.x))
+    return float(np.exp(result.x))
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -121,7 +121,7 @@ _PARTS = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Experience:
+class ValidationRecord:
     """What a model said of the validation persons; their names are not kept.
 
     Attributes:
@@ -144,7 +144,7 @@ class Experience:
         temperature: float | None,
         aggregate: str = "mean",
         positive: int | None = None,
-    ) -> Experience:
+    ) -> ValidationRecord:
         """From the predictions and logits [N, C] of the validation slices."""
         persons = person_predictions(slices, aggregate, positive)
         calibrated = None
@@ -163,7 +163,7 @@ class Experience:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> Experience:
+    def from_dict(cls, values: Mapping) -> ValidationRecord:
         calibrated = values["calibrated"]
         return cls(
             label=np.array(values["label"], np.int64),
@@ -173,7 +173,7 @@ class Experience:
             aggregate=values.get("aggregate", "mean"),
         )
 
-    def of_such_a_score(
+    def observed_rate(
         self, label: int, probability: float, *, calibrated: bool, aggregate: str = "mean"
     ) -> dict | None:
         """How many persons of whom the model said about the same had the label.
@@ -192,11 +192,11 @@ class Experience:
         """
         if aggregate != self.aggregate:
             return None
-        told = self.calibrated if calibrated else self.probabilities
-        if told is None:
+        result = self.calibrated if calibrated else self.probabilities
+        if result is None:
             return None
         part = _part(np.float64(probability))
-        alike = _part(told[:, label]) == part
+        alike = _part(result[:, label]) == part
         n, n_with_label = int(alike.sum()), int((self.label[alike] == label).sum())
         low, high = _exact_interval(n_with_label, n) if n else (None, None)
         return {

@@ -13,7 +13,12 @@ import numpy as np
 
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation import plots, statistics
-from drenet_jax.evaluation.decisions import MetricSettings, confusion_counts, decided, is_positive
+from drenet_jax.evaluation.decisions import (
+    MetricSettings,
+    confusion_counts,
+    is_positive,
+    predicted_labels,
+)
 from drenet_jax.evaluation.metrics import metrics_with_intervals, paired_bootstrap
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
@@ -77,11 +82,11 @@ def _compared(runs: Sequence[ComparedRun], split: str) -> dict:
     settings, positive = first.settings, first.positive
     differences = [_difference(run, first) for run in runs[1:]]
     for test in _TESTS:
-        own = [one[test] for one in differences if test in one]
-        for one, adjusted in zip(
-            own, statistics.holm([one["p_value"] for one in own]), strict=True
+        own = [difference[test] for difference in differences if test in difference]
+        for item, adjusted in zip(
+            own, statistics.holm([entry["p_value"] for entry in own]), strict=True
         ):
-            one["p_holm"] = adjusted
+            item["p_holm"] = adjusted
     return {
         "split": split,
         "labels": list(first.slices.labels),
@@ -111,9 +116,10 @@ def _difference(run: ComparedRun, first: ComparedRun) -> dict:
     """A run less the first: metrics at both levels, and tests of its persons."""
     settings, positive = first.settings, first.positive
     truth = first.persons.label == positive
-    scores, first_scores = (one.persons.probabilities[:, positive] for one in (run, first))
-    said, first_said = (
-        is_positive(one.persons.probabilities, positive, settings.threshold) for one in (run, first)
+    scores, first_scores = (item.persons.probabilities[:, positive] for item in (run, first))
+    text, first_said = (
+        is_positive(item.persons.probabilities, positive, settings.threshold)
+        for item in (run, first)
     )
     result = {
         "run": run.name,
@@ -121,12 +127,14 @@ def _difference(run: ComparedRun, first: ComparedRun) -> dict:
         "image": paired_bootstrap(run.slices, first.slices, positive, settings),
         "person": paired_bootstrap(run.persons, first.persons, positive, settings),
         "delong_auc": statistics.delong(truth, scores, first_scores).to_dict(),
-        "mcnemar_accuracy": statistics.mcnemar(said == truth, first_said == truth).to_dict(),
+        "mcnemar_accuracy": statistics.mcnemar(text == truth, first_said == truth).to_dict(),
     }
     if len(first.slices.labels) > 2:
         right = [
-            np.equal(decided(one.persons, positive, settings.threshold), one.persons.label)
-            for one in (run, first)
+            np.equal(
+                predicted_labels(item.persons, positive, settings.threshold), item.persons.label
+            )
+            for item in (run, first)
         ]
         result["mcnemar_accuracy_argmax"] = statistics.mcnemar(*right).to_dict()
     return result
@@ -194,7 +202,7 @@ def short_names(folders: Sequence[str]) -> list[str]:
     parts = [Path(folder).parts for folder in folders]
     shortest = min(map(len, parts))
     for back in range(1, shortest + 1):
-        names = [one[-back] for one in parts]
+        names = [part[-back] for part in parts]
         if len(set(names)) == len(names):
             return names
         if len(set(names)) > 1:
@@ -204,8 +212,8 @@ def short_names(folders: Sequence[str]) -> list[str]:
 
 def _read_run(folder: str, split: str, name: str) -> ComparedRun:
     # What crossvalidate wrote has its tables one folder down.
-    found = [one for one in (Path(folder), Path(folder) / "result") if _is_evaluation(one)]
-    run = _of_evaluation(found[0], split, name) if found else _of_workdir(folder, split, name)
+    matches = [item for item in (Path(folder), Path(folder) / "result") if _is_evaluation(item)]
+    run = _of_evaluation(matches[0], split, name) if matches else _of_workdir(folder, split, name)
     keys = _keys(run.slices)
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
@@ -227,7 +235,7 @@ def _of_evaluation(folder: Path, split: str, name: str) -> ComparedRun:
     slices = SlicePredictions.from_csv(folder / "slices.csv")
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        found, aggregate = metrics["split"], metrics["aggregate"]
+        result, aggregate = metrics["split"], metrics["aggregate"]
         positive = slices.labels.index(metrics["positive"])
         settings = MetricSettings(
             threshold=metrics["threshold"],
@@ -240,9 +248,9 @@ def _of_evaluation(folder: Path, split: str, name: str) -> ComparedRun:
         raise InputError(
             f"{folder / 'metrics.json'} is not what evaluate writes ({error}); evaluate again."
         ) from error
-    if found != split:
+    if result != split:
         raise InputError(
-            f"--split={split}, but {folder} holds an evaluation of {found}; name that split, or "
+            f"--split={split}, but {folder} holds an evaluation of {result}; name that split, or "
             "evaluate this one."
         )
     persons = person_predictions(slices, aggregate, positive)
@@ -320,8 +328,8 @@ def _roc_figure(path: str | os.PathLike, runs: Sequence[ComparedRun], result: Ma
     plots.roc_axes(whole, f"{result['positive']} against the rest, persons")
     plots.roc_axes(corner, "the corner of few false positives")
     lowest = 1.0
-    for number, (run, told) in enumerate(zip(runs, result["runs"], strict=True)):
-        auc = told["person"]["auc"]
+    for number, (run, report) in enumerate(zip(runs, result["runs"], strict=True)):
+        auc = report["person"]["auc"]
         # Thinner from one to the next, so that curves that lie on each other are all seen.
         width = 3 - 1.6 * number / (len(runs) - 1)
         line = {**plots.style(number), "linewidth": width}

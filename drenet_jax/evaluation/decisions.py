@@ -183,7 +183,7 @@ def _no_positive(labels: Sequence[str], given: str) -> InputError:
 
 
 @dataclasses.dataclass(frozen=True)
-class Miss:
+class Misclassification:
     """A person who is put under a wrong label.
 
     Attributes:
@@ -203,7 +203,7 @@ class Miss:
     n_slices: int
 
 
-def decided(
+def predicted_labels(
     predictions: SlicePredictions | PersonPredictions, positive: int, threshold: float
 ) -> np.ndarray:
     """[N] int, the label that each case is put under, as `decide` has it."""
@@ -216,24 +216,24 @@ def confusion_counts(
     """[C, C] int, cases by true (row) and decided (column) label."""
     n = len(predictions.labels)
     counts = np.zeros((n, n), np.int64)
-    np.add.at(counts, (predictions.label, decided(predictions, positive, threshold)), 1)
+    np.add.at(counts, (predictions.label, predicted_labels(predictions, positive, threshold)), 1)
     return counts
 
 
-def worst_misses(
+def worst_errors(
     persons: PersonPredictions, positive: int, threshold: float, most: int
-) -> list[Miss]:
+) -> list[Misclassification]:
     """The persons who are put under a wrong label with the highest probability of it, each once."""
-    label = decided(persons, positive, threshold)
+    label = predicted_labels(persons, positive, threshold)
     probability = persons.probabilities[np.arange(len(persons)), label]
     of_truth = persons.probabilities[np.arange(len(persons)), persons.label]
     wrong = np.flatnonzero(label != persons.label)
-    misses: dict[str, Miss] = {}
+    misses: dict[str, Misclassification] = {}
     for i in wrong[np.argsort(-probability[wrong], kind="stable")]:
         patient_id = str(persons.patient_id[i])
         misses.setdefault(
             patient_id,
-            Miss(
+            Misclassification(
                 patient_id=patient_id,
                 site=str(persons.site[i]),
                 truth=persons.labels[persons.label[i]],
@@ -294,7 +294,7 @@ class MetricSettings:
             (
                 "specificities",
                 "different shares, above 0 and below 1",
-                all(0 < one < 1 for one in settings.specificities)
+                all(0 < specificity < 1 for specificity in settings.specificities)
                 and len(set(settings.specificities)) == len(settings.specificities),
             ),
             ("calibration_bins", "1 or more", settings.calibration_bins >= 1),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from drenet_jax.ct.orientation import Box
-from drenet_jax.data.batches import split_places
+from drenet_jax.data.batches import crop_geometries
 from drenet_jax.data.duplicates import named_persons
 from drenet_jax.data.identities import person_key
 from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
@@ -20,14 +20,14 @@ from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature, fit_temperature
 from drenet_jax.evaluation.decisions import positive_class, settings_with_flags
 from drenet_jax.evaluation.metrics import evaluation_metrics, youden_threshold
-from drenet_jax.evaluation.pointing_game import Points, explain_figures, point, write_pointed
+from drenet_jax.evaluation.pointing_game import Points, pointing_metrics, write_hits
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
     SlicePredictions,
     person_predictions,
 )
 from drenet_jax.evaluation.predictor import Predictor
-from drenet_jax.evaluation.report.result_files import Calibration, study_of_run, write_evaluation
+from drenet_jax.evaluation.report.result_files import Calibration, context_of_run, write_evaluation
 from drenet_jax.evaluation.scoring import score_split
 from drenet_jax.models.checkpoints import Checkpoints, Meta
 
@@ -103,9 +103,9 @@ def evaluate_split(
         aggregate=settings.aggregate,
     )
     if explain:
-        pointed = point(slices, run.points, split_places(run.data, split), run.lesions)
-        metrics["explain"] = explain_figures(slices, pointed, settings)
-        write_pointed(folder / "explain.csv", pointed)
+        pointed = play(slices, run.points, crop_geometries(run.data, split), run.lesions)
+        metrics["explain"] = pointing_metrics(slices, pointed, settings)
+        write_hits(folder / "explain.csv", pointed)
     versions = [("as the model gives it", run.slices(calibrated=False))]
     if run.temperature is not None:
         title = f"at the temperature {run.temperature:.3g}, fitted on validation"
@@ -114,7 +114,7 @@ def evaluate_split(
         temperature=run.temperature,
         why="" if run.temperature is not None else NO_TEMPERATURE,
         used=calibrated,
-        versions=[(title, one, to_persons(one)) for title, one in versions],
+        versions=[(title, item, to_persons(item)) for title, item in versions],
     )
     identity, config = run.predictor.identity, json.loads(config.to_json())
     return write_evaluation(
@@ -123,7 +123,7 @@ def evaluate_split(
         slices,
         persons,
         calibration=calibration,
-        study=study_of_run(run.data, split, identity, config, is_other=run.is_other),
+        study=context_of_run(run.data, split, identity, config, is_other=run.is_other),
         settings=settings,
     )
 
@@ -280,8 +280,8 @@ def _known_data(
             "--other_persons if you know that they are others."
         )
     # However they are spelled: "P01" here is hardly another person than "p01" there.
-    known = {person_key(one) for name in ("train", "validation") for one in own.persons[name]}
-    common = sorted(one for one in data.persons[split] if person_key(one) in known)
+    known = {person_key(person) for name in ("train", "validation") for person in own.persons[name]}
+    common = sorted(person for person in data.persons[split] if person_key(person) in known)
     if common:
         raise InputError(
             f"{len(common)} persons of the {split} split of {data.path} have the patient_id of "

@@ -87,7 +87,7 @@ def values_of_draws(
     return _figures(label, probabilities, labels, positive, settings, person, times, ranking)
 
 
-def why_undefined(
+def reason_undefined(
     name: str, labels: Sequence[str], positive: int, settings: MetricSettings, n: int
 ) -> str:
     """Why the figure called `name` of n cases is undefined, in words for the reader of a report."""
@@ -107,7 +107,7 @@ def why_undefined(
         "f1_paper": "precision or recall is undefined",
         "auc": one_class,
         "average_precision": f"no case is {label}",
-        **{recall_at(one): one_class for one in settings.specificities},
+        **{recall_at(specificity): one_class for specificity in settings.specificities},
     }[metric]
 
 
@@ -251,8 +251,8 @@ def ranking_of_draws(
         )
         for specificity in specificities:
             passed = (fp <= _allowed(n_negative, specificity)[:, None]).sum(axis=1)
-            found = np.where(passed > 0, tp[np.arange(len(tp)), passed - 1], 0)
-            np.divide(found, n_positive, out=values[recall_at(specificity)][rows], where=pairs > 0)
+            result = np.where(passed > 0, tp[np.arange(len(tp)), passed - 1], 0)
+            np.divide(result, n_positive, out=values[recall_at(specificity)][rows], where=pairs > 0)
     return values
 
 
@@ -284,12 +284,14 @@ def ranking_by_scikit_learn(
         else nan,
     }
     if not both:
-        return values | {recall_at(one): nan for one in specificities}
+        return values | {recall_at(specificity): nan for specificity in specificities}
     n_negative = np.sum(~is_positive)
     false_positive, recall, _ = roc_curve(is_positive, score, drop_intermediate=False)
     return values | {
-        recall_at(one): recall[false_positive * n_negative <= _allowed(n_negative, one)].max()
-        for one in specificities
+        recall_at(specificity): recall[
+            false_positive * n_negative <= _allowed(n_negative, specificity)
+        ].max()
+        for specificity in specificities
     }
 
 

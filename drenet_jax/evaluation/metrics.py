@@ -46,9 +46,9 @@ from drenet_jax.evaluation import statistics
 from drenet_jax.evaluation.decisions import DecisionRule, MetricSettings
 from drenet_jax.evaluation.metric_formulas import (
     DECISION_METRICS,
+    reason_undefined,
     values_of_draws,
     values_of_sample,
-    why_undefined,
 )
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
@@ -106,11 +106,11 @@ def metrics_with_intervals(
     Returns:
       For each metric `value`, `low`, `high`, and `why` where one of them is None. Fit for JSON.
     """
-    return Resampled.of(predictions, positive, _at(settings, threshold)).table()
+    return BootstrapResult.of(predictions, positive, _at(settings, threshold)).table()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Resampled:
+class BootstrapResult:
     """Figures of a sample, and of its bootstrap draws.
 
     Attributes:
@@ -130,7 +130,9 @@ class Resampled:
     are_differences: bool = False
 
     @classmethod
-    def of(cls, predictions: Predictions, positive: int, settings: MetricSettings) -> Resampled:
+    def of(
+        cls, predictions: Predictions, positive: int, settings: MetricSettings
+    ) -> BootstrapResult:
         """Computes them; see `metrics_with_intervals`."""
         cases = predictions.label, predictions.probabilities, predictions.labels, positive, settings
         values = classification_metrics(*cases)
@@ -141,7 +143,9 @@ class Resampled:
         return cls(
             values=values,
             why={
-                name: why_undefined(name, predictions.labels, positive, settings, len(predictions))
+                name: reason_undefined(
+                    name, predictions.labels, positive, settings, len(predictions)
+                )
                 for name, value in values.items()
                 if value is None
             },
@@ -150,12 +154,12 @@ class Resampled:
             n_persons=n_persons,
         )
 
-    def less(self, other: Resampled) -> Resampled:
+    def difference(self, other: BootstrapResult) -> BootstrapResult:
         """The differences of these figures and those of `other`, of the same draws of persons."""
         assert self.values.keys() == other.values.keys()
         assert self.n_persons == other.n_persons
         why = {**other.why, **self.why}
-        return Resampled(
+        return BootstrapResult(
             values={
                 name: None if name in why else value - other.values[name]
                 for name, value in self.values.items()
@@ -183,7 +187,7 @@ class Resampled:
             else:
                 interval = statistics.bca_interval(value, drawn, self.left_out[name])
             if interval is None:
-                why = statistics.why_no_interval(value, drawn, one_sided=is_error)
+                why = statistics.reason_no_interval(value, drawn, one_sided=is_error)
         low, high = interval or (None, None)
         metric: Metric = {"value": value, "low": low, "high": high}
         return metric | {"why": why} if why else metric
@@ -213,8 +217,8 @@ def paired_bootstrap(
     assert set(a.patient_id.tolist()) == set(b.patient_id.tolist())
     if threshold is not None:
         settings = dataclasses.replace(settings, threshold=threshold)
-    of_a, of_b = (Resampled.of(one, positive, settings) for one in (a, b))
-    return of_a.less(of_b).table()
+    of_a, of_b = (BootstrapResult.of(item, positive, settings) for item in (a, b))
+    return of_a.difference(of_b).table()
 
 
 def evaluation_metrics(

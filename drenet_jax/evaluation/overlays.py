@@ -65,7 +65,7 @@ class SlicePicture:
         return sorted(passed, key=lambda box: -box["score"])
 
     @property
-    def warmest(self) -> tuple[float, float] | None:
+    def peak_location(self) -> tuple[float, float] | None:
         """(y, x) in pixels of `source`, the centre of the heat map's highest cell, if it has any
         heat."""
         if self.heat_map is None or not self.heat_map.max() > 0:
@@ -171,7 +171,7 @@ def heat_scale(shape: tuple[int, int]) -> np.ndarray:
 def _heat_over_slice(
     picture: SlicePicture, shape: tuple[int, int], by: np.ndarray
 ) -> np.ndarray | None:
-    if picture.warmest is None:
+    if picture.peak_location is None:
         return None
     y0, x0, y1, x1 = picture.source_box
     heat_map = picture.heat_map / picture.heat_map.max()

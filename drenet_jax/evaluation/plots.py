@@ -189,7 +189,7 @@ def confusion_figure(
 ) -> None:
     """Writes the confusion matrices of persons and of slices: counts, and shares of the true label.
 
-    The decision is `decisions.decided`.
+    The decision is `decisions.predicted_labels`.
 
     Args:
       path: the PNG file to write.

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from drenet_jax.ct.orientation import Box
-from drenet_jax.data.batches import SlicePlace
+from drenet_jax.data.batches import CropGeometry
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation import statistics
 from drenet_jax.evaluation.decisions import MetricSettings
-from drenet_jax.evaluation.metrics import Metric, Resampled
+from drenet_jax.evaluation.metrics import BootstrapResult, Metric
 from drenet_jax.evaluation.predictions import SlicePredictions
 
 # Paper, Fig. 3: the top 3 slices of a person.
@@ -66,7 +66,7 @@ class Points:
 
 
 @dataclasses.dataclass(frozen=True)
-class PointedAt:
+class PointingHit:
     """What became of one slice with a lesion.
 
     Attributes:
@@ -86,12 +86,12 @@ class PointedAt:
     chance: float
 
 
-def point(
+def play(
     slices: SlicePredictions,
     points: Points,
-    places: Iterable[SlicePlace],
+    places: Iterable[CropGeometry],
     lesions: Mapping[tuple[str, str], Sequence[Box]],
-) -> list[PointedAt]:
+) -> list[PointingHit]:
     """The game on every slice with a lesion in the lungs' crop.
 
     Args:
@@ -102,7 +102,7 @@ def point(
       InputError: no slice has a lesion.
     """
     has_boxes = not np.isnan(points.box).all()
-    found = []
+    matches = []
     for i, place in enumerate(places):
         key = (place.patient_id, place.slice_name)
         assert key == (slices.patient_id[i], slices.slice_name[i]), key
@@ -112,8 +112,8 @@ def point(
         marks = marks[is_inside]
         if not len(marks):
             continue
-        found.append(
-            PointedAt(
+        matches.append(
+            PointingHit(
                 patient_id=place.patient_id,
                 slice_name=place.slice_name,
                 slice_index=place.slice_index,
@@ -123,16 +123,16 @@ def point(
                 chance=_share(place.lung_mask, marks),
             )
         )
-    if not found:
+    if not matches:
         raise InputError(
             "no slice of the split has a lesion in the table of lesions; patient_id and "
             "slice_name must be written there as in slices.csv."
         )
-    return found
+    return matches
 
 
-def explain_figures(
-    slices: SlicePredictions, pointed: Sequence[PointedAt], settings: MetricSettings
+def pointing_metrics(
+    slices: SlicePredictions, pointed: Sequence[PointingHit], settings: MetricSettings
 ) -> dict:
     """What `evaluate --explain` adds to metrics.json.
 
@@ -148,13 +148,13 @@ def explain_figures(
       person's label, against the share among all of the person's slices. Each has `value`, `low`,
       `high`, by bootstrap over persons.
     """
-    patient_id = np.array([one.patient_id for one in pointed])
-    chance = [one.chance for one in pointed]
+    patient_id = np.array([item.patient_id for item in pointed])
+    chance = [item.chance for item in pointed]
     box = None
     if pointed[0].box is not None:
-        box = _against_chance(patient_id, [one.box for one in pointed], chance, settings)
+        box = _against_chance(patient_id, [item.box for item in pointed], chance, settings)
     persons, shares = np.unique(patient_id), []
-    marked = {(one.patient_id, one.slice_name) for one in pointed}
+    marked = {(item.patient_id, item.slice_name) for item in pointed}
     for person in persons:
         rows = slices.of(slices.patient_id == person)
         is_marked = np.array([(person, name) in marked for name in rows.slice_name])
@@ -165,27 +165,27 @@ def explain_figures(
         "n_persons": len(persons),
         "n_slices": len(pointed),
         "heat_map": _against_chance(
-            patient_id, [one.heat_map for one in pointed], chance, settings
+            patient_id, [item.heat_map for item in pointed], chance, settings
         ),
         "box": box,
         "top_slices": _against_chance(persons, top, all_slices, settings),
     }
 
 
-def write_pointed(path: str | os.PathLike, pointed: Sequence[PointedAt]) -> None:
+def write_hits(path: str | os.PathLike, pointed: Sequence[PointingHit]) -> None:
     """Writes `explain.csv`: a row for each slice with a lesion; hits are 1 or 0."""
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        for one in pointed:
-            row = [getattr(one, name) for name in _COLUMNS]
+        for item in pointed:
+            row = [getattr(item, name) for name in _COLUMNS]
             writer.writerow([int(value) if isinstance(value, bool) else value for value in row])
 
 
-def _in_crop(box: Box, place: SlicePlace) -> tuple[float, float, float, float]:
+def _in_crop(box: Box, place: CropGeometry) -> tuple[float, float, float, float]:
     """A lesion in pixels of the model's input; it may reach over its edges."""
-    y0, x0, y1, x1 = place.turn.upright_box(box, place.size)
-    top, left, bottom, right = place.turn.upright_box(place.box, place.size)
+    y0, x0, y1, x1 = place.orientation.canonical_box(box, place.size)
+    top, left, bottom, right = place.orientation.canonical_box(place.box, place.size)
     size_px = len(place.lung_mask)
     y, x = size_px / (bottom - top), size_px / (right - left)
     return (y0 - top) * y, (x0 - left) * x, (y1 - top) * y, (x1 - left) * x
@@ -225,9 +225,9 @@ def _against_chance(
     def means(times: np.ndarray) -> dict[str, np.ndarray]:
         weight = times @ counts
         with np.errstate(invalid="ignore"):  # with the only person left out, nobody is left
-            return {name: times @ one / weight for name, one in zip(names, sums, strict=True)}
+            return {name: times @ item / weight for name, item in zip(names, sums, strict=True)}
 
-    return Resampled(
+    return BootstrapResult(
         values=dict(zip(names, rows.mean(axis=1).tolist(), strict=True)),
         why={},
         drawn=means(times),

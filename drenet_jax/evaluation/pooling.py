@@ -23,7 +23,7 @@ from drenet_jax.evaluation.predictions import (
 )
 from drenet_jax.evaluation.report.result_files import (
     Calibration,
-    Study,
+    ReportContext,
     excluded,
     pictures_of,
     write_evaluation,
@@ -103,10 +103,10 @@ def write_pooled(
     positive = positive_class(data.labels, config.evaluation.positive_label)
     settings = MetricSettings.from_config(config.evaluation)
     tested = [_read_fold(fold, workdir, settings, positive) for fold in plan]
-    slices = _joined([one.slices for one in tested])
+    slices = _joined([item.slices for item in tested])
     # Each repeat tests everybody once: a person is one case in each, and the bootstrap, which draws
     # persons, draws all of a person's cases together.
-    persons = _joined([one.persons for one in tested])
+    persons = _joined([item.persons for item in tested])
     metrics = evaluation_metrics(
         slices,
         persons,
@@ -121,8 +121,8 @@ def write_pooled(
         "validation_threshold": _at_own_thresholds(tested, persons, positive, settings),
         "sites": _sites(slices, persons, positive, settings),
     }
-    rows = [_row(one) for one in tested]
-    study = Study(
+    rows = [_row(item) for item in tested]
+    study = ReportContext(
         title=f"{config.model.name}, cross-validation",
         model={"name": config.model.name, "workdir": str(workdir), "data": str(data.path)},
         config=json.loads(config.to_json()),
@@ -143,7 +143,7 @@ def write_pooled(
         settings=settings,
     )
     for name in ("slices", "persons"):
-        sizes = [len(getattr(one, name)) for one in tested]
+        sizes = [len(getattr(item, name)) for item in tested]
         _add_fold_columns(folder / f"{name}.csv", plan, sizes)
     _write_rows(folder / FOLDS_FILE, rows)
 
@@ -160,7 +160,7 @@ def _joined(tables: Sequence[SlicePredictions] | Sequence[PersonPredictions]):
     """The tables of the folds as one, in their order."""
     first = tables[0]
     columns = {
-        field.name: np.concatenate([getattr(one, field.name) for one in tables])
+        field.name: np.concatenate([getattr(table, field.name) for table in tables])
         for field in dataclasses.fields(first)
         if field.name != "labels"
     }
@@ -174,11 +174,11 @@ def _at_own_thresholds(
     settings: MetricSettings,
 ) -> dict:
     """As in `evaluation_metrics`, each fold's persons decided at their model's own threshold."""
-    own = [one.metrics["validation_threshold"]["threshold"] for one in tested]
+    own = [item.metrics["validation_threshold"]["threshold"] for item in tested]
     if None in own:
         return {"threshold": None, "why": "not every fold has one, see folds.csv"}
     # Shifted, so that one threshold decides of all as their own ones would.
-    own = np.repeat(own, [len(one.persons) for one in tested])
+    own = np.repeat(own, [len(item.persons) for item in tested])
     score = persons.probabilities[:, positive]
     moved_score = score - (own - settings.threshold)
     # Rounding must not move a case over the line.
@@ -238,12 +238,12 @@ def _calibration(
     positive: int,
 ) -> Calibration:
     versions = [("as the models give it", slices, persons)]
-    moved = [one.calibrated() for one in tested]
+    moved = [item.calibrated() for item in tested]
     why = "each fold has its own, see folds.csv"
-    if any(one is None for one in moved):
+    if any(item is None for item in moved):
         why = "not every fold has one, see folds.csv"
     else:
-        after = [person_predictions(one, aggregate, positive) for one in moved]
+        after = [person_predictions(item, aggregate, positive) for item in moved]
         versions.append(("each fold at its own temperature", _joined(moved), _joined(after)))
     return Calibration(temperature=None, why=why, used=False, versions=versions)
 
@@ -265,18 +265,18 @@ def _design(plan: Sequence[Fold], by_site: bool) -> str:
     return f"{how}. Of each model's other persons {numbers} chose the checkpoint (validation)."
 
 
-def _row(one: _Tested) -> dict[str, object]:
+def _row(item: _Tested) -> dict[str, object]:
     """A line of the table of folds."""
-    auc, accuracy = (one.metrics["person"][name]["value"] for name in ("auc", "accuracy"))
+    auc, accuracy = (item.metrics["person"][name]["value"] for name in ("auc", "accuracy"))
     return {
-        "repeat": one.fold.repeat,
-        "fold": one.fold.name,
-        **{f"{split}_persons": len(members) for split, members in one.fold.data.persons.items()},
+        "repeat": item.fold.repeat,
+        "fold": item.fold.name,
+        **{f"{split}_persons": len(members) for split, members in item.fold.data.persons.items()},
         "person_auc": _text(auc),
-        "image_auc": _text(one.metrics["image"]["auc"]["value"]),
+        "image_auc": _text(item.metrics["image"]["auc"]["value"]),
         "person_accuracy": _text(accuracy),
-        "validation_threshold": _text(one.metrics["validation_threshold"]["threshold"]),
-        "temperature": _text(one.metrics["calibration"]["temperature"]),
+        "validation_threshold": _text(item.metrics["validation_threshold"]["threshold"]),
+        "temperature": _text(item.metrics["calibration"]["temperature"]),
     }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drenet_jax.data.identities import clean, control_character, person_twins, value_twins
+from drenet_jax.data.identities import clean, control_character, person_variants, value_variants
 from drenet_jax.errors import InputError
 
 _PROBABILITY = "p_"
@@ -165,9 +165,9 @@ def person_predictions(
     label = slices.label[first]
     torn = np.flatnonzero(slices.label != label[group])
     if torn.size:
-        one, other = (slices.labels[i] for i in (label[group[torn[0]]], slices.label[torn[0]]))
+        item, other = (slices.labels[i] for i in (label[group[torn[0]]], slices.label[torn[0]]))
         raise InputError(
-            f"person {str(slices.patient_id[torn[0]])!r} has slices of two labels, {one} and "
+            f"person {str(slices.patient_id[torn[0]])!r} has slices of two labels, {item} and "
             f"{other}; give every row of this person in the cohort the same label."
         )
     n_slices = np.bincount(group, minlength=len(first))
@@ -207,10 +207,10 @@ def _check_names(
     path: str | os.PathLike, labels: tuple[str, ...], rows: list[tuple[int, dict[str, str]]]
 ) -> None:
     """Refuses persons, labels and sites that a spreadsheet or a merge made into two."""
-    of_labels = value_twins("label")
+    of_labels = value_variants("label")
     for label in labels:
         of_labels.add(label, path, f"column {_PROBABILITY}{label}")
-    twins = {"patient_id": person_twins(), "site": value_twins("site")}
+    twins = {"patient_id": person_variants(), "site": value_variants("site")}
     for line, row in rows:
         for column, of_column in twins.items():
             value = row[column]

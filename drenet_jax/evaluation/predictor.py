@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drenet_jax import parallel
-from drenet_jax.ct.prepared_series import PickedSlice, PreparedPerson, filled
+from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice, filled
 from drenet_jax.ct.reader import Reader
 from drenet_jax.ct.sources import CtError
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.calibration import Experience, apply_temperature
+from drenet_jax.evaluation.calibration import ValidationRecord, apply_temperature
 from drenet_jax.evaluation.decisions import DecisionRule
 from drenet_jax.evaluation.overlays import LeftOutSlice, SlicePicture
 from drenet_jax.evaluation.scoring import SliceScorer
@@ -72,7 +72,7 @@ class Predictor:
         scorer: SliceScorer,
         variables: dict,
         temperature: float | None = None,
-        experience: Experience | None = None,
+        experience: ValidationRecord | None = None,
         reader: Reader | None = None,
         rule: DecisionRule | None = None,
     ):
@@ -136,7 +136,7 @@ class Predictor:
             variables = _weights(checkpoints, step, model, scorer)
             temperature = _temperature(checkpoints, step, workdir) if calibrated else None
             validation = checkpoints.validation(step)
-        experience = None if validation is None else Experience.from_dict(validation)
+        experience = None if validation is None else ValidationRecord.from_dict(validation)
         return cls(
             meta, step, Path(workdir), scorer, variables, temperature, experience, reader, rule
         )
@@ -211,7 +211,7 @@ class Predictor:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             reading = pool.submit(
                 self._reader.prepare,
-                [Path(one) for one in paths],
+                [Path(item) for item in paths],
                 self.meta.ct,
                 series_uid=series_uid,
                 with_instances=with_instances,
@@ -225,12 +225,12 @@ class Predictor:
             raise _nothing_kept(paths, prepared)
         images = np.stack([self._input_image(picked) for picked in prepared.kept])
         scored = self.slices(images)
-        found = self._person_result(prepared, scored)
+        result = self._person_result(prepared, scored)
         if not with_instances:
-            return found
-        return dataclasses.replace(found, instances=tuple(one.instance for one in prepared.kept))
+            return result
+        return dataclasses.replace(result, instances=tuple(item.instance for item in prepared.kept))
 
-    def _input_image(self, picked: PickedSlice) -> np.ndarray:
+    def _input_image(self, picked: SampledSlice) -> np.ndarray:
         if self.meta.config.data.fill != "always":
             return picked.masked
         return filled(picked, self.meta.ct, self.meta.fill_seed)
@@ -264,7 +264,7 @@ class Predictor:
                 "probabilities": _by_label(labels, person),
                 "n_slices": len(prepared.kept),
                 "validation": self.experience
-                and self.experience.of_such_a_score(
+                and self.experience.observed_rate(
                     predicted,
                     person[predicted],
                     calibrated=self.temperature is not None,
@@ -282,15 +282,15 @@ class Predictor:
                 }
                 for picture, picked in zip(pictures, prepared.kept, strict=True)
             ],
-            "excluded": [{"name": one.name, "why": one.why} for one in prepared.excluded],
+            "excluded": [{"name": item.name, "why": item.why} for item in prepared.excluded],
             "notes": list(prepared.notes),
             "model": self.identity,
             "decision": self.rule.to_dict(),
         }
         left_out = (
-            LeftOutSlice(one.file_index, one.name, one.source, one.why_excluded)
-            for one in prepared.picked
-            if not one.kept
+            LeftOutSlice(item.file_index, item.name, item.source, item.why_excluded)
+            for item in prepared.picked
+            if not item.kept
         )
         return PersonResult(result, tuple(pictures), tuple(left_out))
 
@@ -350,20 +350,20 @@ def _source_boxes(
     ]
 
 
-def _as_stored(box: dict[str, float], picked: PickedSlice) -> dict[str, float]:
+def _as_stored(box: dict[str, float], picked: SampledSlice) -> dict[str, float]:
     """A box of the upright slice in pixels of the slice as its file has it."""
-    edges = picked.turn.stored_box(
+    edges = picked.orientation.stored_box(
         (box["y0"], box["x0"], box["y1"], box["x1"]), picked.source.shape
     )
     return {**dict(zip(("y0", "x0", "y1", "x1"), edges, strict=True)), "score": box["score"]}
 
 
 def _nothing_kept(paths: Sequence, prepared: PreparedPerson) -> CtError:
-    names = ", ".join(str(one) for one in paths[:3])
+    names = ", ".join(str(path) for path in paths[:3])
     first = prepared.excluded[0]
-    told = f"({first.name}: {first.why.rstrip('.')})"
+    result = f"({first.name}: {first.why.rstrip('.')})"
     return CtError(
-        f"invalid input: no lungs were found in {names} {told}; give axial chest CT slices.",
-        f"no lungs {told}",
+        f"invalid input: no lungs were found in {names} {result}; give axial chest CT slices.",
+        f"no lungs {result}",
         prepared.excluded,
     )

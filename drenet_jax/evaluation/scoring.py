@@ -15,7 +15,7 @@ from drenet_jax import parallel
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.predictions import SlicePredictions
 from drenet_jax.models.build import Model
-from drenet_jax.models.grad_cam import explain
+from drenet_jax.models.grad_cam import grad_cam
 
 if TYPE_CHECKING:
     from drenet_jax.data.records import PreparedData
@@ -80,11 +80,11 @@ class SliceScorer:
             for start in range(0, len(images), self.batch_size)
         )
         parts = list(self.padded(variables, batches))
-        found = {
+        result = {
             name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]
         }
-        check_finite(found["logits"])
-        return found
+        check_finite(result["logits"])
+        return result
 
     def padded(
         self, variables: dict, batches: Iterable[np.ndarray]
@@ -102,7 +102,7 @@ class SliceScorer:
           be finite.
         """
         late = None
-        with parallel.out_of_memory_told(
+        with parallel.translate_out_of_memory(
             f"--config.evaluation.batch_size={self.batch_size} slices do not fit the memory; "
             "train with a smaller one (it may change when a run goes on)"
         ):
@@ -134,8 +134,8 @@ def make_forward(model: Model, *, heat_maps: bool) -> Callable:
         pixels = images.astype(jnp.float32) / 255
         maps = {}
         if heat_maps:
-            outputs, found = explain(model, variables, pixels)
-            maps = {"heat_maps": found.image, "crop_heat_maps": found.crops}
+            outputs, heat = grad_cam(model, variables, pixels)
+            maps = {"heat_maps": heat.image, "crop_heat_maps": heat.crops}
         else:
             outputs = model.apply(variables, pixels, train=False)
         return maps | {
@@ -206,8 +206,8 @@ def score_split(
     assert probabilities, split
     # Hosts follow each other in a batch, and the last batch alone is not full: padding comes last.
     n = len(columns["label"])
-    found_probabilities = parallel.join_rows(np.stack(probabilities))[:n]
-    found_logits = parallel.join_rows(np.stack(logits))[:n]
+    found_probabilities = parallel.gather_rows(np.stack(probabilities))[:n]
+    found_logits = parallel.gather_rows(np.stack(logits))[:n]
     check_finite(found_logits)
     predictions = SlicePredictions(
         labels=data.labels,

@@ -70,9 +70,9 @@ def bca_interval(
         NaN is left out.
 
     Returns:
-      (low, high), or None for the reasons of `why_no_interval`.
+      (low, high), or None for the reasons of `reason_no_interval`.
     """
-    if why_no_interval(value, drawn):
+    if reason_no_interval(value, drawn):
         return None
     drawn = drawn[~np.isnan(drawn)]
     below, above = np.mean(drawn < value - _EQUAL), np.mean(drawn > value + _EQUAL)
@@ -100,15 +100,15 @@ def calibration_interval(value: float, drawn: np.ndarray) -> tuple[float, float]
       drawn: [D] float, that of each bootstrap draw; NaN is left out.
 
     Returns:
-      (low, high), or None for the first two reasons of `why_no_interval`.
+      (low, high), or None for the first two reasons of `reason_no_interval`.
     """
-    if why_no_interval(value, drawn, one_sided=True):
+    if reason_no_interval(value, drawn, one_sided=True):
         return None
     low, high = np.nanquantile(drawn**2, (0.025, 0.975))
     return max(0.0, 2 * value**2 - high) ** 0.5, max(value**2, 2 * value**2 - low) ** 0.5
 
 
-def why_no_interval(value: float, drawn: np.ndarray, *, one_sided: bool = False) -> str:
+def reason_no_interval(value: float, drawn: np.ndarray, *, one_sided: bool = False) -> str:
     """Why [D] draws tell no interval, in words for the reader of a report; "" where they do.
 
     More than half of them are undefined: the rest would be a selection that suits the metric. Or

@@ -105,7 +105,7 @@ class Meta:
 
 
 @dataclasses.dataclass(frozen=True)
-class PartMeta:
+class BackboneMeta:
     """What must be known of weights of some parts of a model, from which training can start.
 
     Attributes:
@@ -126,7 +126,7 @@ class PartMeta:
         return {"format": FORMAT, **dataclasses.asdict(self), "parts": list(self.parts)}
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> PartMeta:
+    def from_dict(cls, values: Mapping) -> BackboneMeta:
         fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         return cls(**fields | {"parts": tuple(values["parts"])})
 
@@ -181,9 +181,9 @@ class Checkpoints:
                     "digests": ocp.StandardCheckpointHandler(),
                 },
                 options=ocp.CheckpointManagerOptions(
-                    best_fn=goodness,
+                    best_fn=selection_key,
                     preservation_policy=AnyPreservationPolicy(
-                        [LatestN(1), BestN(get_metric_fn=goodness, n=1)]
+                        [LatestN(1), BestN(get_metric_fn=selection_key, n=1)]
                     ),
                     cleanup_tmp_directories=not read_only,
                     read_only=read_only,
@@ -238,7 +238,7 @@ class Checkpoints:
         step: int,
         weights: PyTree,
         optimizer: PyTree | None,
-        meta: Meta | PartMeta,
+        meta: Meta | BackboneMeta,
         metrics: Mapping,
         progress: Mapping | None = None,
         validation: Mapping | None = None,
@@ -289,7 +289,7 @@ class Checkpoints:
           InputError: it holds parts of a model only, or another version wrote it.
         """
         account = self.account(step)
-        if isinstance(account, PartMeta):
+        if isinstance(account, BackboneMeta):
             raise InputError(
                 f"{self._folder.parent} holds only the {' and the '.join(account.parts)} of a "
                 f"model ({account.architecture} of {account.source}); train one that starts from "
@@ -297,7 +297,7 @@ class Checkpoints:
             )
         return account
 
-    def account(self, step: int) -> Meta | PartMeta:
+    def account(self, step: int) -> Meta | BackboneMeta:
         """As `meta`, of parts of a model too."""
         values = self._account(step)
         if values.get("format") != FORMAT:
@@ -305,7 +305,7 @@ class Checkpoints:
                 f"{self._folder / str(step)} was written by another version of drenet_jax; "
                 "train again, or use that version."
             )
-        kind = PartMeta if "parts" in values else Meta
+        kind = BackboneMeta if "parts" in values else Meta
         with self._read(step):
             return kind.from_dict(values)
 
@@ -313,10 +313,10 @@ class Checkpoints:
         """The `metrics` that `save` was given."""
         wanted = self._checksums(step).get("metrics")
         with self._read(step):
-            found = dict(self._manager.metrics(step))
-            if wanted is not None and _text_checksum(found) != wanted:
+            result = dict(self._manager.metrics(step))
+            if wanted is not None and _text_checksum(result) != wanted:
                 raise _Changed("the metrics are not those that were saved")
-        return found
+        return result
 
     def weights(self, step: int, shapes: PyTree) -> PyTree:
         """Weights as NumPy arrays.
@@ -358,7 +358,7 @@ class Checkpoints:
         arrays = self._restore(
             step,
             "digests",
-            {name: jax.ShapeDtypeStruct(one.shape, np.uint64) for name, one in shapes.items()},
+            {name: jax.ShapeDtypeStruct(shape.shape, np.uint64) for name, shape in shapes.items()},
         )
         return dataclasses.replace(KnownSlices.none(), **arrays)
 
@@ -377,10 +377,10 @@ class Checkpoints:
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
         wanted = self._checksums(step).get(item)
         with self._read(step):
-            found = self._manager.restore(step, args=args)[item]
-            if wanted is not None and _checksum(found) != wanted:
+            result = self._manager.restore(step, args=args)[item]
+            if wanted is not None and _checksum(result) != wanted:
                 raise _Changed(f"the {item} are not those that were saved")
-        return found
+        return result
 
     def _check(self, step: int, item: str, shapes: PyTree) -> None:
         check_shapes(self._shapes(step, item), shapes, str(self._folder / str(step) / item))
@@ -400,7 +400,7 @@ class Checkpoints:
             sums = values.get(_CHECKSUMS)
             # Checkpoints of earlier versions have none.
             if sums is not None:
-                others = {name: one for name, one in sums.items() if name != "meta"}
+                others = {name: item for name, item in sums.items() if name != "meta"}
                 if _text_checksum({**values, _CHECKSUMS: others}) != sums["meta"]:
                     raise _Changed("the item meta is not what was saved")
         return values
@@ -461,9 +461,9 @@ class Checkpoints:
         if len(why) > _LONGEST_REASON:
             why = f"{why[:_LONGEST_REASON]}..."
         others = sorted(
-            (int(one.name) for one in self._folder.iterdir() if one.name.isdigit()), reverse=True
+            (int(path.name) for path in self._folder.iterdir() if path.name.isdigit()), reverse=True
         )
-        others = [str(one) for one in others if one != step]
+        others = [str(other) for other in others if other != step]
         remedy = "restore it from a copy, or make it anew (train with --fresh, or convert_weights)"
         if step is not None and others:
             remedy = (
@@ -479,15 +479,15 @@ class _Changed(Exception):
 
 def _checksum(tree: PyTree) -> int:
     """CRC-32 of the names, types and bytes of a tree's arrays."""
-    found = 0
+    result = 0
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    for path, leaf in sorted(leaves, key=lambda one: jax.tree_util.keystr(one[0])):
+    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
         array = np.ascontiguousarray(leaf)
         head = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
-        found = zlib.crc32(head.encode(), found)
+        result = zlib.crc32(head.encode(), result)
         # Types that NumPy does not know, as bfloat16, give no buffer themselves.
-        found = zlib.crc32(array.reshape(-1).view(np.uint8), found)
-    return found
+        result = zlib.crc32(array.reshape(-1).view(np.uint8), result)
+    return result
 
 
 def _text_checksum(values: Mapping) -> int:
@@ -530,7 +530,7 @@ def _without_read_only_warning() -> Iterator[None]:
         logger.removeFilter(is_other)
 
 
-def goodness(metrics: Mapping) -> tuple[float, float]:
+def selection_key(metrics: Mapping) -> tuple[float, float]:
     """Higher is better: person AUC first; of equal ones the lower cross-entropy of slices.
 
     A checkpoint without validation is worse than any with one. Without any validation all are
@@ -542,7 +542,7 @@ def goodness(metrics: Mapping) -> tuple[float, float]:
     return (-1.0 if auc is None else auc, -cross_entropy)
 
 
-def save_converted(folder: str | os.PathLike, weights: PyTree, meta: Meta | PartMeta) -> None:
+def save_converted(folder: str | os.PathLike, weights: PyTree, meta: Meta | BackboneMeta) -> None:
     """Writes weights that no run of ours made as the only checkpoint of `folder`, step 0.
 
     Args:
@@ -556,7 +556,7 @@ def save_converted(folder: str | os.PathLike, weights: PyTree, meta: Meta | Part
 
 
 def check_shapes(
-    found: PyTree,
+    py_tree: PyTree,
     wanted: PyTree,
     where: str,
     mend: str = "use the config with which the weights were made",
@@ -572,14 +572,14 @@ def check_shapes(
     Raises:
       InputError: one sentence that lists every missing, extra and wrongly shaped array.
     """
-    found, wanted = _named_shapes(found), _named_shapes(wanted)
+    py_tree, wanted = _named_shapes(py_tree), _named_shapes(wanted)
     faults = [
-        *(f"{name} is missing" for name in wanted if name not in found),
-        *(f"{name} is not expected" for name in found if name not in wanted),
+        *(f"{name} is missing" for name in wanted if name not in py_tree),
+        *(f"{name} is not expected" for name in py_tree if name not in wanted),
         *(
-            f"{name} has shape {found[name]} instead of {shape}"
+            f"{name} has shape {py_tree[name]} instead of {shape}"
             for name, shape in wanted.items()
-            if name in found and found[name] != shape
+            if name in py_tree and py_tree[name] != shape
         ),
     ]
     if faults:
@@ -597,7 +597,7 @@ def _named_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 def has_checkpoint(workdir: str | os.PathLike) -> bool:
     """Whether `workdir` holds a checkpoint that got whole."""
     folder = Path(workdir) / "checkpoints"
-    return folder.is_dir() and any(one.name.isdigit() for one in folder.iterdir())
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def remove_unfinished(workdir: str | os.PathLike) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from drenet_jax.models.backbones import densenet, resnet, vgg
-from drenet_jax.models.dropout import drop
+from drenet_jax.models.dropout import dropout
 from drenet_jax.models.model_outputs import FeatureMaps, Outputs, normalise
 
 ARCHITECTURES = (*resnet.ARCHITECTURES, *densenet.ARCHITECTURES, *vgg.ARCHITECTURES)
@@ -62,7 +62,7 @@ class Classifier(nn.Module):
         else:
             feature_map, pooled = backbone(pixels, train, probe)
             if train and self.dropout:
-                pooled = drop(pooled, dropout_keys, 0, self.dropout)
+                pooled = dropout(pooled, dropout_keys, 0, self.dropout)
         logits = nn.Dense(self.classes, name="head")(pooled)
         batch = len(images)
         return Outputs(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from drenet_jax.models import proposals
 from drenet_jax.models.backbones.resnet import ResNet
 from drenet_jax.models.crops import box_attention, crop_slices
-from drenet_jax.models.dropout import drop
+from drenet_jax.models.dropout import dropout
 from drenet_jax.models.model_outputs import FeatureMaps, Outputs, normalise
 
 # What the image of the third pass shows: the boxes weighted by their confidences (paper), which get
@@ -122,7 +122,7 @@ class DRENet(nn.Module):
                 feature_map, pooled = self._with_own_statistics(stream, pixels, train, probe)
             pooled = pooled.reshape(batch, -1)  # all features of an image are dropped by its key
             if train and self.dropout:
-                pooled = drop(pooled, dropout_keys, stream, self.dropout)
+                pooled = dropout(pooled, dropout_keys, stream, self.dropout)
             return feature_map, pooled
 
         pixels = normalise(images).astype(self.dtype)
@@ -170,7 +170,7 @@ class DRENet(nn.Module):
         own = self.variable(
             "batch_stats", PASSES[stream], lambda: self.variables["batch_stats"]["backbone"]
         )
-        found, updated = _Named(_backbone(self, parent=None), parent=None).apply(
+        result, updated = _Named(_backbone(self, parent=None), parent=None).apply(
             {
                 "params": {"backbone": self.variables["params"]["backbone"]},
                 "batch_stats": {"backbone": own.value},
@@ -182,7 +182,7 @@ class DRENet(nn.Module):
         )
         if train:
             own.value = updated["batch_stats"]["backbone"]
-        return found
+        return result
 
     def _context(
         self,

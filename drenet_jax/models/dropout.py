@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-def drop(features: jax.Array, keys: jax.Array, stream: int, rate: float) -> jax.Array:
+def dropout(features: jax.Array, keys: jax.Array, stream: int, rate: float) -> jax.Array:
     """Drops features of each image by the image's own key, and scales up the others.
 
     Args:

@@ -27,7 +27,7 @@ class HeatMaps:
     crops: jax.Array
 
 
-def explain(model: Model, variables: dict, images: jax.Array) -> tuple[Outputs, HeatMaps]:
+def grad_cam(model: Model, variables: dict, images: jax.Array) -> tuple[Outputs, HeatMaps]:
     """Scores slices and says for each class where the evidence lies.
 
     A class's map is ReLU(sum over channels of a_k A_k): A is the last block's feature map (VGG:

@@ -250,8 +250,8 @@ def whole_model_to_flax(
     Raises:
       InputError: arrays are missing, not expected or have another shape; all are listed by name.
     """
-    found = _classes(state_dict)
-    model = build_model(config, found if classes is None or skip_head else classes)
+    result = _classes(state_dict)
+    model = build_model(config, result if classes is None or skip_head else classes)
     shapes = variable_shapes(model)
     arrays = state_dict
     if skip_head:
@@ -262,9 +262,9 @@ def whole_model_to_flax(
         heads = class_head_names(state_dict, "nts_net")
         arrays = {name: array for name, array in state_dict.items() if name not in heads}
     mend = "check that --arch names the model that the file holds"
-    if not skip_head and found != model.classes:
+    if not skip_head and result != model.classes:
         mend = (
-            f"its class heads are for {found} classes and not {model.classes}: name those, or "
+            f"its class heads are for {result} classes and not {model.classes}: name those, or "
             "leave the heads out with --skip_head"
         )
     return _fill(
@@ -417,7 +417,7 @@ def _fill(
         if known in arrays:
             raise InputError(f"{source} holds {known} twice, once as {name}; {mend()}.")
         arrays[known] = array
-    if any(np.shape(arrays.get(name)) != one.shape for name, one in wanted.items()) or (
+    if any(np.shape(arrays.get(name)) != item.shape for name, item in wanted.items()) or (
         arrays.keys() - wanted.keys()
     ):
         check_shapes(arrays, wanted, source, mend())
@@ -505,15 +505,15 @@ def start_from(
             }
             return _for_every_pass(source.weights(step, shapes), variables)
         if whole:
-            found = backbone_architecture(account.config), account.config.model.width
+            result = backbone_architecture(account.config), account.config.model.width
         else:
-            found = account.architecture, account.width
+            result = account.architecture, account.width
         # The field of the config that names the architecture.
         field = "backbone" if isinstance(model, DRENet) else "name"
         wanted = model.backbone if isinstance(model, DRENet) else model.architecture, model.width
-        if found != wanted:
+        if result != wanted:
             raise InputError(
-                f"{flag} is of a {found[0]} of width {found[1]}, but "
+                f"{flag} is of a {result[0]} of width {result[1]}, but "
                 f"--config.model.{field}={wanted[0]} and --config.model.width={model.width}; "
                 "set both to what the weights are, or name other weights."
             )

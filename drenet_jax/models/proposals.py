@@ -130,14 +130,14 @@ def group_anchors(
     levels: tuple[Level, ...], groups: tuple[Group, ...], image_size_px: int
 ) -> tuple[tuple[int, np.ndarray, np.ndarray], ...]:
     """Of each group: its first anchor's index, its anchors [A, 4] and their overlaps [A, A]."""
-    found, first, rest = [], 0, list(levels)
+    result, first, rest = [], 0, list(levels)
     for group in groups:
         boxes = anchor_boxes(rest[: group.levels], image_size_px)
-        found.append((first, boxes, pairwise_iou(boxes)))
+        result.append((first, boxes, pairwise_iou(boxes)))
         first += len(boxes)
         del rest[: group.levels]
     assert not rest, (levels, groups)
-    return tuple(found)
+    return tuple(result)
 
 
 def select_proposals(
@@ -161,14 +161,14 @@ def select_proposals(
     Returns:
       scores [B, P] and boxes [B, P, 4], group by group, best first.
     """
-    found = []
+    matches = []
     for (first, boxes, iou), count in zip(
         group_anchors(levels, groups, image_size_px), counts, strict=True
     ):
         own = scores[:, first : first + len(boxes)]
         picks = select_top(own, iou, threshold, count)
-        found.append((jnp.take_along_axis(own, picks, axis=1), jnp.asarray(boxes)[picks]))
-    scores, boxes = zip(*found, strict=True)
+        matches.append((jnp.take_along_axis(own, picks, axis=1), jnp.asarray(boxes)[picks]))
+    scores, boxes = zip(*matches, strict=True)
     return jnp.concatenate(scores, axis=1), jnp.concatenate(boxes, axis=1)
 
 

@@ -199,8 +199,10 @@ class Chest:
         dx, dy = x - self.heart[0], y - self.heart[1]
         along = (cos * dx + sin * dy) * (1.0 / self.heart_radii[0])
         across = (cos * dy - sin * dx) * (1.0 / self.heart_radii[1])
-        upright = (z - 0.30 * self.height_mm) * (1.0 / self.heart_radii[2])
-        heart = (1.0 - np.sqrt(along * along + across * across + upright * upright)) * 45.0
+        to_canonical = (z - 0.30 * self.height_mm) * (1.0 / self.heart_radii[2])
+        heart = (
+            1.0 - np.sqrt(along * along + across * across + to_canonical * to_canonical)
+        ) * 45.0
         aorta = ellipse(x - 20.0, y - back, (0.0, -56.0), (self.aorta_mm, self.aorta_mm))
         aorta = aorta - 40.0 * smoothstep(t, 0.72, 0.76)
         # A wedge of fat and thymus that is thin behind the sternum.
@@ -253,15 +255,15 @@ class Chest:
         self, rng: np.random.Generator, count: int, margin_mm: float, side: int
     ) -> np.ndarray:
         """[count, 3] points (x, y, z), evenly spread; side -1 is the person's right, 1 the left."""
-        found = np.empty((0, 3))
-        while len(found) < count:
+        result = np.empty((0, 3))
+        while len(result) < count:
             tries = rng.random((8 * count, 3))
             tries[:, 0] *= side * self.half_width_mm
             tries[:, 1] = (2.0 * tries[:, 1] - 1.0) * self.half_depth_mm
             tries[:, 2] *= self.height_mm
             inside = self.lungs(*tries.T) > margin_mm
-            found = np.concatenate([found, tries[inside]])
-        return found[:count]
+            result = np.concatenate([result, tries[inside]])
+        return result[:count]
 
     def _scatter(self, rng: np.random.Generator, chance: float, most: int) -> list[list[float]]:
         """Places [x, y, z] of harmless findings, none in most people."""

@@ -165,9 +165,9 @@ def lesion_boxes(phantom: Phantom) -> list[tuple[int, int, int, int, int, int]]:
     """
     boxes = []
     for index, mask in enumerate(phantom.lesion_mask):
-        for lesion, found in enumerate(ndimage.find_objects(mask), start=1):
-            if found is not None:
-                rows, columns = found
+        for lesion, find_object in enumerate(ndimage.find_objects(mask), start=1):
+            if find_object is not None:
+                rows, columns = find_object
                 boxes.append((index, lesion, rows.start, columns.start, rows.stop, columns.stop))
     return boxes
 
@@ -655,8 +655,8 @@ def _paint_lesion(lung: np.ndarray, section: _Section, lesion: _Lesion) -> np.nd
     """Paints a lesion onto `lung` and returns its weight (0 to 1), or None if out of reach."""
     chest, x, y, z = section.chest, section.x, section.y, section.z
     centre_x, centre_y, centre_z = lesion.centre_mm
-    into, along, upright = lesion.radii_mm
-    w = (z - centre_z) / upright
+    into, along, to_canonical = lesion.radii_mm
+    w = (z - centre_z) / to_canonical
     if abs(w) > 1.0 + lesion.halo + 2.5 * lesion.raggedness:
         return None
     # Depth below the pleura and place along it, so that the lesion bends with the chest wall.

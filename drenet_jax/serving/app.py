@@ -22,9 +22,9 @@ from drenet_jax.serving import jobs, uploads
 from drenet_jax.serving.access_log import Log, where
 from drenet_jax.serving.jobs import Job, Jobs
 from drenet_jax.serving.limits import Limits
-from drenet_jax.serving.middleware import PAGE_POLICY, Exchange, Gate
+from drenet_jax.serving.middleware import PAGE_POLICY, AuthMiddleware, DrainMiddleware
 from drenet_jax.serving.monitoring import CONTENT_TYPE, Metrics
-from drenet_jax.serving.responses import Refused, json_response
+from drenet_jax.serving.responses import HttpError, json_response
 from drenet_jax.version import __version__
 
 PACKAGE = "drenet_jax.serving"
@@ -169,7 +169,7 @@ def make_app(
     async def received(request: Request) -> Job:
         """The upload as a job that waits; a place is taken before its body is read."""
         start_s = time.monotonic()
-        queue.take_place()
+        queue.acquire_slot()
         try:
             own = Path(tempfile.mkdtemp(dir=folder))
         except OSError:
@@ -183,7 +183,7 @@ def make_app(
             finally:
                 # After its files: whoever gets the place may fill the disk that they took.
                 queue.give_place_back()
-            outcome = f"refused_{error.status}" if isinstance(error, Refused) else "broken_off"
+            outcome = f"refused_{error.status}" if isinstance(error, HttpError) else "broken_off"
             metrics.outcome(outcome)
             log.request(own.name[-8:], outcome, time.monotonic() - start_s)
             raise
@@ -324,29 +324,29 @@ def make_app(
     @app.get("/static/{name}", include_in_schema=False)
     async def get_static(name: str) -> Response:
         if name not in static:
-            raise Refused(404, "there is no such file.")
+            raise HttpError(404, "there is no such file.")
         return static[name]
 
-    @app.exception_handler(Refused)
-    async def tell_refusal(request: Request, error: Refused) -> Response:
+    @app.exception_handler(HttpError)
+    async def tell_refusal(request: Request, error: HttpError) -> Response:
         return error.response()
 
     @app.exception_handler(HTTPException)
     async def tell_http(request: Request, error: HTTPException) -> Response:
         sentence = {404: "there is no such page.", 405: "this page takes other methods."}
-        told = sentence.get(error.status_code, "the request cannot be answered.")
-        return Refused(error.status_code, told, error.headers).response()
+        result = sentence.get(error.status_code, "the request cannot be answered.")
+        return HttpError(error.status_code, result, error.headers).response()
 
     @app.exception_handler(ClientDisconnect)
-    async def tell_nobody(request: Request, error: ClientDisconnect) -> Response:
+    async def on_disconnect(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=400)
 
     @app.exception_handler(Exception)
     async def tell_mistake(request: Request, error: Exception) -> Response:
         log.mistake(where(error))
-        return Refused(500, "the server made a mistake; its log says where.").response()
+        return HttpError(500, "the server made a mistake; its log says where.").response()
 
-    return Exchange(Gate(app, token=token, local_only=local_only), limits=limits)
+    return DrainMiddleware(AuthMiddleware(app, token=token, local_only=local_only), limits=limits)
 
 
 def _ended(job: Job) -> Job:
@@ -356,11 +356,11 @@ def _ended(job: Job) -> Job:
       Refused: it is not, or ended otherwise.
     """
     if job.state not in jobs.ENDED:
-        raise Refused(409, f"the job has not ended: it is {job.state}.")
+        raise HttpError(409, f"the job has not ended: it is {job.state}.")
     if job.error == jobs.STOPPED:
-        raise Refused(503, job.error)
+        raise HttpError(503, job.error)
     if job.state != jobs.DONE:
-        raise Refused(_STATUS[job.state], job.error)
+        raise HttpError(_STATUS[job.state], job.error)
     return job
 
 

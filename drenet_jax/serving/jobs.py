@@ -18,7 +18,7 @@ from drenet_jax.evaluation.predictor import PersonResult
 from drenet_jax.serving.access_log import Log, where
 from drenet_jax.serving.limits import Limits
 from drenet_jax.serving.monitoring import Metrics
-from drenet_jax.serving.responses import Refused, json_text
+from drenet_jax.serving.responses import HttpError, json_text
 from drenet_jax.serving.uploads import Upload
 
 WAITING, READING, SCORING, DRAWING = "waiting", "reading", "scoring", "drawing"
@@ -135,7 +135,7 @@ class Jobs:
     def _count(self) -> int:
         return self._n_sending + len(self._waiting) + (self._at_work is not None)
 
-    def take_place(self) -> None:
+    def acquire_slot(self) -> None:
         """Keeps a place for a person who is being sent; end with `submit` or `give_place_back`.
 
         Raises:
@@ -143,11 +143,11 @@ class Jobs:
         """
         with self._changed:
             if not self.is_alive:
-                raise Refused(503, "the server is ending or out of order; try again later.")
+                raise HttpError(503, "the server is ending or out of order; try again later.")
             if self._count() >= self._limits.places:
                 # One place gets free about so often.
                 mean_s = sum(self._recent_s) / len(self._recent_s) if self._recent_s else 1
-                raise Refused(
+                raise HttpError(
                     429,
                     "the server is busy with other persons; try again later.",
                     {"Retry-After": str(max(1, math.ceil(mean_s)))},
@@ -179,18 +179,18 @@ class Jobs:
         with self._changed:
             self._forget_old()
             present = [*self._waiting, *([self._at_work] if self._at_work else [])]
-            job = next((one for one in present if one.id == id), None) or self._ended.get(id)
+            job = next((item for item in present if item.id == id), None) or self._ended.get(id)
         if job is None or job.is_given_up:
-            raise Refused(404, "there is no such job, or its answer is no longer kept.")
+            raise HttpError(404, "there is no such job, or its answer is no longer kept.")
         return job
 
     def seen(self, view: str) -> Job:
         """The job whose report has this name; raises Refused as `find`."""
         with self._changed:
             self._forget_old()
-            job = next((one for one in self._ended.values() if one.view == view), None)
+            job = next((item for item in self._ended.values() if item.view == view), None)
         if job is None or not job.report:
-            raise Refused(404, "there is no such report, or it is no longer kept.")
+            raise HttpError(404, "there is no such report, or it is no longer kept.")
         return job
 
     def place_of(self, job: Job) -> int | None:
@@ -262,10 +262,10 @@ class Jobs:
                 self._enter(job, stage)
 
         try:
-            found = self._explain(job.upload.path, watch=watch)
+            result = self._explain(job.upload.path, watch=watch)
             watch(DRAWING)
-            job.report = self._draw(found).encode("utf-8", "backslashreplace")
-            job.result = json_text(found.result)
+            job.report = self._draw(result).encode("utf-8", "backslashreplace")
+            job.result = json_text(result.result)
             return DONE, ""
         except CtError as error:
             return REFUSED, f"invalid input: {error.why.rstrip('.')}."
@@ -313,7 +313,7 @@ class Jobs:
     def _forget_old(self) -> None:
         oldest_s = time.monotonic() - 60 * self._limits.answer_minutes
         kept = self._ended
-        n_bytes = sum(one.n_bytes for one in kept.values())
+        n_bytes = sum(item.n_bytes for item in kept.values())
         while kept:
             first = next(iter(kept.values()))
             # The newest is kept whatever its size: somebody waits for it.

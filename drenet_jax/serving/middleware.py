@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from drenet_jax.serving.limits import Limits
-from drenet_jax.serving.responses import Refused
+from drenet_jax.serving.responses import HttpError
 
 # For what is no page: nothing of it may run or be framed.
 DATA_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,7 +44,7 @@ def is_local(host: str) -> bool:
         return False
 
 
-class Gate:
+class AuthMiddleware:
     """Lets in who knows the token, if there is one, and no page of another site."""
 
     def __init__(self, app: ASGIApp, *, token: str, local_only: bool):
@@ -78,29 +78,29 @@ class Gate:
 
         try:
             self._check(scope)
-        except Refused as refused:
+        except HttpError as refused:
             await refused.response()(scope, receive, with_headers)
         else:
             # FastAPI answers HEAD to none of its own pages; what HEAD asks for are GET's headers.
-            asked = {**scope, "method": "GET"} if is_head else scope
-            await self._app(asked, receive, with_headers)
+            result = {**scope, "method": "GET"} if is_head else scope
+            await self._app(result, receive, with_headers)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._local_only and not is_local(_host_name(host)):
-            raise Refused(403, "the server answers to names of its own machine only.")
+            raise HttpError(403, "the server answers to names of its own machine only.")
         if scope["method"] not in ("GET", "HEAD"):
             origin = headers.get("origin")
             if origin is not None and (urlsplit(origin).netloc or "null") != host:
-                raise Refused(403, "the request comes from a page of another site.")
+                raise HttpError(403, "the request comes from a page of another site.")
             if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-                raise Refused(403, "the request comes from a page of another site.")
+                raise HttpError(403, "the request comes from a page of another site.")
         if self._token and scope["path"].startswith(_NEED_TOKEN):
             kind, _, given = headers.get("authorization", "").partition(" ")
             is_right = hmac.compare_digest(given.strip().encode(), self._token)
             if kind.lower() != "bearer" or not is_right:
-                raise Refused(
+                raise HttpError(
                     401,
                     "the token is missing or wrong; send it as Authorization: Bearer TOKEN.",
                     {"WWW-Authenticate": "Bearer"},
@@ -115,7 +115,7 @@ def _host_name(host: str) -> str:
         return ""
 
 
-class Exchange:
+class DrainMiddleware:
     """Ends requests decently: the rest of a refused upload is dropped before the answer ends."""
 
     def __init__(self, app: ASGIApp, *, limits: Limits):
@@ -152,7 +152,7 @@ class Exchange:
                     while not is_received:
                         await counted_receive()
 
-        async def decent_send(message: Message) -> None:
+        async def send_after_drain(message: Message) -> None:
             if is_received:
                 await send_if_whole(message)
             elif message["type"] == "http.response.start":
@@ -165,7 +165,7 @@ class Exchange:
                 await drop_rest()
                 await send_if_whole({"type": "http.response.body", "body": b""})
 
-        await self._app(scope, counted_receive, decent_send)
+        await self._app(scope, counted_receive, send_after_drain)
 
 
 def _may_have_body(scope: Scope) -> bool:

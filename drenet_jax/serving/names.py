@@ -47,7 +47,7 @@ def unique(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     folders = {path[:depth] for path in paths for depth in range(1, len(path))}
     taken = set(folders)
     numbers: dict[tuple[str, ...], int] = {}
-    found = []
+    matches = []
     for path in paths:
         free = path
         while free in taken:
@@ -57,5 +57,5 @@ def unique(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
             name = f"{stem}{number}{dot}{suffix}" if stem else path[-1] + number
             free = (*path[:-1], name)
         taken.add(free)
-        found.append(free)
-    return found
+        matches.append(free)
+    return matches

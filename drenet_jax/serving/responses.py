@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 
-class Refused(Exception):
+class HttpError(Exception):
     """A request that is not granted.
 
     Attributes:

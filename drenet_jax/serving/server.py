@@ -84,7 +84,7 @@ def make_server(
 
     class Connection(_Connection):
         most = limits.connections
-        patience_s = limits.patience_seconds
+        timeout_s = limits.patience_seconds
         send_s = limits.send_seconds
 
     config = uvicorn.Config(
@@ -129,19 +129,19 @@ class _Server(uvicorn.Server):
             yield
             return
         signals = (signal.SIGINT, signal.SIGTERM)
-        before = {one: signal.signal(one, self.handle_exit) for one in signals}
+        before = {entry: signal.signal(entry, self.handle_exit) for entry in signals}
         try:
             yield
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for item, handler in before.items():
+                signal.signal(item, handler)
 
 
 class _Connection(H11Protocol):
     """A connection that must ask and listen in time; uvicorn itself waits for ever."""
 
     most: int
-    patience_s: float
+    timeout_s: float
     send_s: float
     _unheard: asyncio.TimerHandle | None = None
     _silence: asyncio.TimerHandle | None = None
@@ -181,7 +181,7 @@ class _Connection(H11Protocol):
         if not self._is_idle():
             self._stop_watching()
         elif self._silence is None:
-            self._silence = self.loop.call_later(self.patience_s, self._close_if_idle)
+            self._silence = self.loop.call_later(self.timeout_s, self._close_if_idle)
 
     def _stop_watching(self) -> None:
         if self._silence is not None:

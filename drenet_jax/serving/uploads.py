@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from drenet_jax.ct.sources import CtError, is_zip, zip_members
 from drenet_jax.serving import names
 from drenet_jax.serving.limits import Limits
-from drenet_jax.serving.responses import Refused
+from drenet_jax.serving.responses import HttpError
 
 FIELD = "files"
 
@@ -57,7 +57,7 @@ async def receive(request: Request, folder: Path, limits: Limits) -> Upload:
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise Refused(
+        raise HttpError(
             415, f"the body is no multipart form; send files in the field {FIELD!r} of one."
         )
     if int(request.headers.get("content-length", 0)) > limits.upload_bytes:
@@ -67,12 +67,12 @@ async def receive(request: Request, folder: Path, limits: Limits) -> Upload:
     try:
         parts = _Parts(boundary, incoming, limits)
     except FormParserError as error:
-        raise Refused(400, "the boundary of the multipart form is too long.") from error
+        raise HttpError(400, "the boundary of the multipart form is too long.") from error
     try:
         n_bytes = await _feed(request, parts, limits)
         path = await asyncio.to_thread(_lay_out, parts.found, folder, limits)
     except OSError as error:
-        raise Refused(
+        raise HttpError(
             503, "the server cannot store the upload; try again later.", {"Retry-After": "60"}
         ) from error
     finally:
@@ -92,7 +92,7 @@ async def _feed(request: Request, parts: _Parts, limits: Limits) -> int:
             left_s = max(start + end - time.monotonic(), 0.001)
             message = await asyncio.wait_for(request.receive(), left_s)
         except TimeoutError:
-            raise Refused(
+            raise HttpError(
                 408, "the upload comes too slowly; try again over a faster connection."
             ) from None
         if message["type"] == "http.disconnect":
@@ -106,18 +106,20 @@ async def _feed(request: Request, parts: _Parts, limits: Limits) -> int:
                 # In a thread: the disk may be slow, and the others' requests go on.
                 await asyncio.to_thread(parts.write, body)
             except FormParserError as error:
-                raise Refused(400, "the body is a damaged multipart form; send it anew.") from error
+                raise HttpError(
+                    400, "the body is a damaged multipart form; send it anew."
+                ) from error
         if not message.get("more_body", False):
             break
     if not parts.is_whole:
-        raise Refused(400, "the upload was cut off; send it anew.")
+        raise HttpError(400, "the upload was cut off; send it anew.")
     if not parts.found:
-        raise Refused(400, f"there is no file in the field {FIELD!r}; send at least one.")
+        raise HttpError(400, f"there is no file in the field {FIELD!r}; send at least one.")
     return n_bytes
 
 
-def _too_large(limits: Limits) -> Refused:
-    return Refused(
+def _too_large(limits: Limits) -> HttpError:
+    return HttpError(
         413, f"the upload is larger than {limits.upload_mib} MiB; send one series of one person."
     )
 
@@ -165,7 +167,7 @@ class _Parts:
         self._disposition = b""
         self._n_parts += 1
         if self._n_parts > self._limits.files:
-            raise Refused(
+            raise HttpError(
                 413,
                 f"the upload has more than {self._limits.files} files; send one series of one "
                 "person.",
@@ -182,7 +184,7 @@ class _Parts:
         _, options = parse_options_header(disposition)
         name = _file_name(disposition)
         if options.get(b"name") != FIELD.encode() or name is None:
-            raise Refused(
+            raise HttpError(
                 400, f"the form has more than files in the field {FIELD!r}; send only those."
             )
         place = self._folder / str(len(self.found))
@@ -206,10 +208,10 @@ def _file_name(disposition: str) -> str | None:
     """
     header = Message()
     header["Content-Disposition"] = disposition
-    found = header.get_params(failobj=[], header="Content-Disposition")
+    params = header.get_params(failobj=[], header="Content-Disposition")
     # An extended value comes as (charset, language, text).
     extended = [
-        value for key, value in found if key.lower() == "filename" and isinstance(value, tuple)
+        value for key, value in params if key.lower() == "filename" and isinstance(value, tuple)
     ]
     if extended:
         return collapse_rfc2231_value(extended[0])
@@ -219,11 +221,11 @@ def _file_name(disposition: str) -> str | None:
     return header.get_filename() if plain is None else plain.decode("utf-8", "replace")
 
 
-def _lay_out(found: list[tuple[Path, tuple[str, ...]]], folder: Path, limits: Limits) -> Path:
+def _lay_out(result: list[tuple[Path, tuple[str, ...]]], folder: Path, limits: Limits) -> Path:
     """Gives the files their names; returns the path of the one file, or of the folder of all."""
     sent = folder / "sent"
-    places = [sent.joinpath(*parts) for parts in names.unique([parts for _, parts in found])]
-    for (place, _), target in zip(found, places, strict=True):
+    places = [sent.joinpath(*parts) for parts in names.unique([parts for _, parts in result])]
+    for (place, _), target in zip(result, places, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         place.rename(target)
     if len(places) > 1:
@@ -239,11 +241,11 @@ def _check_zip(path: Path, limits: Limits) -> None:
     except CtError:
         return  # told as any damaged file
     if len(members) > limits.files:
-        raise Refused(
+        raise HttpError(
             413, f"the zip has more than {limits.files} files; send one series of one person."
         )
-    if sum(one.file_size for one in members) > limits.unpacked_bytes:
-        raise Refused(
+    if sum(member.file_size for member in members) > limits.unpacked_bytes:
+        raise HttpError(
             413,
             f"the zip unpacks to more than {limits.unpacked_mib} MiB; send one series of one "
             "person.",

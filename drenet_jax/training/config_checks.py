@@ -98,9 +98,9 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
     parallel.check_batch_size(config.data.batch_size, config.train.accumulate)
 
 
-def check_same_run(found: Meta, wanted: Meta, workdir: Path) -> None:
+def check_same_run(meta: Meta, wanted: Meta, workdir: Path) -> None:
     """Raises InputError unless the run in `workdir` can go on as the one that is wanted."""
-    old, new = (_flat(one.config.to_dict()) for one in (found, wanted))
+    old, new = (_flat(item.config.to_dict()) for item in (meta, wanted))
     fixed = set(old) | set(new)
     fixed -= {field for field in _MAY_CHANGE if field != "train.epochs"}
     # A cosine ends with the last epoch.
@@ -111,9 +111,9 @@ def check_same_run(found: Meta, wanted: Meta, workdir: Path) -> None:
         for field in sorted(fixed)
         if old.get(field) != new.get(field) and not field.startswith(_MAY_CHANGE_BELOW)
     ]
-    if found.labels != wanted.labels:
-        differing.append(f"labels {', '.join(found.labels)} there, {', '.join(wanted.labels)} now")
-    if found.data_fingerprint != wanted.data_fingerprint:
+    if meta.labels != wanted.labels:
+        differing.append(f"labels {', '.join(meta.labels)} there, {', '.join(wanted.labels)} now")
+    if meta.data_fingerprint != wanted.data_fingerprint:
         differing.append("the data were prepared anew, with other persons, splits or settings")
     if differing:
         raise InputError(

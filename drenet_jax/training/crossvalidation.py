@@ -138,7 +138,7 @@ def _start(workdir: Path, account: Mapping) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if any(one.name != _LOCK_FILE for one in workdir.iterdir()):
+            if any(item.name != _LOCK_FILE for item in workdir.iterdir()):
                 raise InputError(
                     f"--workdir={workdir} holds other things than a cross-validation; name a new "
                     "folder."
@@ -157,7 +157,7 @@ def _start(workdir: Path, account: Mapping) -> None:
         raise InputError(
             f"{path} is damaged ({error}); restore it from a copy, or name another --workdir."
         ) from error
-    there, now = (flax.traverse_util.flatten_dict(one, sep=".") for one in (old, account))
+    there, now = (flax.traverse_util.flatten_dict(item, sep=".") for item in (old, account))
     differing = [
         f"{name} {there.get(name)!r} there, {now.get(name)!r} now"
         for name in sorted(there.keys() | now.keys())

@@ -44,8 +44,8 @@ def stage_of(architecture: str, module: str) -> int:
         return next(stage for stage in range(1, len(ends) + 1) if int(number) < sum(ends[:stage]))
     if module == "norm5":
         return stage_count(architecture)
-    found = re.match(r"(?:layer|denseblock|transition)(\d)", module)
-    return int(found[1]) if found else 1
+    result = re.match(r"(?:layer|denseblock|transition)(\d)", module)
+    return int(result[1]) if result else 1
 
 
 def frozen_rule(config: ml_collections.ConfigDict) -> Callable[[Sequence[str]], bool]:

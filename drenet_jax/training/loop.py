@@ -116,7 +116,7 @@ def train_and_evaluate(
         with (
             _open_log(workdir, start) as log,
             _progress_bar(last_step * batch_size, start * batch_size) as bar,
-            parallel.out_of_memory_told(_too_large(config)),
+            parallel.translate_out_of_memory(_too_large(config)),
         ):
 
             def take(step: int, metrics: dict) -> None:
@@ -191,14 +191,15 @@ def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.Meta:
 def _trained_on(data: PreparedData) -> dict:
     persons = {split: data.persons[split] for split in ("train", "validation")}
     labels = {
-        split: [data.diagnoses[one][0] for one in members] for split, members in persons.items()
+        split: [data.diagnoses[member][0] for member in members]
+        for split, members in persons.items()
     }
     return {
         "splits": {
-            split: {label: found.count(label) for label in data.labels}
-            for split, found in labels.items()
+            split: {label: matches.count(label) for label in data.labels}
+            for split, matches in labels.items()
         },
-        "sites": sorted({data.diagnoses[one][1] for one in persons["train"]} - {""}),
+        "sites": sorted({data.diagnoses[person][1] for person in persons["train"]} - {""}),
     }
 
 
@@ -361,9 +362,9 @@ def _batches(config: ml_collections.ConfigDict, data: PreparedData, start: int) 
 class _Quiet:
     """The log of a host that is not the first: one of them writes."""
 
-    def step(self, *told) -> None: ...
-    def validation(self, *told) -> None: ...
-    def picture(self, *told) -> None: ...
+    def step(self, *report) -> None: ...
+    def validation(self, *report) -> None: ...
+    def picture(self, *report) -> None: ...
     def close(self) -> None: ...
 
 

@@ -59,10 +59,10 @@ def make_train_step(
         # Calls of one compiled program rather than a loop inside it: on CPU, XLA runs convolutions
         # within a loop on a single core.
         for micro_batch in micro_batches:
-            found, batch_stats = gradient_on_devices(
+            result, batch_stats = gradient_on_devices(
                 state.params, batch_stats, seed, state.step, *micro_batch
             )
-            total = found if total is None else add_on_devices(total, found)
+            total = result if total is None else add_on_devices(total, result)
         return update_on_devices(state, total, batch_stats)
 
     return step
@@ -119,10 +119,10 @@ def make_gradient(
     def gradient(params, batch_stats, seed, step, place, image, label):
         key = jax.random.fold_in(jax.random.wrap_key_data(seed), step)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
-        found, (batch_stats, metrics) = jax.grad(losses_of, has_aux=True)(
+        result, (batch_stats, metrics) = jax.grad(losses_of, has_aux=True)(
             params, batch_stats, keys, image, label
         )
-        return (found, metrics), batch_stats
+        return (result, metrics), batch_stats
 
     return gradient
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from drenet_jax import parallel
-from drenet_jax.models.checkpoints import goodness
+from drenet_jax.models.checkpoints import selection_key
 
 
 class Preempted(Exception):
@@ -23,7 +23,7 @@ class Preemption:
 
     def __init__(self):
         self._asked = False
-        self._any_host = parallel.AnyHost()
+        self._any_host = parallel.AnyAcrossHosts()
 
     def __enter__(self) -> Preemption:
         try:
@@ -43,7 +43,7 @@ class Preemption:
         """To be called once after each step: whether to stop now.
 
         All hosts get the same answer. With several it comes a step later, as in
-        `parallel.AnyHost`.
+        `parallel.AnyAcrossHosts`.
         """
         return self._any_host(self._asked)
 
@@ -58,7 +58,7 @@ def is_out_of_patience(lines: Sequence[Mapping], patience_epochs: int) -> bool:
     if not patience_epochs or not lines:
         return False
     # The first of equals.
-    best = max(lines, key=lambda line: goodness(line["validation"]))
+    best = max(lines, key=lambda line: selection_key(line["validation"]))
     # A validation takes place at the first step at which its epoch is complete.
     passed = math.floor(lines[-1]["epoch"]) - math.floor(best["epoch"])
     return passed >= patience_epochs

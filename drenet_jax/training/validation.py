@@ -9,7 +9,11 @@ import ml_collections
 import numpy as np
 
 from drenet_jax.data.records import PreparedData
-from drenet_jax.evaluation.calibration import Experience, fit_temperature, negative_log_likelihood
+from drenet_jax.evaluation.calibration import (
+    ValidationRecord,
+    fit_temperature,
+    negative_log_likelihood,
+)
 from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.metrics import classification_metrics
 from drenet_jax.evaluation.predictions import person_predictions
@@ -33,7 +37,7 @@ class Validation:
     """
 
     figures: Mapping[str, float | None]
-    experience: Experience | None
+    experience: ValidationRecord | None
     picture: np.ndarray | None
 
 
@@ -71,6 +75,6 @@ def validate(
             "cross_entropy": negative_log_likelihood(logits, slices.label),
             "temperature": temperature,
         },
-        experience=Experience.of(slices, logits, temperature, aggregate, positive),
+        experience=ValidationRecord.of(slices, logits, temperature, aggregate, positive),
         picture=next(iter(pictures), None),
     )

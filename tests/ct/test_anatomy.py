@@ -40,14 +40,14 @@ UPRIGHT = ("upright", "mirrored")
 UPSIDE_DOWN = ("upside down", "turned by half")
 
 
-def expected(turn: str) -> str:
-    if turn in UPRIGHT:
+def expected(orientation: str) -> str:
+    if orientation in UPRIGHT:
         return ""
-    return chest_checks._UPSIDE_DOWN if turn in UPSIDE_DOWN else chest_checks._ON_ITS_SIDE
+    return chest_checks._UPSIDE_DOWN if orientation in UPSIDE_DOWN else chest_checks._ON_ITS_SIDE
 
 
-def turned(images, turn: str) -> list[np.ndarray]:
-    return [np.ascontiguousarray(TURNS[turn](image)) for image in images]
+def turned(images, orientation: str) -> list[np.ndarray]:
+    return [np.ascontiguousarray(TURNS[orientation](image)) for image in images]
 
 
 def verdict(images) -> chest_checks.Verdict:
@@ -65,11 +65,11 @@ def volume(request) -> np.ndarray:
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_phantoms_are_refused_unless_upright(turn, volume):
-    images = turned(picked(volume), turn)
-    assert verdict(images) == chest_checks.Verdict(expected(turn))
+def test_phantoms_are_refused_unless_upright(orientation, volume):
+    images = turned(picked(volume), orientation)
+    assert verdict(images) == chest_checks.Verdict(expected(orientation))
     pictures = [window(image, -600, 1500) for image in images]
-    assert verdict(pictures) == chest_checks.Verdict(expected(turn))
+    assert verdict(pictures) == chest_checks.Verdict(expected(orientation))
 
 
 @pytest.mark.parametrize(("label", "seed"), itertools.product(("healthy", "bacterial"), range(6)))
@@ -109,10 +109,10 @@ def test_a_heart_full_of_contrast_medium_is_not_taken_for_the_spine(volume):
 @pytest.mark.parametrize("turn", TURNS)
 @pytest.mark.parametrize("name", REAL_SERIES)
 @needs_data
-def test_real_series_are_refused_unless_upright(name, turn):
+def test_real_series_are_refused_unless_upright(name, orientation):
     series = open_series(DATA / "covid_ct_md" / name)
     images = [series.read(i) for i in sampling.pick(len(series), 15)]
-    assert verdict(turned(images, turn)) == chest_checks.Verdict(expected(turn))
+    assert verdict(turned(images, orientation)) == chest_checks.Verdict(expected(orientation))
 
 
 @needs_data
@@ -163,7 +163,7 @@ def test_a_dicom_series_whose_header_lies_is_refused(tmp_path, ct_settings, volu
 
 
 @pytest.mark.parametrize("turn", ["transposed", "upside down"])
-def test_pictures_saved_wrongly_are_refused(turn, tmp_path, ct_settings, volume):
-    for i, image in enumerate(turned(picked(volume), turn)):
+def test_pictures_saved_wrongly_are_refused(orientation, tmp_path, ct_settings, volume):
+    for i, image in enumerate(turned(picked(volume), orientation)):
         cv2.imwrite(str(tmp_path / f"{i}.png"), window(image, -600, 1500))
-    assert refusal(tmp_path, ct_settings) == expected(turn)
+    assert refusal(tmp_path, ct_settings) == expected(orientation)

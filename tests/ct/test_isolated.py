@@ -80,7 +80,7 @@ def test_a_refusal_comes_as_it_is(tmp_path, ct_settings):
 )
 def test_a_crash_or_a_hang_costs_one_slice(what, why, wicked, folder, ct_settings):
     wicked(what)
-    with Reader(patience_s=1.5) as reader:
+    with Reader(timeout_s=1.5) as reader:
         prepared = reader.prepare([folder], ct_settings)
     assert [one.name for one in prepared.kept] == ["000.dcm", "001.dcm", "003.dcm", "004.dcm"]
     # The others' places are what they were: the slice is known, though not its pixels.
@@ -189,7 +189,7 @@ def test_larger_files_may_take_longer(tmp_path):
     file.touch()
     os.truncate(file, 200 << 20)
     reader = Reader()
-    assert reader._patience_for(None) == reader.PATIENCE_S
-    assert reader._patience_for((str(file), "pixels")) == pytest.approx(reader.PATIENCE_S + 10)
+    assert reader._patience_for(None) == reader.TIMEOUT_S
+    assert reader._patience_for((str(file), "pixels")) == pytest.approx(reader.TIMEOUT_S + 10)
     within = str(file / "a" / "b.nii")
-    assert reader._patience_for((within, "pixels")) == pytest.approx(reader.PATIENCE_S + 10)
+    assert reader._patience_for((within, "pixels")) == pytest.approx(reader.TIMEOUT_S + 10)

@@ -11,7 +11,7 @@ import pytest
 from ct.conftest import draw_chest
 from PIL import Image, ImageOps
 
-from drenet_jax.ct.image_files import read_picture, read_turn
+from drenet_jax.ct.image_files import read_orientation, read_picture
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import open_series
 from drenet_jax.ct.window import window
@@ -23,8 +23,8 @@ CHEST[50:62, 30:44] = 200  # not mirrored
 
 def stored_as(image: np.ndarray, orientation: int) -> np.ndarray:
     """The rows and columns that a file with this EXIF orientation stores of an upright image."""
-    for turn in range(8):
-        other = np.rot90(image.T if turn >= 4 else image, turn % 4)
+    for orientation in range(8):
+        other = np.rot90(image.T if orientation >= 4 else image, orientation % 4)
         if np.array_equal(np.asarray(shown(Image.fromarray(other), orientation)), image):
             return np.ascontiguousarray(other)
     raise AssertionError(orientation)
@@ -66,7 +66,7 @@ def test_exif_turns_a_picture_and_boxes_stay_those_of_the_file(
         y0, x0, y1, x1 = one.file_box
         top, left, bottom, right = one.source_box
         np.testing.assert_array_equal(
-            one.turn.upright(in_file[y0:y1, x0:x1]), one.source[top:bottom, left:right]
+            one.orientation.to_canonical(in_file[y0:y1, x0:x1]), one.source[top:bottom, left:right]
         )
 
 
@@ -95,13 +95,13 @@ def test_exif_that_is_damaged_or_says_nothing_turns_nothing(tmp_path):
     data = write(tmp_path / "a.jpg", CHEST, 6).read_bytes()
     at = data.index(b"Exif")
     for damaged in (data[: at + 6] + bytes(20) + data[at + 26 :], data.replace(b"Exif", b"exif")):
-        assert not any(read_turn(damaged))
+        assert not any(read_orientation(damaged))
         assert read_picture(damaged).shape == (128, 120)
-    assert not any(read_turn(write(tmp_path / "b.png", CHEST, 1).read_bytes()))
+    assert not any(read_orientation(write(tmp_path / "b.png", CHEST, 1).read_bytes()))
 
 
 def test_the_turn_is_known_without_reading_the_slice_again(tmp_path):
     path = write(tmp_path / "a.png", CHEST, 8)
     series = open_series(path)
-    assert tuple(series.turn_of(0)) == (True, True, False)
+    assert tuple(series.orientation_of(0)) == (True, True, False)
     np.testing.assert_array_equal(series.read(0), CHEST)

@@ -158,8 +158,8 @@ def test_values_that_are_no_hu_are_refused(name, tmp_path, ct_settings):
 def test_values_of_phantoms_that_are_no_hu_are_refused(name):
     images = phantom_slices("bacterial", 7)
     wrong = [np.maximum(WRONG[name](hu), -1024).astype(np.float32) for hu in images]
-    found = hu_checks.why_no_hu(wrong)
-    found = found or hu_checks.why_no_lung_hu(
+    found = hu_checks.reason_not_hu(wrong)
+    found = found or hu_checks.reason_not_lung_hu(
         wrong, segmentation.find_lungs_in_series(wrong, from_feet=True)
     )
     assert "no HU of a chest" in found
@@ -175,17 +175,17 @@ def phantom_slices(label: str, seed: int) -> list[np.ndarray]:
 def test_phantoms_have_hu(label, seed):
     images = phantom_slices(label, seed)
     masks = segmentation.find_lungs_in_series(images, from_feet=True)
-    assert hu_checks.why_no_hu(images) == hu_checks.why_no_lung_hu(images, masks) == ""
+    assert hu_checks.reason_not_hu(images) == hu_checks.reason_not_lung_hu(images, masks) == ""
     for image in images:
-        assert hu_checks.why_no_hu([image]) == ""
+        assert hu_checks.reason_not_hu([image]) == ""
         # A calibration that is a little off, and contrast medium.
-        assert hu_checks.why_no_hu([image + 15]) == hu_checks.why_no_hu([image - 15]) == ""
+        assert hu_checks.reason_not_hu([image + 15]) == hu_checks.reason_not_hu([image - 15]) == ""
 
 
 def test_white_lungs_and_metal_have_hu(tmp_path):
     white = np.where(draw_lungs(), np.float32(20), CHEST)
     white[40:50, 60:70] = 3071
-    assert hu_checks.why_no_hu([white]) == ""
+    assert hu_checks.reason_not_hu([white]) == ""
 
 
 @needs_data
@@ -194,11 +194,11 @@ def test_real_series_have_hu_and_show_their_lungs_in_a_window(name):
     series = open_series(DATA / "covid_ct_md" / name)
     images = [series.read(i) for i in sampling.pick(len(series), 15)]
     masks = segmentation.find_lungs_in_series(images, from_feet=True)
-    assert hu_checks.why_no_hu(images) == hu_checks.why_no_lung_hu(images, masks) == ""
-    assert hu_checks.lifted(images)[1] == ""
-    (lifted, note) = hu_checks.lifted([np.maximum(image - 24, -1024) for image in images])
+    assert hu_checks.reason_not_hu(images) == hu_checks.reason_not_lung_hu(images, masks) == ""
+    assert hu_checks.restored_hu(images)[1] == ""
+    (restored_hu, note) = hu_checks.restored_hu([np.maximum(image - 24, -1024) for image in images])
     assert note == "the pictures hold HU + 1000"
-    np.testing.assert_array_equal(lifted[7], np.maximum(images[7], -1000))
+    np.testing.assert_array_equal(restored_hu[7], np.maximum(images[7], -1000))
     for level, width, expected in (
         (-600, 1500, ""),
         (-500, 1000, ""),
@@ -219,7 +219,7 @@ def to_8_bits(hu: np.ndarray) -> np.ndarray:
 
 def assert_window(pictures, expected: str) -> None:
     masks = segmentation.find_lungs_in_series(pictures, from_feet=False)
-    found = hu_checks.why_no_window(pictures, masks)
+    found = hu_checks.reason_not_windowed(pictures, masks)
     assert expected in found
     assert bool(expected) == bool(found)
 
@@ -268,7 +268,7 @@ def test_of_the_pictures_of_covid_ct_those_in_a_soft_tissue_window_are_refused()
     for path in sorted((DATA / "covid_ct" / "images").iterdir())[::6]:
         image = open_series(path).read(0)
         mask = segmentation.find_lungs(image)
-        why = hu_checks.why_no_window([image], [mask])
+        why = hu_checks.reason_not_windowed([image], [mask])
         found.append(why)
         if why:
             assert "a soft-tissue window" in why

@@ -149,12 +149,12 @@ def assert_places_are_of_the_file(person, array_of, order, signs) -> None:
         assert one.name.endswith(f"#{one.file_index + 1}")
     (z, _), (y0, y1), (x0, x1) = LESION
     one = person.kept[z]
-    box = one.turn.stored_box((y0, x0, y1, x1), one.source.shape)
+    box = one.orientation.stored_box((y0, x0, y1, x1), one.source.shape)
     np.testing.assert_array_equal(
         np.sort(box_of(in_file, one, box).ravel()), voxels[z, y0:y1, x0:x1].ravel()
     )
     # The way of the pointing game: from the file to the slice that is looked at.
-    assert one.turn.upright_box(box, one.file_size) == (y0, x0, y1, x1)
+    assert one.orientation.canonical_box(box, one.file_size) == (y0, x0, y1, x1)
 
 
 def _windowed(hu: np.ndarray) -> np.ndarray:

@@ -12,10 +12,10 @@ from drenet_jax.data.identities import (
     clean,
     control_character,
     person_key,
-    person_twins,
+    person_variants,
     shown,
     value_key,
-    value_twins,
+    value_variants,
 )
 from drenet_jax.errors import InputError
 
@@ -105,7 +105,7 @@ OTHER_VALUES = [
 def test_labels_that_differ_in_spelling_only_have_one_key(one, other):
     assert clean(one) != clean(other)
     assert value_key(clean(one)) == value_key(clean(other))
-    twins = value_twins("label")
+    twins = value_variants("label")
     twins.add(clean(one), "cohort.csv", "line 2")
     with pytest.raises(InputError) as caught:
         twins.add(clean(other), "cohort.csv", "line 7")
@@ -115,7 +115,7 @@ def test_labels_that_differ_in_spelling_only_have_one_key(one, other):
 
 @pytest.mark.parametrize(("one", "other"), OTHER_VALUES)
 def test_labels_that_mean_something_else_have_two(one, other):
-    twins = value_twins("label")
+    twins = value_variants("label")
     for name in (one, other, one):
         twins.add(name, "cohort.csv", "line 2")
 
@@ -135,7 +135,7 @@ def test_labels_that_mean_something_else_have_two(one, other):
     ],
 )
 def test_patient_ids_that_a_spreadsheet_may_have_changed_are_refused(one, other):
-    twins = person_twins()
+    twins = person_variants()
     twins.add(one, "cohort.csv", "line 2")
     with pytest.raises(InputError, match="one person, or give one of them another id"):
         twins.add(other, "cohort.csv", "line 3")
@@ -155,7 +155,7 @@ def test_patient_ids_that_a_spreadsheet_may_have_changed_are_refused(one, other)
     ],
 )
 def test_the_ids_of_a_usual_cohort_are_persons_of_their_own(ids):
-    twins = person_twins()
+    twins = person_variants()
     for line, one in enumerate(ids * 2):
         twins.add(one, "cohort.csv", f"line {line}")
     assert len({person_key(one) for one in ids}) == len(ids)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.identities import clean, control_character, person_key
 from drenet_jax.data.public import DATASETS
-from drenet_jax.data.public.scan import Found, write_cohort
+from drenet_jax.data.public.scan import ScanResult, write_cohort
 from drenet_jax.data.public.tables import read_table
 from drenet_jax.errors import InputError
 
@@ -35,11 +35,11 @@ def _write(root: Path, name: str, *lines: str) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _rows(found: Found) -> list[tuple[str, ...]]:
+def _rows(found: ScanResult) -> list[tuple[str, ...]]:
     return [(row.patient_id, row.path, row.label) for row in found.rows]
 
 
-def _labels(found: Found) -> dict[str, str]:
+def _labels(found: ScanResult) -> dict[str, str]:
     return {row.patient_id: row.label for row in found.rows}
 
 
@@ -122,7 +122,7 @@ LAYOUTS = (
 def find(tmp_path):
     """Lays out a data set and returns its folder and what its reader finds there."""
 
-    def find(layout, change=lambda root: None) -> tuple[Path, Found]:
+    def find(layout, change=lambda root: None) -> tuple[Path, ScanResult]:
         root = tmp_path / "root"
         root.mkdir()
         layout(root)
@@ -641,7 +641,7 @@ def test_a_name_that_is_not_utf_8_and_a_person_with_two_labels_are_refused(tmp_p
     with pytest.raises(InputError, match=r"xff' ends in a blank, has a line break or is not"):
         write_cohort(found, tmp_path / "cohort.csv")
 
-    found = Found(tmp_path)
+    found = ScanResult(tmp_path)
     found.add("p1", tmp_path / "ill", "ill")
     found.add("p1", tmp_path / "well", "well")
     with pytest.raises(InputError, match="a person 'p1' under two labels, ill and well"):
@@ -659,7 +659,7 @@ def test_a_name_that_is_not_utf_8_and_a_person_with_two_labels_are_refused(tmp_p
     ],
 )
 def test_names_that_prepare_would_refuse_make_no_cohort(rows, message, tmp_path):
-    found = Found(tmp_path)
+    found = ScanResult(tmp_path)
     for number, (patient_id, label, site) in enumerate(rows):
         found.add(patient_id, tmp_path / str(number), label, site=site)
     with pytest.raises(InputError, match=message):

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drenet_jax.ct.orientation import Turn
-from drenet_jax.ct.prepared_series import PickedSlice, PreparedPerson
+from drenet_jax.ct.orientation import Orientation
+from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.ct.series import RENAMED
 from drenet_jax.data.cohort_table import Person, read_cohort
-from drenet_jax.data.qc_checks import doubts
+from drenet_jax.data.qc_checks import qc_flags
 from drenet_jax.data.qc_page import PERSONS_A_PAGE, QcCounts, short, write_qc_pages
-from drenet_jax.data.qc_summary import THUMBNAIL_PX, Look, Thumbnail, look_at, look_at_nothing
-from drenet_jax.data.staging import spool_file, write_spool
+from drenet_jax.data.qc_summary import THUMBNAIL_PX, QcEntry, Thumbnail, empty_entry, qc_entry
+from drenet_jax.data.staging import staging_file, write_staged
 from drenet_jax.parallel_map import map_in_order
 
 SIZE_PX = 128
@@ -46,8 +46,8 @@ def _slice(index, area, *, right=1.0, left=1.0, shift_px=0, kept=None):
     if kept is None:
         kept = area >= 0.5
     why = "" if kept else "no lungs found" if box is None else "small lung area: 1% of the largest"
-    return PickedSlice(
-        index, f"{index}.dcm", source, mask.astype(bool), box, Turn(), None, None, why
+    return SampledSlice(
+        index, f"{index}.dcm", source, mask.astype(bool), box, Orientation(), None, None, why
     )
 
 
@@ -57,7 +57,7 @@ def _series(areas=AREAS, **odd):
 
 
 def _reasons(picked, *, in_order=True, n_unreadable=0):
-    return [doubt.why for doubt in doubts(picked, in_order=in_order, n_unreadable=n_unreadable)]
+    return [doubt.why for doubt in qc_flags(picked, in_order=in_order, n_unreadable=n_unreadable)]
 
 
 def test_nothing_is_odd_about_a_good_series():
@@ -68,8 +68,8 @@ def test_nothing_is_odd_about_a_good_series():
 def test_nothing_is_odd_about_the_real_series(person, shared_data, ct_settings):
     paths = (shared_data / "covid_ct_md" / person,)
     prepared = prepare_person(paths, ct_settings)
-    look = look_at(Person("p", paths, "", "", ""), prepared, ct_settings, why_left_out="")
-    assert look.doubts == ()
+    look = qc_entry(Person("p", paths, "", "", ""), prepared, ct_settings, why_left_out="")
+    assert look.qc_flags == ()
     assert look.concern == 2
 
 
@@ -119,7 +119,7 @@ def test_doubts_take_any_slices(figures):
         _slice(i, area, left=left, right=right, kept=kept and area * (left + right) > 0.1)
         for i, (area, left, right, kept) in enumerate(figures)
     ]
-    found = doubts(picked, in_order=True, n_unreadable=0)
+    found = qc_flags(picked, in_order=True, n_unreadable=0)
     assert [one.weight for one in found] == sorted((one.weight for one in found), reverse=True)
 
 
@@ -127,7 +127,7 @@ def test_a_thumbnail_shows_lungs_and_box_in_colour(ct_settings):
     picked = _slice(0, 1.0)
     prepared = PreparedPerson((picked,), (), (), 1)
     person = Person("p", (), "", "", "")
-    (thumbnail,) = look_at(person, prepared, ct_settings, why_left_out="").thumbnails
+    (thumbnail,) = qc_entry(person, prepared, ct_settings, why_left_out="").thumbnails
     image = cv2.imdecode(np.frombuffer(thumbnail.jpeg, np.uint8), cv2.IMREAD_COLOR).astype(int)
     assert image.shape[:2] == (THUMBNAIL_PX, THUMBNAIL_PX)
     blue, green, red = np.moveaxis(image, -1, 0)
@@ -142,7 +142,7 @@ def test_harmless_notes_are_shown_but_are_no_doubt(ct_settings):
     def concern(*notes):
         prepared = PreparedPerson(tuple(_series()), (), notes, len(AREAS))
         person = Person("p", ("folder",), "", "", "")
-        return look_at(person, prepared, ct_settings, why_left_out="").concern
+        return qc_entry(person, prepared, ct_settings, why_left_out="").concern
 
     assert concern() == 2
     assert concern("39 slices missing (spacing 2.0 mm)") == 1
@@ -163,19 +163,19 @@ def _look(patient_id, doubt, **changes):
         "why_left_out": "",
         "doubt": doubt,
     }
-    return Look(**(values | changes))
+    return QcEntry(**(values | changes))
 
 
 def _write_pages(tmp_path, looks):
-    spools = tmp_path / "spools"
-    spools.mkdir()
+    staging_folder = tmp_path / "spools"
+    staging_folder.mkdir()
     for i, look in enumerate(looks):
-        write_spool(spool_file(spools, i), look, [])
+        write_staged(staging_file(staging_folder, i), look, [])
     out = tmp_path / "out"
     out.mkdir()
     write_qc_pages(
         out,
-        ((spool_file(spools, i), "train") for i in range(len(looks))),
+        ((staging_file(staging_folder, i), "train") for i in range(len(looks))),
         QcCounts.of(look.doubt for look in looks),
         functools.partial(map_in_order, workers=1),
     )
@@ -216,7 +216,7 @@ def test_the_pages_do_not_depend_on_the_number_of_workers(tmp_path):
     again.mkdir()
     write_qc_pages(
         again,
-        ((spool_file(tmp_path / "spools", i), "train") for i in range(len(looks))),
+        ((staging_file(tmp_path / "spools", i), "train") for i in range(len(looks))),
         QcCounts.of(look.doubt for look in looks),
         functools.partial(map_in_order, workers=2),
     )
@@ -225,8 +225,8 @@ def test_the_pages_do_not_depend_on_the_number_of_workers(tmp_path):
 
 
 def test_persons_are_grouped_and_counted_by_concern(tmp_path):
-    gone = look_at_nothing(Person("gone", (), "ill", "", ""), "no CT slice (notes.txt: a text)")
-    looks = [gone, _look("odd", 3.2, doubts=("gap between kept slices",)), _look("good", 0.4)]
+    gone = empty_entry(Person("gone", (), "ill", "", ""), "no CT slice (notes.txt: a text)")
+    looks = [gone, _look("odd", 3.2, qc_flags=("gap between kept slices",)), _look("good", 0.4)]
     page = (_write_pages(tmp_path, looks) / "qc.html").read_text()
     assert "3 persons: 1 left out, 1 worth a look, 1 with nothing odd" in page
     titles = (
@@ -250,7 +250,7 @@ def test_what_files_and_persons_are_called_is_escaped(tmp_path):
         1.0,
         label=bad,
         thumbnails=(Thumbnail(bad, b"jpeg", 0.2, f"{bad}: {bad}"),),
-        doubts=(bad,),
+        qc_flags=(bad,),
         notes=(bad,),
     )
     page = (_write_pages(tmp_path, [look]) / "qc.html").read_text()
@@ -277,12 +277,12 @@ def test_a_reason_is_counted_without_what_concerns_one_file(why, said):
 
 
 def test_a_spool_may_be_written_twice_but_not_after_its_run(tmp_path):
-    spools = tmp_path / "spools"
-    spools.mkdir()
+    staging_folder = tmp_path / "spools"
+    staging_folder.mkdir()
     numbers = random.Random(0).sample(range(10_000), 3)
     for number in numbers + numbers:
-        write_spool(spool_file(spools, number), _look("p", 0.0), [])
-    files = [path for path in spools.rglob("*") if path.is_file()]
-    assert sorted(files) == sorted(spool_file(spools, number) for number in numbers)
+        write_staged(staging_file(staging_folder, number), _look("p", 0.0), [])
+    files = [path for path in staging_folder.rglob("*") if path.is_file()]
+    assert sorted(files) == sorted(staging_file(staging_folder, number) for number in numbers)
     with pytest.raises(FileNotFoundError):
-        write_spool(spool_file(tmp_path / "gone", 0), _look("p", 0.0), [])
+        write_staged(staging_file(tmp_path / "gone", 0), _look("p", 0.0), [])

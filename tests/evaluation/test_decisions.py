@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from drenet_jax.evaluation.decisions import confusion_counts, decided, worst_misses
+from drenet_jax.evaluation.decisions import confusion_counts, predicted_labels, worst_errors
 from drenet_jax.evaluation.predictions import PersonPredictions
 
 
@@ -39,7 +39,12 @@ def test_two_labels_are_told_apart_at_the_threshold(positive):
     score = np.array([0.1, 0.3, 0.31, 0.9])
     probabilities = np.stack([score, 1 - score], axis=1)[:, :: 1 - 2 * positive]
     persons = _persons(("a", "b"), [0, 0, 0, 0], probabilities)
-    assert (decided(persons, positive, 0.3) == positive).tolist() == [False, True, True, True]
+    assert (predicted_labels(persons, positive, 0.3) == positive).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_the_most_certain_wrong_person_comes_first_and_each_once():
@@ -49,7 +54,7 @@ def test_the_most_certain_wrong_person_comes_first_and_each_once():
         [[0.1, 0.6, 0.3], [0.9, 0.1, 0.0], [0.7, 0.2, 0.1], [0.5, 0.1, 0.4], [0.2, 0.8, 0.0]],
         ["p", "q", "r", "s", "p"],  # p in two repeats
     )
-    misses = worst_misses(persons, 0, 0.5, 10)
+    misses = worst_errors(persons, 0, 0.5, 10)
     assert [(one.patient_id, one.truth, one.predicted) for one in misses] == [
         ("p", "a", "b"),
         ("r", "b", "a"),
@@ -57,8 +62,8 @@ def test_the_most_certain_wrong_person_comes_first_and_each_once():
     ]
     assert misses[0].probability == 0.8
     assert misses[0].probability_of_truth == 0.2
-    assert len(worst_misses(persons, 0, 0.5, 2)) == 2
+    assert len(worst_errors(persons, 0, 0.5, 2)) == 2
 
 
 def test_nobody_is_wrong():
-    assert worst_misses(_persons(("a", "b"), [0, 1], [[1, 0], [0, 1]]), 0, 0.5, 10) == []
+    assert worst_errors(_persons(("a", "b"), [0, 1], [[1, 0], [0, 1]]), 0, 0.5, 10) == []

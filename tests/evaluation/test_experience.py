@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from drenet_jax.evaluation.calibration import Experience
+from drenet_jax.evaluation.calibration import ValidationRecord
 from drenet_jax.evaluation.predictions import SlicePredictions
 from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.models.checkpoints import Checkpoints
@@ -16,12 +16,12 @@ from drenet_jax.models.checkpoints import Checkpoints
 
 def _experience(probabilities, label, calibrated=None):
     both = [np.stack([p, 1 - p], axis=1) for p in map(np.array, (probabilities, calibrated or []))]
-    return Experience(np.array(label), both[0], both[1] if calibrated else None)
+    return ValidationRecord(np.array(label), both[0], both[1] if calibrated else None)
 
 
 def test_persons_of_the_same_fifth_are_counted():
     known = _experience([0.05, 0.81, 0.9, 1.0, 0.79, 0.8], [0, 0, 1, 0, 0, 1])
-    told = known.of_such_a_score(0, 0.95, calibrated=False)
+    told = known.observed_rate(0, 0.95, calibrated=False)
     assert (told["from"], told["to"], told["n"], told["n_with_label"]) == (0.8, 1.0, 4, 2)
     expected = scipy.stats.binomtest(2, 4).proportion_ci(method="exact")
     assert (told["low"], told["high"]) == pytest.approx((expected.low, expected.high))
@@ -30,13 +30,13 @@ def test_persons_of_the_same_fifth_are_counted():
 @pytest.mark.parametrize(("k", "n"), [(0, 3), (3, 3), (7, 9), (1, 200)])
 def test_the_interval_is_the_exact_one(k, n):
     known = _experience([0.5] * n, [0] * k + [1] * (n - k))
-    told = known.of_such_a_score(0, 0.5, calibrated=False)
+    told = known.observed_rate(0, 0.5, calibrated=False)
     expected = scipy.stats.binomtest(k, n).proportion_ci(method="exact")
     assert (told["low"], told["high"]) == pytest.approx((expected.low, expected.high))
 
 
 def test_nobody_with_such_a_score_is_said_and_not_guessed():
-    told = _experience([0.1], [1]).of_such_a_score(0, 0.7, calibrated=False)
+    told = _experience([0.1], [1]).observed_rate(0, 0.7, calibrated=False)
     assert told["n"] == 0
     assert told["low"] is None
     assert told["high"] is None
@@ -44,9 +44,9 @@ def test_nobody_with_such_a_score_is_said_and_not_guessed():
 
 def test_a_calibrated_score_is_compared_with_calibrated_ones():
     known = _experience([0.9, 0.9], [0, 1], calibrated=[0.5, 0.5])
-    assert known.of_such_a_score(0, 0.5, calibrated=True)["n"] == 2
-    assert known.of_such_a_score(0, 0.5, calibrated=False)["n"] == 0
-    assert _experience([0.9], [0]).of_such_a_score(0, 0.9, calibrated=True) is None
+    assert known.observed_rate(0, 0.5, calibrated=True)["n"] == 2
+    assert known.observed_rate(0, 0.5, calibrated=False)["n"] == 0
+    assert _experience([0.9], [0]).observed_rate(0, 0.9, calibrated=True) is None
 
 
 def test_it_is_of_persons_not_of_slices_and_survives_json():
@@ -60,12 +60,12 @@ def test_it_is_of_persons_not_of_slices_and_survives_json():
         label=np.array([0, 0, 1, 1]),
         probabilities=np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8], [0.4, 0.6]]),
     )
-    known = Experience.of(slices, np.log(slices.probabilities), 2.0)
+    known = ValidationRecord.of(slices, np.log(slices.probabilities), 2.0)
     np.testing.assert_allclose(known.probabilities[:, 0], [0.7, 0.3])
     root = np.sqrt(slices.probabilities)
     cool = root / root.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(known.calibrated, [cool[:2].mean(0), cool[2:].mean(0)])
-    again = Experience.from_dict(json.loads(json.dumps(known.to_dict())))
+    again = ValidationRecord.from_dict(json.loads(json.dumps(known.to_dict())))
     np.testing.assert_array_equal(again.calibrated, known.calibrated)
     np.testing.assert_array_equal(again.label, known.label)
 

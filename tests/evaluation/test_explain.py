@@ -8,14 +8,14 @@ import json
 import numpy as np
 import pytest
 
-from drenet_jax.ct.orientation import Turn
-from drenet_jax.data.batches import SlicePlace, split_places
+from drenet_jax.ct.orientation import Orientation
+from drenet_jax.data.batches import CropGeometry, crop_geometries
 from drenet_jax.data.lesions import read_lesions
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.evaluator import evaluate_split
-from drenet_jax.evaluation.pointing_game import Points, explain_figures, point
+from drenet_jax.evaluation.pointing_game import Points, play, pointing_metrics
 from drenet_jax.evaluation.predictions import SlicePredictions
 
 SIZE_PX = 64
@@ -39,16 +39,16 @@ def _slices(persons, slices_each, probabilities=None):
     )
 
 
-def _places(slices, turn=Turn(), box=(10, 20, 74, 148), size=(200, 180)):  # noqa: B008
+def _places(slices, orientation=Orientation(), box=(10, 20, 74, 148), size=(200, 180)):  # noqa: B008
     """Crops of 64 × 128 pixels of the slice as stored, of lungs that fill them."""
     return [
-        SlicePlace(
+        CropGeometry(
             patient_id=str(slices.patient_id[i]),
             slice_name=str(slices.slice_name[i]),
             slice_index=int(slices.slice_index[i]),
             box=box,
             size=size,
-            turn=turn,
+            orientation=orientation,
             lung_mask=np.ones((SIZE_PX, SIZE_PX), bool),
         )
         for i in range(len(slices))
@@ -74,33 +74,33 @@ def test_the_maximum_of_the_own_class_and_the_best_box_are_taken():
 
 
 @pytest.mark.parametrize(
-    "turn", [Turn(*map(bool, (a, b, c))) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+    "turn", [Orientation(*map(bool, (a, b, c))) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
 )
-def test_a_lesion_of_the_stored_slice_is_hit_however_the_slice_was_turned(turn):
+def test_a_lesion_of_the_stored_slice_is_hit_however_the_slice_was_turned(orientation):
     """The model points at a cell; the lesion is where that cell is in the file."""
     slices = _slices(1, 1)
-    (place,) = _places(slices, turn)
+    (place,) = _places(slices, orientation)
     maps = np.zeros((1, 2, 8, 8))
     maps[0, 0, 2, 5] = 1.0
-    upright = np.zeros((180, 200) if turn.transpose else (200, 180))
-    top, left, bottom, right = turn.upright_box(place.box, place.size)
+    to_canonical = np.zeros((180, 200) if orientation.transpose else (200, 180))
+    top, left, bottom, right = orientation.canonical_box(place.box, place.size)
     cell_y, cell_x = (bottom - top) / 8, (right - left) / 8
     y, x = int(top + 2 * cell_y), int(left + 5 * cell_x)
-    upright[y : y + int(cell_y), x : x + int(cell_x)] = 1
-    # As the file has it: the turn undone, by what `Turn.upright` does itself.
+    to_canonical[y : y + int(cell_y), x : x + int(cell_x)] = 1
+    # As the file has it: the turn undone, by what `Orientation.to_canonical` does itself.
     at = np.indices(place.size)
     stored = np.zeros(place.size)
-    rows, columns = turn.upright(at[0]), turn.upright(at[1])
-    stored[rows[upright > 0], columns[upright > 0]] = 1
+    rows, columns = orientation.to_canonical(at[0]), orientation.to_canonical(at[1])
+    stored[rows[to_canonical > 0], columns[to_canonical > 0]] = 1
     ys, xs = np.nonzero(stored)
     lesion = (float(ys.min()), float(xs.min()), float(ys.max() + 1), float(xs.max() + 1))
     points = Points.of(_scored(maps), SIZE_PX)
-    (found,) = point(slices, points, [place], {("p0", "0.dcm"): [lesion]})
+    (found,) = play(slices, points, [place], {("p0", "0.dcm"): [lesion]})
     assert found.heat_map
     assert found.box is None
     assert found.chance == pytest.approx(1 / 64)
     maps[0, 0, 2, 5], maps[0, 0, 2, 4] = 0, 1
-    (missed,) = point(
+    (missed,) = play(
         slices, Points.of(_scored(maps), SIZE_PX), [place], {("p0", "0.dcm"): [lesion]}
     )
     assert not missed.heat_map
@@ -109,7 +109,7 @@ def test_a_lesion_of_the_stored_slice_is_hit_however_the_slice_was_turned(turn):
 def test_a_map_of_nothing_is_a_miss_even_where_the_first_cell_is_a_lesion():
     slices = _slices(1, 1)
     points = Points.of(_scored(np.zeros((1, 2, 4, 4))), SIZE_PX)
-    (found,) = point(slices, points, _places(slices), {("p0", "0.dcm"): [(10, 20, 40, 90)]})
+    (found,) = play(slices, points, _places(slices), {("p0", "0.dcm"): [(10, 20, 40, 90)]})
     assert not found.heat_map
 
 
@@ -121,8 +121,8 @@ def test_random_points_hit_as_often_as_chance_says():
     for i in range(len(slices)):
         y, x = rng.integers(10, 50), rng.integers(20, 100)
         lesions[f"{slices.patient_id[i]}", f"{slices.slice_name[i]}"] = [(y, x, y + 24, x + 48)]
-    pointed = point(slices, Points.of(_scored(maps), SIZE_PX), _places(slices), lesions)
-    told = explain_figures(slices, pointed, SETTINGS)
+    pointed = play(slices, Points.of(_scored(maps), SIZE_PX), _places(slices), lesions)
+    told = pointing_metrics(slices, pointed, SETTINGS)
     assert told["n_slices"] == 800
     assert told["heat_map"]["chance"]["value"] == pytest.approx(24 * 48 / (64 * 128), abs=0.02)
     difference = told["heat_map"]["difference"]
@@ -135,8 +135,8 @@ def test_the_top_slices_are_those_of_the_own_label():
     slices = _slices(2, 6, np.stack([probability, 1 - probability], axis=1))
     marked = {(f"p{p}", f"{i}.dcm"): [(20, 30, 40, 60)] for p in (0, 1) for i in (1, 3)}
     maps = np.ones((len(slices), 2, 4, 4))
-    pointed = point(slices, Points.of(_scored(maps), SIZE_PX), _places(slices), marked)
-    told = explain_figures(slices, pointed, SETTINGS)["top_slices"]
+    pointed = play(slices, Points.of(_scored(maps), SIZE_PX), _places(slices), marked)
+    told = pointing_metrics(slices, pointed, SETTINGS)["top_slices"]
     assert told["rate"]["value"] == pytest.approx(2 / 3)
     assert told["chance"]["value"] == pytest.approx(2 / 6)
 
@@ -145,9 +145,9 @@ def test_a_lesion_outside_the_crop_does_not_count_and_none_at_all_is_refused():
     slices = _slices(1, 2)
     points = Points.of(_scored(np.ones((2, 2, 4, 4))), SIZE_PX)
     lesions = {("p0", "0.dcm"): [(80, 20, 90, 40)], ("p0", "1.dcm"): [(70, 20, 90, 40)]}
-    assert [one.slice_name for one in point(slices, points, _places(slices), lesions)] == ["1.dcm"]
+    assert [one.slice_name for one in play(slices, points, _places(slices), lesions)] == ["1.dcm"]
     with pytest.raises(InputError, match="no slice of the split has a lesion"):
-        point(slices, points, _places(slices), {("p1", "0.dcm"): [(10, 20, 40, 90)]})
+        play(slices, points, _places(slices), {("p1", "0.dcm"): [(10, 20, 40, 90)]})
 
 
 def test_evaluate_explains_a_trained_model_by_the_phantoms_lesions(trained, prepared, tmp_path):
@@ -165,7 +165,8 @@ def test_evaluate_explains_a_trained_model_by_the_phantoms_lesions(trained, prep
     # Every slice of the records with a lesion in its crop is there.
     lesions = read_lesions(prepared / "lesions.csv")
     keys = {
-        (place.patient_id, place.slice_name) for place in split_places(open_data(prepared), "test")
+        (place.patient_id, place.slice_name)
+        for place in crop_geometries(open_data(prepared), "test")
     }
     assert {(row["patient_id"], row["slice_name"]) for row in rows} <= keys & set(lesions)
 
@@ -182,7 +183,7 @@ def test_a_lesion_s_pixels_are_brighter_in_the_records_than_its_surroundings(pre
         images = np.concatenate(
             [one["image"] for one in split_batches(data, split, batch_size=8, fill="never")]
         )
-        for place, image in zip(split_places(data, split), images, strict=True):
+        for place, image in zip(crop_geometries(data, split), images, strict=True):
             boxes = lesions.get((place.patient_id, place.slice_name), [])
             mark = np.zeros_like(place.lung_mask)
             for box in boxes:

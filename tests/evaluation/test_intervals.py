@@ -14,7 +14,7 @@ from drenet_jax.evaluation.statistics import (
     bca_interval,
     calibration_interval,
     person_draws,
-    why_no_interval,
+    reason_no_interval,
 )
 
 
@@ -118,12 +118,12 @@ def test_undefined_draws_are_left_out_of_the_interval():
 def test_where_there_is_no_interval_it_says_why(drawn, why):
     drawn = np.array(drawn)
     assert bca_interval(0.5, drawn, np.array([0.4, 0.5, 0.6])) is None
-    assert why_no_interval(0.5, drawn).startswith(why)
+    assert reason_no_interval(0.5, drawn).startswith(why)
 
 
 def test_half_of_the_draws_are_enough():
     assert bca_interval(0.5, np.array([0.4, 0.6, np.nan, np.nan]), np.array([])) is not None
-    assert why_no_interval(0.5, np.array([0.4, 0.6, np.nan, np.nan])) == ""
+    assert reason_no_interval(0.5, np.array([0.4, 0.6, np.nan, np.nan])) == ""
 
 
 def test_a_single_person_that_matters_does_not_break_the_interval():

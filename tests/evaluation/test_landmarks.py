@@ -68,7 +68,7 @@ class Case:
     """
 
     write: Callable[[Path, Sequence[np.ndarray]], Path | list[Path]]
-    upright: Sequence[np.ndarray]
+    to_canonical: Sequence[np.ndarray]
     store: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
@@ -299,7 +299,7 @@ def slice_of_volume(path: Path, row: dict) -> np.ndarray:
 @pytest.mark.parametrize("kind", CASES)
 def test_boxes_and_heat_hit_the_planted_square(kind, predictor, tmp_path):
     case = CASES[kind]
-    stored = [np.ascontiguousarray(case.store(hu)) for hu in case.upright]
+    stored = [np.ascontiguousarray(case.store(hu)) for hu in case.to_canonical]
     folder = tmp_path / "person"
     folder.mkdir()
     path = case.write(folder, stored)
@@ -310,14 +310,16 @@ def test_boxes_and_heat_hit_the_planted_square(kind, predictor, tmp_path):
         assert all(row["axes"] is None for row in found.result["slices"])
     assert len(found.pictures) == len(stored)
     by_slice = zip(found.result["slices"], found.pictures, strict=True)
-    for (row, picture), upright, as_stored in zip(by_slice, case.upright, stored, strict=True):
+    for (row, picture), to_canonical, as_stored in zip(
+        by_slice, case.to_canonical, stored, strict=True
+    ):
         (box,) = row["boxes"]
         told = np.array([box[edge] for edge in ("y0", "x0", "y1", "x1")])
         assert np.abs(told - square_of(as_stored)).max() <= TOLERANCE_PX
 
-        wanted = square_of(upright)
+        wanted = square_of(to_canonical)
         drawn = layers(picture)
-        by = np.array(drawn.slice.shape) / upright.shape
+        by = np.array(drawn.slice.shape) / to_canonical.shape
         got = red_box(drawn.marks) / [*by, *by]
         assert np.abs(got - wanted).max() <= TOLERANCE_PX
         centre = (wanted[:2] + wanted[2:]) / 2

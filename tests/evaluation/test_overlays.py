@@ -132,7 +132,7 @@ def test_the_warmest_place_is_the_centre_of_the_warmest_cell(row, column):
     heat_map[row, column] = 3.0
     one = picture(source_box=(16, 30, 114, 121), heat_map=heat_map)
     wanted = 16 + (row + 0.5) * 14, 30 + (column + 0.5) * 13
-    assert one.warmest == wanted
+    assert one.peak_location == wanted
     opacity = layers(one).heat[..., 3]
     places = np.argwhere(opacity == opacity.max())
     # A cell at the crop's border is as warm up to it.
@@ -153,7 +153,7 @@ def test_without_heat_there_is_no_layer():
     assert layers(picture()).heat is None
     cold = picture(heat_map=np.zeros((7, 7), np.float32))
     assert layers(cold).heat is None
-    assert cold.warmest is None
+    assert cold.peak_location is None
 
 
 def test_heat_gets_lighter_and_is_never_red():

@@ -28,7 +28,7 @@ from drenet_jax.dicom_export.objects import require_highdicom, write_objects
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.overlays import HEAT_OPACITY, LESION_BOX_MIN_SCORE, composite, layers
 from drenet_jax.evaluation.predictor import PersonResult
-from drenet_jax.evaluation.report.person_report import most_suspected
+from drenet_jax.evaluation.report.person_report import top_slices
 
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed (extra `pacs`)")
 from drenet_jax.dicom_export import structured_report  # noqa: E402
@@ -229,7 +229,7 @@ def test_boxes_come_back_where_they_were(written):
 def test_regions_and_captures_refer_to_the_slices_of_their_names(written):
     rows = written.found.result["slices"]
     names = [row["name"] for row in rows for _ in row["boxes"]]
-    shown = most_suspected(written.found.pictures, written.found.result["person"]["label"])
+    shown = top_slices(written.found.pictures, written.found.result["person"]["label"])
     captured = [item.SourceImageSequence[0] for item in written.captures]
     assert len(captured) == min(3, len(rows))
     regions = [one.roi.ContentSequence[0].ReferencedSOPSequence[0] for one in written.regions]
@@ -295,11 +295,11 @@ def test_the_report_names_device_and_algorithm_and_is_unverified(predictor, seri
     assert other.observer_identifying_attributes.uid == device.uid
 
 
-def _store(folder: Path, turn: Callable, **tags: object) -> Path:
+def _store(folder: Path, orientation: Callable, **tags: object) -> Path:
     """Stores the slices otherwise; `tags` say how they lie now."""
     for file in folder.iterdir():
         dataset = pydicom.dcmread(file)
-        pixels = turn(dataset.pixel_array)
+        pixels = orientation(dataset.pixel_array)
         dataset.PixelData = np.ascontiguousarray(pixels).tobytes()
         for keyword, value in tags.items():
             setattr(dataset, keyword, value)
@@ -311,15 +311,15 @@ def test_regions_follow_slices_that_are_stored_transposed_or_upside_down(
     predictor, series, phantoms, tmp_path
 ):
     size = 96
-    upright = _write(predictor, series(), tmp_path / "upright")
-    for name, turn, cosines, back in (
+    to_canonical = _write(predictor, series(), tmp_path / "upright")
+    for name, orientation, cosines, back in (
         ("transposed", lambda p: p.T, [0, 1, 0, 1, 0, 0], lambda c: c[:, ::-1]),
         ("flipped", lambda p: p[::-1], [1, 0, 0, 0, -1, 0], lambda c: c * (1, -1) + (0, size)),
     ):
         folder = _copy(phantoms, tmp_path / f"{name}_in")
-        _store(folder, turn, ImageOrientationPatient=cosines)
+        _store(folder, orientation, ImageOrientationPatient=cosines)
         turned = _write(predictor, folder, tmp_path / name)
-        expected = _corners_by_slice(upright)
+        expected = _corners_by_slice(to_canonical)
         found = _corners_by_slice(turned)
         assert expected.keys() == found.keys()
         for slice_name, regions in found.items():
@@ -338,7 +338,7 @@ def _corners_by_slice(written: Written) -> dict[str, list[np.ndarray]]:
 
 
 def test_captures_show_the_report_s_pictures_with_a_warning_below(written):
-    shown = most_suspected(written.found.pictures, written.found.result["person"]["label"])
+    shown = top_slices(written.found.pictures, written.found.result["person"]["label"])
     for i, capture in zip(shown, written.captures, strict=True):
         picture = composite(layers(written.found.pictures[i]), HEAT_OPACITY)
         pixels = capture.pixel_array

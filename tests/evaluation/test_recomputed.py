@@ -196,9 +196,9 @@ def test_every_figure_is_scikit_learns_from_slices_csv(tmp_path, aggregate, labe
     assert_same(metrics["image"], figures(rows, names, positive, SETTINGS.threshold))
     assert_same(metrics["person"], figures(persons, names, positive, SETTINGS.threshold))
     moved = figures(persons, names, positive, VALIDATION_THRESHOLD)
-    decided = metrics["validation_threshold"]["person"]
-    assert_same(decided, {name: moved[name] for name in decided})
-    assert {"accuracy", "balanced_accuracy", "recall", "specificity"} <= decided.keys()
+    predicted_labels = metrics["validation_threshold"]["person"]
+    assert_same(predicted_labels, {name: moved[name] for name in predicted_labels})
+    assert {"accuracy", "balanced_accuracy", "recall", "specificity"} <= predicted_labels.keys()
 
     assert [one["site"] for one in metrics["sites"]] == ["", "A"]
     for one in metrics["sites"]:

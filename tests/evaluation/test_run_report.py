@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from html_pages import Page, assert_stands_alone, pictures_of
 
-from drenet_jax.evaluation.decisions import MetricSettings, worst_misses
+from drenet_jax.evaluation.decisions import MetricSettings, worst_errors
 from drenet_jax.evaluation.metrics import evaluation_metrics
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 from drenet_jax.evaluation.report.claim import ITEMS
@@ -67,7 +67,7 @@ def evaluation(tmp_path, labels=LABELS, n_persons=12, sites=("", "North & South"
     plots = {name: tmp_path / f"{name}.png" for name in ("roc", "confusion", "calibration")}
     for path in plots.values():
         cv2.imwrite(str(path), np.full((8, 8), 90, np.uint8))
-    misses = worst_misses(persons, 0, 0.5, 10)
+    misses = worst_errors(persons, 0, 0.5, 10)
     pictures = {
         (str(slices.patient_id[i]), int(slices.slice_index[i]), str(slices.slice_name[i])): (
             np.full((96, 96), i, np.uint8)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from drenet_jax.models.build import build_model, init_variables
-from drenet_jax.models.grad_cam import explain
 from drenet_jax.models.model_outputs import FeatureMaps
 
 CLASSES = 3
@@ -41,7 +40,7 @@ def test_maps_follow_what_a_brighter_channel_does_to_the_logits(tiny_config, ima
     tiny_config.model.context = "zoom"
     model = build_model(tiny_config, CLASSES)
     variables = init_variables(model, 0)
-    outputs, maps = jax.jit(lambda v, x: explain(model, v, x))(variables, images)
+    outputs, maps = jax.jit(lambda v, x: grad_cam(model, v, x))(variables, images)
     of_image, of_crops = outputs.feature_maps.image, outputs.feature_maps.crops
     nothing = model.no_probes(len(images))
     step = 1e-2
@@ -81,7 +80,7 @@ def test_maps_follow_what_a_brighter_channel_does_to_the_logits(tiny_config, ima
 
 
 def test_the_maps_change_nothing_else(model, variables, images):
-    outputs, _ = jax.jit(lambda v, x: explain(model, v, x))(variables, images)
+    outputs, _ = jax.jit(lambda v, x: grad_cam(model, v, x))(variables, images)
     plain = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
     for name in ("logits", "raw_logits", "part_logits", "scores", "boxes"):
         np.testing.assert_allclose(getattr(outputs, name), getattr(plain, name), atol=1e-5)
@@ -90,7 +89,7 @@ def test_the_maps_change_nothing_else(model, variables, images):
 def test_bfloat16_gives_float32_maps_near_those_of_float32(tiny_config, model, variables, images):
     tiny_config.model.dtype = "bfloat16"
     half = build_model(tiny_config, CLASSES)
-    _, expected = jax.jit(lambda v, x: explain(model, v, x))(variables, images)
-    _, got = jax.jit(lambda v, x: explain(half, v, x))(variables, images)
+    _, expected = jax.jit(lambda v, x: grad_cam(model, v, x))(variables, images)
+    _, got = jax.jit(lambda v, x: grad_cam(half, v, x))(variables, images)
     assert got.image.dtype == jnp.float32
     assert np.abs(got.image - expected.image).max() < 0.1 * expected.image.max()

@@ -23,7 +23,6 @@ from drenet_jax.models.backbones.densenet import DenseNet  # noqa: E402
 from drenet_jax.models.backbones.resnet import ResNet  # noqa: E402
 from drenet_jax.models.backbones.vgg import VGG  # noqa: E402
 from drenet_jax.models.classifier import Classifier  # noqa: E402
-from drenet_jax.models.grad_cam import explain  # noqa: E402
 from drenet_jax.models.model_outputs import normalise  # noqa: E402
 from drenet_jax.models.pretrained import to_flax  # noqa: E402
 
@@ -162,7 +161,7 @@ def test_heat_maps_are_those_of_pytorchs_gradients(pair):
         "params": {"backbone": pair.variables["params"], "head": weights},
         "batch_stats": {"backbone": pair.variables["batch_stats"]},
     }
-    _, maps = jax.jit(lambda v, x: explain(model, v, x))(variables, images)
+    _, maps = jax.jit(lambda v, x: grad_cam(model, v, x))(variables, images)
     assert maps.crops.shape[:3] == (2, 3, 0)
     assert expected.max() > 0
     _assert_close(maps.image, expected, HEAT_MAP_TOLERANCE, "heat maps")

@@ -23,7 +23,6 @@ from drenet_jax import parallel  # noqa: E402
 from drenet_jax.models import proposals  # noqa: E402
 from drenet_jax.models.build import build_model  # noqa: E402
 from drenet_jax.models.drenet import PASSES  # noqa: E402
-from drenet_jax.models.grad_cam import explain  # noqa: E402
 from drenet_jax.models.model_outputs import Outputs, normalise  # noqa: E402
 from drenet_jax.models.pretrained import whole_model_to_flax  # noqa: E402
 from drenet_jax.training.losses import all_losses  # noqa: E402
@@ -334,7 +333,7 @@ def test_heat_maps_are_those_of_pytorchs_gradients(small_pair, images):
     """Of the image and of each proposal that goes into the prediction, for every class."""
     with torch_gradcam.last_block(small_pair.reference.pretrained_model) as feature_maps:
         logits = small_pair.reference(_to_torch(images)).logits
-    outputs, maps = jax.jit(lambda v, x: explain(small_pair.model, v, x))(
+    outputs, maps = jax.jit(lambda v, x: grad_cam(small_pair.model, v, x))(
         small_pair.variables, images
     )
     _assert_close(maps.image, torch_gradcam.heat_maps(logits, feature_maps[0]), "image")

@@ -29,9 +29,9 @@ from oracles.torch_resnet import ResNet  # noqa: E402
 from drenet_jax.errors import InputError  # noqa: E402
 from drenet_jax.models.build import build_model, variable_shapes  # noqa: E402
 from drenet_jax.models.checkpoints import (  # noqa: E402
+    BackboneMeta,
     Checkpoints,
     Meta,
-    PartMeta,
     save_converted,
 )
 from drenet_jax.models.drenet import PASSES  # noqa: E402
@@ -388,7 +388,7 @@ def part(tmp_path, tiny_config):
     variables = _drawn(build_model(tiny_config, 2), 9)
     weights = {name: {"backbone": tree["backbone"]} for name, tree in variables.items()}
     save_converted(
-        tmp_path / "part", weights, PartMeta("resnet18", 4, ("backbone",), "r.pth", "0.1.0")
+        tmp_path / "part", weights, BackboneMeta("resnet18", 4, ("backbone",), "r.pth", "0.1.0")
     )
     return tmp_path / "part", weights
 
@@ -485,7 +485,7 @@ def test_a_rival_without_batch_norm_starts_from_a_backbone(tmp_path):
     model = build_model(config, 2)
     first, second = _drawn(model, 1), _drawn(model, 2)
     weights = {"params": {"backbone": first["params"]["backbone"]}, "batch_stats": {}}
-    save_converted(tmp_path, weights, PartMeta("vgg16", 2, ("backbone",), "v.pth", "0.1.0"))
+    save_converted(tmp_path, weights, BackboneMeta("vgg16", 2, ("backbone",), "v.pth", "0.1.0"))
     found = start_from(tmp_path, model, second, ("a", "b"))
     _assert_same(found["params"]["backbone"], first["params"]["backbone"])
     _assert_same(found["params"]["head"], second["params"]["head"])
@@ -500,7 +500,7 @@ def test_a_rival_without_batch_norm_starts_from_a_backbone(tmp_path):
 def test_a_proposal_head_that_the_model_lacks_is_told(part, tiny_config, tmp_path):
     weights = _drawn(build_model(tiny_config, 2), 9)
     weights["params"] = {name: weights["params"][name] for name in ("backbone", "proposal_head")}
-    meta = PartMeta("resnet18", 4, ("backbone", "proposal_head"), "r.pth", "0.1.0")
+    meta = BackboneMeta("resnet18", 4, ("backbone", "proposal_head"), "r.pth", "0.1.0")
     save_converted(tmp_path / "two", weights, meta)
     tiny_config.model.anchor_strides_px = (32,)
     for field in ("sizes_px", "scales", "aspect_ratios", "groups"):

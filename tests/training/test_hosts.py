@@ -188,7 +188,7 @@ def test_rows_of_several_hosts_come_in_the_order_of_the_records(monkeypatch):
     monkeypatch.setattr(
         parallel.multihost_utils, "process_allgather", lambda own: np.moveaxis(records, 1, 0)
     )
-    np.testing.assert_array_equal(parallel.join_rows(records[:, 0]), np.arange(records.size))
+    np.testing.assert_array_equal(parallel.gather_rows(records[:, 0]), np.arange(records.size))
 
 
 def test_batches_come_to_the_devices_in_order_cut_into_micro_batches():

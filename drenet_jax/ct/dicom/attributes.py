@@ -90,7 +90,7 @@ class AttributeTable:
 
     def _origins(self, cosines: np.ndarray, orientations: np.ndarray) -> np.ndarray:
         """Clusters of where the picture begins in the plane, apart from the table's way."""
-        found = np.zeros(len(self.slices), int)
+        result = np.zeros(len(self.slices), int)
         for orientation in range(orientations.max() + 1):
             rows = np.flatnonzero(orientations == orientation)
             normal = self._normals[rows].mean(axis=0)
@@ -101,8 +101,8 @@ class AttributeTable:
                 # A tilted scanner's pictures move in their plane as the table moves.
                 within = within - along * axis[:, 2].mean() / normal[2]
                 labels = labels * len(rows) + geometry.clusters(within, _SAME_ORIGIN_MM)
-            found[rows] = np.unique(labels, return_inverse=True)[1]
-        return found
+            result[rows] = np.unique(labels, return_inverse=True)[1]
+        return result
 
     def rows_of_series(self, series_uid: str) -> np.ndarray:
         """The rows of the slices with this series UID; '': all rows."""
@@ -163,14 +163,14 @@ def first_number(value: object) -> float:
 
 def _orientations(cosines: np.ndarray) -> np.ndarray:
     """Clusters of image planes; [N, 6] to [N]."""
-    found = np.full(len(cosines), -1)
+    result = np.full(len(cosines), -1)
     limit = np.radians(_SAME_ORIENTATION_DEGREES)
     for label in range(len(cosines)):
-        left = np.flatnonzero(found < 0)
+        left = np.flatnonzero(result < 0)
         if not len(left):
             break
         # Around the slice in the middle, so that a drift by rounding has no border.
         near = np.abs(cosines[left] - np.median(cosines[left], axis=0)).max(axis=1)
         centre = cosines[left[np.argmin(near)]]
-        found[left[np.abs(cosines[left] - centre).max(axis=1) <= limit]] = label
-    return found
+        result[left[np.abs(cosines[left] - centre).max(axis=1) <= limit]] = label
+    return result

@@ -99,7 +99,7 @@ def _one_of(
                 f"{table.slices[row].label} first), with nothing in their headers that says which "
                 "belong together"
             )
-    damaged = {one.name for one in excluded}
+    damaged = {entry.name for entry in excluded}
     excluded += [
         Excluded(table.slices[row].label, f"at the same place as another slice: {item.label}")
         for row in rows

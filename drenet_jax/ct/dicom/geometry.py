@@ -30,9 +30,9 @@ def clusters(values: np.ndarray, tolerance: float) -> np.ndarray:
     order = np.argsort(values, kind="stable")
     is_new = ~(np.diff(values[order]) <= tolerance)  # NaN at the end is always new
     is_new &= ~(np.isnan(values[order][1:]) & np.isnan(values[order][:-1]))
-    found = np.empty(len(values), int)
-    found[order] = np.concatenate([[0], np.cumsum(is_new)])
-    return found
+    result = np.empty(len(values), int)
+    result[order] = np.concatenate([[0], np.cumsum(is_new)])
+    return result
 
 
 def is_one_stack(places_mm: np.ndarray) -> bool:

@@ -24,7 +24,7 @@ from drenet_jax.ct.dicom.elements import (
     tags_of,
     without_warnings,
 )
-from drenet_jax.ct.orientation import Turn, turn_of
+from drenet_jax.ct.orientation import Orientation, orientation_of
 from drenet_jax.ct.sources import Excluded
 
 # Larger claims are damage: the largest CT matrices have 2048 columns, the longest some 3000 frames.
@@ -148,7 +148,7 @@ class DicomSlice:
     attributes: Mapping[str, object]
     position_mm: tuple[float, float, float] | None
     cosines: tuple[float, ...]
-    turn: Turn
+    orientation: Orientation
     syntax: str
     slope: float
     intercept: float
@@ -286,7 +286,7 @@ def _slice(
         },
         position_mm=position_mm,
         cosines=plane.cosines,
-        turn=plane.turn,
+        orientation=plane.orientation,
         syntax=syntax,
         slope=slope,
         intercept=intercept,
@@ -327,7 +327,7 @@ class _Plane:
     """Of a slice: the cosines of its rows and columns, and what makes it upright."""
 
     cosines: tuple[float, ...]
-    turn: Turn
+    orientation: Orientation
 
 
 @functools.lru_cache(maxsize=64)
@@ -340,7 +340,7 @@ def _plane(orientation: tuple[str, ...]) -> _Plane:
     if abs(normal[2]) < _AXIAL_ABOVE:
         is_coronal = abs(normal[1]) > abs(normal[0])
         raise NoSliceError(f"a {'coronal' if is_coronal else 'sagittal'} slice")
-    return _Plane(tuple(cosines.ravel().tolist()), turn_of(*cosines))
+    return _Plane(tuple(cosines.ravel().tolist()), orientation_of(*cosines))
 
 
 @functools.lru_cache(maxsize=64)
@@ -360,7 +360,7 @@ def _identifiers(
 def names_identify(names: Iterable[str], identifiers: Iterable[str]) -> bool:
     """Whether names of files hold an identifier of the patient, or a UID of any kind."""
     text = "\n".join(names).casefold()
-    return any(one in text for one in identifiers) or bool(_UID.search(text))
+    return any(identifier in text for identifier in identifiers) or bool(_UID.search(text))
 
 
 _UID = re.compile(r"\d+(?:\.\d+){5,}")
@@ -446,5 +446,5 @@ def frame_element(
             value = item.get(tag)
             if value is not None and value != "":
                 several = isinstance(value, Sequence) and not isinstance(value, str)
-                return tuple(str(one) for one in (value if several else [value]))
+                return tuple(str(entry) for entry in (value if several else [value]))
     return ()

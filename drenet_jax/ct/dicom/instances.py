@@ -73,7 +73,7 @@ class NoInstanceError(ValueError):
     """A file that no object can refer to; its text says why and quotes no tag."""
 
 
-def read_instance(one: DicomSlice, source: BinaryIO | pydicom.Dataset) -> SourceInstance:
+def read_instance(dicom_slice: DicomSlice, source: BinaryIO | pydicom.Dataset) -> SourceInstance:
     """Reads it from the file's header.
 
     Args:
@@ -88,7 +88,7 @@ def read_instance(one: DicomSlice, source: BinaryIO | pydicom.Dataset) -> Source
         if isinstance(source, pydicom.Dataset):
             dataset = source
         else:
-            if one.syntax == elements.DEFLATED:
+            if dicom_slice.syntax == elements.DEFLATED:
                 elements.check_inflated(source)
             dataset = pydicom.dcmread(
                 source, stop_before_pixels=True, force=True, specific_tags=list(_TAGS)
@@ -98,7 +98,7 @@ def read_instance(one: DicomSlice, source: BinaryIO | pydicom.Dataset) -> Source
             study["DeidentificationMethod"] = _method(dataset)
         uids = [_text(dataset.get(keyword)) for keyword in _UIDS]
         sop_class_uid = _text(dataset.get("SOPClassUID"))
-        spacing = _spacing_mm(one, dataset)
+        spacing = _spacing_mm(dicom_slice, dataset)
     for keyword, uid in zip(_UIDS, uids, strict=True):
         if not uid:
             raise NoInstanceError(f"a DICOM file without {keyword}")
@@ -109,9 +109,9 @@ def read_instance(one: DicomSlice, source: BinaryIO | pydicom.Dataset) -> Source
         series_uid=uids[1],
         sop_class_uid=sop_class_uid,
         sop_instance_uid=uids[2],
-        frame_number=None if one.frame is None else one.frame + 1,
+        frame_number=None if dicom_slice.frame is None else dicom_slice.frame + 1,
         pixel_spacing_mm=spacing,
-        is_oriented=one.frame is not None
+        is_oriented=dicom_slice.frame is not None
         or all(dataset.get(tag) for tag in ("ImageOrientationPatient", "ImagePositionPatient")),
     )
 
@@ -130,12 +130,12 @@ def _method(dataset: pydicom.Dataset) -> str:
     return "\\".join(filter(None, meanings)) or "not told"
 
 
-def _spacing_mm(one: DicomSlice, dataset: pydicom.Dataset) -> tuple[float, float] | None:
-    if one.frame is None:
+def _spacing_mm(dicom_slice: DicomSlice, dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    if dicom_slice.frame is None:
         values = dataset.get("PixelSpacing") or ()
     else:
         shared = (dataset.get("SharedFunctionalGroupsSequence") or (pydicom.Dataset(),))[0]
-        own = dataset.PerFrameFunctionalGroupsSequence[one.frame]
+        own = dataset.PerFrameFunctionalGroupsSequence[dicom_slice.frame]
         values = frame_element(own, shared, "PixelMeasuresSequence", "PixelSpacing")
     try:
         rows, columns = (float(value) for value in values)
@@ -143,4 +143,4 @@ def _spacing_mm(one: DicomSlice, dataset: pydicom.Dataset) -> tuple[float, float
         return None
     if not (np.isfinite([rows, columns]).all() and rows > 0 and columns > 0):
         return None
-    return (columns, rows) if one.turn.transpose else (rows, columns)
+    return (columns, rows) if dicom_slice.orientation.transpose else (rows, columns)

@@ -97,7 +97,7 @@ def read_dataset(stream: BinaryIO, syntax: str, *, is_whole: bool) -> pydicom.Da
         return dataset
 
 
-def read_hu(one: DicomSlice, dataset: pydicom.Dataset) -> np.ndarray:
+def read_hu(dicom_slice: DicomSlice, dataset: pydicom.Dataset) -> np.ndarray:
     """Decodes a slice.
 
     Args:
@@ -109,17 +109,17 @@ def read_hu(one: DicomSlice, dataset: pydicom.Dataset) -> np.ndarray:
 
     Raises:
       One of `ERRORS`: it cannot be decoded, or has more or less pixels than it claims;
-        `why_undecodable` has the reason.
+        `reason_undecodable` has the reason.
     """
     with without_warnings():
         # pydicom drops what is too much: it would hide pixels that are read from a wrong place.
         warnings.filterwarnings("error", message="The pixel data is .* bytes of excess padding")
         stored = pixel_array(
             dataset,
-            index=one.frame or 0,
+            index=dicom_slice.frame or 0,
             allow_excess_frames=False,
             correct_unused_bits=True,
-            decoding_plugin="gdcm" if one.syntax in _BY_GDCM else "",
+            decoding_plugin="gdcm" if dicom_slice.syntax in _BY_GDCM else "",
         )
     if stored.ndim != 2:
         raise ValueError("not one grey picture")
@@ -127,9 +127,9 @@ def read_hu(one: DicomSlice, dataset: pydicom.Dataset) -> np.ndarray:
     is_padding = np.zeros((), bool)
     if padding is not None:
         is_padding = (stored >= padding[0]) & (stored <= padding[1])
-    stored = _with_right_sign(stored, is_padding, dataset, one.intercept)
-    hu = np.multiply(stored, one.slope, dtype=np.float32)
-    hu += np.float32(one.intercept)
+    stored = _with_right_sign(stored, is_padding, dataset, dicom_slice.intercept)
+    hu = np.multiply(stored, dicom_slice.slope, dtype=np.float32)
+    hu += np.float32(dicom_slice.intercept)
     if padding is not None:
         hu[is_padding] = PADDING_HU
     return np.maximum(hu, PADDING_HU, out=hu)
@@ -191,7 +191,7 @@ def _has_sign_bits(dataset: pydicom.Dataset, bits: int) -> bool:
     return bool((words >> bits).any())
 
 
-def why_undecodable(error: BaseException, transfer_syntax: str) -> str:
+def reason_undecodable(error: BaseException, transfer_syntax: str) -> str:
     """In words, without the error's text, which may quote a tag's value."""
     syntax = pydicom.uid.UID(transfer_syntax)
     if isinstance(error, MemoryError):

@@ -53,24 +53,24 @@ def find_lungs_in_series(images: Sequence[np.ndarray], *, from_feet: bool) -> li
       bool [H, W] for each image.
     """
     small = [_shrunk(image) for image in images]
-    masks = [_on_grid(one) for one in small]
+    masks = [_on_grid(item) for item in small]
     areas = [np.count_nonzero(mask) for mask in masks]
     # Small areas may be gas in the gut.
     is_witness = [area > _LEAST_WITNESS_SHARE * max(areas) for area in areas]
     completed = []
     below = np.zeros_like(masks[0]) if masks else None
     for i, mask in enumerate(masks):
-        found = mask
+        result = mask
         if 0 < i < len(masks) - 1:
-            found = found | _opened(masks[i - 1] & masks[i + 1] & ~mask, 2)
+            result = result | _opened(masks[i - 1] & masks[i + 1] & ~mask, 2)
         if from_feet:
-            found = found & ~_domes(small[i], found, below)
-            found = found | _at_the_wall(_opened(below & _hulls(found) & ~found, 2), found)
+            result = result & ~_domes(small[i], result, below)
+            result = result | _at_the_wall(_opened(below & _hulls(result) & ~result, 2), result)
             if is_witness[i]:
                 above = [masks[j] for j in range(i + 1, min(i + 4, len(masks))) if is_witness[j]]
-                found = found | _at_the_back(found, above)
-                below = below | found
-        completed.append(found)
+                result = result | _at_the_back(result, above)
+                below = below | result
+        completed.append(result)
     return [_to_size(mask, image.shape) for mask, image in zip(completed, images, strict=True)]
 
 
@@ -118,20 +118,21 @@ def _at_the_back(lungs: np.ndarray, above: Sequence[np.ndarray]) -> np.ndarray:
     room[half] = ever[half] & ~behind
     mirrored = np.zeros_like(lungs)
     mirrored[half] = here[:, ::-1]
-    found = np.zeros_like(lungs)
+    result = np.zeros_like(lungs)
     for piece in _pieces(_opened(room & mirrored, 4), 0.02 * np.count_nonzero(lungs)):
         # The lungs are mirror images of each other to some pixels only.
-        found |= room & cv2.dilate(piece.view(np.uint8), disc(5)).view(bool)
-    return found
+        result |= room & cv2.dilate(piece.view(np.uint8), disc(5)).view(bool)
+    return result
 
 
 def _pieces(mask: np.ndarray, least: float) -> list[np.ndarray]:
     """The pieces of a mask with an area of at least so many pixels."""
     contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return [
-        cv2.drawContours(np.zeros(mask.shape, np.uint8), [one], -1, 1, cv2.FILLED).view(bool) & mask
-        for one in contours
-        if cv2.contourArea(one) >= least
+        cv2.drawContours(np.zeros(mask.shape, np.uint8), [contour], -1, 1, cv2.FILLED).view(bool)
+        & mask
+        for contour in contours
+        if cv2.contourArea(contour) >= least
     ]
 
 

@@ -21,9 +21,9 @@ def find_in_picture(picture: np.ndarray) -> np.ndarray:
     best = _by_otsu(part)
     if best is None:
         return lungs
-    found, body = _with_opacities(part, *best)
-    if _is_chest(part, found, body):
-        lungs[inside_frame] = found
+    result, body = _with_opacities(part, *best)
+    if _is_chest(part, result, body):
+        lungs[inside_frame] = result
     return lungs
 
 
@@ -110,7 +110,7 @@ def _is_chest(picture: np.ndarray, lungs: np.ndarray, body: np.ndarray) -> bool:
         # The wall of the lungs is sharp.
         edge.any() and np.median(steps[edge > 0]) > 0.25 * contrast,
     )
-    return sum(bool(one) for one in passed) >= len(passed) - 1
+    return sum(bool(item) for item in passed) >= len(passed) - 1
 
 
 def _symmetry(mask: np.ndarray, middle: int) -> float:

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drenet_jax.data.public.scan import Found
+from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.data.public.tree import filled_folders, named_folders
 
 _LABELS = {"NCP": "COVID-19", "CP": "CP", "Normal": "healthy"}
 
 
-def find_persons(root: Path) -> Found:
-    found = Found(root)
-    for name, folder in named_folders(found, "CC-CCII", {name: (name,) for name in _LABELS}):
-        for person in filled_folders(found, folder):
-            for scan in filled_folders(found, person):
-                found.add(f"{name}_{person.name}", scan, _LABELS[name])
-    return found
+def find_persons(root: Path) -> ScanResult:
+    matches = ScanResult(root)
+    for name, folder in named_folders(matches, "CC-CCII", {name: (name,) for name in _LABELS}):
+        for person in filled_folders(matches, folder):
+            for scan in filled_folders(matches, person):
+                matches.add(f"{name}_{person.name}", scan, _LABELS[name])
+    return matches

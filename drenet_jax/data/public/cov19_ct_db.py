@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from drenet_jax.data.public.scan import Found
+from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.data.public.tree import entries, filled_folders, named_folders
 
 _TITLE = "COV19-CT-DB"
@@ -26,23 +26,23 @@ _SPLITS = {"train": ("train",), "validation": ("val", "validation")}
 _LABELS = {"COVID-19": ("covid",), "not COVID-19": ("non-covid",)}
 
 
-def find_persons(root: Path) -> Found:
-    found = Found(root)
-    found.notes.append(
+def find_persons(root: Path) -> ScanResult:
+    matches = ScanResult(root)
+    matches.notes.append(
         "each scan is taken for a person: scans of one person may be in two splits, and intervals "
         "over persons come out too narrow."
     )
     scans: dict[str, list[tuple[str, Path, str]]] = {label: [] for label in _LABELS}
-    splits = named_folders(found, _TITLE, _SPLITS)
+    splits = named_folders(matches, _TITLE, _SPLITS)
     for split, folder in splits:
-        for label, of_label in named_folders(found, _TITLE, _LABELS, inside=folder):
-            for scan in filled_folders(found, of_label):
+        for label, of_label in named_folders(matches, _TITLE, _LABELS, inside=folder):
+            for scan in filled_folders(matches, of_label):
                 scans[label].append((f"{folder.name}_{of_label.name}_{scan.name}", scan, split))
     for label, of_label in scans.items():
         for patient_id, scan, split in of_label:
-            found.add(patient_id, scan, label, split=split)
+            matches.add(patient_id, scan, label, split=split)
     read = {folder for _, folder in splits}
     for entry in entries(root):
         if entry not in read and os.path.isdir(entry):
-            found.leave_out("folders that are neither training nor validation", entry)
-    return found
+            matches.leave_out("folders that are neither training nor validation", entry)
+    return matches

@@ -22,9 +22,9 @@ import os
 import re
 from pathlib import Path
 
-from drenet_jax.data.public.scan import Found
+from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.data.public.tables import read_table
-from drenet_jax.data.public.tree import PICTURES, files, not_like
+from drenet_jax.data.public.tree import PICTURES, files, layout_error
 from drenet_jax.errors import InputError
 
 _TITLE = "COVID-CT"
@@ -43,8 +43,8 @@ class _Half:
 _HALVES = (_Half("COVID", "COVID-19", "covid"), _Half("NonCOVID", "not COVID-19", "other"))
 
 
-def find_persons(root: Path) -> Found:
-    found = Found(root)
+def find_persons(root: Path) -> ScanResult:
+    matches = ScanResult(root)
     images = next(
         (
             place
@@ -59,26 +59,28 @@ def find_persons(root: Path) -> Found:
                 f"--root={root} holds manifest.csv, a cohort file already; give it to prepare as "
                 f"--cohort={root / 'manifest.csv'}."
             )
-        raise not_like(
+        raise layout_error(
             root, _TITLE, "Images-processed/CT_COVID/ and CT_NonCOVID/ (unpacked from their zips)"
         )
     has_split = os.path.isdir(root / "Data-split")
     if not has_split:
-        found.notes.append(f"there is no Data-split in {root}: the published split cannot be kept.")
+        matches.notes.append(
+            f"there is no Data-split in {root}: the published split cannot be kept."
+        )
     for half in _HALVES:
-        _add_half(found, half, images / f"CT_{half.name}", has_split=has_split)
-    found.leave_out_contradictions()
-    return found
+        _add_half(matches, half, images / f"CT_{half.name}", has_split=has_split)
+    matches.leave_out_contradictions()
+    return matches
 
 
-def _add_half(found: Found, half: _Half, folder: Path, *, has_split: bool) -> None:
-    pictures = {picture.name: picture for picture in files(found, folder, PICTURES)}
-    splits = _splits(found.root, half) if has_split else dict.fromkeys(pictures, "")
-    persons = _persons(found.root, half)
+def _add_half(matches: ScanResult, half: _Half, folder: Path, *, has_split: bool) -> None:
+    pictures = {picture.name: picture for picture in files(matches, folder, PICTURES)}
+    splits = _splits(matches.root, half) if has_split else dict.fromkeys(pictures, "")
+    persons = _persons(matches.root, half)
     guessed = []
     for name, picture in pictures.items():
         if name not in splits:
-            found.leave_out("slices in no list of Data-split", picture)
+            matches.leave_out("slices in no list of Data-split", picture)
             continue
         # The table names some slices without their suffix.
         person = persons.get(name) or persons.get(picture.stem)
@@ -86,15 +88,15 @@ def _add_half(found: Found, half: _Half, folder: Path, *, has_split: bool) -> No
             guessed.append(name)
             # With its suffix: 59.png and 59%0.jpg are of two persons.
             person = re.sub(r"%\d+(?=\.\w+$)", "", name)
-        found.add(f"{half.prefix}_{person}", picture, half.label, split=splits[name])
+        matches.add(f"{half.prefix}_{person}", picture, half.label, split=splits[name])
     for name in splits:
         if name not in pictures:
-            found.leave_out("slices of Data-split that are not there", f"CT_{half.name}/{name}")
+            matches.leave_out("slices of Data-split that are not there", f"CT_{half.name}/{name}")
     if guessed:
-        found.notes.append(
+        matches.notes.append(
             f"the persons of {len(guessed)} slices in CT_{half.name} (the first: {guessed[0]}) are "
             f"guessed from file names, often wrongly; put {half.name}-CT-MetaInfo, which names "
-            f"them, into {found.root}."
+            f"them, into {matches.root}."
         )
 
 

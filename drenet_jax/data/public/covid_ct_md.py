@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drenet_jax.data.public.scan import Found
+from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.data.public.tree import filled_folders, named_folders
 
 # Its paper, its page and its archive each name the folders otherwise.
@@ -25,9 +25,9 @@ _FOLDERS = {
 }
 
 
-def find_persons(root: Path) -> Found:
-    found = Found(root)
-    for label, folder in named_folders(found, "COVID-CT-MD", _FOLDERS):
-        for person in filled_folders(found, folder):
-            found.add(person.name, person, label)
-    return found
+def find_persons(root: Path) -> ScanResult:
+    matches = ScanResult(root)
+    for label, folder in named_folders(matches, "COVID-CT-MD", _FOLDERS):
+        for person in filled_folders(matches, folder):
+            matches.add(person.name, person, label)
+    return matches

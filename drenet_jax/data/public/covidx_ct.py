@@ -26,9 +26,9 @@ import re
 from pathlib import Path
 
 from drenet_jax.ct.sources import natural
-from drenet_jax.data.public.scan import Found
+from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.data.public.tables import read_table
-from drenet_jax.data.public.tree import listed, not_like
+from drenet_jax.data.public.tree import layout_error, listed
 from drenet_jax.errors import InputError
 
 _TITLE = "COVIDx-CT"
@@ -67,46 +67,46 @@ class _Slice:
     split: str
 
 
-def find_persons(root: Path) -> Found:
-    found = Found(root)
+def find_persons(root: Path) -> ScanResult:
+    matches = ScanResult(root)
     lists = {name: _one_list(root, name) for name in _SPLITS}
-    named = [one for name, path in lists.items() for one in _read_list(path, _SPLITS[name])]
+    named = [item for name, path in lists.items() for item in _read_list(path, _SPLITS[name])]
     slices = list(dict.fromkeys(named))
     folder, there = _images(root, lists["train"], slices)
-    sites = _sites(found)
+    sites = _sites(matches)
 
     order = list(_LABELS.values())
-    slices.sort(key=lambda one: (order.index(one.label), natural(one.name)))
+    slices.sort(key=lambda item: (order.index(item.label), natural(item.name)))
     guessed = []
-    for one in slices:
-        if one.name not in there:
-            found.leave_out("slices of the lists that are not there", one.name)
+    for slice_ in slices:
+        if slice_.name not in there:
+            matches.leave_out("slices of the lists that are not there", slice_.name)
             continue
-        person = _person_of_metadata(one.name, sites)
+        person = _person_of_metadata(slice_.name, sites)
         if person is None:
-            person = _person_of_name(one.name)
-            guessed.append(one.name)
+            person = _person_of_name(slice_.name)
+            guessed.append(slice_.name)
         if person is None:
-            found.leave_out("slices whose names tell no person", one.name)
+            matches.leave_out("slices whose names tell no person", slice_.name)
             continue
         site = sites.get(person, "")
-        found.add(person, folder / one.name, one.label, split=one.split, site=site)
+        matches.add(person, folder / slice_.name, slice_.label, split=slice_.split, site=site)
     if guessed and sites:
-        found.notes.append(
+        matches.notes.append(
             f"metadata.csv does not name the persons of {len(guessed)} slices (the first: "
             f"{guessed[0]}); these are taken from the file names."
         )
-    for name in sorted(there - {one.name for one in slices}, key=natural):
+    for name in sorted(there - {item.name for item in slices}, key=natural):
         if name.lower().endswith(".png"):
-            found.leave_out("slices in no list", name)
-    found.leave_out_contradictions()
-    return found
+            matches.leave_out("slices in no list", name)
+    matches.leave_out_contradictions()
+    return matches
 
 
 def _one_list(root: Path, name: str) -> Path:
     paths = sorted(root.glob(_LIST.format(name)))
     if not paths:
-        raise not_like(root, _TITLE, f"{_LIST.format(name)!r}")
+        raise layout_error(root, _TITLE, f"{_LIST.format(name)!r}")
     if len(paths) > 1:
         raise InputError(
             f"--root={root} holds the lists {paths[0].name} and {paths[1].name}; "
@@ -143,18 +143,20 @@ def _images(root: Path, train_list: Path, slices: list[_Slice]) -> tuple[Path, s
     for place in places:
         if os.path.isdir(place):
             there = set(listed(place))
-            if any(one.name in there for one in slices):
+            if any(slice_.name in there for slice_ in slices):
                 return place, there
     wanted = " or ".join(place.name + "/" for place in places[:-1])
-    raise not_like(root, _TITLE, f"slices that {train_list.name} names, in {wanted} or the root")
+    raise layout_error(
+        root, _TITLE, f"slices that {train_list.name} names, in {wanted} or the root"
+    )
 
 
-def _sites(found: Found) -> dict[str, str]:
+def _sites(matches: ScanResult) -> dict[str, str]:
     """The source of each person that metadata.csv names."""
-    path = found.root / "metadata.csv"
+    path = matches.root / "metadata.csv"
     if not os.path.isfile(path):
-        found.notes.append(
-            f"there is no metadata.csv in {found.root}: persons are taken from file names, and "
+        matches.notes.append(
+            f"there is no metadata.csv in {matches.root}: persons are taken from file names, and "
             "sites are not known."
         )
         return {}

@@ -15,8 +15,8 @@ import os
 from pathlib import Path
 
 from drenet_jax.data.identities import person_key
-from drenet_jax.data.public.scan import Found
-from drenet_jax.data.public.tree import PICTURES, entries, holds_a_file, not_like
+from drenet_jax.data.public.scan import ScanResult
+from drenet_jax.data.public.tree import PICTURES, entries, holds_a_file, layout_error
 from drenet_jax.errors import InputError
 
 _SUFFIXES = (
@@ -27,16 +27,16 @@ _SUFFIXES = (
 _VOXELS = (".raw", ".zraw")
 
 
-def find_persons(root: Path) -> Found:
-    found = Found(root)
+def find_persons(root: Path) -> ScanResult:
+    matches = ScanResult(root)
     labels = [entry for entry in entries(root) if os.path.isdir(entry)]
     if len(labels) < 2:
-        raise not_like(root, "a cohort of folders", "two or more folders, one for each label")
+        raise layout_error(root, "a cohort of folders", "two or more folders, one for each label")
     for entry in entries(root):
         if entry not in labels:
-            found.leave_out("files beside the labels' folders", entry)
+            matches.leave_out("files beside the labels' folders", entry)
 
-    persons = {label: _persons(found, label) for label in labels}
+    persons = {label: _persons(matches, label) for label in labels}
     seen = collections.Counter(
         key for of_label in persons.values() for key in {person_key(name) for name in of_label}
     )
@@ -46,31 +46,31 @@ def find_persons(root: Path) -> Found:
         if seen[person_key(name)] > 1
     ]
     if twice:
-        found.notes.append(
+        matches.notes.append(
             f"{len(twice)} names (the first: {twice[0]}) are under two labels; they are taken for "
             "different persons, and each id begins with its label."
         )
     for label, of_label in persons.items():
         for name, path in of_label.items():
-            found.add(f"{label.name}_{name}" if twice else name, path, label.name)
-    return found
+            matches.add(f"{label.name}_{name}" if twice else name, path, label.name)
+    return matches
 
 
-def _persons(found: Found, label: Path) -> dict[str, Path]:
+def _persons(matches: ScanResult, label: Path) -> dict[str, Path]:
     persons: dict[str, Path] = {}
     for entry in entries(label):
         if os.path.isdir(entry):
             if not holds_a_file(entry):
-                found.leave_out("folders without a file that may be read", entry)
+                matches.leave_out("folders without a file that may be read", entry)
                 continue
             name = entry.name
         else:
-            suffix = next((one for one in _SUFFIXES if entry.name.lower().endswith(one)), None)
+            suffix = next((item for item in _SUFFIXES if entry.name.lower().endswith(item)), None)
             if suffix is None:
                 if entry.suffix.lower() not in _VOXELS or not os.path.exists(
                     entry.with_suffix(".mhd")
                 ):
-                    found.leave_out("files of a kind that holds no CT", entry)
+                    matches.leave_out("files of a kind that holds no CT", entry)
                 continue
             name = entry.name[: -len(suffix)]
         if name in persons:

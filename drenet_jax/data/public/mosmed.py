@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from drenet_jax.data.public.scan import Found
+from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.data.public.tree import files, named_folders
 
 _LABELS = {
@@ -28,12 +28,12 @@ _LABELS = {
 }
 
 
-def find_persons(root: Path) -> Found:
-    found = Found(root)
+def find_persons(root: Path) -> ScanResult:
+    matches = ScanResult(root)
     places = (root / "studies", root / "COVID19_1110" / "studies")
     inside = next((place for place in places if os.path.isdir(place)), root)
     names = {name: (name,) for name in _LABELS}
-    for name, folder in named_folders(found, "MosMedData", names, inside=inside):
-        for study in files(found, folder, (".nii.gz", ".nii")):
-            found.add(study.name.split(".nii")[0], study, _LABELS[name])
-    return found
+    for name, folder in named_folders(matches, "MosMedData", names, inside=inside):
+        for study in files(matches, folder, (".nii.gz", ".nii")):
+            matches.add(study.name.split(".nii")[0], study, _LABELS[name])
+    return matches

@@ -15,19 +15,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drenet_jax.data.public.scan import Found
+from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.data.public.tree import PICTURES, files, named_folders
 
 _FOLDERS = {"COVID-19": ("COVID",), "not COVID-19": ("non-COVID",)}
 
 
-def find_persons(root: Path) -> Found:
-    found = Found(root)
-    found.notes.append(
+def find_persons(root: Path) -> ScanResult:
+    matches = ScanResult(root)
+    matches.notes.append(
         "each slice is taken for a person, since nothing tells which are of one person: a split by "
         "person cannot be had, and results come out too good."
     )
-    for label, folder in named_folders(found, "SARS-CoV-2 CT-scan", _FOLDERS):
-        for picture in files(found, folder, PICTURES):
-            found.add(f"{folder.name}_{picture.stem}", picture, label)
-    return found
+    for label, folder in named_folders(matches, "SARS-CoV-2 CT-scan", _FOLDERS):
+        for picture in files(matches, folder, PICTURES):
+            matches.add(f"{folder.name}_{picture.stem}", picture, label)
+    return matches

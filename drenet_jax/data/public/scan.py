@@ -12,7 +12,7 @@ import posixpath
 from pathlib import Path
 
 from drenet_jax.ct.sources import printable
-from drenet_jax.data.identities import clean, control_character, person_twins, value_twins
+from drenet_jax.data.identities import clean, control_character, person_variants, value_variants
 from drenet_jax.errors import InputError
 
 
@@ -36,7 +36,7 @@ class Row:
 
 
 @dataclasses.dataclass
-class Found:
+class ScanResult:
     """Rows, and what a user must be told, gathered by a reader below `root`.
 
     Attributes:
@@ -57,9 +57,9 @@ class Found:
         path = self._relative(path)
         self.rows.append(Row(clean(patient_id), path, clean(label), split, clean(site)))
 
-    def leave_out(self, what: str, one: Path | str) -> None:
+    def leave_out(self, what: str, item: Path | str) -> None:
         """Counts a path, or whatever has the name `one`, among `what` is not in the cohort."""
-        name = self._relative(one) if isinstance(one, Path) else one
+        name = self._relative(item) if isinstance(item, Path) else item
         self._left_out.setdefault(what, []).append(printable(name))
 
     def left_out(self) -> list[str]:
@@ -100,7 +100,7 @@ def require_new(out: Path) -> None:
         raise InputError(f"--out={out} exists already; name a new file, or remove that one first.")
 
 
-def write_cohort(found: Found, out: Path) -> None:
+def write_cohort(matches: ScanResult, out: Path) -> None:
     """Writes `found` as a cohort file, whole or not at all.
 
     Columns: patient_id, path (relative to the file's folder), label, and split and site where the
@@ -116,7 +116,7 @@ def write_cohort(found: Found, out: Path) -> None:
         CSV file in UTF-8.
     """
     require_new(out)
-    text = _text(found, out)
+    text = _text(matches, out)
     scratch = out.with_name(f".{out.name}.unfinished")
     missing = [parent for parent in scratch.absolute().parents if not os.path.exists(parent)]
     try:
@@ -137,28 +137,30 @@ def write_cohort(found: Found, out: Path) -> None:
         raise
 
 
-def _text(found: Found, out: Path) -> str:
-    labels = dict.fromkeys(row.label for row in found.rows)
+def _text(matches: ScanResult, out: Path) -> str:
+    labels = dict.fromkeys(row.label for row in matches.rows)
     if len(labels) < 2:
         raise InputError(
-            f"--root={found.root} holds persons with the label {', '.join(labels) or '(none)'} "
+            f"--root={matches.root} holds persons with the label {', '.join(labels) or '(none)'} "
             "only; a diagnosis needs two labels or more."
         )
     # Both without links, since `..` after a link leads elsewhere than its name says.
-    root = Path(os.path.relpath(os.path.realpath(found.root), os.path.realpath(out.parent)))
+    root = Path(os.path.relpath(os.path.realpath(matches.root), os.path.realpath(out.parent)))
     columns = ["patient_id", "path", "label"]
-    columns += [name for name in ("split", "site") if any(getattr(row, name) for row in found.rows)]
+    columns += [
+        name for name in ("split", "site") if any(getattr(row, name) for row in matches.rows)
+    ]
     label_of: dict[str, str] = {}
     twins = {
-        "patient_id": person_twins(),
-        "label": value_twins("label"),
-        "site": value_twins("site"),
+        "patient_id": person_variants(),
+        "label": value_variants("label"),
+        "site": value_variants("site"),
     }
     lines = []
-    for row in found.rows:
+    for row in matches.rows:
         if label_of.setdefault(row.patient_id, row.label) != row.label:
             raise InputError(
-                f"--root={found.root} has a person {row.patient_id!r} under two labels, "
+                f"--root={matches.root} has a person {row.patient_id!r} under two labels, "
                 f"{label_of[row.patient_id]} and {row.label}; keep one."
             )
         path = posixpath.normpath(posixpath.join(root.as_posix(), row.path))
@@ -175,7 +177,7 @@ def _text(found: Found, out: Path) -> str:
                     "holds a control character; rename it."
                 )
             if value:
-                of_column.add(value, f"--root={found.root}", path)
+                of_column.add(value, f"--root={matches.root}", path)
         lines.append([path if name == "path" else getattr(row, name) for name in columns])
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -15,20 +15,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from drenet_jax.data.public.scan import Found
+from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.data.public.tables import read_table
-from drenet_jax.data.public.tree import files, not_like
+from drenet_jax.data.public.tree import files, layout_error
 from drenet_jax.errors import InputError
 
 _LABELS = {"1": "COVID-19", "0": "not COVID-19"}
 
 
-def find_persons(root: Path) -> Found:
-    found = Found(root)
+def find_persons(root: Path) -> ScanResult:
+    matches = ScanResult(root)
     folder, table = root / "data" / "mha", root / "metadata" / "reference.csv"
     if not os.path.isdir(folder) or not os.path.isfile(table):
-        raise not_like(root, "STOIC2021", "data/mha/ and metadata/reference.csv")
-    series = {file.stem: file for file in files(found, folder, (".mha",))}
+        raise layout_error(root, "STOIC2021", "data/mha/ and metadata/reference.csv")
+    series = {file.stem: file for file in files(matches, folder, (".mha",))}
     label_of: dict[str, str] = {}
     for patient_id, value in read_table(table, [("patientid",), ("probcovid",)]):
         value = value.removesuffix(".0")
@@ -41,11 +41,11 @@ def find_persons(root: Path) -> Found:
     for label in _LABELS.values():
         for patient_id, file in series.items():
             if label_of.get(patient_id) == label:
-                found.add(patient_id, file, label)
+                matches.add(patient_id, file, label)
     for patient_id, file in series.items():
         if patient_id not in label_of:
-            found.leave_out("series that reference.csv does not name", file)
+            matches.leave_out("series that reference.csv does not name", file)
     for patient_id in label_of:
         if patient_id not in series:
-            found.leave_out("persons of reference.csv whose series are not there", patient_id)
-    return found
+            matches.leave_out("persons of reference.csv whose series are not there", patient_id)
+    return matches

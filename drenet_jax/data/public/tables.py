@@ -48,7 +48,7 @@ def read_table(
             f"{path} is no table that can be read; download it again, or save it as CSV."
         ) from error
     header = [clean(name).lower() for name in lines[0]] if lines else []
-    for name in (one for names in (*columns, *optional) for one in names):
+    for name in (item for names in (*columns, *optional) for item in names):
         if header.count(name) > 1:
             raise InputError(f"{path} has the column {name!r} twice; remove or rename one.")
     places = [
@@ -78,7 +78,7 @@ def _xlsx_lines(path: Path) -> Iterable[list[str]]:
         texts: list[str] = []
         if "xl/sharedStrings.xml" in archive.namelist():
             shared = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))
-            texts = [_text(one) for one in shared.iter(f"{_XLSX}si")]
+            texts = [_text(item) for item in shared.iter(f"{_XLSX}si")]
         sheet = ElementTree.fromstring(archive.read("xl/worksheets/sheet1.xml"))
     for row in sheet.iter(f"{_XLSX}row"):
         line: list[str] = []

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from drenet_jax.ct.sources import natural, printable
-from drenet_jax.data.public.scan import Found
+from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -23,7 +23,7 @@ def entries(folder: Path) -> list[Path]:
     Raises:
       InputError: it cannot be read.
     """
-    names = (name for name in listed(folder) if not _is_litter(name))
+    names = (name for name in listed(folder) if not is_junk_file(name))
     return [folder / name for name in sorted(names, key=natural)]
 
 
@@ -37,7 +37,7 @@ def listed(folder: Path) -> list[str]:
         ) from error
 
 
-def not_like(folder: Path, title: str, looked_for: str) -> InputError:
+def layout_error(folder: Path, title: str, looked_for: str) -> InputError:
     """The refusal of a folder that is not laid out as in the published data set."""
     names = [printable(entry.name) for entry in entries(folder)]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -49,7 +49,11 @@ def not_like(folder: Path, title: str, looked_for: str) -> InputError:
 
 
 def named_folders(
-    found: Found, title: str, names: Mapping[str, Sequence[str]], *, inside: Path | None = None
+    matches: ScanResult,
+    title: str,
+    names: Mapping[str, Sequence[str]],
+    *,
+    inside: Path | None = None,
 ) -> list[tuple[str, Path]]:
     """The folders that stand for labels (or for something else that a data set sorts by).
 
@@ -65,46 +69,48 @@ def named_folders(
     Raises:
       InputError: there is none.
     """
-    inside = inside or found.root
+    inside = inside or matches.root
     here = {entry.name.lower(): entry for entry in entries(inside) if os.path.isdir(entry)}
     folders = []
     for key, accepted in names.items():
         present = [here[name.lower()] for name in accepted if name.lower() in here]
         folders += [(key, folder) for folder in present]
         if not present:
-            found.notes.append(f"there is no folder {accepted[0]!r} in {inside}.")
+            matches.notes.append(f"there is no folder {accepted[0]!r} in {inside}.")
     if not folders:
         wanted = ", ".join(repr(accepted[0]) for accepted in names.values())
-        raise not_like(inside, title, f"the folders {wanted}")
+        raise layout_error(inside, title, f"the folders {wanted}")
     return folders
 
 
-def filled_folders(found: Found, folder: Path) -> Iterator[Path]:
+def filled_folders(matches: ScanResult, folder: Path) -> Iterator[Path]:
     """The folders in `folder` that hold a file, however deep; all else there is left out."""
     for entry in entries(folder):
         if not os.path.isdir(entry):
-            found.leave_out("files beside the folders of the persons or scans", entry)
+            matches.leave_out("files beside the folders of the persons or scans", entry)
         elif not holds_a_file(entry):
-            found.leave_out("folders without a file that may be read", entry)
+            matches.leave_out("folders without a file that may be read", entry)
         else:
             yield entry
 
 
-def files(found: Found, folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def files(matches: ScanResult, folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """The files in `folder` whose names end so; all else there is left out."""
     for entry in entries(folder):
         if entry.name.lower().endswith(suffixes) and not os.path.isdir(entry):
             yield entry
         else:
-            found.leave_out(f"files and folders not named *{', *'.join(suffixes)}", entry)
+            matches.leave_out(f"files and folders not named *{', *'.join(suffixes)}", entry)
 
 
 def holds_a_file(folder: Path) -> bool:
     """True if there is a file in `folder`, however deep, that is no desktop's litter."""
     return any(
-        not _is_litter(name) for _, _, names in os.walk(folder, followlinks=True) for name in names
+        not is_junk_file(name)
+        for _, _, names in os.walk(folder, followlinks=True)
+        for name in names
     )
 
 
-def _is_litter(name: str) -> bool:
+def is_junk_file(name: str) -> bool:
     return name.startswith(".") or name in _LITTER

@@ -7,7 +7,7 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 
-from drenet_jax.evaluation.report.formatting import Reasons, metric_text, number_text
+from drenet_jax.evaluation.report.formatting import Footnotes, metric_text, number_text
 
 # Columns of the paper's Table 1, and the F1 that everybody else means.
 _BINARY = {
@@ -76,36 +76,36 @@ def tables(result: Mapping) -> tuple[list[Table], list[str]]:
     persons = f"{result['n_persons']} {result['split']} persons"
     slices = f"{result['n_slices']} {result['split']} slices"
     binary, several = f"{positive} against the rest", f"{len(labels)} classes"
-    found = [
+    matches = [
         _metric_table("table1", f"{binary}, {persons}", result, "person", _BINARY),
         _difference_table("differences1", f"{binary}, differences, {persons}", result, _BINARY),
         _metric_table("table1_slices", f"{binary}, {slices}", result, "image", _BINARY),
     ]
     if len(labels) > 2:
         means = f"{several}, averages over the labels"
-        found += [
+        matches += [
             _metric_table("table2", f"{means}, {persons}", result, "person", _MACRO),
             _difference_table("differences2", f"{means}, differences, {persons}", result, _MACRO),
         ]
-    found.append(_test_table(result, persons))
-    found, reasons = _numbered(found)
-    return found, [*_notes(result), *(f"[{i}] {why}" for i, why in enumerate(reasons, 1))]
+    matches.append(_test_table(result, persons))
+    matches, reasons = _numbered(matches)
+    return matches, [*_notes(result), *(f"[{i}] {why}" for i, why in enumerate(reasons, 1))]
 
 
-def _numbered(found: Sequence[Table]) -> tuple[list[Table], list[str]]:
+def _numbered(result: Sequence[Table]) -> tuple[list[Table], list[str]]:
     """The tables with a number behind every missing one, and the reasons in their order."""
-    reasons = Reasons()
+    reasons = Footnotes()
 
-    def cell(one: Cell) -> Cell:
-        if not one.why:
-            return one
-        return dataclasses.replace(one, text=f"{one.text} [{reasons.number(one.why)}]")
+    def cell(item: Cell) -> Cell:
+        if not item.why:
+            return item
+        return dataclasses.replace(item, text=f"{item.text} [{reasons.number(item.why)}]")
 
     numbered = [
         dataclasses.replace(
-            table, rows=[(name, [cell(one) for one in cells]) for name, cells in table.rows]
+            table, rows=[(name, [cell(item) for item in cells]) for name, cells in table.rows]
         )
-        for table in found
+        for table in result
     ]
     return numbered, reasons.texts
 
@@ -133,10 +133,10 @@ def _notes(result: Mapping) -> list[str]:
     ]
 
 
-def markdown(found: Sequence[Table], said: Sequence[str]) -> str:
+def markdown(result: Sequence[Table], text: Sequence[str]) -> str:
     """All tables, and the notes below them."""
     lines = []
-    for table in found:
+    for table in result:
         lines += [f"### {_md(table.caption)}", ""]
         lines.append("| run | " + " | ".join(map(_md, table.columns)) + " |")
         lines.append("| --- |" + " --- |" * len(table.columns))
@@ -144,27 +144,27 @@ def markdown(found: Sequence[Table], said: Sequence[str]) -> str:
             texts = (f"**{_md(cell.text)}**" if cell.best else _md(cell.text) for cell in cells)
             lines.append(f"| {_md(name)} | " + " | ".join(texts) + " |")
         lines.append("")
-    return "\n".join([*lines, *(f"- {_md(one)}" for one in said)]) + "\n"
+    return "\n".join([*lines, *(f"- {_md(item)}" for item in text)]) + "\n"
 
 
-def csv_text(found: Sequence[Table]) -> str:
+def csv_text(result: Sequence[Table]) -> str:
     """All tables in one: a line for each number."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("table", "run", "column", "value", "low", "high"))
-    for table in found:
+    for table in result:
         for name, cells in table.rows:
             for column, cell in zip(table.columns, cells, strict=True):
                 numbers = (cell.value, cell.low, cell.high)
-                texts = ("" if one is None else repr(float(one)) for one in numbers)
+                texts = ("" if number is None else repr(float(number)) for number in numbers)
                 writer.writerow((table.name, name, column, *texts))
     return file.getvalue()
 
 
-def latex(found: Sequence[Table], said: Sequence[str]) -> str:
+def latex(result: Sequence[Table], text: Sequence[str]) -> str:
     """All tables as LaTeX, with no package needed; the notes are comments."""
-    lines = [f"% {one}" for one in said]
-    for table in found:
+    lines = [f"% {item}" for item in text]
+    for table in result:
         lines += [
             "",
             r"\begin{table}",
@@ -177,7 +177,7 @@ def latex(found: Sequence[Table], said: Sequence[str]) -> str:
         ]
         for name, cells in table.rows:
             texts = (
-                rf"\textbf{{{_tex(one.text)}}}" if one.best else _tex(one.text) for one in cells
+                rf"\textbf{{{_tex(cell.text)}}}" if cell.best else _tex(cell.text) for cell in cells
             )
             lines.append(" & ".join([_tex(name), *texts]) + r" \\")
         lines += [r"\hline", r"\end{tabular}", r"\end{table}"]
@@ -191,7 +191,7 @@ def _metric_table(
     for run in result["runs"]:
         cells = []
         for metric in columns:
-            values = [one[level][metric]["value"] for one in result["runs"]]
+            values = [item[level][metric]["value"] for item in result["runs"]]
             known = [value for value in values if value is not None]
             own = run[level][metric]
             # Where all are equal, none is best.
@@ -206,10 +206,10 @@ def _difference_table(
 ) -> Table:
     rows = [
         (
-            f"{one['run']} − {one['against']}",
-            [_cell(one["person"][metric], plus=True) for metric in columns],
+            f"{item['run']} − {item['against']}",
+            [_cell(item["person"][metric], plus=True) for metric in columns],
         )
-        for one in result["differences"]
+        for item in result["differences"]
     ]
     return Table(name, caption, list(columns.values()), rows)
 
@@ -223,13 +223,13 @@ def _test_table(result: Mapping, persons: str) -> Table:
     for metric, test in tests.values():
         columns += [metric, f"{metric}: p, {test}", f"{metric}: p, {test} and Holm"]
     rows = []
-    for one in result["differences"]:
+    for item in result["differences"]:
         cells = []
         for test in tests:
-            found = one[test]
-            cells.append(_cell({"value": found["difference"], **found}, plus=True))
-            cells += [_p_cell(found["p_value"]), _p_cell(found["p_holm"])]
-        rows.append((f"{one['run']} − {one['against']}", cells))
+            matches = item[test]
+            cells.append(_cell({"value": matches["difference"], **matches}, plus=True))
+            cells += [_p_cell(matches["p_value"]), _p_cell(matches["p_holm"])]
+        rows.append((f"{item['run']} − {item['against']}", cells))
     return Table("tests", f"tests of the differences, {persons}", columns, rows)
 
 
@@ -249,7 +249,9 @@ def _p_cell(p_value: float | None) -> Cell:
 
 def _md(text: str) -> str:
     """A text as Markdown shows it as it stands."""
-    return "".join(f"\\{one}" if one in "\\`*_[]<>#|" else one for one in " ".join(text.split()))
+    return "".join(
+        f"\\{item}" if item in "\\`*_[]<>#|" else item for item in " ".join(text.split())
+    )
 
 
 _TEX = {
@@ -260,9 +262,9 @@ _TEX = {
     "–": "--",
     "<": r"$<$",
     ">": r"$>$",
-} | {one: f"\\{one}" for one in "&%$#_{}"}
+} | {item: f"\\{item}" for item in "&%$#_{}"}
 
 
 def _tex(text: str) -> str:
     """A text as LaTeX shows it as it stands."""
-    return "".join(_TEX.get(one, one) for one in " ".join(text.split()))
+    return "".join(_TEX.get(item, item) for item in " ".join(text.split()))

@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drenet_jax.evaluation.decisions import Miss
+from drenet_jax.evaluation.decisions import Misclassification
 from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
 from drenet_jax.evaluation.report.claim import ClaimRow, claim_rows
-from drenet_jax.evaluation.report.formatting import POINTERS, Reasons, metric_text
+from drenet_jax.evaluation.report.formatting import POINTERS, Footnotes, metric_text
 from drenet_jax.evaluation.report.person_report import PACKAGE, data_uri, facts
 from drenet_jax.html_templates import render
 
@@ -95,7 +95,7 @@ class RunReport:
     metrics: Mapping
     slices: SlicePredictions
     persons: PersonPredictions
-    misses: Sequence[Miss]
+    misses: Sequence[Misclassification]
     pictures: Mapping[tuple[str, int, str], np.ndarray]
     model: Mapping[str, object]
     config: Mapping
@@ -108,23 +108,23 @@ class RunReport:
     plots: Mapping[str, Path]
 
 
-def run_report(told: RunReport) -> str:
+def run_report(report: RunReport) -> str:
     """What `evaluate` and `crossvalidate` write to report.html (DESIGN section 2).
 
     Returns:
       The text of an HTML file that needs nothing outside it.
     """
-    metrics = told.metrics
+    metrics = report.metrics
     # What stands after a colon is of the one slice.
-    reasons = collections.Counter(row["why"].split(":")[0] for row in told.excluded)
-    cohort = _cohort_rows(told.slices)
+    reasons = collections.Counter(row["why"].split(":")[0] for row in report.excluded)
+    cohort = _cohort_rows(report.slices)
     return render(
         PACKAGE,
         "evaluation.html.j2",
-        title=told.title,
+        title=report.title,
         person_auc=metric_text(metrics["person"]["auc"]),
         image_auc=metric_text(metrics["image"]["auc"]),
-        whys=Reasons(),
+        whys=Footnotes(),
         metrics=metrics,
         moved=metrics["validation_threshold"],
         moved_metrics=metrics["validation_threshold"].get("person"),
@@ -141,39 +141,42 @@ def run_report(told: RunReport) -> str:
             for row in metrics["sites"]
         ],
         cohort=cohort,
-        design=told.design,
-        partitions=told.partitions,
-        folds=told.folds,
-        excluded=told.excluded,
+        design=report.design,
+        partitions=report.partitions,
+        folds=report.folds,
+        excluded=report.excluded,
         reasons=reasons.most_common(),
         plots=[
-            {"uri": data_uri(told.plots[name].read_bytes()), "caption": caption, "alt": alt}
+            {"uri": data_uri(report.plots[name].read_bytes()), "caption": caption, "alt": alt}
             for name, (caption, alt) in _PLOTS.items()
         ],
-        misses=[_shown_miss(miss, told) for miss in told.misses],
+        misses=[_shown_miss(miss, report) for miss in report.misses],
         explain=_explain_rows(metrics),
         parts=[
             part
             for part in _PARTS
-            if (part[0] != "folds" or told.folds) and (part[0] != "explain" or "explain" in metrics)
+            if (part[0] != "folds" or report.folds)
+            and (part[0] != "explain" or "explain" in metrics)
         ],
-        claim=_claim(told, cohort[-1]["counts"]),
-        model=facts({**told.model, "labels": metrics["labels"], "ct": told.ct}),
-        settings=facts({**told.config, "software": told.software}),
+        claim=_claim(report, cohort[-1]["counts"]),
+        model=facts({**report.model, "labels": metrics["labels"], "ct": report.ct}),
+        settings=facts({**report.config, "software": report.software}),
     )
 
 
-def _claim(told: RunReport, counts: Sequence[tuple[int, int]]) -> list[tuple[str, list[ClaimRow]]]:
+def _claim(
+    report: RunReport, counts: Sequence[tuple[int, int]]
+) -> list[tuple[str, list[ClaimRow]]]:
     """The checklist's items by part of the paper."""
-    labels = told.metrics["labels"]
+    labels = report.metrics["labels"]
     rows = claim_rows(
-        metrics=told.metrics,
-        design=told.design,
-        ct=told.ct,
-        config=told.config,
-        software=told.software,
-        n_excluded=len(told.excluded),
-        n_sites=len(np.unique(told.slices.site)),
+        metrics=report.metrics,
+        design=report.design,
+        ct=report.ct,
+        config=report.config,
+        software=report.software,
+        n_excluded=len(report.excluded),
+        n_sites=len(np.unique(report.slices.site)),
         # The last of the counts is of all labels.
         n_persons={label: n for label, (n, _) in zip(labels, counts[:-1], strict=True)},
     )
@@ -182,8 +185,8 @@ def _claim(told: RunReport, counts: Sequence[tuple[int, int]]) -> list[tuple[str
 
 def _explain_rows(metrics: Mapping) -> list[tuple[str, Mapping]]:
     """Title and figures of each way in which a model points at lesions."""
-    told = metrics.get("explain", {})
-    return [(title, told[name]) for name, title in POINTERS.items() if told.get(name)]
+    result = metrics.get("explain", {})
+    return [(title, result[name]) for name, title in POINTERS.items() if result.get(name)]
 
 
 def _binary_rows(metrics: Mapping) -> list[tuple[str, str]]:
@@ -208,7 +211,7 @@ def _rows_by_label(metrics: Mapping) -> list[dict]:
             "accuracy": metrics[level]["accuracy_argmax"],
             "titles": list(titles.values()),
             "rows": [
-                {"label": title, "metrics": [metrics[level][one + suffix] for one in titles]}
+                {"label": title, "metrics": [metrics[level][item + suffix] for item in titles]}
                 for title, suffix in [*columns, ("macro average", "_macro")]
             ],
         }
@@ -239,9 +242,9 @@ def _counts(slices: SlicePredictions) -> list[tuple[int, int]]:
     return [*counts, (len(np.unique(slices.patient_id)), len(slices))]
 
 
-def _shown_miss(miss: Miss, told: RunReport) -> dict:
+def _shown_miss(miss: Misclassification, report: RunReport) -> dict:
     """A person of the table of misses, with the slices that speak most for the wrong label."""
-    slices = told.slices
+    slices = report.slices
     probability = slices.probabilities[:, slices.labels.index(miss.predicted)]
     rows = np.flatnonzero(slices.patient_id == miss.patient_id)
     most = rows[np.argsort(-probability[rows], kind="stable")]
@@ -251,7 +254,7 @@ def _shown_miss(miss: Miss, told: RunReport) -> dict:
     pictures = []
     for i in sorted(most, key=lambda i: slices.slice_index[i]):
         index, name = int(slices.slice_index[i]), str(slices.slice_name[i])
-        image = told.pictures[miss.patient_id, index, name]
+        image = report.pictures[miss.patient_id, index, name]
         thumbnail = cv2.resize(image, (_THUMBNAIL_PX, _THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
         done, png = cv2.imencode(".png", thumbnail)
         assert done

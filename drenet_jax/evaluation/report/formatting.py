@@ -42,7 +42,7 @@ def decision_text(decision: Mapping, n_slices: int) -> str:
     return f"The model's most probable label, {made}"
 
 
-class Reasons:
+class Footnotes:
     """Why numbers are missing: each reason once, numbered in the order in which they are met.
 
     Attributes:
@@ -69,12 +69,12 @@ POINTERS = {
 
 def explain_lines(metrics: Mapping) -> list[str]:
     """What a command prints of the part `explain` of metrics.json, if it is there."""
-    told = metrics.get("explain") or {}
+    result = metrics.get("explain") or {}
     return [
-        f"{title}: {metric_text(told[name]['rate'])}, by chance "
-        f"{number_text(told[name]['chance']['value'])}"
+        f"{title}: {metric_text(result[name]['rate'])}, by chance "
+        f"{number_text(result[name]['chance']['value'])}"
         for name, title in POINTERS.items()
-        if told.get(name)
+        if result.get(name)
     ]
 
 

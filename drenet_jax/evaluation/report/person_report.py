@@ -81,8 +81,8 @@ def person_report(
     """
     person, label = result["person"], result["person"]["label"]
     labels = list(person["probabilities"])
-    most = [pictures[place] for place in most_suspected(pictures, label)]
-    ranks = {(one.index, one.name): rank for rank, one in enumerate(most, start=1)}
+    most = [pictures[place] for place in top_slices(pictures, label)]
+    ranks = {(item.index, item.name): rank for rank, item in enumerate(most, start=1)}
     shown = [_shown_slice(picture, label) for picture in most]
     return render(
         PACKAGE,
@@ -104,7 +104,7 @@ def person_report(
         has_left_out=bool(left_out),
         shown=shown,
         heat_scale=_layer_uri(heat_scale((12, 96))),
-        has_heat=any(one["heat"] for one in shown),
+        has_heat=any(item["heat"] for item in shown),
         slices=[
             {
                 "index": row["index"],
@@ -126,7 +126,7 @@ def person_report(
     )
 
 
-def most_suspected(pictures: Sequence[SlicePicture], label: str) -> list[int]:
+def top_slices(pictures: Sequence[SlicePicture], label: str) -> list[int]:
     """Places in `pictures` of the slices that a report shows large, the most probable first."""
     order = sorted(
         range(len(pictures)), key=lambda i: (-pictures[i].probabilities[label], pictures[i].index)
@@ -179,13 +179,13 @@ def _strip(
     ]
     tiles += [
         {
-            "uri": _slice_uri(_thumbnail(one.source)),
-            "alt": f"Slice {one.index}, left out: {one.why}",
-            "index": one.index,
+            "uri": _slice_uri(_thumbnail(item.source)),
+            "alt": f"Slice {item.index}, left out: {item.why}",
+            "index": item.index,
             # What stands after a colon is of the one slice.
-            "why": one.why.split(":")[0],
+            "why": item.why.split(":")[0],
         }
-        for one in left_out
+        for item in left_out
     ]
     return sorted(tiles, key=lambda tile: tile["index"]) if left_out else tiles
 
@@ -203,7 +203,7 @@ def _shown_slice(picture: SlicePicture, label: str) -> dict:
         for box in picture.lesion_boxes
     ]
     listed = "; ".join(f"{box['score']:.2f} in {box['place']}" for box in boxes)
-    warmest = picture.warmest and _place(*picture.warmest, picture.source.shape)
+    peak_location = picture.peak_location and _place(*picture.peak_location, picture.source.shape)
     score = picture.probabilities[label]
     return {
         "index": picture.index,
@@ -215,14 +215,14 @@ def _shown_slice(picture: SlicePicture, label: str) -> dict:
         "heat": None if drawn.heat is None else _layer_uri(drawn.heat),
         "marks": _layer_uri(drawn.marks),
         "alt": f"CT slice {picture.index}, file {picture.name}: {label} {score:.2f}",
-        "heat_alt": f"Heat map, warmest in {warmest} of the picture",
+        "heat_alt": f"Heat map, warmest in {peak_location} of the picture",
         "marks_alt": (
             f"Red box{'es' if len(boxes) > 1 else ''}: {listed} of the picture"
             if boxes
             else "No lesion box; the thin grey box is the lungs' crop"
         ),
         "is_cold": picture.heat_map is not None and drawn.heat is None,
-        "warmest": warmest,
+        "warmest": peak_location,
         "boxes": boxes,
         "crops": [_shown_crop(picture, k, label) for k in range(len(picture.boxes))],
     }

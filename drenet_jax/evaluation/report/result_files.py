@@ -18,7 +18,7 @@ from drenet_jax.data.records import PreparedData
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation import plots
 from drenet_jax.evaluation.calibration import brier_score, expected_calibration_error
-from drenet_jax.evaluation.decisions import MetricSettings, worst_misses
+from drenet_jax.evaluation.decisions import MetricSettings, worst_errors
 from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
 from drenet_jax.evaluation.report.evaluation_report import RunReport, run_report
 from drenet_jax.version import __version__
@@ -48,14 +48,14 @@ class Calibration:
 
     def to_dict(self, positive: int, bins: int) -> dict:
         """Fit for JSON: the temperature and what it changes."""
-        told = [
+        matches = [
             {
                 "image": _calibration_figures(slices, positive, bins),
                 "person": _calibration_figures(persons, positive, bins),
             }
             for _, slices, persons in self.versions
         ]
-        before, after = told if len(told) == 2 else (*told, None)
+        before, after = matches if len(matches) == 2 else (*matches, None)
         values = {
             "temperature": self.temperature,
             "used": self.used,
@@ -66,7 +66,7 @@ class Calibration:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Study:
+class ReportContext:
     """What a report tells beside the predictions.
 
     Attributes:
@@ -92,14 +92,14 @@ class Study:
     folds: Sequence[Mapping] = ()
 
 
-def study_of_run(
+def context_of_run(
     data: PreparedData,
     split: str,
     model: Mapping[str, object],
     config: Mapping,
     *,
     is_other: bool,
-) -> Study:
+) -> ReportContext:
     """What there is to tell of a model's evaluation on a split of `data`.
 
     Args:
@@ -117,7 +117,7 @@ def study_of_run(
     if is_other:
         title += " of another data set"
         design += " The model was trained and chosen on another data set, of other persons."
-    return Study(
+    return ReportContext(
         title=title,
         model={**model, "data": str(data.path)},
         config=config,
@@ -161,7 +161,7 @@ def write_evaluation(
     persons: PersonPredictions,
     *,
     calibration: Calibration,
-    study: Study,
+    study: ReportContext,
     settings: MetricSettings,
 ) -> dict:
     """Writes the files of DESIGN section 2.
@@ -178,8 +178,8 @@ def write_evaluation(
       what metrics.json holds.
     """
     positive = slices.labels.index(metrics["positive"])
-    told = calibration.to_dict(positive, settings.calibration_bins)
-    metrics = {**metrics, "calibration": told}
+    calibration_report = calibration.to_dict(positive, settings.calibration_bins)
+    metrics = {**metrics, "calibration": calibration_report}
     slices.to_csv(folder / "slices.csv")
     persons.to_csv(folder / "persons.csv")
     (folder / "metrics.json").write_text(
@@ -191,7 +191,7 @@ def write_evaluation(
     plots.calibration_figure(
         plot_files["calibration"], calibration.versions, positive, settings.calibration_bins
     )
-    misses = worst_misses(persons, positive, metrics["threshold"], _SHOWN_MISSES)
+    misses = worst_errors(persons, positive, metrics["threshold"], _SHOWN_MISSES)
     report = run_report(
         RunReport(
             title=study.title,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drenet_jax.models.dropout import drop
+from drenet_jax.models.dropout import dropout
 from drenet_jax.models.model_outputs import probed
 
 # As torchvision draws them.
@@ -91,7 +91,7 @@ class VGG(nn.Module):
             x = nn.Dense(64 * self.width, kernel_init=_dense_init, dtype=self.dtype, name=name)(x)
             x = nn.relu(x)
             if train and self.dropout:
-                x = drop(x, dropout_keys, stream, self.dropout)
+                x = dropout(x, dropout_keys, stream, self.dropout)
         return feature_map, x.astype(jnp.float32)
 
 
