@@ -20,7 +20,7 @@ from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature, fit_temperature
 from drenet_jax.evaluation.decisions import positive_class, settings_with_flags
 from drenet_jax.evaluation.metrics import evaluation_metrics, youden_threshold
-from drenet_jax.evaluation.pointing_game import Points, pointing_metrics, write_hits
+from drenet_jax.evaluation.pointing_game import Points, play, pointing_metrics, write_hits
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
     SlicePredictions,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from drenet_jax.models.build import build_model, init_variables
+from drenet_jax.models.grad_cam import grad_cam
 from drenet_jax.models.model_outputs import FeatureMaps
 
 CLASSES = 3

@@ -23,6 +23,7 @@ from drenet_jax.models.backbones.densenet import DenseNet  # noqa: E402
 from drenet_jax.models.backbones.resnet import ResNet  # noqa: E402
 from drenet_jax.models.backbones.vgg import VGG  # noqa: E402
 from drenet_jax.models.classifier import Classifier  # noqa: E402
+from drenet_jax.models.grad_cam import grad_cam  # noqa: E402
 from drenet_jax.models.model_outputs import normalise  # noqa: E402
 from drenet_jax.models.pretrained import to_flax  # noqa: E402
 

@@ -23,6 +23,7 @@ from drenet_jax import parallel  # noqa: E402
 from drenet_jax.models import proposals  # noqa: E402
 from drenet_jax.models.build import build_model  # noqa: E402
 from drenet_jax.models.drenet import PASSES  # noqa: E402
+from drenet_jax.models.grad_cam import grad_cam  # noqa: E402
 from drenet_jax.models.model_outputs import Outputs, normalise  # noqa: E402
 from drenet_jax.models.pretrained import whole_model_to_flax  # noqa: E402
 from drenet_jax.training.losses import all_losses  # noqa: E402
