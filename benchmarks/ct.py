@@ -18,7 +18,8 @@ from drenet_jax.ct.series import open_series
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import Person
 from drenet_jax.data.transform import prepare_to_staging
-from drenet_jax.phantoms.phantom import make_phantom, write_dicom
+from drenet_jax.phantoms.dicom import write_dicom
+from drenet_jax.phantoms.phantom import make_phantom
 
 SUITE = "ct"
 PACKAGES = ("numpy", "opencv-python-headless", "pydicom", "python-gdcm")

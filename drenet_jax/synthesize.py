@@ -36,7 +36,9 @@ from drenet_jax import cli
 from drenet_jax.errors import InputError
 from drenet_jax.output_files import new_folder
 from drenet_jax.parallel_map import map_in_order
-from drenet_jax.phantoms import phantom as phantoms
+from drenet_jax.phantoms.dicom import write_dicom
+from drenet_jax.phantoms.phantom import LABELS, lesion_boxes, make_phantom
+from drenet_jax.phantoms.scanner import SITES
 
 SMALLEST_PX, LARGEST_PX = 64, 1024
 
@@ -66,7 +68,7 @@ def synthesize(
       persons: how many, at least 1.
       seed: 0 or more.
       size_px: height and width of the slices.
-      site: a key of `drenet_jax.phantoms.phantom.SITES`.
+      site: a key of `drenet_jax.phantoms.scanner.SITES`.
       workers: number of processes.
 
     Returns:
@@ -83,8 +85,8 @@ def synthesize(
             f"--size={size_px} must be from {SMALLEST_PX} to {LARGEST_PX} pixels.",
         ),
         (
-            site in phantoms.SITES,
-            f"--site={site} is not known; use one of {', '.join(phantoms.SITES)}.",
+            site in SITES,
+            f"--site={site} is not known; use one of {', '.join(SITES)}.",
         ),
     ):
         if not good:
@@ -119,7 +121,7 @@ def synthesize(
 def _labels(persons: int, seed: int) -> list[str]:
     """Labels in equal shares, shuffled, so that a patient_id tells nothing."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_LABELS_KEY,)))
-    in_turn = [phantoms.LABELS[i % len(phantoms.LABELS)] for i in range(persons)]
+    in_turn = [LABELS[i % len(LABELS)] for i in range(persons)]
     return [in_turn[i] for i in rng.permutation(persons)]
 
 
@@ -128,12 +130,12 @@ def _write_person(
 ) -> list[Sequence]:
     """Writes one person's series and returns their rows of lesions.csv."""
     person = np.random.SeedSequence(seed, spawn_key=(number,))
-    phantom = phantoms.make_phantom(label, person, size_px, site)
+    phantom = make_phantom(label, person, size_px, site)
     folder.mkdir()
-    names = phantoms.write_dicom(phantom, folder, patient_id=patient_id, seed=person)
+    names = write_dicom(phantom, folder, patient_id=patient_id, seed=person)
     return [
         (patient_id, names[index], index, lesion, *box)
-        for index, lesion, *box in phantoms.lesion_boxes(phantom)
+        for index, lesion, *box in lesion_boxes(phantom)
     ]
 
 
@@ -155,7 +157,7 @@ def main() -> None:
         site=values.site,
         workers=values.workers,
     )
-    shares = ", ".join(f"{counts[label]} {label}" for label in phantoms.LABELS if counts[label])
+    shares = ", ".join(f"{counts[label]} {label}" for label in LABELS if counts[label])
     cohort = out / "cohort.csv"
     command = f"python -m drenet_jax.prepare --cohort={shlex.quote(str(cohort))} --out=NEW_FOLDER"
     print(f"{shares}: {cohort}; next: {command}")
@@ -168,7 +170,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "size", 256, f"Height and width of the slices, {SMALLEST_PX} to {LARGEST_PX} pixels."
     )
-    sites = " or ".join(phantoms.SITES)
+    sites = " or ".join(SITES)
     flags.DEFINE_string("site", "A", f"The scanner, {sites} (B: low dose, sharp kernel).")
     cli.define_workers()
 

@@ -11,14 +11,9 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from drenet_jax.errors import InputError
-from drenet_jax.phantoms.phantom import (
-    LABELS,
-    SITES,
-    Phantom,
-    lesion_boxes,
-    make_phantom,
-    write_dicom,
-)
+from drenet_jax.phantoms.dicom import write_dicom
+from drenet_jax.phantoms.phantom import LABELS, Phantom, lesion_boxes, make_phantom
+from drenet_jax.phantoms.scanner import SITES
 
 SIZE_PX = 96
 SEEDS = range(8)
