@@ -1,1 +1,1 @@
-"""The project's speeds beside their references (DESIGN section 6)."""
+"""Speed of training, inference and preprocessing beside their references."""

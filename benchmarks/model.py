@@ -26,7 +26,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 CLASSES = 3
 
-# At least so many times as fast as the published model: training, inference (DESIGN section 6).
+# At least so many times as fast as the published model: training, inference.
 _AIMS_BESIDE_PUBLISHED = {"cpu": (1.0, 2.0), "gpu": (2.0, 3.0)}
 
 
@@ -96,7 +96,7 @@ def crops_of_a_batch(config: ml_collections.ConfigDict, batch: int) -> Callable[
 def run(
     config: ml_collections.ConfigDict, batch: int, rounds: int, device: str
 ) -> tuple[list[Row], list[str]]:
-    """The rows of DESIGN section 6 that are about the network.
+    """The rows about the network.
 
     Args:
       config: of a DRENet.

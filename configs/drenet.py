@@ -142,7 +142,7 @@ def get_config() -> ml_collections.ConfigDict:
     # How a person's probabilities are made of the slices': mean (paper 2.2.3), median, noisy_or or
     # top3_mean (docs/evaluation.md).
     evaluation.aggregate = "mean"
-    # The recall is told at each of these specificities (shares): what a screening test may afford.
+    # The recall is reported at each of these specificities (shares).
     evaluation.specificities = (0.80, 0.90, 0.95)
     # Bins of equal width for the calibration error and the reliability diagram. Ten hold some eight
     # persons each of a test of eighty; more would be of one or two, and measure noise.

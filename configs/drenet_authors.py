@@ -1,4 +1,4 @@
-"""DRENet as the paper's authors published its code (SY575/COVID19-CT; DESIGN 3.5).
+"""DRENet as the paper's authors published its code (SY575/COVID19-CT).
 
 Beside `drenet.py`: a third level of 192-pixel boxes in a group of its own, three crops of each
 group, suppression at 0.1, the best large box zoomed to full size instead of the weighted image, and

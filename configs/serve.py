@@ -11,7 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     # Persons in the house at once: being sent, waiting, or in work. One is worked on at a time, for
-    # some seconds, so the last of nine waits about a minute; whoever comes then is told to come
+    # some seconds, so the last of nine waits about a minute; later requests are asked to come
     # again (429). Each may fill the temporary folder with `upload_mib`.
     config.places = 9
 
@@ -61,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     # the answer; closed at once, the connection would break under it.
     config.linger_seconds = 5.0
 
-    # Seconds that the person in work is given when the server is told to stop.
+    # Seconds that the request in work gets when the server receives a stop signal.
     config.shutdown_seconds = 30.0
 
     return config

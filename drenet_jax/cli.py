@@ -111,7 +111,7 @@ def _is_stdout_closed() -> bool:
 
 
 def _leave_closed_pipe() -> None:
-    """Ends as programs do whose output nobody reads any more (`| head`): without a word."""
+    """Ends silently when the output pipe was closed (`| head`)."""
     # What is still held back would be written, and complained of, at the end of Python.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(128 + signal.SIGPIPE)
@@ -231,7 +231,7 @@ def _parse_flags(
             flags.mark_flag_as_required(name)
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
-            # A file that cannot be loaded is told at the first look into it.
+            # A file that cannot be loaded is reported when the flag is first read.
             list(flags.FLAGS.config)
         _refuse_nul()
         return rest

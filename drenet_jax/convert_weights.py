@@ -194,7 +194,7 @@ def _config(name: str):
 
 
 def _config_flags(architecture: str) -> str:
-    """How `train` is told to build a model with these weights in it."""
+    """The flags with which `train` builds a model that takes these weights."""
     if architecture.startswith("resnet"):
         backbone = "" if architecture == "resnet50" else f" --config.model.backbone={architecture}"
         return f"--config=configs/drenet.py{backbone}"

@@ -1,4 +1,4 @@
-"""How bad input is told: one sentence that names the file and the mend."""
+"""The error for bad input: one sentence that names the file and the fix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 class InputError(ValueError):
     """The caller's mistake: a file, a flag or a setting that cannot be used.
 
-    The message is one sentence that names the file (or flag) and how to mend it. Entry points print
+    The message is one sentence that names the file (or flag) and how to fix it. Entry points print
     it without a traceback and exit with 2; everything else that is raised is our own mistake and
     keeps its traceback.
     """

@@ -9,8 +9,8 @@ config says otherwise (`evaluation.aggregate`). noisy_or and
 top3_mean lean towards the positive class, for a disease that shows in few slices; median is for
 series with a few odd slices. Choose on validation, not on test.
 
-With --explain and a table of known lesions, the model is asked where it looks (docs/evaluation.md),
-and `explain.csv` says what became of each slice with a lesion.
+With --explain and a table of known lesions, the pointing game is played (docs/evaluation.md),
+and `explain.csv` has a row for each slice with a lesion.
 
 Examples:
 
@@ -43,8 +43,8 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "other_persons",
         False,
-        "I know that nobody of --data was trained on. Needed where the run's own data set is gone, "
-        "by which it is checked otherwise.",
+        "No person of --data was in training or validation. Needed where the run's own data set is "
+        "gone, by which it is checked otherwise.",
     )
     cli.define_decision()
     flags.DEFINE_bool(
@@ -52,9 +52,7 @@ def define_flags() -> None:
         False,
         "Divide the logits by the temperature that suits the validation slices best.",
     )
-    flags.DEFINE_bool(
-        "explain", False, "Ask, too, whether the model looks where the lesions are known to be."
-    )
+    flags.DEFINE_bool("explain", False, "Also play the pointing game with known lesions.")
     flags.DEFINE_string(
         "lesions",
         "",

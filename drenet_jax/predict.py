@@ -1,4 +1,4 @@
-"""One person's diagnosis by a trained model, with the slices and boxes that speak for it.
+"""One person's diagnosis by a trained model, with the slices and boxes behind it.
 
 --input is a folder or a zip of DICOM files or of PNG/JPEG slices (lung window), a NIfTI, MetaImage
 or NRRD volume, or a single slice. The folder --out gets `result.json` and `report.html`, which

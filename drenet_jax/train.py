@@ -27,8 +27,8 @@ from absl import flags
 
 from drenet_jax import cli
 
-# Exit code of a run that was told to stop: a temporary failure, as schedulers and sysexits.h have
-# it.
+# Exit code of a run that received a stop signal: EX_TEMPFAIL of sysexits.h, which schedulers read
+# as a temporary failure.
 PREEMPTED = 75
 
 
@@ -47,7 +47,7 @@ def main() -> None:
 
     cli.use_compilation_cache()
     values = flags.FLAGS
-    # Read when JAX first looks for devices.
+    # Read when JAX initializes its devices.
     if "train" in values.config and "memory_fraction" in values.config.train:
         os.environ.setdefault(
             "XLA_PYTHON_CLIENT_MEM_FRACTION", str(values.config.train.memory_fraction)

@@ -81,7 +81,7 @@ class ShiftArms:
 
 
 def differences() -> list[tuple[str, str, str]]:
-    """(test set, arm, arm to take off) of all that are told."""
+    """(test set, arm, arm to take off) of all that are reported."""
     drenet = main_arm("drenet")
     matches = [("phantoms", drenet, main_arm(method)) for method in METHODS if method != "drenet"]
     for how in ("", "_per_pass"):

@@ -1,4 +1,4 @@
-"""Bad input: exit code 2, one sentence that names the file and the mend, nothing left behind."""
+"""Bad input: exit code 2, one sentence that names the file and the fix, nothing left behind."""
 
 from __future__ import annotations
 

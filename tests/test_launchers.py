@@ -33,7 +33,7 @@ codes=($CODES)
 exit "${codes[$(($(wc -l < "$HERE/calls") - 1))]}"
 """
 
-# Stands in for training that is told to stop.
+# Stands in for training that receives a stop signal.
 SAVES_WHEN_TOLD = """#!/bin/bash
 echo "$*" >> "$HERE/calls"
 trap 'sleep 0.2; exit 75' TERM

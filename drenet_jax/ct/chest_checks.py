@@ -101,7 +101,7 @@ _NOT_AXIAL = (
 
 
 def judge(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Verdict:
-    """Looks at the picked slices of a series, or at a single one.
+    """Checks the sampled slices of a series, or a single one.
 
     Args:
       images: float32 [H, W] in HU, or uint8 [H, W] in a window that shows the lungs dark.

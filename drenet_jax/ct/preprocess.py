@@ -43,7 +43,7 @@ def prepare_person(
     A folder, a zip, a volume or a file of several frames is a series:
     `settings.slices_per_person` slices are picked, and those are kept whose lung area is at least
     `settings.min_area_share` of the largest among them. Files of one slice each are single images:
-    all in which lungs are found are kept (DESIGN 3.1). What cannot be read is excluded, and the
+    all in which lungs are found are kept. What cannot be read is excluded, and the
     rest goes on; a person may end with nothing kept.
 
     Args:

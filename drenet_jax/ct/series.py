@@ -59,8 +59,8 @@ class UnreadableSlice(CtError):
     """A file that is no CT slice or cannot be decoded; `why` is the reason without the path."""
 
     @classmethod
-    def of(cls, file: Path | str, why: str, mend: str) -> UnreadableSlice:
-        return cls(f"{file} is {why}; {mend}.", why)
+    def of(cls, file: Path | str, why: str, fix: str) -> UnreadableSlice:
+        return cls(f"{file} is {why}; {fix}.", why)
 
 
 class NoSuchSeries(CtError):
@@ -189,7 +189,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
     """Finds the slices under `path` and orders them, reading DICOM headers only.
 
     DICOM slices are ordered by ImagePositionPatient along the normal of the image plane; file names
-    and InstanceNumber play no part (DESIGN 3.1). Of several series the axial one with most slices
+    and InstanceNumber play no part. Of several series the axial one with most slices
     is taken. Pictures are ordered by name, with 2 before 10.
 
     Args:
@@ -243,10 +243,10 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
 
 
 def require_images(path: Path) -> None:
-    """Looks for a file that might be a slice, and stops at the first: a cheap check beforehand.
+    """Checks cheaply that at least one file may be a slice.
 
     It finds mistakes of the caller, such as a folder of something else. Damage, as of a zip, is
-    told when the file is read.
+    reported when the file is read.
 
     Args:
       path: as for `open_series`.

@@ -185,11 +185,11 @@ def crop_geometries(data: PreparedData, split: str) -> Iterator[CropGeometry]:
 def _check_persons(
     data: PreparedData, split: str, members: set[bytes], result: Iterable[bytes]
 ) -> None:
-    strangers = set(result) - members
-    if strangers:
+    unknown = set(result) - members
+    if unknown:
         raise InputError(
-            f"{data.path}: the records of {split} hold {min(strangers).decode()!r}, "
-            "whom split.json has elsewhere; run prepare again."
+            f"{data.path}: the records of {split} hold {min(unknown).decode()!r}, "
+            "that split.json assigns to another split; run prepare again."
         )
 
 

@@ -1,4 +1,4 @@
-"""The same work on Apache Beam, where a cohort outgrows one machine (DESIGN 3.4).
+"""The same work on Apache Beam, for cohorts that outgrow one machine.
 
 Lists of work travel in files on the file system that all workers share, not in the pipeline's
 description: runners refuse descriptions of more than a few MB.

@@ -1,4 +1,4 @@
-"""The persons of a study: `cohort.csv`, read and checked (DESIGN section 2)."""
+"""The patients of a cohort: `cohort.csv`, read and checked."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def _resolved_folder(folder: str) -> str:
 
 
 def _printable(file: Path) -> str:
-    """A path as it is, or with escapes where it holds characters that nobody sees."""
+    """A path as it is, or with escapes where it holds invisible characters."""
     text = str(file)
     return text if text.isprintable() else repr(text)
 
@@ -327,7 +327,7 @@ def _header(path: Path, names: Sequence[str]) -> tuple[list[str], tuple[str, ...
 def _checked_row(path: Path, line: int, row: dict) -> dict[str, str]:
     where = f"{path}, line {line}"
     if None in row or None in row.values():
-        raise InputError(f"{where}: the row has not as many fields as the first line; mend it.")
+        raise InputError(f"{where}: the row has not as many fields as the first line; fix it.")
     # A path is the file system's: another spelling would be another file.
     row = {
         column: row[column].strip() if column == "path" else clean(row[column])

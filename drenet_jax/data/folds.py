@@ -102,8 +102,8 @@ def site_folds(
       seed: of who is validation in each.
 
     Raises:
-      InputError: there are not two sites, somebody has none, without one of the sites a label would
-        have nobody to train on, or the folds would part persons who have the same pictures.
+      InputError: there are not two sites, a person has none, a label would have no training persons
+        without one of the sites, or the folds would part persons who have the same pictures.
     """
     sites = sorted({person.site for person in persons.values()})
     if "" in sites or len(sites) < 2:
@@ -119,7 +119,7 @@ def site_folds(
         for label in data.labels:
             if all(person.site == site for person in persons.values() if person.label == label):
                 raise InputError(
-                    f"--folds=sites: nobody outside {site} has the label {label}, so a model of "
+                    f"--folds=sites: no person outside {site} has the label {label}, so a model of "
                     "the other sites cannot know it; give a number of folds."
                 )
         test = sorted(item for item, person in persons.items() if person.site == site)
@@ -136,7 +136,7 @@ def _fold(
 ) -> PreparedData:
     """The fold that tests `test`; of the others, as large a share as in `data` is validation."""
     rest = {item: person.label for item, person in persons.items() if item not in set(test)}
-    # Everybody may stand in the test split: then nobody is validation.
+    # All persons may be in the test split: then there is no validation.
     n_train = len(data.persons["train"]) or 1
     shares = (n_train, len(data.persons["validation"]), 0)
     split = split_persons(rest, shares, seed) | {"test": test}

@@ -1,6 +1,6 @@
 """Names of persons, classes and hospitals: one spelling of each, and names that are too alike.
 
-Tables come from spreadsheets, hospital systems and several hands. Characters that nobody sees, and
+Tables come from spreadsheets, hospital systems and several hands. Invisible characters, and
 two Unicode spellings of one letter, would make one person or class into two; they are removed by
 `clean`. Two names that still differ only in case, in the kind of a dash or in how a number is
 written are refused by `SpellingVariants`, which names both: only the user knows whether they are

@@ -50,7 +50,7 @@ def read_lesions(path: str | os.PathLike) -> dict[tuple[str, str], list[Box]]:
                 where = f"{path}, line {reader.line_num}"
                 if None in (row["patient_id"], row["slice_name"]):
                     raise InputError(
-                        f"{where}: the row has not as many fields as the first line; mend it."
+                        f"{where}: the row has not as many fields as the first line; fix it."
                     )
                 # The spelling of the records.
                 key = clean(row["patient_id"]), row["slice_name"]
@@ -68,10 +68,10 @@ def _box(row: dict[str, str], where: str) -> Box:
     try:
         y0, x0, y1, x1 = (float(row[name]) for name in _EDGES)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: y0, x0, y1 and x1 must be numbers; mend the row.") from error
+        raise InputError(f"{where}: y0, x0, y1 and x1 must be numbers; fix the row.") from error
     if not (0 <= y0 < y1 < float("inf") and 0 <= x0 < x1 < float("inf")):
         raise InputError(
             f"{where}: the box {y0:g}, {x0:g}, {y1:g}, {x1:g} (y0, x0, y1, x1) is empty or lies "
-            "outside the slice; mend the row."
+            "outside the slice; fix the row."
         )
     return y0, x0, y1, x1

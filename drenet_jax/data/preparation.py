@@ -1,4 +1,4 @@
-"""The offline pipeline: a cohort's series become sharded records, and all left out is told."""
+"""The offline pipeline: series to sharded records; all exclusions are logged."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def prepare_cohort(
       seed: of the split and the fill.
       fractions: parts for training, validation and test; a split that the cohort gives is kept.
       workers: processes that work on persons at once, without `beam`.
-      progress: wraps what is told of the persons (and their number) as it comes, for a progress
+      progress: wraps the reports of the persons (and their number) as they come, for a progress
         bar.
       beam: does the work elsewhere.
 
@@ -288,7 +288,7 @@ class _Lists:
         self._files.close()
 
     def add(self, patient_id: str, report: PersonReport) -> PreparedSummary:
-        """Writes what is told of a person; returns what is still needed."""
+        """Writes a person's report; returns what is still needed."""
         for file, why in report.excluded:
             self._excluded_csv.writerow((patient_id, file, why))
             self.excluded[short(why)] += 1

@@ -1,4 +1,4 @@
-"""What makes a prepared person worth a look: slices whose figures no two lungs have."""
+"""Automatic quality checks of a prepared person: implausible lung areas and intensities."""
 
 from __future__ import annotations
 

@@ -65,11 +65,11 @@ def write_qc_page(
 
     The pictures of a page are read from the persons' spools here, so no process holds all.
     """
-    looks = [(read_qc_entry(staged), split) for staged, split in persons]
+    entries = [(read_qc_entry(staged), split) for staged, split in persons]
     html = render(
         "drenet_jax.data",
         "qc.html.j2",
-        groups=_groups(looks, counts),
+        groups=_groups(entries, counts),
         counts=counts,
         page=page,
         n_pages=n_pages,
@@ -90,20 +90,20 @@ def _link(here: int, there: int) -> str:
     return f"../{_place(there)}" if here else _place(there)
 
 
-def _groups(looks: Sequence[tuple[QcEntry, str]], counts: QcCounts) -> list[dict[str, Any]]:
+def _groups(entries: Sequence[tuple[QcEntry, str]], counts: QcCounts) -> list[dict[str, Any]]:
     groups = [
         {"name": "left-out", "title": "Left out", "count": counts.left_out, "rows": []},
-        {"name": "doubtful", "title": "Worth a look", "count": counts.doubtful, "rows": []},
+        {"name": "doubtful", "title": "Flagged for review", "count": counts.doubtful, "rows": []},
         {"name": "clear", "title": "Nothing odd found", "count": counts.clear, "rows": []},
     ]
-    for look, split in looks:
-        groups[look.concern]["rows"].append(_row(look, split))
+    for entry, split in entries:
+        groups[entry.concern]["rows"].append(_row(entry, split))
     return [group for group in groups if group["rows"]]
 
 
-def _row(look: QcEntry, split: str) -> dict[str, Any]:
+def _row(entry: QcEntry, split: str) -> dict[str, Any]:
     return {
-        "look": look,
+        "entry": entry,
         "split": split,
         "thumbnails": [
             {
@@ -113,7 +113,7 @@ def _row(look: QcEntry, split: str) -> dict[str, Any]:
                 "percent": round(100 * thumbnail.area_share),
                 "jpeg": base64.b64encode(thumbnail.jpeg).decode(),
             }
-            for thumbnail in look.thumbnails
+            for thumbnail in entry.thumbnails
         ],
     }
 

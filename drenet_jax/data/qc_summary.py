@@ -19,7 +19,7 @@ _JPEG_QUALITY = 70
 _GREEN_BGR = (80, 220, 80)
 _BLUE_BGR = (230, 150, 60)
 
-# Heavier than all doubts together: whoever is left out comes first.
+# Heavier than all flags together: excluded persons come first.
 _LEFT_OUT_WEIGHT = 1000
 _NOTE_WEIGHT = 1
 
@@ -115,7 +115,7 @@ def qc_entry(
 
 
 def empty_entry(person: Person, why_left_out: str) -> QcEntry:
-    """The look of a person of whom no picture could be read."""
+    """The entry of a patient without a readable image."""
     return QcEntry(
         person.patient_id, person.label, 0, (), (), (), why_left_out, float(_LEFT_OUT_WEIGHT)
     )

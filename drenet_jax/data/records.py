@@ -188,15 +188,15 @@ class PreparedData:
           n_slices: split -> number of their examples (see `folds.persons_of_records`).
 
         Raises:
-          InputError: somebody is in two splits, or is not in the data set.
+          InputError: a person is in two splits, or is not in the data set.
         """
         persons = {split: tuple(persons.get(split, ())) for split in SPLITS}
         check_split(persons, f"a fold of {self.path}")
         known = {person for split in SPLITS for person in self.persons[split]}
-        strangers = {person for split in SPLITS for person in persons[split]} - known
-        if strangers:
+        unknown = {person for split in SPLITS for person in persons[split]} - known
+        if unknown:
             raise InputError(
-                f"a fold of {self.path} names the person {min(strangers)!r}, who is not in it; "
+                f"a fold of {self.path} names the person {min(unknown)!r}, who is not in it; "
                 "make the fold anew."
             )
         return dataclasses.replace(
@@ -297,10 +297,10 @@ def write_fold(folder: Path, data: PreparedData) -> None:
 
 
 def open_data(folder: str | os.PathLike) -> PreparedData:
-    """Opens what `prepare` or `write_fold` wrote, and checks that nobody is in two splits.
+    """Opens what `prepare` or `write_fold` wrote, and checks that no person is in two splits.
 
     Raises:
-      InputError: `folder` is not such a folder, or somebody is in two splits.
+      InputError: `folder` is not such a folder, or a person is in two splits.
     """
     if not os.fspath(folder):
         raise InputError("--config.data.dir is not set; give the --out of prepare.")

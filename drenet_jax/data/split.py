@@ -79,11 +79,11 @@ def fold_persons(labels: Mapping[str, str], n_folds: int, seed: int) -> list[lis
 
 
 def check_split(persons: Mapping[str, Sequence[str]], where: str) -> None:
-    """Raises InputError, naming the person, if somebody is in two splits (or in one twice).
+    """Raises InputError, naming the person, if a person is in two splits (or in one twice).
 
     Args:
       persons: split -> patient_ids.
-      where: the file that says so.
+      where: the file with the split.
     """
     seen: dict[str, str] = {}
     for split in SPLITS:

@@ -64,7 +64,7 @@ def prepare_to_staging(
 ) -> PersonReport:
     """Prepares a person and writes the look and the examples of the kept slices to `staged`.
 
-    A person whose files cannot be read, or of whom nothing is kept, is told in `excluded`.
+    A person whose files cannot be read, or without a kept slice, is reported in `excluded`.
 
     Args:
       person: of the cohort.

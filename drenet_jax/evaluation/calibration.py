@@ -115,7 +115,7 @@ def _log_softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
     return scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
 
 
-# Probabilities are told apart by fifths: of the dozens of persons of a validation split, narrower
+# Probabilities are binned by fifths: of the dozens of persons of a validation split, narrower
 # parts would hold one or none.
 _PARTS = 5
 
@@ -176,7 +176,7 @@ class ValidationRecord:
     def observed_rate(
         self, label: int, probability: float, *, calibrated: bool, aggregate: str = "mean"
     ) -> dict | None:
-        """How many persons of whom the model said about the same had the label.
+        """How many patients with about the same predicted probability had the label.
 
         Args:
           label: the class.

@@ -197,7 +197,7 @@ def read_runs(folders: Sequence[str], split: str, names: Sequence[str] = ()) -> 
 def short_names(folders: Sequence[str]) -> list[str]:
     """The last parts of the paths; of `a/test` and `b/test`, where these are alike, `a` and `b`.
 
-    Folders that are not told apart by one part keep their whole path.
+    Folders that share their last part keep their full path.
     """
     parts = [Path(folder).parts for folder in folders]
     shortest = min(map(len, parts))

@@ -256,7 +256,7 @@ class MetricSettings:
     Attributes:
       threshold: a case is positive from this probability of the positive class on.
       aggregate: how a person's probabilities are made of the slices' (`aggregate.AGGREGATES`).
-      specificities: the recall is told at each of them; shares, above 0 and below 1.
+      specificities: the recall is reported at each of them; shares, above 0 and below 1.
       calibration_bins: bins of equal width for the calibration error and the reliability diagram.
       bootstrap_draws: bootstrap samples of persons.
       bootstrap_seed: of the draws.
@@ -284,7 +284,7 @@ class MetricSettings:
         if "specificities" in given:
             given["specificities"] = tuple(given["specificities"])
         settings = cls(**given)
-        for name, mend, ok in (
+        for name, fix, ok in (
             ("threshold", "between 0 and 1", 0 < settings.threshold < 1),
             (
                 "aggregate",
@@ -303,6 +303,6 @@ class MetricSettings:
         ):
             if not ok:
                 raise InputError(
-                    f"--config.evaluation.{name}={getattr(settings, name)} must be {mend}."
+                    f"--config.evaluation.{name}={getattr(settings, name)} must be {fix}."
                 )
         return settings

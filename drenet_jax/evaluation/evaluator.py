@@ -55,17 +55,17 @@ def evaluate_split(
     Args:
       workdir: of the run.
       split: `train`, `validation` or `test`.
-      folder: an existing folder for the files of DESIGN section 2.
+      folder: an existing folder for the output files.
       data_dir: another data set, of persons that the model does not know, or its own, if that has
         moved since; "": its own, where it was.
       aggregate: how a person's probabilities are made of the slices' (`aggregate.AGGREGATES`);
         None: as the config of the run says.
       threshold: a case is positive from this probability on; None: as the config of the run says.
       calibrated: the slices' probabilities are at the temperature that suits validation best.
-      explain: ask, too, whether the model looks where the lesions are.
+      explain: also play the pointing game.
       lesions: the table of lesions; "": the one that lay beside the cohort.
-      other_persons: the user vouches that nobody of `data_dir` was trained on. Needed only where
-        the run's own data set is gone, by which it is checked otherwise.
+      other_persons: the user states that no patient of `data_dir` was in training. Needed only
+        where the run's own data set is gone, by which it is checked otherwise.
 
     Returns:
       what `metrics.json` holds.
@@ -248,8 +248,8 @@ def _open_data(
             f"{', '.join(meta.labels)}; prepare the data with --labels={','.join(meta.labels)}."
         )
     if not data.n_slices[split]:
-        raise InputError(f"--split={split}: {data.path} has nobody in it; name another split.")
-    # Converted weights were trained elsewhere, on data that nobody here has.
+        raise InputError(f"--split={split}: {data.path} has no persons; name another split.")
+    # Converted weights were trained elsewhere, on data that are not available here.
     if not meta.data_fingerprint or meta.data_fingerprint == data.fingerprint:
         return data, data
     if not data_dir:
@@ -268,7 +268,7 @@ def _open_data(
 def _known_data(
     meta: Meta, workdir: Path, data: PreparedData, split: str, other_persons: bool
 ) -> PreparedData | None:
-    """The run's own data set, of whose training and validation nobody is in `data`."""
+    """The run's own data set, whose training and validation persons are not in `data`."""
     folder = Path(meta.config.data.dir)
     own = open_data(folder) if folder.is_dir() else None
     if own is None or own.fingerprint != meta.data_fingerprint:
@@ -323,7 +323,7 @@ def _require_unknown(
 
 
 def _threshold(validation: PersonPredictions, positive: int) -> float | None:
-    """The threshold that is best on validation persons (DESIGN 3.7)."""
+    """The threshold that maximizes Youden's J on the validation patients."""
     return youden_threshold(
         np.equal(validation.label, positive), validation.probabilities[:, positive]
     )

@@ -1,4 +1,4 @@
-"""The figures of DESIGN 3.7 and paper 2.3 (equations 1-5), each with its 95% interval.
+"""The metrics of paper 2.3 (equations 1-5; docs/method.md), each with its 95% interval.
 
 One class is the positive one (COVID-19), all others are the rest. TP, FP, TN and FN count cases
 (slices or persons) whose probability of the positive class is at least the threshold.
@@ -231,7 +231,7 @@ def evaluation_metrics(
     validation_threshold: float | None = None,
     aggregate: str = "mean",
 ) -> dict:
-    """What `evaluate` writes to metrics.json (DESIGN section 2).
+    """What `evaluate` writes to metrics.json.
 
     Args:
       slices: of one split.

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-# Paper, Fig. 3, and DESIGN 3.8: boxes "with normalized predicted scores above 0.8" are shown. It is
+# Paper, Fig. 3: boxes "with normalized predicted scores above 0.8" are shown. It is
 # not lowered where no box passes.
 LESION_BOX_MIN_SCORE = 0.8
 
-# How much the heat map covers, as long as nobody says otherwise: the slice must shine through.
+# Default opacity of the heat map: the slice must stay visible.
 HEAT_OPACITY = 0.45
 
 # A picture's shorter side has at least, its longer side at most so many pixels.
@@ -44,7 +44,7 @@ class SlicePicture:
       source_box: (y0, x0, y1, x1) of the lungs' crop, in pixels of `source`, ends outside.
       probabilities: label to probability.
       boxes: each with y0, x0, y1, x1 (pixels of `source`, ends outside) and score.
-      heat_map: [h, w] float32, 0 or more, what speaks for the predicted label (Grad-CAM) over the
+      heat_map: [h, w] float32, 0 or more, Grad-CAM of the predicted label over the
         lungs' crop; None if not computed.
       crop_heat_maps: [K, h', w'] float32, the same over each of `boxes`; None if not computed.
     """

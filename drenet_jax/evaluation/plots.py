@@ -102,7 +102,7 @@ def roc_curve(
     Args:
       ax: where.
       predictions: of slices or persons.
-      positive: the index of the class that is told from the rest.
+      positive: the index of the positive class.
       name: for the legend.
       auc: the metric, for the legend.
       line: colour, style and, if wanted, width.

@@ -1,4 +1,4 @@
-"""Whether a model looks where the lesions are: the pointing game (Zhang et al., IJCV 2018).
+"""The pointing game: do heat maps and boxes hit the lesions (Zhang et al., IJCV 2018).
 
 On each slice with a known lesion, the model points at one place: at the heat map's maximum, and at
 the centre of its best box. A point inside a lesion's box is a hit. Chance is a point drawn at
@@ -34,7 +34,7 @@ class Points:
 
     Attributes:
       heat_map: [N, C, 2], the maximum of each class's heat map.
-      box: [N, 2], the centre of the box that the proposal head likes best.
+      box: [N, 2], the centre of the box with the highest proposal logit.
     """
 
     heat_map: np.ndarray
@@ -224,7 +224,7 @@ def _against_chance(
 
     def means(times: np.ndarray) -> dict[str, np.ndarray]:
         weight = times @ counts
-        with np.errstate(invalid="ignore"):  # with the only person left out, nobody is left
+        with np.errstate(invalid="ignore"):  # with the only person left out, none is left
             return {name: times @ item / weight for name, item in zip(names, sums, strict=True)}
 
     return BootstrapResult(

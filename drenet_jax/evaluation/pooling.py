@@ -34,7 +34,7 @@ FOLDS_FILE = "folds.csv"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fold:
-    """A model to train and whom to test with it.
+    """A model to train and the patients to test with it.
 
     Attributes:
       repeat: from 1.

@@ -265,7 +265,7 @@ def _read_csv(path: str | os.PathLike) -> tuple[list[str], list[tuple[int, dict[
     for line, row in rows:
         if None in row or None in row.values():
             raise InputError(
-                f"{path}, line {line}: the row has not {len(header)} fields; mend or remove it."
+                f"{path}, line {line}: the row has not {len(header)} fields; fix or remove it."
             )
         row.update({name: clean(row[name]) for name in _NAMES if name in row})
     return header, rows

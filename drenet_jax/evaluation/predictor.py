@@ -34,7 +34,7 @@ class PersonResult:
     """What the model says of one person.
 
     Attributes:
-      result: what `predict` writes to `result.json` (DESIGN section 2). A slice's `index`, from 0,
+      result: what `predict` writes to `result.json`. A slice's `index`, from 0,
         and its boxes are places in the file as stored. For a slice of a volume `axes` has the axes
         of the array (0 for i, 1 for j, 2 for k, as nibabel and SimpleITK index it) that `index`, y
         and x count along: usually 2, 1 and 0. Otherwise it is null, and `index` is the place in the

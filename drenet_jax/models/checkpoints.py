@@ -254,7 +254,7 @@ class Checkpoints:
           metrics: of the validation: `auc` (of persons, or None) and `cross_entropy` (of slices);
             `NOT_VALIDATED` if there was none.
           progress: JSON that the run needs to go on; None: there is no run.
-          validation: JSON, what the weights say of the validation persons; None: nobody was asked.
+          validation: JSON, the weights' results for the validation persons; None: not validated.
           digests: of the slices that the weights know; None: it is not known.
         """
         arrays = {"weights": weights, "optimizer": optimizer}
@@ -559,7 +559,7 @@ def check_shapes(
     py_tree: PyTree,
     wanted: PyTree,
     where: str,
-    mend: str = "use the config with which the weights were made",
+    fix: str = "use the config with which the weights were made",
 ) -> None:
     """Compares two trees of arrays (or of their shapes) by name.
 
@@ -567,7 +567,7 @@ def check_shapes(
       found: what there is.
       wanted: what there should be.
       where: `found` is, for the message.
-      mend: what the caller can do, for the message.
+      fix: the advice for the error message.
 
     Raises:
       InputError: one sentence that lists every missing, extra and wrongly shaped array.
@@ -583,7 +583,7 @@ def check_shapes(
         ),
     ]
     if faults:
-        raise InputError(f"{where} does not fit the model: {'; '.join(faults)}; {mend}.")
+        raise InputError(f"{where} does not fit the model: {'; '.join(faults)}; {fix}.")
 
 
 def _named_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""The rivals of the paper's tables: a network that looks at the whole image only."""
+"""Baselines of the paper's tables: a network on the whole image only."""
 
 from __future__ import annotations
 

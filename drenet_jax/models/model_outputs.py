@@ -22,7 +22,7 @@ class FeatureMaps:
 
     Attributes:
       image: [B, h, w, C].
-      crops: [B, P, h', w', C]; None from a model that looks at the whole image only.
+      crops: [B, P, h', w', C]; None from a model of the whole image only.
     """
 
     image: jax.Array
@@ -33,7 +33,7 @@ class FeatureMaps:
 class Outputs:
     """What a model says of a batch of B slices.
 
-    P proposals: while training M of each group, else K of each; none from a model that looks at the
+    P proposals: while training M of each group, else K of each; none from a model of the
     whole image only.
 
     Attributes:

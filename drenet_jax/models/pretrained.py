@@ -218,7 +218,7 @@ def to_flax(
         torch_name=lambda path: _backbone_name(architecture, path),
         rename=lambda name: _torchvision_name(name, architecture),
         source=source,
-        mend=lambda: _other_architecture(state_dict, architecture),
+        fix=lambda: _other_architecture(state_dict, architecture),
     )
     if architecture in vgg.ARCHITECTURES:
         hidden = variables["params"]["classifier_0"]
@@ -261,9 +261,9 @@ def whole_model_to_flax(
         }
         heads = class_head_names(state_dict, "nts_net")
         arrays = {name: array for name, array in state_dict.items() if name not in heads}
-    mend = "check that --arch names the model that the file holds"
+    fix = "check that --arch names the model that the file holds"
     if not skip_head and result != model.classes:
-        mend = (
+        fix = (
             f"its class heads are for {result} classes and not {model.classes}: name those, or "
             "leave the heads out with --skip_head"
         )
@@ -273,7 +273,7 @@ def whole_model_to_flax(
         torch_name=lambda path: _whole_model_name(config.model.backbone, path),
         rename=lambda name: name,
         source=source,
-        mend=lambda: mend,
+        fix=lambda: fix,
     )
 
 
@@ -333,7 +333,7 @@ def _other_architecture(state_dict: Mapping[str, np.ndarray], architecture: str)
 
 
 def _classes(state_dict: Mapping[str, np.ndarray]) -> int:
-    """For how many classes a whole model is; 1 if its heads are missing, which is told later."""
+    """The number of classes of a whole model; 1 if its heads are missing (reported later)."""
     biases = (f"{_WHOLE_MODEL_PARTS[head]}.bias" for head in reversed(CLASS_HEADS))
     return next((len(state_dict[name]) for name in biases if np.ndim(state_dict.get(name))), 1)
 
@@ -390,7 +390,7 @@ def _fill(
     torch_name: Callable[[Sequence[str]], str],
     rename: Callable[[str], str],
     source: str,
-    mend: Callable[[], str],
+    fix: Callable[[], str],
 ) -> dict:
     """The tree of `shapes` with the arrays of `state_dict`.
 
@@ -400,7 +400,7 @@ def _fill(
       torch_name: from the path of a leaf below its collection to the array's name.
       rename: from a name in `state_dict` to the one that `torch_name` gives.
       source: what to call `state_dict` in messages.
-      mend: says what the caller can do about a misfit.
+      fix: returns the advice for an error message.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
     names = [torch_name([key.key for key in path[1:]]) for path, _ in leaves]
@@ -412,15 +412,15 @@ def _fill(
     for name, array in state_dict.items():
         if _is_counter(name):
             continue
-        # What is not expected is told by its own name.
+        # Unexpected arrays are reported by their original name.
         known = rename(name) if rename(name) in wanted else name
         if known in arrays:
-            raise InputError(f"{source} holds {known} twice, once as {name}; {mend()}.")
+            raise InputError(f"{source} holds {known} twice, once as {name}; {fix()}.")
         arrays[known] = array
     if any(np.shape(arrays.get(name)) != item.shape for name, item in wanted.items()) or (
         arrays.keys() - wanted.keys()
     ):
-        check_shapes(arrays, wanted, source, mend())
+        check_shapes(arrays, wanted, source, fix())
     return jax.tree.unflatten(
         structure,
         [np.asarray(_from_torch(arrays[name]), np.float32) for name in names],

@@ -88,7 +88,7 @@ def pairwise_iou(boxes: np.ndarray) -> np.ndarray:
 
 
 def select_top(scores: jax.Array, iou: np.ndarray, threshold: float, count: int) -> jax.Array:
-    """Greedy hard non-maximum suppression (DESIGN 3.5).
+    """Greedy hard non-maximum suppression.
 
     Takes the highest score, drops every anchor whose overlap with it is not below `threshold`, and
     so on. Of equal scores the lower index wins. Static shapes; no gradient.

@@ -27,7 +27,8 @@ class Log:
         """How a request ended.
 
         Args:
-          id: of the job; its beginning is told, since who knows the whole may ask for the answer.
+          id: of the job; only its beginning is logged, since the full id gives access to the
+            result.
           outcome: one word.
           seconds: since it came.
           n_files: that were sent.

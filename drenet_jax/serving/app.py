@@ -46,7 +46,7 @@ class Ticket(BaseModel):
     """Where to ask for an answer."""
 
     id: str = Field(description="Of the job; who knows it may ask for the answer.")
-    url: str = Field(description="Where the job's state is told.")
+    url: str = Field(description="URL of the job's state.")
 
 
 class Status(BaseModel):
@@ -142,8 +142,8 @@ def make_app(
       model: what `result.json` says of the model.
       folder: for uploads; each has a folder of its own in it, which goes with its answer.
       limits: what the visitors may cost.
-      metrics: are told what happens.
-      log: is told how each upload ended that never became a job.
+      metrics: counters that are updated.
+      log: gets a line for each upload that never became a job.
       token: that the API asks for; empty if it asks for none.
       local_only: the server is reached under names of this machine only.
     """
@@ -181,7 +181,7 @@ def make_app(
             try:
                 await asyncio.to_thread(shutil.rmtree, own, ignore_errors=True)
             finally:
-                # After its files: whoever gets the place may fill the disk that they took.
+                # After its files: the next upload may need their disk space.
                 queue.give_place_back()
             outcome = f"refused_{error.status}" if isinstance(error, HttpError) else "broken_off"
             metrics.outcome(outcome)
@@ -274,7 +274,7 @@ def make_app(
         try:
             return Response(_ended(job).result, media_type="application/json")
         finally:
-            # It has its answer; nobody else knows the job.
+            # It has its answer; no other client knows the job.
             queue.forget(job)
 
     @app.get(

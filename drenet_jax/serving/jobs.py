@@ -25,10 +25,10 @@ WAITING, READING, SCORING, DRAWING = "waiting", "reading", "scoring", "drawing"
 DONE, REFUSED, FAILED, TIMED_OUT = "done", "refused", "failed", "timed_out"
 ENDED = (DONE, REFUSED, FAILED, TIMED_OUT)
 
-STOPPED = "the server was told to stop; try again later."
+STOPPED = "the server is shutting down; try again later."
 _GIVEN_UP = "the job was given up."
 
-# How often the worker looks for answers that are too old, in seconds.
+# Interval at which expired answers are removed, in seconds.
 _LOOK_S = 5.0
 
 
@@ -37,7 +37,7 @@ class _TimedOut(Exception):
 
 
 class _GivenUp(Exception):
-    """Nobody waits for the answer any more."""
+    """The client no longer waits for the answer."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -57,7 +57,7 @@ class Job:
       entered_s: when it reached its state.
       ended_s: when it ended.
       ended: is set when one of `ENDED` is reached.
-      is_given_up: nobody waits for it any more.
+      is_given_up: the client no longer waits for it.
     """
 
     folder: Path
@@ -103,8 +103,8 @@ class Jobs:
           draw: makes the report.
           scratch: where the reader leaves temporary files; emptied after each person.
           limits: what the visitors may cost.
-          metrics: are told what happens.
-          log: is told how each person ended.
+          metrics: counters that are updated.
+          log: gets a line for each finished job.
         """
         self._explain = explain
         self._draw = draw
@@ -161,7 +161,7 @@ class Jobs:
             self._metrics.present.set(self._count())
 
     def submit(self, job: Job) -> None:
-        """Puts a person for whom a place was taken into the queue."""
+        """Queues a job for which a slot was acquired."""
         with self._changed:
             self._n_sending -= 1
             self._waiting.append(job)
@@ -231,7 +231,7 @@ class Jobs:
                     self._at_work = None
                     self._end(job, state, error)
         finally:
-            # If it is a mistake that ends the thread, nobody shall wait for ever.
+            # If a bug ends the thread, no client may wait for ever.
             with self._changed:
                 self._is_closing = True
                 if self._at_work is not None:
@@ -316,7 +316,7 @@ class Jobs:
         n_bytes = sum(item.n_bytes for item in kept.values())
         while kept:
             first = next(iter(kept.values()))
-            # The newest is kept whatever its size: somebody waits for it.
+            # The newest is kept whatever its size: its client waits for it.
             is_one_too_many = len(kept) > 1 and (
                 len(kept) > self._limits.answers or n_bytes > self._limits.answers_bytes
             )

@@ -28,7 +28,7 @@ class Limits:
       connections: open at once.
       send_seconds: in which a visitor must take an answer.
       linger_seconds: for which the rest of a refused upload is taken and dropped.
-      shutdown_seconds: that the person in work is given when the server is told to stop.
+      shutdown_seconds: that the request in work gets when the server receives a stop signal.
     """
 
     places: int

@@ -138,7 +138,7 @@ class DrainMiddleware:
 
         async def send_if_whole(message: Message) -> None:
             nonlocal is_broken
-            # A visitor who breaks HTTP in the middle was told so by uvicorn, which then takes no
+            # A client that breaks HTTP midway has its answer from uvicorn, which then takes no
             # other answer.
             try:
                 if not is_broken:

@@ -17,7 +17,7 @@ _PREFIX = "drenet_jax_serve."
 def scratch_folder() -> Iterator[Path]:
     """Yields a folder below the system's for temporary files (TMPDIR), and removes it in the end.
 
-    Folders of servers that were killed are removed first: those that nobody holds a lock on.
+    Folders of servers that were killed are removed first: those without a held lock.
     """
     above = Path(tempfile.gettempdir())
     for left_over in above.glob(f"{_PREFIX}*"):

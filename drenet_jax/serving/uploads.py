@@ -239,7 +239,7 @@ def _check_zip(path: Path, limits: Limits) -> None:
     try:
         members = zip_members(path)
     except CtError:
-        return  # told as any damaged file
+        return  # reported as any damaged file
     if len(members) > limits.files:
         raise HttpError(
             413, f"the zip has more than {limits.files} files; send one series of one person."

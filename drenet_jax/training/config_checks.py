@@ -1,4 +1,4 @@
-"""What must hold before a run starts or goes on; misfits are told by the config's fields."""
+"""Checks before a run starts or resumes; errors name the config fields."""
 
 from __future__ import annotations
 

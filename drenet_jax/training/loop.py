@@ -157,7 +157,9 @@ def train_and_evaluate(
                     break
                 if is_asked_to_stop and step < last_step:
                     checkpoints.wait()
-                    raise Preempted(f"{workdir} was told to stop at step {step} of {last_step}")
+                    raise Preempted(
+                        f"{workdir} received a stop signal at step {step} of {last_step}"
+                    )
         checkpoints.wait()
         return figures
 

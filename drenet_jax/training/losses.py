@@ -1,4 +1,4 @@
-"""The losses of DRENet (DESIGN 3.6; after NTS-Net, Yang et al. 2018), in float32."""
+"""The losses of DRENet (docs/method.md; after NTS-Net, Yang et al. 2018), in float32."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class RunLog:
     """The log of a run that may be killed at any moment and goes on at its last checkpoint.
 
     `metrics.jsonl` has a line for each validation and is whole at any moment. TensorBoard's events
-    get to the disk when a validation is told, so that training does not wait for it in between.
+    are flushed to disk with each validation, so that training does not wait for it in between.
     """
 
     def __init__(self, workdir: Path, start_step: int):

@@ -1,4 +1,4 @@
-"""When a run ends before its last step: it is told to, or it gets no better."""
+"""Early ends of a run: a stop signal (preemption), or no improvement (patience)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drenet_jax.models.checkpoints import selection_key
 
 
 class Preempted(Exception):
-    """The run was told to stop, and has saved itself."""
+    """The run received a stop signal and has saved a checkpoint."""
 
 
 class Preemption:

@@ -48,14 +48,14 @@ if [ -n "$dry_run" ]; then
   exit 0
 fi
 
-told=''
+stopping=''
 # To the processes of the step: a SIGTERM for srun would make it kill them at once.
-trap 'told=now; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+trap 'stopping=now; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 "${step[@]}" &
 training=$!
 # A signal ends `wait` early.
-while code=0; wait "$training" || code=$?; [ "$told" = now ]; do
-  told=before
+while code=0; wait "$training" || code=$?; [ "$stopping" = now ]; do
+  stopping=before
 done
 if [ "$code" = 75 ]; then
   echo "training was preempted; the job is queued again" >&2

@@ -5,8 +5,8 @@
 #     --workdir=runs/mine [any flag of drenet_jax.train] [--dry_run]
 #
 # Needs an NVIDIA driver for CUDA 12; all else is installed into an environment of this checkout.
-# Should training be told to stop (SIGTERM), it saves, ends with exit code 75 and is started again.
-# Should this script be told to stop (SIGTERM, or Ctrl-C), training saves and both end with 75; call
+# If training receives SIGTERM, it saves, ends with exit code 75 and is started again.
+# If this script receives SIGTERM or Ctrl-C, training saves and both end with 75; call
 # it again to go on. Any other failure ends it with training's exit code.
 #
 # --dry_run prints the commands and runs none.
@@ -23,17 +23,17 @@ if [ -n "$dry_run" ]; then
   exit 0
 fi
 
-told=''
-trap 'told=now; kill -TERM "$training" 2>/dev/null || true' TERM INT
+stopping=''
+trap 'stopping=now; kill -TERM "$training" 2>/dev/null || true' TERM INT
 while :; do
   # In the background, since bash takes no signal while it waits for a command in the foreground.
   "${command[@]}" &
   training=$!
   # A signal ends `wait` early.
-  while code=0; wait "$training" || code=$?; [ "$told" = now ]; do
-    told=before
+  while code=0; wait "$training" || code=$?; [ "$stopping" = now ]; do
+    stopping=before
   done
-  if [ "$code" != 75 ] || [ -n "$told" ]; then
+  if [ "$code" != 75 ] || [ -n "$stopping" ]; then
     exit "$code"
   fi
   echo "training was preempted; it goes on" >&2

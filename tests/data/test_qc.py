@@ -228,11 +228,11 @@ def test_persons_are_grouped_and_counted_by_concern(tmp_path):
     gone = empty_entry(Person("gone", (), "ill", "", ""), "no CT slice (notes.txt: a text)")
     looks = [gone, _look("odd", 3.2, qc_flags=("gap between kept slices",)), _look("good", 0.4)]
     page = (_write_pages(tmp_path, looks) / "qc.html").read_text()
-    assert "3 persons: 1 left out, 1 worth a look, 1 with nothing odd" in page
+    assert "3 persons: 1 left out, 1 flagged for review, 1 without flags" in page
     titles = (
         "Left out (1)",
         ">gone ",
-        "Worth a look (1)",
+        "Flagged for review (1)",
         ">odd ",
         "Nothing odd found (1)",
         ">good ",

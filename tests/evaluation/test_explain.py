@@ -161,7 +161,7 @@ def test_evaluate_explains_a_trained_model_by_the_phantoms_lesions(trained, prep
         mean = np.mean([float(row[name]) for row in rows])
         figure = told["heat_map"]["chance"] if name == "chance" else told[name]["rate"]
         assert figure["value"] == pytest.approx(mean)
-    assert "Where it looks" in (tmp_path / "report.html").read_text()
+    assert "Pointing game" in (tmp_path / "report.html").read_text()
     # Every slice of the records with a lesion in its crop is there.
     lesions = read_lesions(prepared / "lesions.csv")
     keys = {

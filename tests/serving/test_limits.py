@@ -375,7 +375,7 @@ def test_one_in_work_that_does_not_finish_is_given_up_in_the_end(stage, slow_mod
 
 def test_a_refusal_gives_the_reason_without_the_path(stage):
     def explain(path, *, watch):
-        raise CtError(f"{path} holds nothing; mend it.", "nothing at all.")
+        raise CtError(f"{path} holds nothing; fix it.", "nothing at all.")
 
     refused = post(stage(explain), "/api/predict")
     assert refused.status_code == 422

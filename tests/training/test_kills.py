@@ -1,4 +1,4 @@
-"""A run that is killed or told to stop, and called again, ends like one that was left alone."""
+"""A run that is killed or stopped by a signal, and called again, ends like one that was left alone."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def test_a_run_that_is_killed_three_times_and_told_to_stop_ends_bit_for_bit_like
     assert code == PREEMPTED
     stood_at = _latest(killed)
     assert (
-        f"{killed} was told to stop at step {stood_at} of {_latest(whole)} and saved it; call "
-        "again to go on.\n"
+        f"{killed} received a stop signal at step {stood_at} of {_latest(whole)} and saved it; "
+        "call again to go on.\n"
     ) in said
     assert _end(_start(small_config, killed))[0] == 0
     _assert_same(small_config, killed, whole)
@@ -241,7 +241,7 @@ def test_hosts_of_which_one_is_told_to_stop_stop_at_the_same_step(small_config, 
     assert [code for code, _ in ends] == [PREEMPTED, PREEMPTED], ends
     stood_at = _latest(run)
     assert 0 < stood_at < _latest(whole)
-    assert f"told to stop at step {stood_at} of" in ends[0][1]
+    assert f"received a stop signal at step {stood_at} of" in ends[0][1]
     assert [_end(process)[0] for process in start()] == [0, 0]
     steps = [[json.loads(line)["step"] for line in _log(one)] for one in (run, whole)]
     assert steps[0] == steps[1]

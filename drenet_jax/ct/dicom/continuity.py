@@ -38,7 +38,7 @@ _MOST_HU_PER_MM = 20.0
 
 
 def check(stack: Stack, decode: Callable[[DicomSlice], np.ndarray]) -> None:
-    """Looks at the pixels of a stack of which the headers do not say that it is one.
+    """Compares the pixels of neighbours in a stack that its headers do not identify.
 
     Two stacks of one spacing, one shifted by half of it, lie as one stack of half the spacing.
     Where the scanner's numbers of the slices do not grow evenly along the patient, slices are

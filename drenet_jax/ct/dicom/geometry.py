@@ -1,4 +1,4 @@
-"""Places of slices along the patient: clusters of numbers, and what one stack looks like."""
+"""Slice positions along the patient: clustering, and regularity of a stack."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def _method(dataset: pydicom.Dataset) -> str:
     """How identity was removed, in words, of a file that tells it in codes."""
     items = dataset.get("DeidentificationMethodCodeSequence") or ()
     meanings = [_text(item.get("CodeMeaning"))[:_LONGEST_TEXT] for item in items]
-    return "\\".join(filter(None, meanings)) or "not told"
+    return "\\".join(filter(None, meanings)) or "not reported"
 
 
 def _spacing_mm(dicom_slice: DicomSlice, dataset: pydicom.Dataset) -> tuple[float, float] | None:

@@ -69,7 +69,7 @@ def _with_opacities(
 
 
 def _is_chest(picture: np.ndarray, lungs: np.ndarray, body: np.ndarray) -> bool:
-    """Whether it looks like two lungs in a chest rather than dark things in any other picture.
+    """Whether the mask is plausible for two lungs in a chest.
 
     The limits leave out about one CT slice in a hundred each, so a single miss is forgiven.
     """

@@ -3,8 +3,8 @@
 Layout: `train/` and `val/` (or `validation/`), in each `covid/` and `non-covid/`, in these a folder
   `ct_scan_N` a scan.
 Labels: COVID-19 and "not COVID-19".
-Persons: NOT TOLD. There are more scans than persons (6,600 of some 3,750, its page says), but each
-  scan must be taken for a person; ids say which (`train_covid_ct_scan_1`).
+Persons: not published. There are more scans than persons (6,600 of some 3,750, its page says), but
+  each scan must be taken for a person; ids say which (`train_covid_ct_scan_1`).
 Split: training and validation as published; the test scans have no labels and are left out.
 Sites: none published.
 Cite: Kollias D., Arsenos A., Soukissian L., Kollias S., "MIA-COV19D: COVID-19 Detection through 3-D

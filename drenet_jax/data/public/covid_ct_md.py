@@ -1,7 +1,7 @@
 """COVID-CT-MD: DICOM series of COVID-19, community-acquired pneumonia (CAP) and healthy persons.
 
 Layout: `COVID-19 subjects/`, `Cap Cases/`, `Normal Cases/` (or `COVID-19/`, `CAP/`, `Normal/`).
-Labels: COVID-19, CAP (its cause is not told), healthy.
+Labels: COVID-19, CAP (cause not reported), healthy.
 Persons: a folder each.
 Split, sites: none published.
 Cite: Afshar P., Heidarian S., Enshaei N. et al., "COVID-CT-MD, COVID-19 computed tomography scan

@@ -2,8 +2,8 @@
 
 Layout: `COVID/Covid (N).png`, `non-COVID/Non-Covid (N).png`.
 Labels: COVID-19 and "not COVID-19".
-Persons: NOT TOLD, not in file names either. Each slice must be taken for a person, so slices of one
-  person get into training and test, and results come out too good.
+Persons: not published, not in file names either. Each slice must be taken for a person, so slices
+  of one person get into training and test, and results come out too good.
 Split, sites: none published.
 Cite: Soares E., Angelov P., Biaso S., Froes M.H., Abe D.K., "SARS-CoV-2 CT-scan dataset: A large
   dataset of real patients CT scans for SARS-CoV-2 identification", medRxiv (2020),

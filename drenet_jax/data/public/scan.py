@@ -37,7 +37,7 @@ class Row:
 
 @dataclasses.dataclass
 class ScanResult:
-    """Rows, and what a user must be told, gathered by a reader below `root`.
+    """Rows, and notes for the user, collected by a reader below `root`.
 
     Attributes:
       root: the data set's folder.

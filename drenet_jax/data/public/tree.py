@@ -18,7 +18,7 @@ _SHOWN = 8
 
 
 def entries(folder: Path) -> list[Path]:
-    """What a folder holds, in natural order, without hidden files and desktops' litter.
+    """What a folder holds, in natural order, without hidden files and junk files of desktops.
 
     Raises:
       InputError: it cannot be read.
@@ -104,7 +104,7 @@ def files(matches: ScanResult, folder: Path, suffixes: tuple[str, ...]) -> Itera
 
 
 def holds_a_file(folder: Path) -> bool:
-    """True if there is a file in `folder`, however deep, that is no desktop's litter."""
+    """True if there is a file in `folder`, however deep, that is no junk file of a desktop."""
     return any(
         not is_junk_file(name)
         for _, _, names in os.walk(folder, followlinks=True)

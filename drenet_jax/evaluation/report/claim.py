@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from drenet_jax.evaluation.report.formatting import metric_text
 
-# Number, part of the paper, what is to be told.
+# Number, section of the manuscript, what is to be reported.
 ITEMS: tuple[tuple[int, str, str], ...] = (
     (1, "Title", "That this is a study of AI, and of which kind"),
     (2, "Abstract", "Summary of design, methods, results and conclusions"),
@@ -68,7 +68,7 @@ class ClaimRow:
     Attributes:
       number: of the 2024 update.
       part: of the paper in which it belongs.
-      item: what is to be told.
+      item: what is to be reported.
       answer: what the run says of it; "" where it says nothing.
       missing: what is left to the authors; "" where nothing is.
     """
@@ -180,7 +180,7 @@ def _answers(
         ),
         31: (
             "predict shows the regions that the model chose, with scores.",
-            "whether readers agree with them: nobody validated them here",
+            "whether readers agree with them: not validated here",
         ),
         32: (f"This page: the {metrics['split']} persons of the same cohort.", ""),
         35: (

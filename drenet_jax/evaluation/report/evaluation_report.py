@@ -45,7 +45,7 @@ _PARTS = (
     ("cohort", "Cohort"),
     ("folds", "Folds"),
     ("metrics", "Metrics"),
-    ("explain", "Where it looks"),
+    ("explain", "Pointing game"),
     ("plots", "Plots"),
     ("misses", "Worst misses"),
     ("claim", "CLAIM checklist"),
@@ -109,7 +109,7 @@ class RunReport:
 
 
 def run_report(report: RunReport) -> str:
-    """What `evaluate` and `crossvalidate` write to report.html (DESIGN section 2).
+    """What `evaluate` and `crossvalidate` write to report.html.
 
     Returns:
       The text of an HTML file that needs nothing outside it.
@@ -222,7 +222,7 @@ def _rows_by_label(metrics: Mapping) -> list[dict]:
 def _cohort_rows(slices: SlicePredictions) -> list[dict]:
     """Persons and slices of each site (a row) and label (a column), with totals.
 
-    A person whom several repeats of a cross-validation tested counts once, as a slice does.
+    A patient tested in several repeats of a cross-validation counts once, as does a slice.
     """
     keys = zip(slices.patient_id, slices.slice_index, slices.slice_name, strict=True)
     once = slices.of(np.array(list({key: i for i, key in enumerate(keys)}.values()), np.int64))

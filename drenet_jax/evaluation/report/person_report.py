@@ -67,7 +67,7 @@ def person_report(
     pictures: Sequence[SlicePicture],
     left_out: Sequence[LeftOutSlice] = (),
 ) -> str:
-    """What `predict` writes to report.html (DESIGN sections 2 and 3.8).
+    """What `predict` writes to report.html (paper 3.1).
 
     Args:
       result: what `predict` writes to result.json.
@@ -142,7 +142,7 @@ def _validation(row: Mapping | None) -> dict | None:
 
 
 def _cohort(trained_on: Mapping | None) -> dict | None:
-    """The persons whom the model was trained and chosen on, as words and as a table."""
+    """The training and validation cohorts, as text and as a table."""
     if not trained_on:
         return None
     splits = trained_on["splits"]
@@ -215,14 +215,14 @@ def _shown_slice(picture: SlicePicture, label: str) -> dict:
         "heat": None if drawn.heat is None else _layer_uri(drawn.heat),
         "marks": _layer_uri(drawn.marks),
         "alt": f"CT slice {picture.index}, file {picture.name}: {label} {score:.2f}",
-        "heat_alt": f"Heat map, warmest in {peak_location} of the picture",
+        "heat_alt": f"Heat map, peak in {peak_location} of the picture",
         "marks_alt": (
             f"Red box{'es' if len(boxes) > 1 else ''}: {listed} of the picture"
             if boxes
             else "No lesion box; the thin grey box is the lungs' crop"
         ),
         "is_cold": picture.heat_map is not None and drawn.heat is None,
-        "warmest": peak_location,
+        "peak_location": peak_location,
         "boxes": boxes,
         "crops": [_shown_crop(picture, k, label) for k in range(len(picture.boxes))],
     }

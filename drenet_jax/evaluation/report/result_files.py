@@ -140,7 +140,7 @@ def excluded(data: PreparedData) -> list[dict[str, str]]:
 
 
 def pictures_of(data: PreparedData, persons: Sequence[str], fill: str) -> Pictures:
-    """The slices of some persons of any split, as the model sees them in an evaluation."""
+    """The slices of some persons of any split, as input to the model in an evaluation."""
     if not persons:
         return {}
     # More slices than they can have: the number is for progress bars and training only.
@@ -164,7 +164,7 @@ def write_evaluation(
     study: ReportContext,
     settings: MetricSettings,
 ) -> dict:
-    """Writes the files of DESIGN section 2.
+    """Writes the output files of an evaluation.
 
     Args:
       folder: an existing one.
