@@ -24,7 +24,7 @@ _STRIP_PX = 28
 
 _WHAT = (
     "CT slice in the lung window, upright and enlarged, with the Grad-CAM heat map of the "
-    "predicted label (blue to yellow), the box of the lungs (grey) and the boxes above 0.8 for that "
+    "predicted label (blue to yellow), the lung box (grey) and the boxes above 0.8 of that "
     "label (red) with their scores"
 )
 

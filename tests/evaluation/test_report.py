@@ -177,12 +177,12 @@ def test_the_layers_of_a_picture_are_of_one_size_and_say_what_is_seen():
     assert {one["height"] for one in large} == {"512"}
     assert [one["alt"] for one in large] == [
         "CT slice 0, file IM000.dcm: COVID-19 0.90",
-        "Heat map, warmest in the lower left of the picture",
+        "Heat map, peak in the lower left of the picture",
         "Red boxes: 0.97 in the centre; 0.85 in the upper left of the picture",
     ]
     text = text_of(page)
     assert "2 red boxes: 0.970 in the centre of the picture 0.850 in the upper left" in text
-    assert "warmest in the lower left of the picture" in text
+    assert "peak in the lower left of the picture" in text
 
 
 def test_each_region_has_a_picture_with_its_score():

@@ -1,4 +1,4 @@
-"""A run that is killed or stopped by a signal, and called again, ends like one that was left alone."""
+"""A run that is killed, or stopped by a signal, and called again ends like an uninterrupted one."""
 
 from __future__ import annotations
 
