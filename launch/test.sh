@@ -12,5 +12,5 @@ use_environment '[test,docs]'
 ruff format --check --quiet .
 ruff check --quiet .
 mypy --no-error-summary
-mkdocs build --quiet
+NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadscope "$@"
