@@ -93,7 +93,9 @@ class Beam:
         options.view_as(StandardOptions).no_wait_until_finish = False
         return options
 
-    def map_in_order(self, function: Callable, tasks: Iterable[tuple], work: Path) -> Iterator[Any]:
+    def map_in_order(
+        self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], work: Path
+    ) -> Iterator[Any]:
         """`function(*task)` of every task, in the order of the tasks, once all are done.
 
         Args:
@@ -127,13 +129,15 @@ class Beam:
                 "see the runner's page in Beam's documentation."
             ) from error
 
-    def examples(self, staging_folder: Iterable[Path], work: Path) -> apache_beam.PTransform:
+    def examples(
+        self, staging_folder: Iterable[Path], work: Path
+    ) -> apache_beam.PTransform[Any, Any]:
         """A transform that makes the collection of the spools' examples with their keys."""
         return self._items(staging_folder, work) | "ReadSpools" >> apache_beam.FlatMap(
             read_examples
         )
 
-    def _items(self, items: Iterable[Any], work: Path) -> apache_beam.PTransform:
+    def _items(self, items: Iterable[Any], work: Path) -> apache_beam.PTransform[Any, Any]:
         """A transform that makes the collection of `items`, each on whatever worker is free."""
         lists = work / f"lists-{secrets.token_hex(4)}"
         lists.mkdir()
@@ -150,11 +154,13 @@ class Beam:
         )
 
 
-def _read_list(file: str) -> list:
+def _read_list(file: str) -> list[Any]:
     return pickle.loads(Path(file).read_bytes())
 
 
-def _do(item: tuple[int, tuple], function: Callable) -> tuple[int, tuple[int, Any]]:
+def _do(
+    item: tuple[int, tuple[Any, ...]], function: Callable[..., Any]
+) -> tuple[int, tuple[int, Any]]:
     number, task = item
     return number // _ITEMS_A_FILE, (number, function(*task))
 

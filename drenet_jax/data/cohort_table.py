@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from drenet_jax.data.identities import (
     clean,
@@ -74,7 +75,7 @@ class Cohort:
         return bool(self.persons[0].split)
 
 
-def read_cohort(path: str | os.PathLike, labels: Sequence[str] = ()) -> Cohort:
+def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Cohort:
     """Reads `cohort.csv`: columns patient_id, path, label and, if wanted, split, site, series_uid.
 
     A person has one or many rows; `path` is relative to the file. Columns are found by their names
@@ -324,7 +325,7 @@ def _header(path: Path, names: Sequence[str]) -> tuple[list[str], tuple[str, ...
     return header, tuple(unused)
 
 
-def _checked_row(path: Path, line: int, row: dict) -> dict[str, str]:
+def _checked_row(path: Path, line: int, row: dict[str, Any]) -> dict[str, str]:
     where = f"{path}, line {line}"
     if None in row or None in row.values():
         raise InputError(f"{where}: the row has not as many fields as the first line; fix it.")

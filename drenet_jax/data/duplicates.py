@@ -186,7 +186,7 @@ class SliceDigests:
 def require_together(
     shared: Iterable[SharedSlices],
     groups: Mapping[str, tuple[str, ...]],
-    where: str | os.PathLike,
+    where: str | os.PathLike[str],
     remedy: str,
 ) -> None:
     """Refuses persons with the same pictures who are not treated alike.

@@ -17,7 +17,7 @@ _EDGES = ("y0", "x0", "y1", "x1")
 _COLUMNS = ("patient_id", "slice_name", *_EDGES)
 
 
-def read_lesions(path: str | os.PathLike) -> dict[tuple[str, str], list[Box]]:
+def read_lesions(path: str | os.PathLike[str]) -> dict[tuple[str, str], list[Box]]:
     """(patient_id, slice_name) -> the boxes of the slice's lesions, in pixels as stored, half open.
 
     The slices of a volume are called by its file, `#` and their number from 1 along the slice axis

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 # `function(*task)` of every task, in the order of the tasks, perhaps in other processes.
-ParallelMap = Callable[[Callable, Iterable[tuple]], Iterator[Any]]
+ParallelMap = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
 # A look at the files of so many takes about as long as starting the workers.
 _MANY_PERSONS = 1000

@@ -35,7 +35,7 @@ def write_qc_pages(
     folder: Path,
     persons: Iterator[tuple[Path, str]],
     counts: QcCounts,
-    parallel_map: Callable[[Callable, Iterable[tuple]], Iterator[Any]],
+    parallel_map: Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]],
 ) -> None:
     """Writes `qc.html` and, for more than `PERSONS_A_PAGE` persons, `qc/002.html` and so on.
 

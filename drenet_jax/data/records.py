@@ -45,7 +45,7 @@ class DeterministicExampleWriter(tfds.core.ExampleWriter):
     TFDS leaves the order to protobuf, where it differs from process to process.
     """
 
-    def write(self, path: os.PathLike, examples: Iterable[tuple[Any, bytes]]) -> Any:
+    def write(self, path: os.PathLike[str], examples: Iterable[tuple[Any, bytes]]) -> Any:
         return super().write(
             path, ((key, _in_order_of_names(example)) for key, example in examples)
         )
@@ -66,7 +66,7 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
     def __init__(
         self,
         *,
-        data_dir: os.PathLike,
+        data_dir: os.PathLike[str],
         labels: tuple[str, ...],
         image_size_px: int,
         examples: Mapping[str, Callable[[], Any]],
@@ -107,7 +107,7 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=False,
         )
 
-    def _split_generators(self, dl_manager) -> dict:
+    def _split_generators(self, dl_manager) -> dict[str, Any]:
         # With an argument `pipeline` TFDS would import Beam, which need not be installed.
         del dl_manager
         return {split: self._generate_examples(make) for split, make in self._examples.items()}
@@ -296,7 +296,7 @@ def write_fold(folder: Path, data: PreparedData) -> None:
     )
 
 
-def open_data(folder: str | os.PathLike) -> PreparedData:
+def open_data(folder: str | os.PathLike[str]) -> PreparedData:
     """Opens what `prepare` or `write_fold` wrote, and checks that no person is in two splits.
 
     Raises:
@@ -438,7 +438,7 @@ def _check_counts(data: PreparedData) -> None:
             )
 
 
-def _fingerprint(settings: Mapping, persons: Mapping) -> str:
+def _fingerprint(settings: Mapping[str, Any], persons: Mapping[str, Any]) -> str:
     text = json.dumps([settings, persons], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -156,14 +158,14 @@ def _groups(model: ml_collections.ConfigDict) -> tuple[proposals.Group, ...]:
     )
 
 
-def init_variables(model: Model, seed: int) -> dict:
+def init_variables(model: Model, seed: int) -> dict[str, Any]:
     """`{"params": ..., "batch_stats": ...}`, drawn from `seed`."""
     images = jnp.zeros((1, model.image_size_px, model.image_size_px))
     variables = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(seed))
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def variable_shapes(model: Model) -> dict:
+def variable_shapes(model: Model) -> dict[str, Any]:
     """Shapes and types of what `init_variables` returns, without computing them."""
     return jax.eval_shape(lambda: init_variables(model, 0))
 

@@ -76,9 +76,9 @@ class Meta:
     fill_seed: int
     data_fingerprint: str
     version: str
-    trained_on: Mapping | None = None
+    trained_on: Mapping[str, Any] | None = None
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "config": json.loads(self.config.to_json()),
@@ -91,7 +91,7 @@ class Meta:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> Meta:
+    def from_dict(cls, values: Mapping[str, Any]) -> Meta:
         return cls(
             config=ml_collections.ConfigDict(values["config"]),
             labels=tuple(values["labels"]),
@@ -122,11 +122,11 @@ class BackboneMeta:
     source: str
     version: str
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **dataclasses.asdict(self), "parts": list(self.parts)}
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> BackboneMeta:
+    def from_dict(cls, values: Mapping[str, Any]) -> BackboneMeta:
         fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         return cls(**fields | {"parts": tuple(values["parts"])})
 
@@ -160,7 +160,7 @@ class KnownSlices:
 class Checkpoints:
     """The checkpoints of a workdir; to be used in a `with` statement."""
 
-    def __init__(self, workdir: str | os.PathLike, *, read_only: bool = False):
+    def __init__(self, workdir: str | os.PathLike[str], *, read_only: bool = False):
         """Opens the checkpoints of `workdir`.
 
         Args:
@@ -201,7 +201,7 @@ class Checkpoints:
         self._manager.close()
 
     @classmethod
-    def of(cls, workdir: str | os.PathLike, *, flag: str) -> Checkpoints:
+    def of(cls, workdir: str | os.PathLike[str], *, flag: str) -> Checkpoints:
         """The checkpoints of a workdir that must have some, for reading.
 
         Raises:
@@ -239,9 +239,9 @@ class Checkpoints:
         weights: PyTree,
         optimizer: PyTree | None,
         meta: Meta | BackboneMeta,
-        metrics: Mapping,
-        progress: Mapping | None = None,
-        validation: Mapping | None = None,
+        metrics: Mapping[str, Any],
+        progress: Mapping[str, Any] | None = None,
+        validation: Mapping[str, Any] | None = None,
         digests: KnownSlices | None = None,
     ) -> None:
         """Writes a checkpoint in the background; see `wait`.
@@ -338,11 +338,11 @@ class Checkpoints:
         """What `save` was given as `optimizer`, as NumPy arrays."""
         return self._restore(step, "optimizer", shapes)
 
-    def progress(self, step: int) -> dict:
+    def progress(self, step: int) -> dict[str, Any]:
         """What `save` was given as `progress`."""
         return self._text(step, "progress")
 
-    def validation(self, step: int) -> dict | None:
+    def validation(self, step: int) -> dict[str, Any] | None:
         """What `save` was given as `validation`."""
         there = (self._folder / str(step) / "validation").is_dir()
         if not there and "validation" not in self._checksums(step):
@@ -392,7 +392,7 @@ class Checkpoints:
                 raise _Changed(f"the {item} are gone")
         return shapes
 
-    def _account(self, step: int) -> dict:
+    def _account(self, step: int) -> dict[str, Any]:
         """The item `meta`, as it was written."""
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         with self._read(step):
@@ -408,7 +408,7 @@ class Checkpoints:
     def _checksums(self, step: int) -> Mapping[str, int]:
         return self._account(step).get(_CHECKSUMS) or {}
 
-    def _text(self, step: int, item: str) -> dict:
+    def _text(self, step: int, item: str) -> dict[str, Any]:
         """An item of JSON."""
         args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
         wanted = self._checksums(step).get(item)
@@ -490,7 +490,7 @@ def _checksum(tree: PyTree) -> int:
     return result
 
 
-def _text_checksum(values: Mapping) -> int:
+def _text_checksum(values: Mapping[str, Any]) -> int:
     """CRC-32 of what is written as JSON."""
     return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
@@ -530,7 +530,7 @@ def _without_read_only_warning() -> Iterator[None]:
         logger.removeFilter(is_other)
 
 
-def selection_key(metrics: Mapping) -> tuple[float, float]:
+def selection_key(metrics: Mapping[str, Any]) -> tuple[float, float]:
     """Higher is better: person AUC first; of equal ones the lower cross-entropy of slices.
 
     A checkpoint without validation is worse than any with one. Without any validation all are
@@ -542,7 +542,9 @@ def selection_key(metrics: Mapping) -> tuple[float, float]:
     return (-1.0 if auc is None else auc, -cross_entropy)
 
 
-def save_converted(folder: str | os.PathLike, weights: PyTree, meta: Meta | BackboneMeta) -> None:
+def save_converted(
+    folder: str | os.PathLike[str], weights: PyTree, meta: Meta | BackboneMeta
+) -> None:
     """Writes weights that no run of ours made as the only checkpoint of `folder`, step 0.
 
     Args:
@@ -594,13 +596,13 @@ def _named_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     }
 
 
-def has_checkpoint(workdir: str | os.PathLike) -> bool:
+def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:
     """Whether `workdir` holds a checkpoint that got whole."""
     folder = Path(workdir) / "checkpoints"
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
-def remove_unfinished(workdir: str | os.PathLike) -> None:
+def remove_unfinished(workdir: str | os.PathLike[str]) -> None:
     """Removes the checkpoint that did not get whole, which takes space."""
     # Threads that still write may make it again.
     for _ in range(_REMOVALS):
@@ -609,6 +611,6 @@ def remove_unfinished(workdir: str | os.PathLike) -> None:
         time.sleep(_REMOVAL_S)
 
 
-def remove(workdir: str | os.PathLike) -> None:
+def remove(workdir: str | os.PathLike[str]) -> None:
     """Removes a workdir's checkpoints."""
     shutil.rmtree(Path(workdir) / "checkpoints", ignore_errors=True)

@@ -6,6 +6,8 @@ Localization", ICCV 2017, equations 1 and 2; the paper draws it in Fig. 5.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,9 @@ class HeatMaps:
     crops: jax.Array
 
 
-def grad_cam(model: Model, variables: dict, images: jax.Array) -> tuple[Outputs, HeatMaps]:
+def grad_cam(
+    model: Model, variables: dict[str, Any], images: jax.Array
+) -> tuple[Outputs, HeatMaps]:
     """Scores slices and says for each class where the evidence lies.
 
     A class's map is ReLU(sum over channels of a_k A_k): A is the last block's feature map (VGG:

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -186,7 +187,7 @@ def _why_unread(error: Exception) -> str:
 
 def to_flax(
     state_dict: Mapping[str, np.ndarray], architecture: str, *, source: str = "the state dict"
-) -> dict:
+) -> dict[str, Any]:
     """Turns PyTorch's weights of a backbone into ours.
 
     Names are those of torchvision (the old ones of DenseNet's layers too), of timm, or those of a
@@ -233,7 +234,7 @@ def whole_model_to_flax(
     classes: int | None = None,
     skip_head: bool = False,
     source: str = "the state dict",
-) -> dict:
+) -> dict[str, Any]:
     """Turns a checkpoint of NTS-Net or of the authors' DRENet into variables of our DRENet.
 
     Args:
@@ -296,7 +297,7 @@ def class_head_names(state_dict: Mapping[str, np.ndarray], architecture: str) ->
     )
 
 
-def _backbone_shapes(architecture: str) -> dict:
+def _backbone_shapes(architecture: str) -> dict[str, Any]:
     """Shapes of a published backbone's variables."""
     network = classifier.Classifier(
         classes=1,
@@ -384,14 +385,14 @@ def _whole_model_name(architecture: str, path: Sequence[str]) -> str:
 
 
 def _fill(
-    shapes: dict,
+    shapes: dict[str, Any],
     state_dict: Mapping[str, np.ndarray],
     *,
     torch_name: Callable[[Sequence[str]], str],
     rename: Callable[[str], str],
     source: str,
     fix: Callable[[], str],
-) -> dict:
+) -> dict[str, Any]:
     """The tree of `shapes` with the arrays of `state_dict`.
 
     Args:
@@ -454,13 +455,13 @@ def _channel_last(kernel: np.ndarray, cells: int) -> np.ndarray:
 
 
 def start_from(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     model: Model,
-    variables: dict,
+    variables: dict[str, Any],
     labels: Sequence[str],
     *,
     parts: str = "all",
-) -> dict:
+) -> dict[str, Any]:
     """The first variables of a run that starts from weights which are there already.
 
     Weights of a whole model are taken as they are. Weights of some parts (a backbone that
@@ -531,13 +532,13 @@ def start_from(
     return {collection: tree | taken[collection] for collection, tree in variables.items()}
 
 
-def _of_passes(variables: dict) -> set[str]:
+def _of_passes(variables: dict[str, Any]) -> set[str]:
     """The passes after the first that have statistics of their own."""
     # VGG has no batch statistics.
     return set(PASSES[1:]) & variables.get("batch_stats", {}).keys()
 
 
-def _for_every_pass(taken: dict, variables: dict) -> dict:
+def _for_every_pass(taken: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
     """Weights that know one kind of image are the start of every pass of `variables`."""
     missing = _of_passes(variables) - _of_passes(taken)
     if not missing:
@@ -551,7 +552,7 @@ def backbone_architecture(config: ml_collections.ConfigDict) -> str:
     return config.model.backbone if config.model.name == "drenet" else config.model.name
 
 
-def _backbone_alone(variables: dict, others: dict) -> dict:
+def _backbone_alone(variables: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     """What belongs to the backbone, its statistics of each pass that both have."""
     return {
         # VGG has no batch statistics.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -127,7 +128,7 @@ def _value(config: ml_collections.ConfigDict, field: str):
     return config[group][name]
 
 
-def _flat(values: Mapping, prefix: str = "") -> dict:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

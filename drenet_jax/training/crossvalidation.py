@@ -7,6 +7,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
 import ml_collections
@@ -28,7 +29,7 @@ _LOCK_FILE = ".crossvalidate.lock"
 
 def cross_validate(
     config: ml_collections.ConfigDict, data_dir: str, folds: str, repeats: int, workdir: Path
-) -> dict:
+) -> dict[str, Any]:
     """Trains and tests every fold, and pools the predictions; called again, it goes on.
 
     The workdir gets `repeat<r>/fold<k>/` with the fold's persons (`data`), its run (`run`) and its
@@ -111,7 +112,7 @@ def _seed(seed: int, repeat: int) -> int:
 
 def _account(
     config: ml_collections.ConfigDict, data: PreparedData, folds: str, repeats: int
-) -> dict:
+) -> dict[str, Any]:
     """What must not change until the end; through JSON, which knows no tuples."""
     config = config.copy_and_resolve_references()
     # The data set may move.
@@ -128,7 +129,7 @@ def _account(
     )
 
 
-def _start(workdir: Path, account: Mapping) -> None:
+def _start(workdir: Path, account: Mapping[str, Any]) -> None:
     """Writes down what is being done, or compares it with what was begun here.
 
     Raises:

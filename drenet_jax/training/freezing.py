@@ -72,7 +72,7 @@ def optimizer_groups(config: ml_collections.ConfigDict, params: PyTree) -> PyTre
     """`frozen`, `backbone` or `rest` for each of the model's parameters."""
     is_frozen = frozen_rule(config)
 
-    def group(path: Sequence, leaf: Any) -> str:
+    def group(path: Sequence[Any], leaf: Any) -> str:
         del leaf
         names = [key.key for key in path]
         if is_frozen(names):
@@ -93,7 +93,9 @@ def stop_frozen_gradients(config: ml_collections.ConfigDict, params: PyTree) -> 
     )
 
 
-def frozen_batch_norms(config: ml_collections.ConfigDict) -> contextlib.AbstractContextManager:
+def frozen_batch_norms(
+    config: ml_collections.ConfigDict,
+) -> contextlib.AbstractContextManager[None]:
     """Within it, batch norms of frozen stages use their running statistics, and keep them."""
     is_frozen = frozen_rule(config)
 

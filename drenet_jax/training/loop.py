@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -119,7 +120,7 @@ def train_and_evaluate(
             parallel.translate_out_of_memory(_too_large(config)),
         ):
 
-            def take(step: int, metrics: dict) -> None:
+            def take(step: int, metrics: dict[str, Any]) -> None:
                 metrics = parallel.to_host(metrics)
                 _check_finite(metrics, step, checkpoints, workdir)
                 for name, value in metrics.items():
@@ -190,7 +191,7 @@ def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.Meta:
     )
 
 
-def _trained_on(data: PreparedData) -> dict:
+def _trained_on(data: PreparedData) -> dict[str, Any]:
     persons = {split: data.persons[split] for split in ("train", "validation")}
     labels = {
         split: [data.diagnoses[member][0] for member in members]
@@ -247,7 +248,9 @@ def _window(ct: CtSettings) -> tuple[float, float]:
     return ct.window_level_hu, ct.window_width_hu
 
 
-def _first_variables(config: ml_collections.ConfigDict, model: Model, data: PreparedData) -> dict:
+def _first_variables(
+    config: ml_collections.ConfigDict, model: Model, data: PreparedData
+) -> dict[str, Any]:
     variables = init_variables(model, config.seed)
     if not config.init.weights:
         return variables
@@ -347,7 +350,7 @@ def _save(
     )
 
 
-def _batches(config: ml_collections.ConfigDict, data: PreparedData, start: int) -> Iterator:
+def _batches(config: ml_collections.ConfigDict, data: PreparedData, start: int) -> Iterator[Any]:
     """The micro-batches of each step from `start` on, on the devices."""
     on_host = train_batches(
         data,
@@ -392,7 +395,9 @@ def _too_large(config: ml_collections.ConfigDict) -> str:
     )
 
 
-def _check_finite(metrics: dict, step: int, checkpoints: ckpt.Checkpoints, workdir: Path) -> None:
+def _check_finite(
+    metrics: dict[str, Any], step: int, checkpoints: ckpt.Checkpoints, workdir: Path
+) -> None:
     # A loss that is finite still, with a gradient that is not, has spoilt the weights already.
     if np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"]):
         return

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,7 +55,7 @@ class RunLog:
         self._event(0, file_version="brain.Event:2")
 
     @property
-    def lines(self) -> list[dict]:
+    def lines(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, first to last: step, epoch, train, validation."""
         return list(self._lines)
 
@@ -121,7 +122,7 @@ class RunLog:
             ],
         )
 
-    def _summary(self, step: int, values: Iterable) -> None:
+    def _summary(self, step: int, values: Iterable[Any]) -> None:
         self._event(step, summary=tf.compat.v1.Summary(value=values))
 
     def _event(self, step: int, **what) -> None:
@@ -129,7 +130,7 @@ class RunLog:
         self._events.write(event.SerializeToString())
 
 
-def read_lines(path: Path, last_step: int) -> list[dict]:
+def read_lines(path: Path, last_step: int) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl` up to a step; none if there is no such file.
 
     Raises:

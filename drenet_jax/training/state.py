@@ -114,7 +114,7 @@ def make_optimizer(
     )
 
 
-def create_state(variables: dict, optimizer: optax.GradientTransformation) -> TrainState:
+def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),

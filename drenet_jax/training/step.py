@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def make_train_step(
     config: ml_collections.ConfigDict,
     *,
     class_weights: np.ndarray | None = None,
-) -> Callable:
+) -> Callable[..., Any]:
     """`step(state, micro_batches) -> (state, metrics)`; state and metrics are replicated.
 
     `micro_batches` are this host's parts of the `train.accumulate` micro-batches of a step, on the
@@ -54,7 +55,7 @@ def make_train_step(
     )
     update_on_devices = parallel.map_over_devices(update, donate=(0,))
 
-    def step(state: TrainState, micro_batches: Sequence[tuple]):
+    def step(state: TrainState, micro_batches: Sequence[tuple[Any, ...]]):
         total, batch_stats = None, state.batch_stats
         # Calls of one compiled program rather than a loop inside it: on CPU, XLA runs convolutions
         # within a loop on a single core.
@@ -68,7 +69,7 @@ def make_train_step(
     return step
 
 
-def make_whole_step(gradient: Callable, update: Callable) -> Callable:
+def make_whole_step(gradient: Callable[..., Any], update: Callable[..., Any]) -> Callable[..., Any]:
     """For one device: a step of a single micro-batch.
 
     Args:
@@ -92,7 +93,7 @@ def replicated_seed(config: ml_collections.ConfigDict) -> jax.Array:
 
 def make_gradient(
     model: Model, config: ml_collections.ConfigDict, class_weights: np.ndarray | None
-) -> Callable:
+) -> Callable[..., Any]:
     """For one device: the gradient and the metrics of a micro-batch, and new batch statistics."""
 
     def losses_of(params, batch_stats, keys, image, label):
@@ -129,7 +130,7 @@ def make_gradient(
 
 def make_update(
     optimizer: optax.GradientTransformation, schedule: optax.Schedule, accumulate: int
-) -> Callable:
+) -> Callable[..., Any]:
     """For one device: the state after a step, from the sums over its micro-batches."""
 
     def update(state: TrainState, total, batch_stats):

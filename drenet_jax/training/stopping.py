@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from drenet_jax import parallel
 from drenet_jax.models.checkpoints import selection_key
@@ -48,7 +49,7 @@ class Preemption:
         return self._any_host(self._asked)
 
 
-def is_out_of_patience(lines: Sequence[Mapping], patience_epochs: int) -> bool:
+def is_out_of_patience(lines: Sequence[Mapping[str, Any]], patience_epochs: int) -> bool:
     """Whether the validation has not got better for so many epochs.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -77,7 +78,7 @@ ARCHITECTURES: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _predict(block: nn.Module, variables: dict, x: jax.Array) -> jax.Array:
+def _predict(block: nn.Module, variables: dict[str, Any], x: jax.Array) -> jax.Array:
     """A block with its running statistics.
 
     Blocks of one shape, in all passes, are traced once: half of what `predict` takes to start is
