@@ -83,7 +83,7 @@ def define_flags() -> None:
     flags.DEFINE_list("series", [], "DICOM series; none: a phantom's.")
     flags.DEFINE_integer("rounds", 7, "How often each piece of work is timed.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of phantoms and fills.", lower_bound=0)
-    cli.define_prepare_config()
+    cli.define_config("prepare", "the preprocessing")
 
 
 def main() -> None:

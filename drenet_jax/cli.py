@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import gc
 import io
 import os
+import re
 import select
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -46,10 +46,7 @@ def run(
       required: flags without which the command cannot run.
     """
     _prepare_streams()
-    use_huge_pages()
     sys.modules["__main__"].__doc__ = doc
-    # Python's last search for garbage, among all that JAX made, takes 0.3 s and finds nothing.
-    atexit.register(gc.freeze)
     # Orbax warns of what it does on purpose, and prints the traceback of what it then raises.
     absl_logging.set_verbosity(absl_logging.FATAL)
 
@@ -68,23 +65,20 @@ def run(
             if isinstance(error, BrokenPipeError) and _is_stdout_closed():
                 _leave_closed_pipe()
             if is_disk_full(error):
-                place = getattr(error, "filename", None)
+                name = getattr(error, "filename", None)
                 _fail(
-                    f"the disk is full{f' ({place})' if place else ''}; free some space and call "
+                    f"the disk is full{f' ({name})' if name else ''}; free some space and call "
                     "again."
                 )
             raise
 
-    def parsed(argv: list[str]) -> list[str]:
-        return _parse_flags(argv, define_flags, required)
-
-    app.run(checked, flags_parser=parsed)
+    app.run(checked, flags_parser=lambda _: _parse_flags(define_flags, required))
 
 
 def _prepare_streams() -> None:
     """Makes the standard streams take whatever is printed."""
-    # A closed one would be given, by its number, to the next file that is opened, which would then
-    # get what libraries print.
+    # The next file that is opened would get the descriptor of a closed stream, and with it what
+    # libraries print.
     with contextlib.suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(descriptor, True)
@@ -92,8 +86,7 @@ def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    # ASCII has no "×", and no encoding has the halves of signs that stand for names of files that
-    # are not UTF-8.
+    # ASCII has no "×", and no encoding has the surrogates of file names that are not UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -110,35 +103,11 @@ def _is_stdout_closed() -> bool:
         return False
 
 
-def _leave_closed_pipe() -> None:
+def _leave_closed_pipe() -> NoReturn:
     """Ends silently when the output pipe was closed (`| head`)."""
-    # What is still held back would be written, and complained of, at the end of Python.
+    # Python would try to flush the buffer at exit, and print an error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(128 + signal.SIGPIPE)
-
-
-def use_huge_pages() -> None:
-    """Starts the command anew, once, with huge pages for large arrays, where Linux grants them.
-
-    A training step takes and returns some gigabytes; fetched in pages of 4 kB it takes a quarter
-    longer (docs/performance.md). glibc reads the setting at the start of a process only; whoever
-    sets `glibc.malloc.hugetlb` in GLIBC_TUNABLES themselves is left alone.
-    """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if "glibc.malloc.hugetlb" in tunables or not _grants_huge_pages():
-        return
-    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, "glibc.malloc.hugetlb=1")))
-    sys.stdout.flush()
-    os.execv(sys.executable, sys.orig_argv)
-
-
-def _grants_huge_pages() -> bool:
-    # Under "always" they come unasked, under "never" not at all.
-    try:
-        granted = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii")
-    except OSError:
-        return False
-    return "[madvise]" in granted
 
 
 def define_workers() -> None:
@@ -150,7 +119,7 @@ def define_workers() -> None:
 
 def define_decision() -> None:
     """The flags --threshold and --aggregate, which evaluate, predict and serve share."""
-    # Without JAX and without NumPy's heavier friends; not needed by commands without these flags.
+    # Imported here: commands without these flags do not need NumPy.
     from drenet_jax.evaluation.predictions import AGGREGATES
 
     flags.DEFINE_float(
@@ -163,49 +132,30 @@ def define_decision() -> None:
         "aggregate",
         None,
         list(AGGREGATES),
-        "How a person's probabilities are made of the slices'. As the run's "
+        "How slice probabilities are aggregated to the patient's. As the run's "
         "config.evaluation.aggregate if not given.",
     )
 
 
-def define_prepare_config() -> None:
-    """The flag --config of the image side; `configs/prepare.py` unless another is given."""
-    define_config("prepare", "the settings of the image side")
-
-
 def define_config(name: str, what: str) -> None:
-    """The flag --config; `configs/NAME.py` unless another is given.
+    """The flag --config; `configs/NAME.py` unless another file is given.
 
     Args:
-      name: of the config file.
-      what: it holds, for messages.
+      name: of the default config file.
+      what: it configures, for `--help`.
     """
-    _name_own_config()
+    _find_packaged_config()
     config_flags.DEFINE_config_file(
-        "config", str(CONFIGS / f"{name}.py"), f"{what[:1].upper()}{what[1:]}.", lock_config=True
+        "config", str(CONFIGS / f"{name}.py"), f"The config of {what}.", lock_config=True
     )
 
 
-def define_training_config() -> None:
-    """The flag --config of a training; the paper's `configs/drenet.py` unless another is given."""
-    define_config("drenet", "the training config")
-
-
-def _name_own_config() -> None:
-    """Lets --config=configs/NAME.py name the config of this package where no such file is.
-
-    So the commands that are written in the documentation work outside a checkout, too.
-    """
-    for i, argument in enumerate(sys.argv[1:], 1):
-        flag, _, value = argument.partition("=")
-        if flag in ("-config", "--config") and not value and i + 1 < len(sys.argv):
-            i, flag, value = i + 1, "", sys.argv[i + 1]
-        elif flag not in ("-config", "--config"):
-            continue
-        path, colon, options = value.partition(":")
-        own = CONFIGS / Path(path).name
-        if path == f"configs/{own.name}" and not Path(path).exists() and own.is_file():
-            sys.argv[i] = f"{flag}{'=' if flag else ''}{own}{colon}{options}"
+def _find_packaged_config() -> None:
+    """Lets --config=configs/NAME.py name the package's config where no such file exists."""
+    for i, argument in enumerate(sys.argv):
+        match = re.fullmatch(r"(--?config=)?(configs/(\w+\.py))(:.*)?", argument)
+        if match and not Path(match[2]).exists() and (CONFIGS / match[3]).is_file():
+            sys.argv[i] = f"{match[1] or ''}{CONFIGS / match[3]}{match[4] or ''}"
 
 
 def use_compilation_cache() -> None:
@@ -220,9 +170,7 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "drenet_jax" / "xla"))
 
 
-def _parse_flags(
-    argv: list[str], define_flags: Callable[[], None], required: Sequence[str]
-) -> list[str]:
+def _parse_flags(define_flags: Callable[[], None], required: Sequence[str]) -> list[str]:
     try:
         # ml_collections reads the command line already where a config flag is defined.
         define_flags()
@@ -231,9 +179,9 @@ def _parse_flags(
             flags.mark_flag_as_required(name)
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
-            # A file that cannot be loaded is reported when the flag is first read.
-            list(flags.FLAGS.config)
-        _refuse_nul()
+            list(flags.FLAGS.config)  # raises if the file cannot be loaded
+        for name in flags.FLAGS:
+            _refuse_nul(f"--{name}", flags.FLAGS[name].value)
         return rest
     except SystemExit:
         # --help ends so; absl calls that a failure.
@@ -245,25 +193,22 @@ def _parse_flags(
     except flags.Error as error:
         _fail(f"{_one_line(error)}; see --help.")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # ml_collections tells a misspelt or mistyped config field so.
+        # ml_collections raises these for a misspelt or mistyped config field.
         _fail(f"a --config field cannot be set: {_one_line(error)}; see the config file's fields.")
     except (OSError, SyntaxError, ImportError, NameError) as error:
         _fail(f"--config: {_one_line(error)}; check the config file and its path.")
-    raise AssertionError("unreachable")
 
 
-def _refuse_nul() -> None:
-    """Raises flags.Error if a value holds a NUL, as one from a file of flags or a config may."""
-    values = {name: flags.FLAGS[name].value for name in flags.FLAGS}
-    waiting = [(f"--{name}", value) for name, value in values.items()]
-    while waiting:
-        name, value = waiting.pop()
-        if isinstance(value, Mapping | ConfigDict):
-            waiting += [(f"{name}.{field}", item) for field, item in value.items()]
-        elif isinstance(value, list | tuple):
-            waiting += [(name, item) for item in value]
-        elif isinstance(value, str) and "\0" in value:
-            raise flags.Error(f"{name}={value!r} holds a NUL, which no name of a file can")
+def _refuse_nul(name: str, value: object) -> None:
+    """Raises flags.Error if a value, as one from a flagfile or a config, holds a NUL."""
+    if isinstance(value, Mapping | ConfigDict):
+        for field, item in value.items():
+            _refuse_nul(f"{name}.{field}", item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_nul(name, item)
+    elif isinstance(value, str) and "\0" in value:
+        raise flags.Error(f"{name}={value!r} holds a NUL, which no file name can")
 
 
 def _one_line(error: BaseException) -> str:
@@ -274,6 +219,6 @@ def _one_line(error: BaseException) -> str:
     return " ".join(text.split()).rstrip(".")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

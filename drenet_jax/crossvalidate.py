@@ -30,7 +30,7 @@ from drenet_jax import cli
 
 
 def define_flags() -> None:
-    cli.define_training_config()
+    cli.define_config("drenet", "the training")
     flags.DEFINE_string("data", None, "The folder that prepare wrote.")
     flags.DEFINE_string("folds", "5", "How many folds, 2 or more; or: sites.")
     flags.DEFINE_integer(

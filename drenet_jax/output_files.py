@@ -25,83 +25,66 @@ def is_disk_full(error: BaseException) -> bool:
 
     TensorFlow and tensorstore have errors of their own for it, which quote the system's text.
     """
-    seen: set[int] = set()
-    waiting = [error]
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
     while waiting:
-        result = waiting.pop()
-        if result is None or id(result) in seen:
+        item = waiting.pop()
+        if item is None or item in seen:
             continue
-        seen.add(id(result))
-        if isinstance(result, OSError) and result.errno in _FULL:
+        seen.append(item)
+        if isinstance(item, OSError):
+            if item.errno in _FULL:
+                return True
+        elif any(os.strerror(code) in str(item) for code in _FULL):
             return True
-        if not isinstance(result, OSError) and any(
-            os.strerror(code) in str(result) for code in _FULL
-        ):
-            return True
-        waiting += [result.__cause__, result.__context__, *getattr(result, "exceptions", ())]
+        waiting += [item.__cause__, item.__context__, *getattr(item, "exceptions", ())]
     return False
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, *, name: str, message: str) -> Iterator[None]:
+def locked_folder(folder: Path, *, name: str, use: str, flag: str = "--workdir") -> Iterator[None]:
     """Locks a folder that one process at a time may work in; makes it if needed.
 
-    The lock ends with the process, however that ends; its file goes at the end of the block. A
-    folder that was made here and has nothing else in it goes, too.
+    The lock ends with the process, however that ends; its file is removed at the end of the block,
+    and the folder too if it was made here and is empty.
 
     Args:
       folder: to lock.
-      name: of the file of the lock.
-      message: of the InputError if another process holds the lock.
+      name: of the lock file.
+      use: what the folder is being used for, for messages: "trained".
+      flag: the command-line flag that `folder` came from, for messages.
 
     Raises:
-      InputError: another process holds it.
-      OSError: the folder cannot be made or written.
+      InputError: another process holds the lock, or the folder cannot be made or written.
     """
-    made = _make_parents(folder.absolute())
-    path = folder / name
-    lock = None
-    try:
-        lock = _lock_file(path)
-        yield
-    except BlockingIOError as error:
-        if lock is not None:
-            raise
-        raise InputError(message) from error
-    finally:
-        if lock is not None:
-            # While it is locked: another process may have opened it, and looks whether it is still
-            # the file of this name.
+    with contextlib.ExitStack() as stack:
+        path = folder / name
+        try:
+            stack.enter_context(_made_folder(folder.absolute()))
+            lock = _lock(path, os.O_RDWR | os.O_CREAT)  # NFS locks only files opened for writing
+        except BlockingIOError as error:
+            raise InputError(
+                f"{flag}={folder} is being {use} in by another process; wait for it, or name "
+                "another folder."
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"{flag}={folder} cannot be written ({error.strerror}); name another folder."
+            ) from error
+        try:
+            yield
+        finally:
+            # While it is locked: see `_lock`.
             path.unlink(missing_ok=True)
             os.close(lock)
-        _remove_empty(made)
-
-
-def _lock_file(path: Path) -> int:
-    """Opens and locks a file, which is there when this returns; not inherited by programs."""
-    while True:
-        # For writing: NFS grants no exclusive lock otherwise.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return descriptor
-            os.close(descriptor)
-            raise
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
-        # The process that held the lock has removed the file meanwhile.
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
-def new_folder(path: str | os.PathLike, *, flag: str = "--out") -> Iterator[Path]:
+def new_folder(path: str | os.PathLike[str], *, flag: str = "--out") -> Iterator[Path]:
     """Yields a scratch folder beside `path` that becomes `path` if the block ends well.
 
-    A failure, an interrupt or a SIGTERM removes the scratch folder; a SIGKILL leaves a folder whose
-    name says that it is unfinished, which the next call with the same `path` removes.
+    A failure, an interrupt or a SIGTERM removes the scratch folder; a SIGKILL leaves a folder
+    `.NAME.unfinished`, which the next call with the same `path` removes.
 
     Args:
       path: the folder to make. It must not exist yet; its parents are made.
@@ -117,74 +100,66 @@ def new_folder(path: str | os.PathLike, *, flag: str = "--out") -> Iterator[Path
             f"{flag}={path} exists already; name a new folder, or remove that one first."
         )
     scratch = path.with_name(f".{path.name}.unfinished")
-    made: list[Path] = []
-    lock = None
-    try:
-        made = _make_parents(path.absolute().parent)
-        lock = _lock(scratch)
-        for left_over in scratch.iterdir():
-            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-    except BlockingIOError as error:
-        raise InputError(
-            f"{flag}={path} is being written by another call; wait for it, or name another folder."
-        ) from error
-    except OSError as error:
-        if lock is not None:
-            os.close(lock)
-        _remove_empty(made)
-        raise InputError(
-            f"{flag}={path} cannot be written ({error.strerror}); "
-            "name a folder in a place where you may write."
-        ) from error
-    try:
-        with _sigterm_raises():
-            yield scratch
-        os.rename(scratch, path)
-    except BaseException as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        _remove_empty(made)
-        if not isinstance(error, InputError) and is_disk_full(error):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_made_folder(path.absolute().parent))
+            scratch.mkdir(exist_ok=True)
+            stack.callback(os.close, _lock(scratch, os.O_RDONLY))
+            for item in scratch.iterdir():
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+        except BlockingIOError as error:
             raise InputError(
-                f"{flag}={path}: the disk is full; free some space, or name another place."
+                f"{flag}={path} is being written by another call; wait for it, or name another "
+                "folder."
             ) from error
-        raise
-    finally:
-        os.close(lock)
+        except OSError as error:
+            raise InputError(
+                f"{flag}={path} cannot be written ({error.strerror}); "
+                "name a folder in a place where you may write."
+            ) from error
+        try:
+            with _sigterm_raises():
+                yield scratch
+            os.rename(scratch, path)
+        except BaseException as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            if not isinstance(error, InputError) and is_disk_full(error):
+                raise InputError(
+                    f"{flag}={path}: the disk is full; free some space, or name another place."
+                ) from error
+            raise
 
 
-def _lock(scratch: Path) -> int:
-    """Makes the folder if needed and locks it; the lock goes when the descriptor is closed."""
-    scratch.mkdir(exist_ok=True)
-    descriptor = os.open(scratch, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+def _lock(path: Path, open_flags: int) -> int:
+    """Opens and locks a file or folder; returns a descriptor that programs do not inherit."""
+    while True:
+        descriptor = os.open(path, open_flags, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return descriptor
+            os.close(descriptor)
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        # The process that held the lock has removed the file meanwhile.
         os.close(descriptor)
-        raise
-    return descriptor
 
 
-def _make_parents(folder: Path) -> list[Path]:
-    """Makes `folder` and its parents; returns those that were not there, deepest first."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    made: list[Path] = []
+@contextlib.contextmanager
+def _made_folder(folder: Path) -> Iterator[None]:
+    """Makes `folder` and its parents; afterwards removes those made here that are empty."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
-        for parent in reversed(missing):
-            parent.mkdir()
-            made.insert(0, parent)
-    except OSError:
-        _remove_empty(made)
-        raise
-    return made
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        if missing:
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 @contextlib.contextmanager

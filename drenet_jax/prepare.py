@@ -69,7 +69,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "pipeline_options", "", "With --runner: Beam's own flags, in one pair of quotes."
     )
-    cli.define_prepare_config()
+    cli.define_config("prepare", "the preprocessing")
 
 
 def main() -> None:

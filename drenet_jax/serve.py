@@ -50,7 +50,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "token_file", "", "A file that holds the API token, in place of DRENET_TOKEN."
     )
-    cli.define_config("serve", "the limits of the server")
+    cli.define_config("serve", "the server's limits")
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ PREEMPTED = 75
 
 
 def define_flags() -> None:
-    cli.define_training_config()
+    cli.define_config("drenet", "the training")
     flags.DEFINE_string("workdir", None, "The folder of the run.")
     flags.DEFINE_bool("fresh", False, "Remove the run that --workdir holds and start over.")
     flags.DEFINE_string("coordinator", "", "host:port of the first of several processes.")

@@ -6,7 +6,7 @@
 # The environment lies outside the checkout, under $DRENET_JAX_VENVS (default
 # ~/.cache/drenet_jax/venvs), named by the hash of the dependency files, so that a change of them
 # makes a new one. Versions are those of launch/constraints.txt. Afterwards `python` is that
-# environment's.
+# environment's, and uses huge pages where Linux grants them.
 
 choose_python() {
   local candidate
@@ -21,9 +21,19 @@ choose_python() {
   return 1
 }
 
+# A training step on CPU allocates and frees gigabytes; in pages of 4 kB it takes a quarter longer
+# (docs/performance.md). glibc reads the setting when a process starts. A GLIBC_TUNABLES that is set
+# already, empty or not, is kept.
+use_huge_pages() {
+  if grep -qs '\[madvise\]' "${1:-/sys/kernel/mm/transparent_hugepage/enabled}"; then
+    export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
+  fi
+}
+
 use_environment() {
   local extras=$1 repository python key folder
   repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  use_huge_pages
   python=$(choose_python) || return 1
   key=$( (cat "$repository/setup.py" "$repository/pyproject.toml" \
     "$repository/launch/constraints.txt"; echo "$extras"; "$python" --version) \

@@ -33,7 +33,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="a trial of so many steps")
     parser.add_argument("--methods", default=",".join(METHODS))
     values = parser.parse_args()
-    cli.use_huge_pages()
     cli.use_compilation_cache()
     data = make_data(
         values.work, "full_size_trial" if values.steps else "full_size", values.workers

@@ -172,7 +172,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="the folder of data and runs")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     values = parser.parse_args()
-    cli.use_huge_pages()
     values.work.mkdir(parents=True, exist_ok=True)
     runs = [run for study in values.study for run in STUDIES[study]]
     make_runs(runs, values.work.resolve(), values.workers)

@@ -59,8 +59,6 @@ def test_train_asks_for_its_share_of_a_gpus_memory_before_jax_looks_for_devices(
         "runpy.run_module('drenet_jax.train', run_name='__main__')"
     )
     environment = {k: v for k, v in os.environ.items() if k != "XLA_PYTHON_CLIENT_MEM_FRACTION"}
-    # Huge pages would start the command anew.
-    environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=0"
     if given is not None:
         environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = given
     done = subprocess.run(
