@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from drenet_jax.data.records import PreparedData, open_data, write_fold
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.evaluation.pooling import FOLDS_FILE, Fold, write_pooled
-from drenet_jax.output_files import new_folder, only_one
+from drenet_jax.output_files import locked_folder, new_folder
 from drenet_jax.training.loop import train_and_evaluate
 
 # Instead of a number of folds: each site in turn is tested by a model of all others.
@@ -52,7 +51,7 @@ def cross_validate(
     data = open_data(data_dir)
     plan = _plan(data, folds, repeats, config.seed)
     result = workdir / "result"
-    with _alone(workdir):
+    with locked_folder(workdir, name=_LOCK_FILE, use="cross-validated"):
         _start(workdir, _account(config, data, folds, repeats))
         if not result.exists():
             for fold in plan:
@@ -60,22 +59,6 @@ def cross_validate(
             with new_folder(result, flag="--workdir") as folder:
                 write_pooled(plan, config, data, workdir, folder, by_site=folds == SITES)
     return json.loads((result / "metrics.json").read_text(encoding="utf-8"))
-
-
-@contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
-    message = (
-        f"--workdir={workdir} is being cross-validated in by another process; wait for it, or name "
-        "another folder."
-    )
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(only_one(workdir, name=_LOCK_FILE, message=message))
-        except OSError as error:
-            raise InputError(
-                f"--workdir={workdir} cannot be written ({error.strerror}); name another folder."
-            ) from error
-        yield
 
 
 def fold_table(workdir: Path) -> list[dict[str, str]]:

@@ -26,7 +26,7 @@ from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.models.build import Model, build_model, init_variables
 from drenet_jax.models.pretrained import start_from
-from drenet_jax.output_files import is_disk_full, only_one
+from drenet_jax.output_files import is_disk_full, locked_folder
 from drenet_jax.training.config_checks import check_config, check_groups, check_same_run
 from drenet_jax.training.losses import read_class_weights
 from drenet_jax.training.run_log import METRICS_FILE, RunLog, read_lines
@@ -296,20 +296,16 @@ def _writing(workdir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of the workdir; with several hosts, the first does so for all."""
-    message = (
-        f"--workdir={workdir} is being trained in by another process; wait for it, or name another "
-        "folder."
-    )
     with contextlib.ExitStack() as stack:
         refused = None
         if parallel.is_first_host():
             try:
-                stack.enter_context(only_one(workdir, name=LOCK_FILE, message=message))
-            except (InputError, OSError) as error:
+                stack.enter_context(locked_folder(workdir, name=LOCK_FILE, use="trained"))
+            except InputError as error:
                 refused = error
         if parallel.on_any_host(refused is not None):
-            # The others leave too, where they would wait for the first in vain.
-            raise refused or InputError(message)
+            # Otherwise the other hosts would wait for the first in vain.
+            raise refused or InputError(f"--workdir={workdir}: the first host cannot lock it.")
         yield
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from drenet_jax.errors import InputError
-from drenet_jax.output_files import only_one
+from drenet_jax.output_files import locked_folder
 from drenet_jax.training.crossvalidation import cross_validate
 from drenet_jax.training.loop import LOCK_FILE, train_and_evaluate
 
@@ -25,8 +25,8 @@ def _hold(folder):
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from drenet_jax.output_files import only_one\n"
-        f"with only_one(Path({str(folder)!r}), name={LOCK_FILE!r}, message='taken'):\n"
+        "from drenet_jax.output_files import locked_folder\n"
+        f"with locked_folder(Path({str(folder)!r}), name={LOCK_FILE!r}, use='trained'):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(600)\n"
     )
@@ -92,18 +92,18 @@ def test_the_command_says_so(prepared, tmp_path, command):
 
 def test_a_lock_leaves_nothing_behind(tmp_path):
     folder = tmp_path / "a" / "b"
-    with only_one(folder, name="lock", message="taken"):
+    with locked_folder(folder, name="lock", use="trained"):
         assert (folder / "lock").is_file()
         with (
-            pytest.raises(InputError, match="taken"),
-            only_one(folder, name="lock", message="taken"),
+            pytest.raises(InputError, match="is being trained in by another process"),
+            locked_folder(folder, name="lock", use="trained"),
         ):
             pass
         assert (folder / "lock").is_file()
     assert not list(tmp_path.iterdir())
     folder.mkdir(parents=True)
     (folder / "other").touch()
-    with only_one(folder, name="lock", message="taken"):
+    with locked_folder(folder, name="lock", use="trained"):
         pass
     assert [one.name for one in folder.iterdir()] == ["other"]
 
@@ -115,7 +115,7 @@ def _count(folder, barrier, n):
     for _ in range(n):
         while True:
             try:
-                with only_one(folder, name="lock", message="taken"):
+                with locked_folder(folder, name="lock", use="trained"):
                     value = int(number.read_text())
                     os.sched_yield()
                     number.write_text(str(value + 1))
@@ -142,7 +142,7 @@ def test_no_two_hold_it_while_files_come_and_go(tmp_path):
 def test_a_second_cross_validation_is_refused(prepared, tiny_config, tmp_path):
     workdir = tmp_path / "cv"
     with (
-        only_one(workdir, name=".crossvalidate.lock", message=""),
+        locked_folder(workdir, name=".crossvalidate.lock", use="cross-validated"),
         pytest.raises(InputError, match="is being cross-validated in by another process"),
     ):
         cross_validate(tiny_config, str(prepared), "2", 1, workdir)
