@@ -364,13 +364,13 @@ def _dicom_series(
     excluded += [Excluded(name, "a picture beside a DICOM series") for name in by_kind.pictures]
 
     @functools.lru_cache(maxsize=1)
-    def dataset_of_frames(name: str, syntax: str) -> pydicom.Dataset:
-        return pixels.read_dataset(_stream(files, name), syntax, is_whole=True)
+    def dataset_of_frames(name: str) -> pydicom.Dataset:
+        return pixels.read_dataset(_stream(files, name), is_whole=True)
 
     def dataset_of(item: DicomSlice) -> pydicom.Dataset:
         if item.frame is not None:
-            return dataset_of_frames(item.name, item.syntax)
-        return pixels.read_dataset(_stream(files, item.name), item.syntax, is_whole=False)
+            return dataset_of_frames(item.name)
+        return pixels.read_dataset(_stream(files, item.name), is_whole=False)
 
     def decode(item: DicomSlice) -> np.ndarray:
         file = files.place(item.name)

@@ -62,7 +62,7 @@ class AttributeTable:
             name for item in self.slices for name in item.attributes if name in _WORDS
         )
         for name in names:
-            values = [item.attributes.get(name) or "" for item in self.slices]
+            values = [item.attributes.get(name, ()) for item in self.slices]
             columns[name] = self._labels(name, values)
         columns["origin"] = self._origins(cosines, columns["orientation"])
         self.columns = {name: labels for name, labels in columns.items() if labels.any()}
@@ -72,11 +72,11 @@ class AttributeTable:
             if name in names
         }
 
-    def _labels(self, name: str, values: Sequence[object]) -> np.ndarray:
+    def _labels(self, name: str, values: Sequence[tuple[str, ...]]) -> np.ndarray:
         if name == "PatientName":
             values = [_in_one_spelling(value) for value in values]
         elif name.endswith("Number"):
-            values = [first_number(value) if value else "" for value in values]
+            values = [first_number(value) if value else None for value in values]
         keys = dict.fromkeys(values)
         if len(keys) == 1:
             return np.zeros(len(values), int)
@@ -135,11 +135,9 @@ class AttributeTable:
         return f"of another {words[0] if words else 'stack'} than the slices that are taken"
 
 
-def _in_one_spelling(name: object) -> bytes | str:
-    """A patient's name without empty parts at its end, in small letters."""
-    if isinstance(name, bytes):
-        return b" ".join(name.rstrip(b"^= ").lower().split())
-    return " ".join(str(name).rstrip("^= ").lower().split())
+def _in_one_spelling(name: tuple[str, ...]) -> str:
+    """A patient's name without empty parts at its end, in lower case."""
+    return " ".join("\\".join(name).rstrip("^= ").lower().split())
 
 
 def _set_of_words(names: Sequence[str]) -> set[str]:
@@ -151,12 +149,10 @@ def words_of(names: Sequence[str]) -> str:
     return " and ".join(word for word in dict.fromkeys(_WORDS.values()) if word in words)
 
 
-def first_number(value: object) -> float:
-    """The number in a raw or a converted value, or 0."""
-    first = value[0] if isinstance(value, tuple) and value else value
-    text = first.decode("latin-1") if isinstance(first, bytes) else str(first or "")
+def first_number(values: tuple[str, ...]) -> float:
+    """The first of an element's values as a number, or 0."""
     try:
-        return float(text.split("\\")[0])
+        return float(values[0]) if values else 0.0
     except ValueError:
         return 0.0
 

@@ -1,4 +1,4 @@
-"""The raw elements of a DICOM header, whatever the encoding that the file claims."""
+"""DICOM files read by the encoding that they have, which need not be the one that they claim."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
 import pydicom
-import pydicom.datadict
 import pydicom.errors
 import pydicom.filereader
 import pydicom.uid
-from pydicom.tag import BaseTag, Tag
+from pydicom.dataset import FileMetaDataset
+from pydicom.tag import BaseTag
 
 from drenet_jax.ct.sources import HEAD_BYTES
 
@@ -57,18 +57,6 @@ class NoSliceError(Exception):
     """Why a file is no CT slice."""
 
 
-class Elements(NamedTuple):
-    """Raw elements of a file.
-
-    Attributes:
-      values: by tag; bytes in little-endian order, or what pydicom made of them.
-      syntax: UID of the transfer syntax in which the file is really encoded.
-    """
-
-    values: dict[BaseTag, bytes | object]
-    syntax: str
-
-
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
     """Keeps pydicom from warning of each oddity of each file: what matters raises."""
@@ -101,77 +89,76 @@ def as_stream(data: bytes) -> io.BytesIO:
     return io.BytesIO(data[_PREAMBLE_BYTES:] if _has_preamble_alone(data) else data)
 
 
-def read_elements(
-    head: bytes, open_file: Callable[[], BinaryIO], tags: Iterable[BaseTag], last: int
-) -> Elements:
+def read_header_elements(
+    head: bytes, open_file: Callable[[], BinaryIO], tags: Sequence[BaseTag]
+) -> pydicom.Dataset:
     """Reads elements from a file's first bytes, or from the whole file where they are too few.
 
     Args:
       head: the file's first `HEAD_BYTES` bytes, or all of them.
-      open_file: gives the whole file as a stream.
-      tags: of the elements.
-      last: no element after this tag is parsed.
+      open_file: opens the whole file as a stream.
+      tags: of the elements; what comes after the last one is not parsed.
 
     Raises:
       One of `ERRORS`: the header is damaged.
       NoSliceError: the file is too large.
     """
-    # pydicom is faster in memory than in a file: it seeks and tells at every element.
+    last = int(max(tags))
+    # In memory: pydicom seeks and tells at every element.
     stream = as_stream(head)
-    tags = list(tags)
     is_whole_file = len(head) < HEAD_BYTES
     try:
-        elements = _parse(stream, tags, last)
+        dataset = read_dataset(stream, tags, last)
     except ERRORS:
         if is_whole_file:
             raise
-        return _parse_file(open_file, tags, last)
-    is_complete = is_whole_file or stream.tell() < len(stream.getbuffer())
-    return elements if is_complete else _parse_file(open_file, tags, last)
-
-
-def _parse_file(open_file: Callable[[], BinaryIO], tags: list[BaseTag], last: int) -> Elements:
-    with open_file() as stream:
-        return _parse(stream, tags, last)
-
-
-def _parse(stream: BinaryIO, tags: list[BaseTag], last: int) -> Elements:
-    def is_behind(tag: int, vr: str | None, length: int) -> bool:
-        # Not `>`, which pydicom overloads: this is asked of every element of every file.
-        return int.__gt__(tag, last)
-
-    claimed = _claimed_syntax(stream)
-    encoding = None if claimed == DEFLATED else encoding_of_first_element(stream)
-    if encoding is not None:
-        # Most files by far; without the data set that pydicom builds of a file it takes half.
-        is_implicit, is_little_endian = encoding
-        raw = {
-            element.tag: element.value
-            for element in pydicom.filereader.data_element_generator(
-                stream, is_implicit, is_little_endian, stop_when=is_behind, specific_tags=tags
-            )
-        }
     else:
-        if claimed == DEFLATED:
-            check_inflated(stream)
-        header = pydicom.filereader.read_partial(stream, is_behind, force=True, specific_tags=tags)
-        raw = {tag: element.value for tag, element in header.items()}
-        encoding = header.original_encoding
-    if encoding[1] is False:
-        raw = {tag: _swapped(tag, value) for tag, value in raw.items()}
-    is_encoding_known = None not in encoding
-    if is_encoding_known and (not claimed or claimed in _UNCOMPRESSED):
-        claimed = _SYNTAX_OF.get(tuple(encoding), claimed)
-    return Elements(raw, claimed)
+        if is_whole_file or stream.tell() < len(stream.getbuffer()):
+            return dataset
+    with open_file() as file:
+        return read_dataset(file, tags, last)
 
 
-def _swapped(tag: BaseTag, value: bytes | object) -> bytes | object:
-    """A big-endian value in little-endian order, if it is of 16-bit numbers."""
-    is_short = isinstance(value, bytes) and pydicom.datadict.dictionary_VR(tag) in (
-        "US",
-        "US or SS",
-    )
-    return b"".join(value[i : i + 2][::-1] for i in range(0, len(value), 2)) if is_short else value
+def read_dataset(
+    stream: BinaryIO, tags: Sequence[BaseTag] | None, last: int | None = None
+) -> pydicom.Dataset:
+    """Reads a file by the encoding that it has; `pydicom.dcmread` believes what group 0002 claims.
+
+    Args:
+      stream: the file, seekable, at its start.
+      tags: of the elements; None: all.
+      last: no element after this tag is parsed.
+
+    Returns:
+      The elements, with the transfer syntax in which they are encoded in `file_meta`.
+
+    Raises:
+      One of `ERRORS`: the file is damaged.
+      NoSliceError: the file is too large.
+    """
+    # Not `>`, which pydicom overloads: this runs for every element of every file.
+    stop = None if last is None else lambda tag, vr, length: int.__gt__(tag, last)
+    claimed = _claimed_syntax(stream)
+    encoding = None
+    if claimed == DEFLATED:
+        check_inflated(stream)
+    else:
+        encoding = _encoding_of_first_element(stream)
+    if encoding is None:
+        dataset = pydicom.filereader.read_partial(stream, stop, force=True, specific_tags=tags)
+        encoding = dataset.original_encoding
+    else:
+        dataset = pydicom.filereader.read_dataset(
+            stream, *encoding, stop_when=stop, specific_tags=tags
+        )
+        if not dataset:  # pydicom only warns of it
+            raise EOFError("an element that is longer than the file")
+        dataset.set_original_encoding(*encoding)
+        dataset.file_meta = FileMetaDataset()
+    if None not in encoding and (not claimed or claimed in _UNCOMPRESSED):
+        claimed = _SYNTAX_OF.get(encoding, claimed)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(claimed)
+    return dataset
 
 
 def _claimed_syntax(stream: BinaryIO) -> str:
@@ -185,7 +172,7 @@ def _claimed_syntax(stream: BinaryIO) -> str:
     return start[at + 8 : at + 8 + length].strip(b" \0").decode("latin-1")
 
 
-def encoding_of_first_element(stream: BinaryIO) -> tuple[bool, bool] | None:
+def _encoding_of_first_element(stream: BinaryIO) -> tuple[bool, bool] | None:
     """Moves behind group 0002; says whether group 0008 is implicit and little-endian there.
 
     Group 0002 may claim another encoding. Returns None, at the file's start, if group 0008 does
@@ -226,7 +213,3 @@ def check_inflated(stream: BinaryIO) -> None:
         raise NoSliceError(
             f"a DICOM file that unpacks to more than {_MOST_INFLATED_BYTES >> 20} MiB"
         )
-
-
-def tags_of(keywords: Iterable[str]) -> dict[str, BaseTag]:
-    return {keyword: Tag(keyword) for keyword in keywords}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
+from pydicom.tag import Tag
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -20,8 +20,7 @@ from pydicom.uid import (
 from drenet_jax.ct.dicom.elements import (
     ERRORS,
     NoSliceError,
-    read_elements,
-    tags_of,
+    read_header_elements,
     without_warnings,
 )
 from drenet_jax.ct.orientation import Orientation, orientation_of
@@ -53,19 +52,12 @@ _SEPARATING_TAGS = (
     "AcquisitionTime",
     "TemporalPositionIdentifier",
 )
-_VALUE_TAGS = (
+_OTHER_TAGS = (
     "SOPClassUID",
     "SOPInstanceUID",
     "Modality",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
     "InstanceNumber",
-    "ImageType",
     "AccessionNumber",
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "NumberOfFrames",
@@ -79,29 +71,21 @@ _VALUE_TAGS = (
     "RescaleIntercept",
     "RescaleType",
 )
-_MODALITY_LUT = "ModalityLUTSequence"
-_TAGS = tags_of(dict.fromkeys((*_SEPARATING_TAGS, *_VALUE_TAGS, _MODALITY_LUT)))
-# What comes after need not be parsed.
-_LAST_TAG = int(max(_TAGS.values()))
+# What slices of one stack have in common.
+_ATTRIBUTES = (*_SEPARATING_TAGS, "Rows", "Columns", "PixelSpacing", "BitsStored")
+_TAGS = {keyword: Tag(keyword) for keyword in (*_SEPARATING_TAGS, *_OTHER_TAGS)}
+_MODALITY_LUT = Tag("ModalityLUTSequence")
 # Those that are numbers of two bytes.
 _SHORTS = ("Rows", "Columns", "PixelRepresentation", "BitsStored")
 _IDENTIFYING_TAGS = (
-    "PatientName",
-    "PatientBirthDate",
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "AccessionNumber",
     "PatientID",
 )
-_KIND_TAGS = (
-    "Modality",
-    "PhotometricInterpretation",
-    "SOPClassUID",
-    "ImageType",
-    "Rows",
-    "Columns",
-)
-_RESCALE_TAGS = ("RescaleType", "RescaleSlope", "RescaleIntercept", "PixelRepresentation")
+
+# The values of elements as text, by keyword; none for one that is missing or empty.
+_Values = Mapping[str, tuple[str, ...]]
 
 _DIRECTORY_CLASS = b"1.2.840.10008.1.3.10"
 _SECONDARY_CAPTURE_CLASS = "1.2.840.10008.5.1.4.1.1.7"
@@ -131,10 +115,10 @@ class DicomSlice:
       series_number: as the scanner counts its series; '' if not given.
       instance_number: as the scanner counts the slices of a series; None if not given.
       sop_instance_uid: of its file; '' if not given.
-      attributes: by keyword, raw: what may tell stacks apart; missing ones are empty.
+      attributes: by keyword: what may tell stacks apart; missing ones are empty.
       position_mm: [3], of the first pixel in the patient; None if not given.
       cosines: [6], of the image's rows and columns.
-      turn: makes it upright.
+      orientation: turns it to columns to the left, rows to the back.
       syntax: UID of the transfer syntax in which the file is encoded.
       slope, intercept: HU = slope * stored value + intercept.
     """
@@ -145,7 +129,7 @@ class DicomSlice:
     series_number: str
     instance_number: int | None
     sop_instance_uid: str
-    attributes: Mapping[str, object]
+    attributes: _Values
     position_mm: tuple[float, float, float] | None
     cosines: tuple[float, ...]
     orientation: Orientation
@@ -179,20 +163,24 @@ def read_header(
         with without_warnings():
             if _DIRECTORY_CLASS in head[:1024]:
                 return [], [Excluded(name, "a directory of DICOM files (DICOMDIR)")]
-            elements, syntax = read_elements(head, open_file, _TAGS.values(), _LAST_TAG)
-            raw = {keyword: elements.get(tag) for keyword, tag in _TAGS.items()}
-            values = {keyword: _texts(keyword, raw[keyword]) for keyword in _VALUE_TAGS}
-            identifiers.update(_identifiers(*(values[tag] for tag in _IDENTIFYING_TAGS)))
-            why = _why_no_slice(*(values[tag] for tag in _KIND_TAGS))
+            dataset = read_header_elements(head, open_file, (*_TAGS.values(), _MODALITY_LUT))
+            raw = dict(dataset.items())
+            is_swapped = dataset.original_encoding[1] is False
+            values = {
+                keyword: _texts(keyword, raw[tag].value, is_swapped) if tag in raw else ()
+                for keyword, tag in _TAGS.items()
+            }
+            identifiers.update(_identifiers(values))
+            why = _why_no_slice(values)
             if why:
                 return [], [Excluded(name, why)]
-            if raw[_MODALITY_LUT]:
+            if _MODALITY_LUT in raw and raw[_MODALITY_LUT].value:
                 raise NoSliceError("a DICOM file with a modality lookup table: no HU")
-            attributes = {keyword: _plain(raw[keyword]) for keyword in _SEPARATING_TAGS}
+            syntax = str(dataset.file_meta.TransferSyntaxUID)
             n_frames = int(float((values["NumberOfFrames"] or ("1",))[0]))
             if n_frames > 1 or "".join(values["SOPClassUID"]) in _ENHANCED_CLASSES:
-                return _frames(name, values, attributes, syntax, open_file)
-            return [_slice(name, None, values, attributes, syntax)], []
+                return _frames(name, n_frames, values, syntax, open_file)
+            return [_slice(name, None, values, {}, syntax)], []
     except NoSliceError as error:
         return [], [Excluded(name, str(error))]
     except ERRORS as error:
@@ -201,70 +189,53 @@ def read_header(
         return [], [Excluded(name, why)]
 
 
-# Most values are the same in all files of a series.
-@functools.lru_cache(maxsize=1024)
-def _texts(keyword: str, value: bytes | object) -> tuple[str, ...]:
-    """An element's values as text; none for one that is missing or empty.
-
-    Taken from the raw bytes: pydicom's conversions take longer than the reading of the file.
-    """
+def _texts(keyword: str, value: bytes | object, is_swapped: bool) -> tuple[str, ...]:
+    """An element's values, from the raw bytes: pydicom's conversions take longer than the reading
+    of the file, and fail for odd values of elements that are not needed."""
     if not value:
         return ()
     if not isinstance(value, bytes):  # pydicom has converted it already
         return (str(value),)
     if keyword in _SHORTS:
-        return (str(int.from_bytes(value[:2], "little")),)
-    return tuple(part.strip(" \0") for part in value.decode("latin-1").split("\\"))
+        return (str(int.from_bytes(value[:2], "big" if is_swapped else "little")),)
+    parts = tuple(part.strip(" \0") for part in value.decode("latin-1").split("\\"))
+    return parts if any(parts) else ()
 
 
-def _plain(value: bytes | object) -> object:
-    return value.strip(b" \0") if isinstance(value, bytes) else str(value or "")
-
-
-@functools.lru_cache(maxsize=64)
-def _why_no_slice(
-    modality: tuple[str, ...],
-    photometric: tuple[str, ...],
-    sop_class: tuple[str, ...],
-    image_type: tuple[str, ...],
-    rows: tuple[str, ...],
-    columns: tuple[str, ...],
-) -> str:
-    """Why a file with these values of `_KIND_TAGS` holds no CT slice; '' if it does."""
+def _why_no_slice(values: _Values) -> str:
+    """Why a file holds no CT slice; '' if it does."""
+    modality, rows, columns = values["Modality"], values["Rows"], values["Columns"]
+    sop_class = "".join(values["SOPClassUID"])
     # A header that was cut off lacks the rows, too.
-    is_ct_class = "".join(sop_class) in CT_CLASSES and rows
+    is_ct_class = sop_class in CT_CLASSES and rows
     if modality != ("CT",) and (modality or not is_ct_class):
         text = "".join(modality)
         known = text if re.fullmatch("[A-Z]{2,16}", text) else "not given"
         return f"a DICOM file that is no CT (modality {known})"
-    if "".join(sop_class).startswith(_SECONDARY_CAPTURE_CLASS):
+    if sop_class.startswith(_SECONDARY_CAPTURE_CLASS):
         return "a secondary capture"
     for kind, why in _NO_SLICE_TYPES.items():
-        if kind in image_type:
+        if kind in values["ImageType"]:
             return why
     if not rows or not columns:
         return "a DICOM file without an image"
     if max(int(rows[0]), int(columns[0])) > _LARGEST_PX:
         return f"a DICOM file with more than {_LARGEST_PX} rows or columns"
     # MONOCHROME1 says how to show a picture; HU are the same.
-    if photometric not in ((), ("MONOCHROME1",), ("MONOCHROME2",)):
+    if "".join(values["PhotometricInterpretation"]) not in ("", "MONOCHROME1", "MONOCHROME2"):
         return "a DICOM file that is no CT slice (its pixels are not grey)"
     return ""
 
 
 def _slice(
-    name: str,
-    frame: int | None,
-    values: Mapping[str, tuple[str, ...]],
-    attributes: Mapping[str, object],
-    syntax: str,
+    name: str, frame: int | None, values: _Values, frame_attributes: _Values, syntax: str
 ) -> DicomSlice:
-    slope, intercept = _rescale(*(values[tag] for tag in _RESCALE_TAGS))
+    slope, intercept = _rescale(values)
     position, orientation = values["ImagePositionPatient"], values["ImageOrientationPatient"]
     is_placed = len(position) == 3 and len(orientation) == 6
     if frame is not None and not is_placed:
         raise NoSliceError("a DICOM file with several frames, but without the place of each")
-    plane = _plane(orientation if is_placed else ("1", "0", "0", "0", "1", "0"))
+    cosines = _cosines(orientation if is_placed else ("1", "0", "0", "0", "1", "0"))
     position_mm = tuple(map(float, position)) if is_placed else None
     if position_mm and not all(map(math.isfinite, position_mm)):
         raise NoSliceError(NO_PLACE)
@@ -277,16 +248,10 @@ def _slice(
         series_number=series_number if _is_number(series_number) else "",
         instance_number=int(number) if _is_number(number.removeprefix("-")) else None,
         sop_instance_uid="".join(values["SOPInstanceUID"]),
-        attributes={
-            **attributes,
-            "Rows": values["Rows"],
-            "Columns": values["Columns"],
-            "PixelSpacing": values["PixelSpacing"],
-            "BitsStored": values["BitsStored"],
-        },
+        attributes={**{tag: values[tag] for tag in _ATTRIBUTES}, **frame_attributes},
         position_mm=position_mm,
-        cosines=plane.cosines,
-        orientation=plane.orientation,
+        cosines=tuple(cosines.ravel().tolist()),
+        orientation=orientation_of(*cosines),
         syntax=syntax,
         slope=slope,
         intercept=intercept,
@@ -297,15 +262,10 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 12
 
 
-@functools.lru_cache(maxsize=64)
-def _rescale(
-    rescale_type: tuple[str, ...],
-    slopes: tuple[str, ...],
-    intercepts: tuple[str, ...],
-    representation: tuple[str, ...],
-) -> tuple[float, float]:
-    """Slope and intercept from the values of `_RESCALE_TAGS`."""
-    kind = "".join(rescale_type).upper()
+def _rescale(values: _Values) -> tuple[float, float]:
+    """Slope and intercept."""
+    slopes, intercepts = values["RescaleSlope"], values["RescaleIntercept"]
+    kind = "".join(values["RescaleType"]).upper()
     if kind not in _HU_TYPES and not kind.startswith("HOUNSFIELD"):
         known = kind if re.fullmatch("[A-Z_]{2,16}", kind) else "not HU"
         raise NoSliceError(f"a DICOM file whose values are no HU (RescaleType {known})")
@@ -313,7 +273,7 @@ def _rescale(
     if intercepts:
         intercept = float(intercepts[0])
     # Signed values without a rescale are HU, as converters write them; unsigned ones are not.
-    elif representation == ("1",) and not slopes:
+    elif values["PixelRepresentation"] == ("1",) and not slopes:
         intercept = 0.0
     else:
         raise NoSliceError("a DICOM file without RescaleIntercept: no HU")
@@ -322,16 +282,8 @@ def _rescale(
     return slope, intercept
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plane:
-    """Of a slice: the cosines of its rows and columns, and what makes it upright."""
-
-    cosines: tuple[float, ...]
-    orientation: Orientation
-
-
-@functools.lru_cache(maxsize=64)
-def _plane(orientation: tuple[str, ...]) -> _Plane:
+def _cosines(orientation: tuple[str, ...]) -> np.ndarray:
+    """[2, 3], of the rows and columns of an axial slice."""
     cosines = np.array(orientation, float).reshape(2, 3)
     lengths = np.linalg.norm(cosines, axis=1)
     if not np.all(np.abs(lengths - 1) < 0.05) or abs(cosines[0] @ cosines[1]) > 0.05:
@@ -340,17 +292,15 @@ def _plane(orientation: tuple[str, ...]) -> _Plane:
     if abs(normal[2]) < _AXIAL_ABOVE:
         is_coronal = abs(normal[1]) > abs(normal[0])
         raise NoSliceError(f"a {'coronal' if is_coronal else 'sagittal'} slice")
-    return _Plane(tuple(cosines.ravel().tolist()), orientation_of(*cosines))
+    return cosines
 
 
-@functools.lru_cache(maxsize=64)
-def _identifiers(
-    names: tuple[str, ...], birth_dates: tuple[str, ...], *others: tuple[str, ...]
-) -> tuple[str, ...]:
-    """What names the patient or the examination, from the values of `_IDENTIFYING_TAGS`."""
-    parts = [part for values in others for part in values if len(part) >= 4]
-    parts += [part for part in re.split(r"[\^= ,]+", "^".join(names)) if len(part) >= 3]
-    for date in birth_dates:
+def _identifiers(values: _Values) -> tuple[str, ...]:
+    """What names the patient or the examination."""
+    parts = [part for tag in _IDENTIFYING_TAGS for part in values[tag] if len(part) >= 4]
+    names = "^".join(values["PatientName"])
+    parts += [part for part in re.split(r"[\^= ,]+", names) if len(part) >= 3]
+    for date in values["PatientBirthDate"]:
         if len(date) == 8:
             year, month, day = date[:4], date[4:6], date[6:]
             parts += [date, f"{year}-{month}-{day}", f"{day}{month}{year}", f"{day}.{month}.{year}"]
@@ -388,14 +338,9 @@ _FRAME_ATTRIBUTES = {
 
 
 def _frames(
-    name: str,
-    values: Mapping[str, tuple[str, ...]],
-    attributes: Mapping[str, object],
-    syntax: str,
-    open_file: Callable[[], BinaryIO],
+    name: str, n_frames: int, values: _Values, syntax: str, open_file: Callable[[], BinaryIO]
 ) -> tuple[list[DicomSlice], list[Excluded]]:
     """The frames of an enhanced CT, which has the place of each in sequences."""
-    n_frames = int(float((values["NumberOfFrames"] or ("1",))[0]))
     if n_frames > _MOST_FRAMES:
         raise NoSliceError(f"a DICOM file with more than {_MOST_FRAMES} frames")
     with open_file() as stream:
@@ -407,28 +352,22 @@ def _frames(
 
     slices, excluded = [], []
     for index, frame in enumerate(own):
-        values_here = {
-            **values,
-            **{
-                keyword: frame_element(frame, shared, group, keyword) or values[keyword]
-                for keyword, group in _FRAME_VALUES.items()
-            },
-            # The file's own counts files.
-            "InstanceNumber": frame_element(
-                frame, shared, "FrameContentSequence", "InStackPositionNumber"
-            ),
+        frame_values = {
+            keyword: frame_element(frame, shared, group, keyword) or values[keyword]
+            for keyword, group in _FRAME_VALUES.items()
         }
-        attributes_here = {
-            **attributes,
-            **{
-                keyword: frame_element(frame, shared, group, keyword)
-                for keyword, group in _FRAME_ATTRIBUTES.items()
-            },
+        # The file's own counts files.
+        frame_values["InstanceNumber"] = frame_element(
+            frame, shared, "FrameContentSequence", "InStackPositionNumber"
+        )
+        attributes = {
+            keyword: frame_element(frame, shared, group, keyword)
+            for keyword, group in _FRAME_ATTRIBUTES.items()
         }
         try:
-            if "LOCALIZER" in attributes_here["FrameType"]:
+            if "LOCALIZER" in attributes["FrameType"]:
                 raise NoSliceError("a localizer")
-            slices.append(_slice(name, index, values_here, attributes_here, syntax))
+            slices.append(_slice(name, index, {**values, **frame_values}, attributes, syntax))
         except NoSliceError as error:
             excluded.append(Excluded(f"{name}#{index + 1}", str(error)))
     if not slices:

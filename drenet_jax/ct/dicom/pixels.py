@@ -7,19 +7,12 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-import pydicom.filereader
 import pydicom.uid
-from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import pixel_array
 from pydicom.pixels.decoders import gdcm
+from pydicom.tag import Tag
 
-from drenet_jax.ct.dicom.elements import (
-    DEFLATED,
-    check_inflated,
-    encoding_of_first_element,
-    tags_of,
-    without_warnings,
-)
+from drenet_jax.ct.dicom import elements
 from drenet_jax.ct.dicom.headers import DicomSlice
 
 # Left alone, pydicom asks one decoder after the other, and of a file that is cut off the next one
@@ -32,61 +25,46 @@ _NEGATIVE_FROM = 57_344
 # With this intercept or a lower one air is 0 or more, so that no stored value is negative.
 _USUAL_INTERCEPT_HU = -1000.0
 
-_PIXEL_TAGS = list(
-    tags_of(
-        (
-            "SamplesPerPixel",
-            "PhotometricInterpretation",
-            "PlanarConfiguration",
-            "NumberOfFrames",
-            "Rows",
-            "Columns",
-            "BitsAllocated",
-            "BitsStored",
-            "HighBit",
-            "PixelRepresentation",
-            "PixelPaddingValue",
-            "PixelPaddingRangeLimit",
-            "ExtendedOffsetTable",
-            "ExtendedOffsetTableLengths",
-            "FloatPixelData",
-            "DoubleFloatPixelData",
-            "PixelData",
-        )
-    ).values()
-)
+_PIXEL_TAGS = [
+    Tag(keyword)
+    for keyword in (
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+        "NumberOfFrames",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+        "PixelPaddingValue",
+        "PixelPaddingRangeLimit",
+        "ExtendedOffsetTable",
+        "ExtendedOffsetTableLengths",
+        "FloatPixelData",
+        "DoubleFloatPixelData",
+        "PixelData",
+    )
+]
 
 # The HU of air outside the scanned field. Some scanners write -2000 or -3024 there.
 PADDING_HU = -1024.0
 
 
-def read_dataset(stream: BinaryIO, syntax: str, *, is_whole: bool) -> pydicom.Dataset:
+def read_dataset(stream: BinaryIO, *, is_whole: bool) -> pydicom.Dataset:
     """What decoding needs of a file.
 
     Args:
       stream: the file, seekable.
       is_whole: all elements, rather than those that describe the pixels: of a file with several
         frames, which is parsed once for all of them.
-      syntax: UID of the transfer syntax in which it is encoded, which need not be the one that it
-        claims.
 
     Raises:
       One of `ERRORS`, or NoSliceError: it cannot be read.
     """
-    tags = None if is_whole else _PIXEL_TAGS
-    with without_warnings():
-        encoding = None
-        if syntax == DEFLATED:
-            check_inflated(stream)
-        else:
-            encoding = encoding_of_first_element(stream)
-        if encoding is None:
-            dataset = pydicom.dcmread(stream, force=True, specific_tags=tags)
-        else:
-            dataset = pydicom.filereader.read_dataset(stream, *encoding, specific_tags=tags)
-            dataset.set_original_encoding(*encoding)
-            dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    with elements.without_warnings():
+        dataset = elements.read_dataset(stream, None if is_whole else _PIXEL_TAGS)
         for keyword, value in (
             ("SamplesPerPixel", 1),
             ("PhotometricInterpretation", "MONOCHROME2"),
@@ -101,7 +79,7 @@ def read_hu(dicom_slice: DicomSlice, dataset: pydicom.Dataset) -> np.ndarray:
     """Decodes a slice.
 
     Args:
-      one: the slice.
+      dicom_slice: the slice.
       dataset: its file, as `read_dataset` returns it.
 
     Returns:
@@ -111,7 +89,7 @@ def read_hu(dicom_slice: DicomSlice, dataset: pydicom.Dataset) -> np.ndarray:
       One of `ERRORS`: it cannot be decoded, or has more or less pixels than it claims;
         `reason_undecodable` has the reason.
     """
-    with without_warnings():
+    with elements.without_warnings():
         # pydicom drops what is too much: it would hide pixels that are read from a wrong place.
         warnings.filterwarnings("error", message="The pixel data is .* bytes of excess padding")
         stored = pixel_array(

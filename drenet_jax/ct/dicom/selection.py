@@ -112,18 +112,15 @@ class Comparison:
         why = next(reason for mine, other, reason in ranks if mine > other)
         return f"a stack of {best.n_slices} slices is taken, not one of {largest.n_slices}: {why}"
 
-    def _first(self, rows: np.ndarray, name: str) -> str:
-        value = self._table.slices[rows[0]].attributes.get(name) or ""
-        if isinstance(value, tuple):
-            return "\\".join(value)
-        return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    def _first(self, rows: np.ndarray, name: str) -> tuple[str, ...]:
+        return self._table.slices[rows[0]].attributes.get(name, ())
 
     def _image_type(self, rows: np.ndarray) -> list[str]:
-        text = self._first(rows, "FrameType") or self._first(rows, "ImageType")
-        return [part.strip() for part in text.upper().split("\\")]
+        parts = self._first(rows, "FrameType") or self._first(rows, "ImageType")
+        return [part.upper() for part in parts]
 
     def _is_original(self, rows: np.ndarray) -> bool:
-        return self._image_type(rows)[0] != "DERIVED" and not self.projection(rows)
+        return self._image_type(rows)[:1] != ["DERIVED"] and not self.projection(rows)
 
     def projection(self, rows: np.ndarray) -> str:
         """How several slices were made one, as "MIP"; '' if they were not."""
@@ -150,10 +147,9 @@ class Comparison:
         return written_mm or self._step_mm(self._table.places_mm(rows))
 
     def _kernel(self, rows: np.ndarray) -> int:
-        name = self._first(rows, "ConvolutionKernel").split("\\")[0].strip().upper()
-        if "LUNG" in name or (
-            not name and "LUNG" in self._first(rows, "SeriesDescription").upper()
-        ):
+        name = "".join(self._first(rows, "ConvolutionKernel")[:1]).upper()
+        description = "".join(self._first(rows, "SeriesDescription")).upper()
+        if "LUNG" in name or (not name and "LUNG" in description):
             return 2
         if name in _SHARP_NAMES or name in _SMOOTH_NAMES:
             return 2 if name in _SHARP_NAMES else 0
