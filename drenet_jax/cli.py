@@ -162,7 +162,7 @@ def use_compilation_cache() -> None:
     """Keeps compiled programs between calls, unless JAX_COMPILATION_CACHE_DIR names a place."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     # Without a home, as in some containers, programs are compiled anew each time.
     with contextlib.suppress(RuntimeError):

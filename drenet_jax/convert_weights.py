@@ -149,7 +149,7 @@ def convert(
         backbone, width = architecture, pretrained.PUBLISHED_WIDTH
     if keeps_heads:
         settings = CtSettings.from_dict(_config("prepare").to_dict())
-        meta = Meta(
+        meta: Meta | BackboneMeta = Meta(
             config=config.copy_and_resolve_references(),
             labels=tuple(labels),
             ct=dataclasses.replace(settings, image_size_px=config.model.image_size_px),

@@ -51,7 +51,7 @@ def start_hosts(
     """
     named = [bool(coordinator), num_processes is not None, process_id is not None]
     if any(named):
-        if not all(named):
+        if not coordinator or num_processes is None or process_id is None:
             raise InputError(
                 "--coordinator, --num_processes and --process_id belong together; give all three "
                 "or none."
@@ -249,8 +249,8 @@ def shard_on_devices(batch: PyTree) -> PyTree:
 def unshard(tree: PyTree) -> PyTree:
     """What this host's devices hold of [devices, b, ...] -> NumPy [local devices · b, ...]."""
 
-    def joined(x: jax.Array) -> np.ndarray:
-        if not x.is_fully_addressable:
+    def joined(x: jax.Array | np.ndarray) -> np.ndarray:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
             shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start)
             x = np.concatenate([shard.data for shard in shards])
         return np.asarray(x).reshape(x.shape[0] * x.shape[1], *x.shape[2:])

@@ -172,7 +172,7 @@ def _dip(values: np.ndarray) -> float:
 
 def _cut(image: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     """How much of the first and the last row, and of the columns likewise, is tissue, 0 to 1."""
-    level = _TISSUE_ABOVE_HU
+    level = float(_TISSUE_ABOVE_HU)
     if image.dtype == np.uint8:
         inside = float(np.median(image[mask]))
         around = image[cv2.dilate(mask.view(np.uint8), disc(2)) > mask]

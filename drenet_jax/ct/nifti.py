@@ -11,7 +11,7 @@ import dataclasses
 import gzip
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def open_unpacked(path: Path) -> BinaryIO:
     """The file's bytes, unpacked if it is a gzip file, whatever its name."""
     with path.open("rb") as stream:
         is_packed = stream.read(2) == GZIP_MAGIC
-    return gzip.open(path) if is_packed else path.open("rb")
+    return cast(BinaryIO, gzip.open(path)) if is_packed else path.open("rb")
 
 
 def read_header(stream: BinaryIO) -> NiftiHeader:
@@ -148,7 +148,7 @@ def read_header(stream: BinaryIO) -> NiftiHeader:
     )
     return NiftiHeader(
         shape=tuple(int(size) for size in dim[1 : dim[0] + 1]),
-        dtype=np.dtype(kind).newbyteorder(order) if kind else None,
+        dtype=np.dtype(kind).newbyteorder("<" if order == "<" else ">") if kind else None,
         offset=int(offset) or least + 4,
         slope=slope,
         inter=inter,
@@ -245,7 +245,7 @@ def read_voxels(stream: BinaryIO, header: NiftiHeader) -> np.ndarray:
         stream.seek(header.offset)
         done = 0
         while done < n_bytes:
-            count = stream.readinto(memoryview(data)[done : done + _CHUNK_BYTES])
+            count = stream.readinto(data.data[done : done + _CHUNK_BYTES])  # type: ignore[attr-defined]
             if not count:
                 raise NiftiError("a volume that was cut off or damaged")
             done += count

@@ -24,7 +24,7 @@ class FileAxes(NamedTuple):
       x: of the columns.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # not `tuple.index`; a key of result.json
     y: int
     x: int
 

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -68,18 +67,19 @@ def prepare_person(
 
 def _require_one_study(path: Path, kept: Sequence[SampledSlice]) -> None:
     """Refuses slices that no DICOM object could refer to, one by one and in one study."""
-    if any(item.instance is None for item in kept):
+    instances = [picked.instance for picked in kept if picked.instance is not None]
+    if len(instances) < len(kept):
         why = "slices that are no DICOM, whose patient and study are not known"
         raise CtError(
             f"{path} holds {why}; give DICOM files, or ask for no results for the PACS.", why
         )
     for keyword, what in (("PatientID", "patient"), ("StudyInstanceUID", "study")):
-        if len({item.instance.study.get(keyword) for item in kept}) > 1:
+        if len({instance.study.get(keyword) for instance in instances}) > 1:
             why = f"slices of more than one {what}"
             raise CtError(
                 f"{path} holds {why}, and results for the PACS are filed under one; give one.", why
             )
-    references = {(item.instance.sop_instance_uid, item.instance.frame_number) for item in kept}
+    references = {(instance.sop_instance_uid, instance.frame_number) for instance in instances}
     if len(references) < len(kept):
         why = "slices with the same SOPInstanceUID, which results for the PACS could not tell apart"
         raise CtError(f"{path} holds {why}; export the series anew.", why)
@@ -143,11 +143,12 @@ def _prepare_best_series(
         if isinstance(first, PreparedPerson) and _shows_lungs(first):
             return first
         try:
-            other = other.next_best()
+            following = other.next_best()
         except CtError:
             break
-        if other is None:
+        if following is None:
             break
+        other = following
         try:
             prepared = _prepare_series(other, prefix, settings, with_instances)
         except CtError:
@@ -169,7 +170,9 @@ def _prepare_series(
 ) -> PreparedPerson:
     """Prepares one series; `prefix` is put before all names."""
     excluded = [Excluded(prefix + item.name, item.why) for item in series.excluded]
-    indices, images, instances = [], [], []
+    indices: list[int] = []
+    images: list[np.ndarray] = []
+    instances: list[SourceInstance | None] = []
     for index in sampling.pick(len(series), settings.slices_per_person):
         name = series.names[index]
         try:
@@ -305,9 +308,8 @@ def _prepare_single_images(
             _SegmentedSlice(index, name, _windowed(image, settings), mask, orientation, instance)
         )
         notes += [*single.notes, *value_notes]
-    notes = tuple(dict.fromkeys(notes))
-    notes += _reoriented_notes(turned)
-    return _person(result, excluded, notes, len(singles) + len(excluded), 0.0, settings)
+    all_notes = (*dict.fromkeys(notes), *_reoriented_notes(turned))
+    return _person(result, excluded, all_notes, len(singles) + len(excluded), 0.0, settings)
 
 
 def _reoriented_notes(count: int) -> tuple[str, ...]:
@@ -318,7 +320,8 @@ def _reoriented_notes(count: int) -> tuple[str, ...]:
     return (f"{what} turned as EXIF says; boxes are in pixels as the files store them",)
 
 
-class _SegmentedSlice(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _SegmentedSlice:
     index: int
     name: str
     source: np.ndarray
@@ -351,7 +354,7 @@ def _person(
     for slice_, area in zip(slices, areas, strict=True):
         why = ""
         if area == 0:
-            slice_ = slice_._replace(mask=np.zeros_like(slice_.mask))
+            slice_ = dataclasses.replace(slice_, mask=np.zeros_like(slice_.mask))
             why = "no lungs found"
         elif area < min_area_share * largest:
             why = (

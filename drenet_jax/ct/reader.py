@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from drenet_jax.ct.prepared_series import PreparedPerson
 from drenet_jax.ct.settings import CtSettings
@@ -63,17 +63,17 @@ class Reader:
         """The child is started when it is needed.
 
         Args:
-          patience_s: how long one file may take, in seconds, apart from its size.
+          timeout_s: how long one file may take, in seconds, apart from its size.
           memory_bytes: how much address space the child may ask for.
           scratch: the folder for its temporary files, which a child that is killed leaves behind;
             the system's unless it is given.
         """
-        self._patience_s = timeout_s
+        self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._scratch = scratch
         self._child: subprocess.Popen | None = None
-        self._connection: Connection | None = None
-        self._errors: BinaryIO | None = None
+        self._connection: Connection
+        self._errors: BinaryIO
 
     def __enter__(self) -> Reader:
         return self
@@ -89,7 +89,7 @@ class Reader:
         ours, theirs = socket.socketpair()
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
+        self._errors = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (closed in `close`)
         environment = {**os.environ, "PYTHONPATH": path}
         if self._scratch is not None:
             environment["TMPDIR"] = str(self._scratch)
@@ -114,7 +114,7 @@ class Reader:
         self._errors.close()
         self._child.kill()
         self._child.wait()
-        self._child = self._connection = None
+        self._child = None
 
     def prepare(
         self,
@@ -188,12 +188,12 @@ class Reader:
     def _patience_for(self, reading: tuple[str, str] | None) -> float:
         """Seconds that a file may take: larger ones more."""
         if reading is None:
-            return self._patience_s
+            return self._timeout_s
         place = Path(reading[0])
         # A member of a zip is no file; the zip is.
         file = next((item for item in (place, *place.parents) if item.is_file()), None)
         size = file.stat().st_size if file else 0
-        return self._patience_s + _PATIENCE_S_PER_MIB * size / (1 << 20)
+        return self._timeout_s + _PATIENCE_S_PER_MIB * size / (1 << 20)
 
     def _stderr_tail(self) -> str:
         self._errors.seek(0)

@@ -512,7 +512,7 @@ def _beginning(name: str) -> str:
 def _picture_series(
     path: Path, files: Files, names: list[str], guard: Guard, excluded: list[Excluded]
 ) -> Series:
-    notes = ()
+    notes: tuple[str, ...] = ()
     if len(names) > 2 and len(set(map(_beginning, names))) == len(names):
         notes = (
             "names of pictures without a number in common: whether they are one series, and in "

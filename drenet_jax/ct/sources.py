@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 from drenet_jax.errors import InputError
 
@@ -279,7 +279,7 @@ class _Zip(Files):
 
     def open(self, name: str) -> BinaryIO:
         try:
-            return _Checked(self._archive.open(self._members[name]))
+            return cast(BinaryIO, _Checked(self._archive.open(self._members[name])))
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
             raise ValueError("a damaged member of the zip") from error
 
@@ -332,7 +332,7 @@ def _damaged(path: Path) -> CtError:
 class _InSmallPieces:
     """A file of which zipfile, which reads a zip's whole directory at once, cannot read much."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: IO[bytes]):
         self._stream = stream
         self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
 
@@ -348,7 +348,7 @@ class _InSmallPieces:
 class _Checked:
     """A member of a zip whose damage shows as ValueError."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: IO[bytes]):
         self._stream = stream
 
     def read(self, size: int) -> bytes:

@@ -106,7 +106,7 @@ class Volume:
         Args:
           index: its place from the feet to the head, from 0.
         """
-        at = [slice(None)] * 3
+        at: list[slice | int] = [slice(None)] * 3
         at[self._along] = self.file_index(index)
         voxels = self._voxels[tuple(at)]
         if voxels.dtype == np.uint8 and self._scale == (1.0, 0.0):
@@ -166,7 +166,7 @@ def _size(shape: tuple[int, ...]) -> tuple[int, int, int]:
         raise VolumeError("no grey volume of three dimensions")
     if np.prod(shape, dtype=np.float64) * 2 > _MOST_BYTES:
         raise VolumeError(f"a volume of more than {_MOST_BYTES >> 30} GiB")
-    return tuple(shape[:3])
+    return shape[0], shape[1], shape[2]
 
 
 def _file_axes(directions: np.ndarray) -> tuple[FileAxes, bool]:

@@ -70,7 +70,7 @@ def train_batches(
     size = batch_size // micro_batches
     own = parallel.host_slice(size)
 
-    def is_own(place: tf.Tensor, record) -> tf.Tensor:
+    def is_own(place: tf.Tensor, record: dict[str, tf.Tensor]) -> tf.Tensor:
         del record
         return (place % size >= own.start) & (place % size < own.stop)
 

@@ -43,7 +43,7 @@ class Beam:
     runner: str
     options: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Tells early what cannot work.
 
         Raises:
@@ -141,7 +141,7 @@ class Beam:
         """A transform that makes the collection of `items`, each on whatever worker is free."""
         lists = work / f"lists-{secrets.token_hex(4)}"
         lists.mkdir()
-        files = []
+        files: list[Path] = []
         items = iter(items)
         while some := list(itertools.islice(items, _ITEMS_A_FILE)):
             files.append(lists / f"{len(files):08d}.pickle")

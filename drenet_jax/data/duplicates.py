@@ -46,7 +46,7 @@ def slice_digests(picked: Iterable[SampledSlice]) -> bytes:
 def _digest(image: np.ndarray) -> bytes:
     # SHA-256, of which today's processors have an instruction: half the time of BLAKE2.
     digest = hashlib.sha256(np.array(image.shape, "<u4").tobytes())
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.digest()[:_DIGEST_BYTES]
 
 
@@ -203,8 +203,8 @@ def require_together(
     """
     matches = []
     for pair in shared:
-        about = [groups.get(person) for person in pair.persons]
-        if None not in about and about[0] != about[1]:
+        about = [groups[person] for person in pair.persons if person in groups]
+        if len(about) == 2 and about[0] != about[1]:
             first, second = (
                 f"{person!r} ({', '.join(words)})"
                 for person, words in zip(pair.persons, about, strict=True)

@@ -91,7 +91,7 @@ def _link(here: int, there: int) -> str:
 
 
 def _groups(entries: Sequence[tuple[QcEntry, str]], counts: QcCounts) -> list[dict[str, Any]]:
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"name": "left-out", "title": "Left out", "count": counts.left_out, "rows": []},
         {"name": "doubtful", "title": "Flagged for review", "count": counts.doubtful, "rows": []},
         {"name": "clear", "title": "Nothing odd found", "count": counts.clear, "rows": []},

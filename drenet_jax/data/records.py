@@ -107,7 +107,7 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=False,
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Any]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         # With an argument `pipeline` TFDS would import Beam, which need not be installed.
         del dl_manager
         return {split: self._generate_examples(make) for split, make in self._examples.items()}
@@ -201,7 +201,7 @@ class PreparedData:
             )
         return dataclasses.replace(
             self,
-            persons=persons,
+            persons={split: tuple(persons[split]) for split in SPLITS},
             n_slices={split: n_slices.get(split, 0) for split in SPLITS},
             fingerprint=_fingerprint({"fold_of": self.fingerprint}, persons),
             is_fold=True,

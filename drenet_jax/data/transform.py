@@ -122,7 +122,7 @@ def _example(
 ) -> dict[str, Any]:
     return {
         "image": _png(filled(picked, settings, seed)),
-        "lung_mask": _png(picked.lung_mask.view(np.uint8) * np.uint8(255)),
+        "lung_mask": _png(np.asarray(picked.lung_mask).view(np.uint8) * np.uint8(255)),
         "label": person.label,
         "patient_id": person.patient_id,
         "slice_index": picked.file_index,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from highdicom import UID
 from highdicom.enum import ContentQualificationValues
@@ -27,7 +28,7 @@ _MAY_BE_EMPTY = (
 )
 
 
-def new_series(number: int, description: str, model: Mapping) -> dict[str, object]:
+def new_series(number: int, description: str, model: Mapping) -> dict[str, Any]:
     """highdicom's arguments for the instances of a new series that the model makes.
 
     Args:

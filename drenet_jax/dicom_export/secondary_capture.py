@@ -57,7 +57,7 @@ def captures(
             **series,
         )
         if not source.is_oriented:
-            capture.PatientOrientation = None
+            capture.PatientOrientation = None  # type: ignore[assignment]  # type 2: may be empty
         capture.BodyPartExamined = "CHEST"
         capture.DerivationDescription = f"{_WHAT}. {WARNING}."
         capture.SourceImageSequence = [_reference(source)]

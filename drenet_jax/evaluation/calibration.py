@@ -195,7 +195,7 @@ class ValidationRecord:
         result = self.calibrated if calibrated else self.probabilities
         if result is None:
             return None
-        part = _part(np.float64(probability))
+        part = _part(np.asarray(probability))
         alike = _part(result[:, label]) == part
         n, n_with_label = int(alike.sum()), int((self.label[alike] == label).sum())
         low, high = _exact_interval(n_with_label, n) if n else (None, None)

@@ -165,7 +165,7 @@ class ScoredRun:
         self._split = split
         is_pointing = lesions is not None
         # Before the scoring, which takes longer.
-        self.lesions = _read_lesions(self.data, lesions) if is_pointing else {}
+        self.lesions = {} if lesions is None else _read_lesions(self.data, lesions)
         self._scored = self._score(self.data, split, self._keep_points if is_pointing else None)
 
     @functools.cached_property
@@ -222,6 +222,7 @@ class ScoredRun:
         slices, logits = scored
         if not calibrated:
             return slices
+        assert self.temperature is not None
         probabilities = apply_temperature(logits, self.temperature)
         return dataclasses.replace(slices, probabilities=probabilities)
 

@@ -161,8 +161,9 @@ class BootstrapResult:
         why = {**other.why, **self.why}
         return BootstrapResult(
             values={
-                name: None if name in why else value - other.values[name]
-                for name, value in self.values.items()
+                name: None if a is None or b is None else a - b
+                for name, a in self.values.items()
+                for b in (other.values[name],)
             },
             why=why,
             drawn={name: drawn - other.drawn[name] for name, drawn in self.drawn.items()},

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
+from drenet_jax.ct.orientation import Box
+
 # Paper, Fig. 3: boxes "with normalized predicted scores above 0.8" are shown. It is
 # not lowered where no box passes.
 LESION_BOX_MIN_SCORE = 0.8
@@ -30,8 +32,6 @@ _PLATE_COLOUR = (200, 30, 30, 255)
 _SCORE_COLOUR = (255, 255, 255, 255)
 _CROP_COLOUR = (170, 170, 170, 255)
 
-Corners = tuple[float, float, float, float]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SlicePicture:
@@ -52,7 +52,7 @@ class SlicePicture:
     index: int
     name: str
     source: np.ndarray
-    source_box: Corners
+    source_box: Box
     probabilities: Mapping[str, float]
     boxes: Sequence[Mapping[str, float]]
     heat_map: np.ndarray | None = None
@@ -174,7 +174,9 @@ def _heat_over_slice(
     if picture.peak_location is None:
         return None
     y0, x0, y1, x1 = picture.source_box
-    heat_map = picture.heat_map / picture.heat_map.max()
+    heat_map = picture.heat_map
+    assert heat_map is not None
+    heat_map = heat_map / heat_map.max()
     # Where each pixel's centre lies in the heat map, in its cells.
     rows = ((np.arange(shape[0]) + 0.5) / by[0] - y0) / (y1 - y0) * heat_map.shape[0]
     columns = ((np.arange(shape[1]) + 0.5) / by[1] - x0) / (x1 - x0) * heat_map.shape[1]
@@ -230,13 +232,13 @@ def _marks(picture: SlicePicture, shape: tuple[int, int], by: np.ndarray) -> np.
     return marks
 
 
-def _corners(box: Mapping[str, float]) -> Corners:
+def _corners(box: Mapping[str, float]) -> Box:
     return box["y0"], box["x0"], box["y1"], box["x1"]
 
 
 def _draw_frame(
     canvas: np.ndarray,
-    box: Corners,
+    box: Box,
     by: np.ndarray,
     line_px: int,
     colour: tuple[int, int, int, int],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 PERSON_COLOUR, SLICE_COLOUR = COLOURS[:2]
 LINE_STYLES = ("-", "--", "-.", ":")
-GUIDE = {"color": "0.6", "linewidth": 1, "linestyle": ":"}
+GUIDE: dict[str, Any] = {"color": "0.6", "linewidth": 1, "linestyle": ":"}
 
 _DOTS_PER_INCH = 150
 
@@ -93,7 +93,7 @@ def roc_curve(
     positive: int,
     name: str,
     auc: Mapping,
-    line: Mapping[str, object],
+    line: Mapping[str, Any],
     *,
     clip: bool = False,
 ) -> None:
@@ -170,9 +170,11 @@ def roc_figure(
     many = len(labels) > 2
     figure, axes = new_figure(5.2 * (1 + many), 5.2, columns=1 + many)
     roc_axes(axes[0], f"{metrics['positive']} against the rest")
-    for i, (predictions, level, name) in enumerate(
-        ((persons, "person", "persons"), (slices, "image", "slices"))
-    ):
+    curves: tuple[tuple[PersonPredictions | SlicePredictions, str, str], ...] = (
+        (persons, "person", "persons"),
+        (slices, "image", "slices"),
+    )
+    for i, (predictions, level, name) in enumerate(curves):
         roc_curve(axes[0], predictions, positive, name, metrics[level]["auc"], style(i))
     legend(axes[0])
     if many:
@@ -275,7 +277,7 @@ def _reliability_axes(
             top.vlines(mean, low, high, color=colour, alpha=0.5, linewidth=1.5)
         bottom.hist(
             score,
-            bins=np.linspace(0, 1, bins + 1),
+            bins=np.linspace(0, 1, bins + 1).tolist(),
             weights=np.full(len(score), 1 / len(score)),
             color=colour,
             linestyle=style,

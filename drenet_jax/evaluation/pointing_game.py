@@ -152,7 +152,9 @@ def pointing_metrics(
     chance = [item.chance for item in pointed]
     box = None
     if pointed[0].box is not None:
-        box = _against_chance(patient_id, [item.box for item in pointed], chance, settings)
+        box = _against_chance(
+            patient_id, [float(hit.box) for hit in pointed if hit.box is not None], chance, settings
+        )
     persons, shares = np.unique(patient_id), []
     marked = {(item.patient_id, item.slice_name) for item in pointed}
     for person in persons:
@@ -199,8 +201,7 @@ def _hits(at: np.ndarray, marks: np.ndarray) -> bool:
 
 def _share(lung_mask: np.ndarray, marks: np.ndarray) -> float:
     """The share of the lungs' pixels whose centres lie in a box."""
-    y, x = np.nonzero(lung_mask)
-    y, x = y[:, None] + 0.5, x[:, None] + 0.5
+    y, x = (axis[:, None] + 0.5 for axis in np.nonzero(lung_mask))
     y0, x0, y1, x1 = marks.T
     inside = np.any((y0 <= y) & (y < y1) & (x0 <= x) & (x < x1), axis=1)
     return float(inside.mean())
@@ -216,8 +217,7 @@ def _against_chance(
         patient_id, settings.bootstrap_draws, settings.bootstrap_seed
     )
     n_persons = times.shape[1]
-    hits, chance = np.asarray(hits, np.float64), np.asarray(chance, np.float64)
-    rows = np.stack([hits, chance, hits - chance])
+    rows = np.array([hits, chance, np.subtract(hits, chance)], np.float64)
     names = ("rate", "chance", "difference")
     sums = np.stack([np.bincount(person, row, n_persons) for row in rows])
     counts = np.bincount(person, minlength=n_persons)

@@ -174,11 +174,11 @@ def _at_own_thresholds(
     settings: MetricSettings,
 ) -> dict:
     """As in `evaluation_metrics`, each fold's persons decided at their model's own threshold."""
-    own = [item.metrics["validation_threshold"]["threshold"] for item in tested]
-    if None in own:
+    thresholds = [item.metrics["validation_threshold"]["threshold"] for item in tested]
+    if None in thresholds:
         return {"threshold": None, "why": "not every fold has one, see folds.csv"}
     # Shifted, so that one threshold decides of all as their own ones would.
-    own = np.repeat(own, [len(item.persons) for item in tested])
+    own = np.repeat(thresholds, [len(item.persons) for item in tested])
     score = persons.probabilities[:, positive]
     moved_score = score - (own - settings.threshold)
     # Rounding must not move a case over the line.
@@ -238,9 +238,9 @@ def _calibration(
     positive: int,
 ) -> Calibration:
     versions = [("as the models give it", slices, persons)]
-    moved = [item.calibrated() for item in tested]
+    moved = [calibrated for fold in tested if (calibrated := fold.calibrated()) is not None]
     why = "each fold has its own, see folds.csv"
-    if any(item is None for item in moved):
+    if len(moved) < len(tested):
         why = "not every fold has one, see folds.csv"
     else:
         after = [person_predictions(item, aggregate, positive) for item in moved]

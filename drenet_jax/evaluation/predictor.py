@@ -7,13 +7,14 @@ import dataclasses
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from drenet_jax import parallel
+from drenet_jax.ct.orientation import Box
 from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice, filled
 from drenet_jax.ct.reader import Reader
 from drenet_jax.ct.sources import CtError
@@ -126,6 +127,7 @@ class Predictor:
         """
         with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
             step = checkpoints.latest_step if latest else checkpoints.best_step
+            assert step is not None  # `Checkpoints.of` refuses a workdir without any
             meta = checkpoints.meta(step)
             rule = DecisionRule.of(
                 meta.labels, meta.config.evaluation, threshold=threshold, aggregate=aggregate
@@ -228,7 +230,12 @@ class Predictor:
         result = self._person_result(prepared, scored)
         if not with_instances:
             return result
-        return dataclasses.replace(result, instances=tuple(item.instance for item in prepared.kept))
+        return dataclasses.replace(
+            result,
+            instances=tuple(
+                picked.instance for picked in prepared.kept if picked.instance is not None
+            ),
+        )
 
     def _input_image(self, picked: SampledSlice) -> np.ndarray:
         if self.meta.config.data.fill != "always":
@@ -241,6 +248,7 @@ class Predictor:
         predicted = self.rule.label_of(person)
         pictures = []
         for i, picked in enumerate(prepared.kept):
+            assert picked.source_box is not None  # a kept slice shows lungs
             pictures.append(
                 SlicePicture(
                     index=picked.file_index,
@@ -333,7 +341,7 @@ def _by_label(labels: Sequence[str], values: np.ndarray) -> dict[str, float]:
 def _source_boxes(
     boxes: np.ndarray,
     scores: np.ndarray,
-    source_box: tuple[int, int, int, int],
+    source_box: Box,
     image_size_px: int,
 ) -> list[dict[str, float]]:
     """Boxes of the model's input, clipped to it, in pixels of the original slice."""
@@ -350,7 +358,7 @@ def _source_boxes(
     ]
 
 
-def _as_stored(box: dict[str, float], picked: SampledSlice) -> dict[str, float]:
+def _as_stored(box: Mapping[str, float], picked: SampledSlice) -> dict[str, float]:
     """A box of the upright slice in pixels of the slice as its file has it."""
     edges = picked.orientation.stored_box(
         (box["y0"], box["x0"], box["y1"], box["x1"]), picked.source.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from drenet_jax.errors import InputError
 from drenet_jax.evaluation.predictions import SlicePredictions
 from drenet_jax.models.build import Model
 from drenet_jax.models.grad_cam import grad_cam
+from drenet_jax.models.model_outputs import Outputs
 
 if TYPE_CHECKING:
     from drenet_jax.data.records import PreparedData
@@ -48,7 +49,7 @@ class SliceScorer:
           Exception: of many kinds, if the model has other weights.
         """
         images = np.zeros((self.batch_size, *(self._image_size_px,) * 2), np.uint8)
-        self._lowered = self._forward.lower(
+        self._lowered = self._forward.lower(  # type: ignore[attr-defined]
             parallel.replicated_shapes(shapes), parallel.shard(images)
         )
 
@@ -137,7 +138,7 @@ def make_forward(model: Model, *, heat_maps: bool) -> Callable:
             outputs, heat = grad_cam(model, variables, pixels)
             maps = {"heat_maps": heat.image, "crop_heat_maps": heat.crops}
         else:
-            outputs = model.apply(variables, pixels, train=False)
+            outputs = cast(Outputs, model.apply(variables, pixels, train=False))
         return maps | {
             "probabilities": jax.nn.softmax(outputs.logits),
             "logits": outputs.logits,

@@ -76,7 +76,7 @@ def bca_interval(
         return None
     drawn = drawn[~np.isnan(drawn)]
     below, above = np.mean(drawn < value - _EQUAL), np.mean(drawn > value + _EQUAL)
-    bias = NORMAL.inv_cdf((1 + below - above) / 2)
+    bias = NORMAL.inv_cdf(float(1 + below - above) / 2)
     acceleration = _acceleration(left_out[~np.isnan(left_out)])
     ends = []
     for z in (-Z_95, Z_95):

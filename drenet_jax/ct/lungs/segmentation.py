@@ -58,7 +58,7 @@ def find_lungs_in_series(images: Sequence[np.ndarray], *, from_feet: bool) -> li
     # Small areas may be gas in the gut.
     is_witness = [area > _LEAST_WITNESS_SHARE * max(areas) for area in areas]
     completed = []
-    below = np.zeros_like(masks[0]) if masks else None
+    below = np.zeros_like(masks[0]) if masks else np.zeros((0, 0), np.uint8)
     for i, mask in enumerate(masks):
         result = mask
         if 0 < i < len(masks) - 1:

@@ -26,13 +26,13 @@ def segment(
     """
     air = (image < air_below).view(np.uint8)
     # Opening parts lung from trachea and skin folds where only a thin wall lies between.
-    air = cv2.morphologyEx(air, cv2.MORPH_OPEN, disc(radius))
+    air = _open(air, disc(radius))
     outside = _outside(air)
     body = _body(air, outside)
     inside = air & body & (1 - outside)
     if gas_below is not None:
         gas = (cv2.blur(image, (3, 3)) < gas_below).view(np.uint8)
-        gas = cv2.dilate(cv2.morphologyEx(gas, cv2.MORPH_OPEN, disc(2)), disc(2))
+        gas = np.asarray(cv2.dilate(_open(gas, disc(2)), disc(2)), np.uint8)
         inside &= 1 - gas
 
     contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -46,6 +46,10 @@ def segment(
     return lungs, body
 
 
+def _open(mask: np.ndarray, element: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, element), np.uint8)
+
+
 def _outside(air: np.ndarray) -> np.ndarray:
     """The air around the body, above and below the table."""
     # Filling from the edges is ten times faster than to label all pieces, of which most lie inside.
@@ -57,8 +61,8 @@ def _outside(air: np.ndarray) -> np.ndarray:
         while (state[at] == unseen).any():
             along = int(np.argmax(state[at] == unseen))
             start = (along, at[0] % height) if isinstance(at[0], int) else (at[1] % width, along)
-            box = cv2.floodFill(state, None, start, this)[3]
-            verdict = outside if _is_outside(state == this, box) else inside
+            x, y, wide, high = cv2.floodFill(state, None, start, this)[3]
+            verdict = outside if _is_outside(state == this, (x, y, wide, high)) else inside
             cv2.floodFill(state, None, start, verdict)
     return (state == outside).view(np.uint8)
 

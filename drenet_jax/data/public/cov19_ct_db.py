@@ -38,8 +38,8 @@ def find_persons(root: Path) -> ScanResult:
         for label, of_label in named_folders(matches, _TITLE, _LABELS, inside=folder):
             for scan in filled_folders(matches, of_label):
                 scans[label].append((f"{folder.name}_{of_label.name}_{scan.name}", scan, split))
-    for label, of_label in scans.items():
-        for patient_id, scan, split in of_label:
+    for label, rows in scans.items():
+        for patient_id, scan, split in rows:
             matches.add(patient_id, scan, label, split=split)
     read = {folder for _, folder in splits}
     for entry in entries(root):

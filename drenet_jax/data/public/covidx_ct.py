@@ -160,7 +160,8 @@ def _sites(matches: ScanResult) -> dict[str, str]:
             "sites are not known."
         )
         return {}
-    return dict(read_table(path, [("patient id", "patient_id")], [("source", "data source")]))
+    rows = read_table(path, [("patient id", "patient_id")], [("source", "data source")])
+    return {row[0]: row[1] for row in rows}
 
 
 def _person_of_metadata(name: str, sites: dict[str, str]) -> str | None:

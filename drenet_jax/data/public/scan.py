@@ -54,8 +54,8 @@ class ScanResult:
         self, patient_id: str, path: Path, label: str, *, split: str = "", site: str = ""
     ) -> None:
         """Adds a row; names are stored in the spelling of `identities.clean`."""
-        path = self._relative(path)
-        self.rows.append(Row(clean(patient_id), path, clean(label), split, clean(site)))
+        row = Row(clean(patient_id), self._relative(path), clean(label), split, clean(site))
+        self.rows.append(row)
 
     def leave_out(self, what: str, item: Path | str) -> None:
         """Counts a path, or whatever has the name `one`, among `what` is not in the cohort."""

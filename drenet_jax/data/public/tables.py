@@ -84,7 +84,7 @@ def _xlsx_lines(path: Path) -> Iterable[list[str]]:
         line: list[str] = []
         for cell in row.iter(f"{_XLSX}c"):
             # Empty cells are left out of the file.
-            place = _column(cell.get("r")) if cell.get("r") else len(line)
+            place = _column(reference) if (reference := cell.get("r")) else len(line)
             line += [""] * (place - len(line))
             value = cell.findtext(f"{_XLSX}v", "")
             kind = cell.get("t")

@@ -250,9 +250,9 @@ def _shown_miss(miss: Misclassification, report: RunReport) -> dict:
     most = rows[np.argsort(-probability[rows], kind="stable")]
     # Of several repeats, the one that says it loudest.
     first = {(int(slices.slice_index[i]), str(slices.slice_name[i])): i for i in most[::-1]}
-    most = sorted(first.values(), key=lambda i: -probability[i])[:_SHOWN_SLICES]
+    shown = sorted(first.values(), key=lambda i: -probability[i])[:_SHOWN_SLICES]
     pictures = []
-    for i in sorted(most, key=lambda i: slices.slice_index[i]):
+    for i in sorted(shown, key=lambda i: slices.slice_index[i]):
         index, name = int(slices.slice_index[i]), str(slices.slice_name[i])
         image = report.pictures[miss.patient_id, index, name]
         thumbnail = cv2.resize(image, (_THUMBNAIL_PX, _THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
