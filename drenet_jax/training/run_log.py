@@ -1,58 +1,55 @@
-"""What a run tells of itself: `metrics.jsonl`, and events for TensorBoard."""
+"""The log of a run: `metrics.jsonl`, and events for TensorBoard."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow as tf
+from flax.metrics.tensorboard import SummaryWriter
+from jaxtyping import Float, UInt8
 
 from drenet_jax.errors import InputError
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
 
-# Tiles of a proposal picture are at least so large; smaller ones leave no room for the scores.
+# Proposal plots have tiles of at least this size; smaller ones leave no room for the scores.
 _TILE_PX = 224
 _GAP_PX = 4
 _BOX_RGB = (255, 40, 40)
 
 
 class RunLog:
-    """The log of a run that may be killed at any moment and goes on at its last checkpoint.
+    """The log of a run that may be killed at any moment and resumes from its last checkpoint.
 
-    `metrics.jsonl` has a line for each validation and is whole at any moment. TensorBoard's events
-    are flushed to disk with each validation, so that training does not wait for it in between.
+    `metrics.jsonl` has a line for each validation and is complete at any moment. TensorBoard events
+    are flushed with each validation, so that training does not wait for the disk in between.
     """
 
     def __init__(self, workdir: Path, start_step: int):
-        """Opens the log of `workdir`; what it tells of later steps is dropped.
+        """Opens the log of `workdir` and drops the entries after `start_step`.
 
-        Such lines and events are of a checkpoint that did not get whole, and are made again.
+        Those were written before a checkpoint that was not completed, and are made again.
 
         Args:
           workdir: of the run; an existing folder.
-          start_step: updates made so far, 0 for a run from the beginning.
+          start_step: updates made so far, 0 for a new run.
         """
-        self._path = Path(workdir) / METRICS_FILE
+        self._path = workdir / METRICS_FILE
         self._lines = read_lines(self._path, start_step)
         if self._path.exists():
             self._write_lines()
-        folder = Path(workdir) / EVENTS_FOLDER
+        folder = workdir / EVENTS_FOLDER
         folder.mkdir(exist_ok=True)
         for path in sorted(folder.glob("events.out.tfevents.*")):
             _drop_later_events(path, start_step)
-        # In the order of the names, TensorBoard reads the files of a run.
-        self._events = tf.io.TFRecordWriter(
-            str(folder / f"events.out.tfevents.{time.time_ns():020d}.{start_step}")
-        )
-        self._event(0, file_version="brain.Event:2")
+        self._events = SummaryWriter(str(folder), auto_flush=False)
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -60,7 +57,7 @@ class RunLog:
         return list(self._lines)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tells TensorBoard a step's losses, one by one, its learning rate and gradient norm."""
+        """Logs a step's losses, its learning rate and its gradient norm to TensorBoard."""
         self._scalars(step, "train", metrics)
 
     def validation(
@@ -70,13 +67,13 @@ class RunLog:
         train: Mapping[str, float],
         validation: Mapping[str, float | None],
     ) -> None:
-        """Adds a line to `metrics.jsonl`, and tells TensorBoard the validation's figures.
+        """Adds a line to `metrics.jsonl`, and logs the validation metrics to TensorBoard.
 
         Args:
           step: updates made so far.
           epoch: passes over the training slices so far.
           train: means over the steps since the last validation.
-          validation: figures of the validation split; None where they are not defined.
+          validation: metrics of the validation split; None where they are not defined.
         """
         self._lines.append(
             {
@@ -90,19 +87,13 @@ class RunLog:
         self._scalars(step, "validation", validation)
         self._events.flush()
 
-    def picture(self, step: int, image: np.ndarray) -> None:
-        """Shows TensorBoard a picture of the validation split: uint8 [H, W, 3], RGB."""
-        encoded, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        assert encoded
-        height, width, _ = image.shape
-        picture = tf.compat.v1.Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=png.tobytes()
-        )
-        self._summary(step, [tf.compat.v1.Summary.Value(tag="validation/proposals", image=picture)])
+    def image(self, step: int, image: UInt8[np.ndarray, "height width 3"]) -> None:
+        """Logs an RGB image of the validation split to TensorBoard."""
+        self._events.image("validation/proposals", image, step)
         self._events.flush()
 
     def close(self) -> None:
-        """Writes what is still held back."""
+        """Flushes and closes the event file."""
         self._events.close()
 
     def _write_lines(self) -> None:
@@ -111,23 +102,9 @@ class RunLog:
         scratch.replace(self._path)
 
     def _scalars(self, step: int, group: str, values: Mapping[str, float | None]) -> None:
-        # One event for all: summaries of tf.summary cost a call of TensorFlow each, and need the
-        # tensorboard package.
-        self._summary(
-            step,
-            [
-                tf.compat.v1.Summary.Value(tag=f"{group}/{name}", simple_value=float(value))
-                for name, value in values.items()
-                if value is not None
-            ],
-        )
-
-    def _summary(self, step: int, values: Iterable[Any]) -> None:
-        self._event(step, summary=tf.compat.v1.Summary(value=values))
-
-    def _event(self, step: int, **what) -> None:
-        event = tf.compat.v1.Event(wall_time=time.time(), step=step, **what)
-        self._events.write(event.SerializeToString())
+        for name, value in values.items():
+            if value is not None:
+                self._events.scalar(f"{group}/{name}", float(value), step)
 
 
 def read_lines(path: Path, last_step: int) -> list[dict[str, Any]]:
@@ -172,16 +149,17 @@ def _whole_records(path: Path) -> Iterator[bytes]:
         return
 
 
-def proposal_picture(images: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """A grid of slices with their proposals and scores, the best proposal of a slice on top.
+def proposal_grid(
+    images: UInt8[np.ndarray, "slices size size"],
+    boxes: Float[np.ndarray, "slices proposals 4"],
+    scores: Float[np.ndarray, "slices proposals"],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """An RGB grid of slices with their proposals and scores, the best of a slice drawn on top.
 
     Args:
-      images: uint8 [N, S, S].
-      boxes: [N, K, 4], y0, x0, y1, x1 in pixels of the slices, half open, best first; K may be 0.
-      scores: [N, K], of the proposals.
-
-    Returns:
-      uint8 [H, W, 3], RGB.
+      images: slices.
+      boxes: y0, x0, y1, x1 in pixels of the slices, half open, best first; may be none.
+      scores: of the proposals.
     """
     n, size = len(images), images.shape[1]
     factor = max(1, math.ceil(_TILE_PX / size))

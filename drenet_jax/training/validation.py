@@ -19,7 +19,7 @@ from drenet_jax.evaluation.metrics import classification_metrics
 from drenet_jax.evaluation.predictions import person_predictions
 from drenet_jax.evaluation.scoring import SliceScorer, score_split
 from drenet_jax.models.checkpoints import NOT_VALIDATED
-from drenet_jax.training.run_log import proposal_picture
+from drenet_jax.training.run_log import proposal_grid
 from drenet_jax.training.state import TrainState
 
 # Validation slices in the picture of the proposals.
@@ -59,7 +59,7 @@ def validate(
     def draw(images: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
         if not pictures and len(images):
             shown = (images, outputs["boxes"], outputs["scores"])
-            pictures.append(proposal_picture(*(array[:_PICTURED] for array in shown)))
+            pictures.append(proposal_grid(*(array[:_PICTURED] for array in shown)))
 
     variables = {"params": replicated.params, "batch_stats": replicated.batch_stats}
     slices, logits = score_split(

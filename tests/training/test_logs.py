@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from drenet_jax.training.run_log import RunLog, proposal_picture
+from drenet_jax.training.run_log import RunLog, proposal_grid
 
 
 def _events(workdir):
@@ -20,14 +20,14 @@ def _events(workdir):
 
 def _scalars(workdir):
     return {
-        (value.tag, event.step): value.simple_value
+        (value.tag, event.step): float(tf.make_ndarray(value.tensor))
         for event in _events(workdir)
         for value in event.summary.value
-        if value.HasField("simple_value")
+        if value.metadata.plugin_data.plugin_name == "scalars"
     }
 
 
-def _told(log, step):
+def _log_step(log, step):
     log.step(step, {"loss": step / 2, "learning_rate": 0.125})
 
 
@@ -50,7 +50,7 @@ def test_a_validation_is_one_line_of_json(tmp_path):
 
 def test_scalars_of_steps_and_validations_become_events(tmp_path):
     log = RunLog(tmp_path, 0)
-    _told(log, 1)
+    _log_step(log, 1)
     _validated(log, 1)
     log.close()
     assert _events(tmp_path)[0].file_version == "brain.Event:2"
@@ -63,33 +63,33 @@ def test_scalars_of_steps_and_validations_become_events(tmp_path):
 
 def test_events_are_on_disk_after_a_validation(tmp_path):
     log = RunLog(tmp_path, 0)
-    _told(log, 1)
+    _log_step(log, 1)
     _validated(log, 1)
     assert ("validation/cross_entropy", 1) in _scalars(tmp_path)
     log.close()
 
 
-def test_a_run_that_goes_on_drops_what_was_told_of_later_steps(tmp_path):
+def test_a_run_that_goes_on_drops_later_steps(tmp_path):
     log = RunLog(tmp_path, 0)
     for step in (1, 2, 3):
-        _told(log, step)
+        _log_step(log, step)
         _validated(log, step)
     log.close()
 
     log = RunLog(tmp_path, 2)
     assert [line["step"] for line in log.lines] == [1, 2]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
-    _told(log, 3)
+    _log_step(log, 3)
     log.close()
     scalars = _scalars(tmp_path)
     assert {step for tag, step in scalars if tag == "train/loss"} == {1, 2, 3}
     assert {step for tag, step in scalars if tag == "validation/cross_entropy"} == {1, 2}
-    assert [e.step for e in _events(tmp_path)].count(3) == 1
+    assert [e.step for e in _events(tmp_path)].count(3) == 2  # the loss and the learning rate
 
 
 def test_a_run_from_the_beginning_drops_all(tmp_path):
     log = RunLog(tmp_path, 0)
-    _told(log, 1)
+    _log_step(log, 1)
     _validated(log, 1)
     log.close()
     log = RunLog(tmp_path, 0)
@@ -103,35 +103,41 @@ def test_a_run_from_the_beginning_drops_all(tmp_path):
 @pytest.mark.parametrize("lost_bytes", [1, 9, 40])
 def test_an_event_that_a_kill_tore_is_dropped(tmp_path, lost_bytes):
     log = RunLog(tmp_path, 0)
-    _told(log, 1)
-    _told(log, 2)
+    _log_step(log, 1)
+    _log_step(log, 2)
     log.close()
     (path,) = (tmp_path / "tensorboard").iterdir()
     path.write_bytes(path.read_bytes()[:-lost_bytes])
 
     log = RunLog(tmp_path, 5)
-    _told(log, 6)
+    _log_step(log, 6)
     log.close()
-    assert {step for _, step in _scalars(tmp_path)} == {1, 6}
+    assert set(_scalars(tmp_path)) == {
+        ("train/loss", 1),
+        ("train/learning_rate", 1),
+        ("train/loss", 2),
+        ("train/loss", 6),
+        ("train/learning_rate", 6),
+    }
 
 
 def test_a_picture_comes_back_as_it_was(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     log = RunLog(tmp_path, 0)
-    log.picture(4, image)
+    log.image(4, image)
     log.close()
     event = _events(tmp_path)[-1]
     (value,) = event.summary.value
-    png = np.frombuffer(value.image.encoded_image_string, np.uint8)
-    found = cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    assert (event.step, value.image.height, value.image.width) == (4, 20, 30)
-    np.testing.assert_array_equal(found, image)
+    width, height, png = tf.make_ndarray(value.tensor)
+    decoded = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert (event.step, int(height), int(width)) == (4, 20, 30)
+    np.testing.assert_array_equal(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), image)
 
 
 def test_proposals_are_drawn_at_their_places():
     images = np.full((3, 300, 300), 100, np.uint8)
     boxes = np.array([[[20, 40, 120, 200]]] * 2 + [[[-50, -50, 700, 700]]], float)
-    picture = proposal_picture(images, boxes, np.full((3, 1), 0.5))
+    picture = proposal_grid(images, boxes, np.full((3, 1), 0.5))
     assert picture.shape == (604, 604, 3)  # with a gap between the slices
     red = (picture == (255, 40, 40)).all(axis=-1)
     for tile in (red[:300, :300], red[:300, 304:]):
@@ -147,6 +153,6 @@ def test_proposals_are_drawn_at_their_places():
 
 def test_small_slices_without_proposals_make_a_picture_too():
     images = np.arange(2 * 64 * 64, dtype=np.uint8).reshape(2, 64, 64)
-    picture = proposal_picture(images, np.zeros((2, 0, 4)), np.zeros((2, 0)))
+    picture = proposal_grid(images, np.zeros((2, 0, 4)), np.zeros((2, 0)))
     assert picture.shape == (256, 516, 3)
     np.testing.assert_array_equal(picture[::4, :256:4, 0], images[0])
