@@ -1,1 +1,1 @@
-"""The paper's online server: a page and a JSON API round one trained model."""
+"""The paper's online server: a web page and a JSON API around one trained model."""

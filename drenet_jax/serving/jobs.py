@@ -1,4 +1,4 @@
-"""Persons one after the other: who waits, who is in work, and what came of it."""
+"""The job queue: one worker thread owns the model; answers are kept in memory for a while."""
 
 from __future__ import annotations
 
@@ -9,115 +9,86 @@ import secrets
 import shutil
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from drenet_jax.ct.sources import CtError
 from drenet_jax.evaluation.predictor import PersonResult
-from drenet_jax.serving.access_log import Log, where
 from drenet_jax.serving.limits import Limits
-from drenet_jax.serving.monitoring import Metrics
-from drenet_jax.serving.responses import HttpError, json_text
+from drenet_jax.serving.monitoring import IN_FLIGHT, STAGE_SECONDS, log_error, record_outcome
+from drenet_jax.serving.responses import HttpError, SafeJSONResponse
 from drenet_jax.serving.uploads import Upload
 
-WAITING, READING, SCORING, DRAWING = "waiting", "reading", "scoring", "drawing"
+WAITING, DRAWING = "waiting", "drawing"
 DONE, REFUSED, FAILED, TIMED_OUT = "done", "refused", "failed", "timed_out"
 ENDED = (DONE, REFUSED, FAILED, TIMED_OUT)
 
-STOPPED = "the server is shutting down; try again later."
-_GIVEN_UP = "the job was given up."
+STOPPED = "the server is stopping; try again later."
+_CANCELLED = "the job was cancelled."
 
-# Interval at which expired answers are removed, in seconds.
-_LOOK_S = 5.0
+# How often expired answers are removed while nothing else happens, in seconds.
+_EXPIRY_CHECK_S = 5.0
 
 
 class _TimedOut(Exception):
-    """The work takes longer than is allowed."""
+    pass
 
 
-class _GivenUp(Exception):
-    """The client no longer waits for the answer."""
+class _Cancelled(Exception):
+    pass
 
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """One person's way through the server.
-
-    Attributes:
-      id: cannot be guessed; who knows it may ask for the answer.
-      folder: of the upload.
-      upload: what was sent.
-      view: the unguessable name under which a browser shows the report, which cannot send a token.
-      state: one of the above.
-      error: one sentence, if it was refused, failed or timed out.
-      result: JSON, as `predict` writes it; empty unless it is done.
-      report: an HTML page; empty unless it is done.
-      came_s: when it came, on the monotonic clock, as all times here.
-      entered_s: when it reached its state.
-      ended_s: when it ended.
-      ended: is set when one of `ENDED` is reached.
-      is_given_up: the client no longer waits for it.
-    """
+    """An upload on its way to an answer. Times are of the monotonic clock."""
 
     folder: Path
     upload: Upload
+    # Neither can be guessed: `id` gives access to the answer, `view` to the report only, for
+    # browsers, which send no token with a frame.
     id: str = dataclasses.field(default_factory=lambda: secrets.token_urlsafe(24))
     view: str = dataclasses.field(default_factory=lambda: secrets.token_urlsafe(24))
-    state: str = WAITING
-    error: str = ""
-    result: bytes = b""
-    report: bytes = b""
-    came_s: float = dataclasses.field(default_factory=time.monotonic)
-    entered_s: float = dataclasses.field(default_factory=time.monotonic)
-    ended_s: float = math.inf
-    ended: concurrent.futures.Future = dataclasses.field(
-        default_factory=concurrent.futures.Future, repr=False
-    )
-    is_given_up: bool = False
-
-    @property
-    def n_bytes(self) -> int:
-        return len(self.result) + len(self.report)
+    state: str = WAITING  # then "reading", "scoring", DRAWING, and one of ENDED
+    error: str = ""  # one sentence, if it ended without an answer
+    result: bytes = b""  # JSON
+    report: bytes = b""  # HTML
+    created_s: float = dataclasses.field(default_factory=time.monotonic)
+    state_since_s: float = dataclasses.field(default_factory=time.monotonic)
+    ended: concurrent.futures.Future = dataclasses.field(default_factory=concurrent.futures.Future)
+    is_cancelled: bool = False
 
 
 class Jobs:
-    """A bounded queue before one thread, which owns the model, and the answers kept behind it.
+    """A bounded queue in front of one worker thread, and the finished jobs. Thread-safe.
 
-    Call from any thread.
+    Not a ThreadPoolExecutor: the worker also removes expired answers, and as a daemon thread it
+    does not keep a stopped server alive.
+
+    Args:
+      explain: as `Predictor.explain`.
+      render_report: makes the HTML report.
+      scratch: for temporary files of the reader; emptied after each job.
+      limits: of the queue, the work and the kept answers.
     """
 
     def __init__(
         self,
         explain: Callable[..., PersonResult],
-        draw: Callable[[PersonResult], str],
+        render_report: Callable[[PersonResult], str],
         scratch: Path,
         limits: Limits,
-        metrics: Metrics,
-        log: Log,
     ):
-        """Starts the thread.
-
-        Args:
-          explain: as `Predictor.explain`.
-          draw: makes the report.
-          scratch: where the reader leaves temporary files; emptied after each person.
-          limits: what the visitors may cost.
-          metrics: counters that are updated.
-          log: gets a line for each finished job.
-        """
         self._explain = explain
-        self._draw = draw
+        self._render_report = render_report
         self._scratch = scratch
         self._limits = limits
-        self._metrics = metrics
-        self._log = log
         self._changed = threading.Condition()
-        self._n_sending = 0
-        self._waiting: deque[Job] = deque()
-        self._at_work: Job | None = None
-        self._ended: OrderedDict[str, Job] = OrderedDict()
-        self._recent_s: deque[float] = deque(maxlen=10)
+        self._n_uploading = 0
+        self._active: dict[str, Job] = {}  # in order of arrival, the running one first
+        self._running: Job | None = None
+        self._finished: dict[str, Job] = {}  # in order of their ends
+        self._recent_s: deque[float] = deque([1.0], maxlen=10)
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
@@ -127,135 +98,130 @@ class Jobs:
         return self._thread.is_alive() and not self._is_closing
 
     @property
-    def n_present(self) -> int:
-        """Persons being sent, waiting, or in work."""
+    def n_in_flight(self) -> int:
+        """Requests that are uploading, waiting, or in work."""
         with self._changed:
-            return self._count()
-
-    def _count(self) -> int:
-        return self._n_sending + len(self._waiting) + (self._at_work is not None)
+            return self._n_uploading + len(self._active)
 
     def acquire_slot(self) -> None:
-        """Keeps a place for a person who is being sent; end with `submit` or `give_place_back`.
+        """Reserves a slot for an upload; end with `submit` or `release_slot`.
 
         Raises:
-          Refused: there is none, or the server is ending.
+          HttpError: no slot is free, or the server is stopping.
         """
         with self._changed:
             if not self.is_alive:
-                raise HttpError(503, "the server is ending or out of order; try again later.")
-            if self._count() >= self._limits.places:
-                # One place gets free about so often.
-                mean_s = sum(self._recent_s) / len(self._recent_s) if self._recent_s else 1
+                raise HttpError(503, "the server is stopping or out of order; try again later.")
+            if self.n_in_flight >= self._limits.places:
+                # One slot becomes free about so often.
+                mean_s = sum(self._recent_s) / len(self._recent_s)
                 raise HttpError(
                     429,
-                    "the server is busy with other persons; try again later.",
+                    "the server is busy with other requests; try again later.",
                     {"Retry-After": str(max(1, math.ceil(mean_s)))},
                 )
-            self._n_sending += 1
-            self._metrics.present.set(self._count())
+            self._n_uploading += 1
+            IN_FLIGHT.set(self.n_in_flight)
 
-    def give_place_back(self) -> None:
+    def release_slot(self) -> None:
         with self._changed:
-            self._n_sending -= 1
-            self._metrics.present.set(self._count())
+            self._n_uploading -= 1
+            IN_FLIGHT.set(self.n_in_flight)
 
     def submit(self, job: Job) -> None:
-        """Queues a job for which a slot was acquired."""
+        """Queues a job, which takes over the slot of its upload."""
         with self._changed:
-            self._n_sending -= 1
-            self._waiting.append(job)
+            self._n_uploading -= 1
+            self._active[job.id] = job
             if self._is_closing:
-                self._waiting.remove(job)
-                self._end(job, FAILED, STOPPED)
+                self._finish(job, FAILED, STOPPED)
             self._changed.notify()
 
     def find(self, id: str) -> Job:
         """The job of this id.
 
         Raises:
-          Refused: there is none, or no more.
+          HttpError: there is none, or it is no longer kept.
         """
         with self._changed:
-            self._forget_old()
-            present = [*self._waiting, *([self._at_work] if self._at_work else [])]
-            job = next((item for item in present if item.id == id), None) or self._ended.get(id)
-        if job is None or job.is_given_up:
+            self._remove_expired()
+            job = self._active.get(id) or self._finished.get(id)
+        if job is None or job.is_cancelled:
             raise HttpError(404, "there is no such job, or its answer is no longer kept.")
         return job
 
-    def seen(self, view: str) -> Job:
-        """The job whose report has this name; raises Refused as `find`."""
+    def find_view(self, view: str) -> Job:
+        """The finished job whose report has this name; raises HttpError as `find`."""
         with self._changed:
-            self._forget_old()
-            job = next((item for item in self._ended.values() if item.view == view), None)
-        if job is None or not job.report:
-            raise HttpError(404, "there is no such report, or it is no longer kept.")
-        return job
+            self._remove_expired()
+            for job in self._finished.values():
+                if job.view == view and job.report:
+                    return job
+        raise HttpError(404, "there is no such report, or it is no longer kept.")
 
-    def place_of(self, job: Job) -> int | None:
-        """How many persons are before this one, with the one in work; None if it does not wait."""
+    def n_before(self, job: Job) -> int | None:
+        """The number of jobs before a waiting one; None if it is not waiting."""
         with self._changed:
-            if job not in self._waiting:
+            if job is self._running or job.id not in self._active:
                 return None
-            return self._waiting.index(job) + (self._at_work is not None)
+            return list(self._active).index(job.id)
 
-    def forget(self, job: Job) -> None:
-        """Drops a job and its answer; work on it ends soon."""
+    def remove(self, job: Job) -> None:
+        """Cancels a job, or removes its answer."""
         with self._changed:
-            job.is_given_up = True
-            self._ended.pop(job.id, None)
-            if job in self._waiting:
-                self._waiting.remove(job)
-                self._end(job, FAILED, _GIVEN_UP)
+            job.is_cancelled = True
+            self._finished.pop(job.id, None)
+            if job.id in self._active and job is not self._running:
+                self._finish(job, FAILED, _CANCELLED)
 
     def close(self) -> None:
-        """Tells all who wait, gives the person in work its time, and ends the thread."""
+        """Ends all waiting jobs, gives the running one its time, and ends the worker."""
         with self._changed:
             self._is_closing = True
-            while self._waiting:
-                self._end(self._waiting.popleft(), FAILED, STOPPED)
+            self._stop_waiting()
             self._changed.notify()
         self._thread.join(self._limits.shutdown_seconds)
         with self._changed:
-            if self._at_work is not None:
-                self._at_work.is_given_up = True
+            if self._running is not None:
+                self._running.is_cancelled = True
         # Reading ends at once; a forward pass takes seconds at most.
         self._thread.join(self._limits.shutdown_seconds)
+
+    def _stop_waiting(self) -> None:
+        for job in list(self._active.values()):
+            if job is not self._running:
+                self._finish(job, FAILED, STOPPED)
 
     def _run(self) -> None:
         try:
             while (job := self._next()) is not None:
                 state, error = self._work(job)
                 with self._changed:
-                    self._at_work = None
-                    self._end(job, state, error)
+                    self._running = None
+                    self._finish(job, state, error)
         finally:
-            # If a bug ends the thread, no client may wait for ever.
+            # Also if the worker dies of an error: no request must wait for ever.
             with self._changed:
                 self._is_closing = True
-                if self._at_work is not None:
-                    self._waiting.appendleft(self._at_work)
-                    self._at_work = None
-                while self._waiting:
-                    self._end(self._waiting.popleft(), FAILED, STOPPED)
+                self._running = None
+                self._stop_waiting()
 
     def _next(self) -> Job | None:
         with self._changed:
-            while not self._waiting and not self._is_closing:
-                self._changed.wait(_LOOK_S)
-                self._forget_old()
-            if self._is_closing:
-                return None
-            self._at_work = self._waiting.popleft()
-            return self._at_work
+            while not self._active and not self._is_closing:
+                self._changed.wait(_EXPIRY_CHECK_S)
+                self._remove_expired()
+            if not self._is_closing:
+                self._running = next(iter(self._active.values()))
+            return self._running
 
     def _work(self, job: Job) -> tuple[str, str]:
+        """Returns the final state and the error sentence."""
         start_s = time.monotonic()
 
         def watch(stage: str) -> None:
-            if job.is_given_up:
-                raise _GivenUp
+            if job.is_cancelled:
+                raise _Cancelled
             if time.monotonic() > start_s + self._limits.work_seconds:
                 raise _TimedOut
             if job.state != stage:
@@ -264,63 +230,56 @@ class Jobs:
         try:
             result = self._explain(job.upload.path, watch=watch)
             watch(DRAWING)
-            job.report = self._draw(result).encode("utf-8", "backslashreplace")
-            job.result = json_text(result.result)
+            job.report = self._render_report(result).encode("utf-8", "backslashreplace")
+            job.result = SafeJSONResponse(result.result).body
             return DONE, ""
         except CtError as error:
             return REFUSED, f"invalid input: {error.why.rstrip('.')}."
         except _TimedOut:
-            return (
-                TIMED_OUT,
-                f"the work took longer than {self._limits.work_seconds:g} seconds; send fewer or "
-                "smaller files.",
-            )
-        except _GivenUp:
-            return FAILED, _GIVEN_UP
+            limit_s = f"{self._limits.work_seconds:g} seconds"
+            return TIMED_OUT, f"the work took longer than {limit_s}; send fewer or smaller files."
+        except _Cancelled:
+            return FAILED, _CANCELLED
         except Exception as error:
-            # Not its text, which may quote names.
-            self._log.mistake(where(error))
-            return FAILED, "the server made a mistake; its log says where."
+            log_error(error)
+            return FAILED, "internal server error; see the server's log."
         finally:
             self._recent_s.append(time.monotonic() - start_s)
-            for left_over in self._scratch.iterdir():
-                if left_over.is_dir():
-                    shutil.rmtree(left_over, ignore_errors=True)
-                else:
-                    left_over.unlink(missing_ok=True)
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.mkdir(exist_ok=True)
 
     def _enter(self, job: Job, state: str) -> None:
         now_s = time.monotonic()
-        self._metrics.took(job.state, now_s - job.entered_s)
-        job.state, job.entered_s = state, now_s
+        STAGE_SECONDS.labels(job.state).observe(now_s - job.state_since_s)
+        job.state, job.state_since_s = state, now_s
 
-    def _end(self, job: Job, state: str, error: str) -> None:
+    def _finish(self, job: Job, state: str, error: str) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)
+        del self._active[job.id]
         job.error = error
         self._enter(job, state)
-        job.ended_s = job.entered_s
-        if not job.is_given_up:
-            self._ended[job.id] = job
-            self._forget_old()
-        self._metrics.present.set(self._count())
-        outcome = "given_up" if job.is_given_up else state
-        self._metrics.outcome(outcome)
-        self._log.request(
-            job.id, outcome, job.ended_s - job.came_s, job.upload.n_files, job.upload.n_bytes
+        if not job.is_cancelled:
+            self._finished[job.id] = job
+            self._remove_expired()
+        IN_FLIGHT.set(self.n_in_flight)
+        record_outcome(
+            job.id,
+            "given_up" if job.is_cancelled else state,
+            job.state_since_s - job.created_s,
+            n_files=job.upload.n_files,
+            n_bytes=job.upload.n_bytes,
         )
         job.ended.set_result(None)
 
-    def _forget_old(self) -> None:
+    def _remove_expired(self) -> None:
+        """Removes answers that are too old, too many, or too large; the newest stays."""
         oldest_s = time.monotonic() - 60 * self._limits.answer_minutes
-        kept = self._ended
-        n_bytes = sum(item.n_bytes for item in kept.values())
-        while kept:
-            first = next(iter(kept.values()))
-            # The newest is kept whatever its size: its client waits for it.
-            is_one_too_many = len(kept) > 1 and (
-                len(kept) > self._limits.answers or n_bytes > self._limits.answers_bytes
+        for job in list(self._finished.values()):
+            n_bytes = sum(len(item.result) + len(item.report) for item in self._finished.values())
+            is_full = (
+                len(self._finished) > self._limits.answers
+                or n_bytes > self._limits.answers_mib << 20
             )
-            if first.ended_s > oldest_s and not is_one_too_many:
+            if job.state_since_s > oldest_s and not (is_full and len(self._finished) > 1):
                 return
-            n_bytes -= first.n_bytes
-            del kept[first.id]
+            del self._finished[job.id]

@@ -1,4 +1,4 @@
-"""What visitors may cost."""
+"""What requests may cost."""
 
 from __future__ import annotations
 
@@ -10,72 +10,39 @@ from drenet_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The bounds of the server. The values, and their reasons, live in `configs/serve.py`.
+    """The limits of the server; `configs/serve.py` has the values and their reasons."""
 
-    Attributes:
-      places: persons at once: being sent, waiting, or in work.
-      upload_mib: of one person, in MiB.
-      files: in one upload, or in one zip.
-      unpacked_mib: what the members of a zip may unpack to in all, in MiB.
-      upload_seconds: in which an upload must be here.
-      least_kib_a_second: the rate that an upload must keep, after the patience.
-      patience_seconds: for silence before a request, and before an upload's rate counts.
-      work_seconds: for the work on one person.
-      reader_mib: memory of the process that reads files, in MiB.
-      answers: how many are kept.
-      answers_mib: what those may take in all, in MiB.
-      answer_minutes: how long one is kept.
-      connections: open at once.
-      send_seconds: in which a visitor must take an answer.
-      linger_seconds: for which the rest of a refused upload is taken and dropped.
-      shutdown_seconds: that the request in work gets when the server receives a stop signal.
-    """
-
-    places: int
+    places: int  # in-flight requests: uploading, waiting, or in work
     upload_mib: int
-    files: int
-    unpacked_mib: int
+    files: int  # in one upload, or in one zip
+    unpacked_mib: int  # all members of a zip
     upload_seconds: float
-    least_kib_a_second: float
-    patience_seconds: float
-    work_seconds: float
-    reader_mib: int
-    answers: int
-    answers_mib: int
-    answer_minutes: float
+    least_kib_a_second: float  # upload rate, once patience_seconds have passed
+    patience_seconds: float  # silence before a request
+    work_seconds: float  # per patient
+    reader_mib: int  # memory of the process that decodes files
+    answers: int  # kept at once
+    answers_mib: int  # all kept answers
+    answer_minutes: float  # how long an answer is kept
     connections: int
-    send_seconds: float
-    linger_seconds: float
-    shutdown_seconds: float
+    send_seconds: float  # in which a client must take an answer
+    linger_seconds: float  # for which the rest of a refused upload is read and dropped
+    shutdown_seconds: float  # for the running job when the server stops
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Limits:
-        """The limits from a mapping with exactly these fields.
+        """The limits from a mapping with exactly these fields, all above 0.
 
         Raises:
-          InputError: it has others, or a value cannot be used.
+          InputError: a field is missing or unknown, or a value is not above 0.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         if set(values) != fields:
-            differing = ", ".join(sorted(fields ^ set(values)))
             raise InputError(
-                f"the limits of the server are other fields; missing or unknown: {differing}; "
-                "give a config like configs/serve.py."
+                "the config of the server has missing or unknown fields: "
+                f"{', '.join(sorted(fields ^ set(values)))}; see configs/serve.py."
             )
         for name, value in values.items():
-            # NaN is not above 0.
-            if not value > 0:
+            if not value > 0:  # also refuses NaN
                 raise InputError(f"--config.{name}={value} must be above 0.")
         return cls(**values)
-
-    @property
-    def upload_bytes(self) -> int:
-        return self.upload_mib << 20
-
-    @property
-    def unpacked_bytes(self) -> int:
-        return self.unpacked_mib << 20
-
-    @property
-    def answers_bytes(self) -> int:
-        return self.answers_mib << 20

@@ -1,51 +1,78 @@
-"""Figures of the server for Prometheus."""
+"""Prometheus metrics and the log; neither contains file names, tags or paths of a request."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import logging
+import re
+import sys
+import traceback
+from pathlib import Path
 
-# From a picture to a series on a slow machine, in seconds.
-_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+# Without the defaults of prometheus_client, which describe the process.
+_REGISTRY = CollectorRegistry()
+IN_FLIGHT = Gauge(
+    "drenet_persons_present",
+    "In-flight requests: uploading, waiting or in work.",
+    registry=_REGISTRY,
+)
+OUTCOMES = Counter("drenet_requests", "Uploads by outcome.", ["outcome"], registry=_REGISTRY)
+STAGE_SECONDS = Histogram(
+    "drenet_stage_seconds",
+    "Seconds per patient, by stage.",
+    ["stage"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120),
+    registry=_REGISTRY,
+)
+UPLOAD_BYTES = Counter("drenet_upload_bytes", "Bytes of complete uploads.", registry=_REGISTRY)
 
-class Metrics:
-    """Counters of their own registry.
+logger = logging.getLogger("drenet_jax.serve")
 
-    Attributes:
-      present: persons being sent, waiting, or in work.
+# Paths below these are code; other paths in an error message may come from a request.
+_CODE_FOLDERS = (str(Path(__file__).resolve().parents[1]), sys.prefix, sys.base_prefix)
+
+
+def metrics_text() -> bytes:
+    """All metrics in Prometheus' text format."""
+    return generate_latest(_REGISTRY)
+
+
+def log_to(handler: logging.Handler) -> None:
+    """Sends the log to `handler` and nowhere else."""
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def record_outcome(
+    id: str, outcome: str, seconds: float, *, n_files: int = 0, n_bytes: int = 0
+) -> None:
+    """Counts and logs how an upload ended.
+
+    Args:
+      id: of the job. Only its beginning is logged: whoever knows all of it may fetch the answer.
+      outcome: one word.
+      seconds: since the request arrived.
+      n_files: received.
+      n_bytes: received.
     """
+    OUTCOMES.labels(outcome).inc()
+    logger.info("%.8s %s %.2f s, %d files, %d bytes", id, outcome, seconds, n_files, n_bytes)
 
-    def __init__(self):
-        self._registry = CollectorRegistry()
-        self.present = Gauge(
-            "drenet_persons_present",
-            "Persons being sent, waiting or in work.",
-            registry=self._registry,
-        )
-        self._outcomes = Counter(
-            "drenet_requests", "Uploads by how they ended.", ["outcome"], registry=self._registry
-        )
-        self._seconds = Histogram(
-            "drenet_stage_seconds",
-            "Seconds of work on a person, by stage.",
-            ["stage"],
-            buckets=_BUCKETS_S,
-            registry=self._registry,
-        )
-        self._bytes = Counter(
-            "drenet_upload_bytes", "Bytes of uploads that came whole.", registry=self._registry
-        )
 
-    def outcome(self, outcome: str) -> None:
-        self._outcomes.labels(outcome).inc()
-
-    def received(self, n_bytes: int) -> None:
-        self._bytes.inc(n_bytes)
-
-    def took(self, stage: str, seconds: float) -> None:
-        self._seconds.labels(stage).observe(seconds)
-
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
+def log_error(error: BaseException) -> None:
+    """Logs an internal error's type and lines of code, not its message, which may quote a file."""
+    lines = [
+        f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    # The reader's process sends its traceback as text.
+    lines += [
+        f"{file}:{line}"
+        for file, line in re.findall(r'File "([^"]+)", line (\d+)', str(error))
+        if file.startswith(_CODE_FOLDERS)
+    ]
+    logger.error("error at %s, %s", type(error).__name__, " < ".join(reversed(lines[-6:])))

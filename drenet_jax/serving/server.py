@@ -1,32 +1,37 @@
-"""The server's process: its socket, its connections, its signals, its end."""
+"""The server process: socket, temporary folder, connections, signals, shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
+import fcntl
+import functools
+import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from drenet_jax.errors import InputError
 from drenet_jax.serving.limits import Limits
 
+_PREFIX = "drenet_jax_serve."
+
 
 @contextlib.contextmanager
 def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that has its address, but does not listen yet.
-
-    Args:
-      host: a name or an address.
-      port: 0 for a free one.
+    """A socket that is bound to its address, but does not listen yet; port 0 is any free one.
 
     Raises:
-      InputError: the address cannot be had.
+      InputError: the address is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -39,119 +44,132 @@ def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
         try:
             bound.bind(address)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise InputError(
-                    f"--port={port} is taken by another program; name another port."
-                ) from error
-            if error.errno == errno.EACCES:
-                raise InputError(
-                    f"--port={port} is for the system; name a port above 1023."
-                ) from error
-            raise InputError(
-                f"--host={host} is no address of this machine ({error.strerror}); check it."
-            ) from error
+            messages = {
+                errno.EADDRINUSE: f"--port={port} is taken by another program; use another port.",
+                errno.EACCES: f"--port={port} is reserved for the system; use a port above 1023.",
+            }
+            other = f"--host={host} is no address of this machine ({error.strerror}); check it."
+            raise InputError(messages.get(error.errno, other)) from error
         yield bound
 
 
-def run(
-    app: Callable,
-    bound: socket.socket,
-    *,
-    limits: Limits,
-    on_ready: Callable[[], None],
-    on_end: Callable[[], None],
-) -> None:
-    """Serves until a SIGTERM or a Ctrl-C.
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yields a folder in TMPDIR, locked while in use, and removes it in the end.
+
+    Also removes the folders of killed servers, on which nobody holds a lock.
+    """
+    parent = Path(tempfile.gettempdir())
+    for left_over in parent.glob(f"{_PREFIX}*"):
+        _remove_if_unused(left_over)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another server that starts may have removed it before it was locked.
+        if folder.is_dir():
+            break
+        os.close(lock)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_if_unused(folder: Path) -> None:
+    # TMPDIR is shared: no links are followed, folders of other users are left alone.
+    with contextlib.suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if os.fstat(lock).st_uid == os.getuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+        finally:
+            os.close(lock)
+
+
+class Server(uvicorn.Server):
+    """`run([socket])` serves until SIGTERM or Ctrl-C, or `should_exit = True`.
+
+    ASGI's lifespan events do not fit: uvicorn sends startup before it listens, and shutdown after
+    all requests have ended, but requests end only when the jobs are stopped.
 
     Args:
       app: the ASGI application.
-      bound: where to listen.
-      limits: of connections.
-      on_ready: called when visitors can come.
-      on_end: called, in a thread, when no more can come, while those that are there wait.
+      limits: of connections and times.
+      on_ready: called when clients can connect.
+      on_shutdown: called in a thread when no more can connect, while open requests still wait.
     """
-    make_server(app, limits=limits, on_ready=on_ready, on_end=on_end).run([bound])
 
-
-def make_server(
-    app: Callable,
-    *,
-    limits: Limits,
-    on_ready: Callable[[], None],
-    on_end: Callable[[], None],
-) -> uvicorn.Server:
-    """As `run`, without running it; `should_exit = True` ends it from another thread."""
-
-    class Connection(_Connection):
-        most = limits.connections
-        timeout_s = limits.patience_seconds
-        send_s = limits.send_seconds
-
-    config = uvicorn.Config(
-        app,
-        http=Connection,
-        ws="none",
-        loop="asyncio",
-        lifespan="off",
-        # uvicorn's log tells paths, and with errors what they quote; the app has its own.
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        # The person in work has its time twice in the worst case (see Jobs.close).
-        timeout_graceful_shutdown=round(limits.shutdown_seconds) + 5,
-    )
-    return _Server(config, on_ready, on_end)
-
-
-class _Server(uvicorn.Server):
     def __init__(
-        self, config: uvicorn.Config, on_ready: Callable[[], None], on_end: Callable[[], None]
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        on_ready: Callable[[], None],
+        on_shutdown: Callable[[], None],
     ):
+        config = uvicorn.Config(
+            app,
+            http=functools.partial(_Connection, limits=limits),
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            # uvicorn logs paths, and errors with their messages; ours logs neither.
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            # A little more than the running job gets (see Jobs.close).
+            timeout_graceful_shutdown=round(limits.shutdown_seconds) + 5,
+        )
         super().__init__(config)
         self._on_ready = on_ready
-        self._on_end = on_end
+        self._on_shutdown = on_shutdown
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        ending = asyncio.ensure_future(asyncio.to_thread(self._on_end))
+        stopping = asyncio.ensure_future(asyncio.to_thread(self._on_shutdown))
         await super().shutdown(sockets)
-        await ending
+        await stopping
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises the signal again in the end: before temporary folders are removed.
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {entry: signal.signal(entry, self.handle_exit) for entry in signals}
+        # uvicorn's own raises the signal again at the end, before temporary folders are removed.
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+        handlers = {number: signal.signal(number, self.handle_exit) for number in numbers}
         try:
             yield
         finally:
-            for item, handler in before.items():
-                signal.signal(item, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 class _Connection(H11Protocol):
-    """A connection that must ask and listen in time; uvicorn itself waits for ever."""
+    """A connection that is closed when it is silent too long, or one too many.
 
-    most: int
-    timeout_s: float
-    send_s: float
-    _unheard: asyncio.TimerHandle | None = None
-    _silence: asyncio.TimerHandle | None = None
+    uvicorn has no time limit for a request's head or for a client that does not read, and its
+    `limit_concurrency` does not count connections without a request.
+    """
+
+    def __init__(self, *args: object, limits: Limits, **kwargs: object):
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._request_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        if len(self.connections) > self.most:
+        if len(self.connections) > self._limits.connections:
             transport.abort()
-            return
-        self._watch()
+        else:
+            self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -159,39 +177,34 @@ class _Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._stop_watching()
-        self._stop_sending()
+        for timer in (self._request_timer, self._send_timer):
+            if timer is not None:
+                timer.cancel()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # What is written already would stay in memory as long as the visitor likes.
-        self._unheard = self.loop.call_later(self.send_s, self.transport.abort)
+        # What is buffered would otherwise stay in memory as long as the client likes.
+        self._send_timer = self.loop.call_later(self._limits.send_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_sending()
-
-    def _stop_sending(self) -> None:
-        if self._unheard is not None:
-            self._unheard.cancel()
-            self._unheard = None
+        if self._send_timer is not None:
+            self._send_timer.cancel()
 
     def _watch(self) -> None:
-        """Starts the clock where a request's head is due, and stops it where one has come."""
+        """Starts the timer when a request's head is due, and stops it when one has arrived."""
         if not self._is_idle():
-            self._stop_watching()
-        elif self._silence is None:
-            self._silence = self.loop.call_later(self.timeout_s, self._close_if_idle)
-
-    def _stop_watching(self) -> None:
-        if self._silence is not None:
-            self._silence.cancel()
-            self._silence = None
+            if self._request_timer is not None:
+                self._request_timer.cancel()
+                self._request_timer = None
+        elif self._request_timer is None:
+            seconds = self._limits.patience_seconds
+            self._request_timer = self.loop.call_later(seconds, self._close_if_idle)
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
     def _close_if_idle(self) -> None:
-        self._silence = None
+        self._request_timer = None
         if self._is_idle() and not self.transport.is_closing():
             self.transport.close()

@@ -1,8 +1,9 @@
-"""Servers for the tests: the real one, and one with a stand-in for the model."""
+"""Servers for the tests: the real one, and one with a fake model."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,26 +12,24 @@ import httpx
 import pytest
 from serving.visitors import Served, Stage, default_limits, start
 
-from drenet_jax.serving import server
-from drenet_jax.serving.access_log import Log
+from drenet_jax.serving import monitoring, server
 from drenet_jax.serving.app import make_app
 from drenet_jax.serving.jobs import Jobs
-from drenet_jax.serving.monitoring import Metrics
 
 
 @pytest.fixture(scope="session")
 def served(trained, tmp_path_factory) -> Iterator[Served]:
     """The server with its defaults, of the model `trained`."""
-    one = start(tmp_path_factory.mktemp("served"), trained)
-    yield one
-    if one.process.poll() is None:
-        assert one.stop() == 0
+    running = start(tmp_path_factory.mktemp("served"), trained)
+    yield running
+    if running.process.poll() is None:
+        assert running.stop() == 0
 
 
 @pytest.fixture
 def client(served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.url, timeout=60) as one:
-        yield one
+    with httpx.Client(base_url=served.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +40,7 @@ def person(phantoms) -> Path:
 
 @pytest.fixture
 def stage(tmp_path):
-    """Starts servers in this process: `stage(explain, token=..., places=1, ...)`."""
+    """Starts servers in this process, with a fake model: `stage(explain, token=..., places=1, ...)`."""
     with contextlib.ExitStack() as stack:
 
         def make(explain: Callable, *, token: str = "", **others) -> Stage:
@@ -49,22 +48,20 @@ def stage(tmp_path):
             uploads, scratch = tmp_path / "uploads", tmp_path / "scratch"
             uploads.mkdir()
             scratch.mkdir()
-            stream = stack.enter_context((tmp_path / "log").open("w"))
-            metrics, log = Metrics(), Log(stream)
-            jobs = Jobs(explain, lambda found: "<p>the report</p>", scratch, limits, metrics, log)
+            handler = stack.enter_context(contextlib.closing(logging.FileHandler(tmp_path / "log")))
+            monitoring.log_to(handler)
+            jobs = Jobs(explain, lambda result: "<p>the report</p>", scratch, limits)
             app = make_app(
                 jobs,
                 model={"name": "stand-in", "step": 1, "labels": ["ill", "healthy"]},
                 folder=uploads,
                 limits=limits,
-                metrics=metrics,
-                log=log,
                 token=token,
                 local_only=True,
             )
             bound = stack.enter_context(server.bound_socket("127.0.0.1", 0))
             ready = threading.Event()
-            running = server.make_server(app, limits=limits, on_ready=ready.set, on_end=jobs.close)
+            running = server.Server(app, limits=limits, on_ready=ready.set, on_shutdown=jobs.close)
             thread = threading.Thread(target=running.run, args=([bound],))
             thread.start()
 

@@ -174,7 +174,7 @@ def test_a_slow_body_is_told(stage):
                 time.sleep(0.02)
         assert told.startswith(b"HTTP/1.1 408")
         assert time.monotonic() - start < 5
-    at.wait_for(lambda: at.jobs.n_present == 0)
+    at.wait_for(lambda: at.jobs.n_in_flight == 0)
     assert not list(at.folder.iterdir())
 
 
@@ -260,15 +260,15 @@ def test_a_visitor_who_leaves_is_worked_on_no_more(stage, slow_model):
     at = stage(slow_model)
     with pytest.raises(httpx.ReadTimeout):
         post(at, "/api/predict", timeout=0.5)
-    at.wait_for(lambda: at.jobs.n_present == 0)
+    at.wait_for(lambda: at.jobs.n_in_flight == 0)
     assert "given_up" in at.log.read_text()
     with connected(at.port) as connection:
         connection.sendall(
             b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
         )
-        at.wait_for(lambda: at.jobs.n_present == 1)
-    at.wait_for(lambda: at.jobs.n_present == 0)
+        at.wait_for(lambda: at.jobs.n_in_flight == 1)
+    at.wait_for(lambda: at.jobs.n_in_flight == 0)
     assert not list(at.folder.iterdir())
 
 
@@ -283,11 +283,11 @@ def test_a_place_is_free_when_the_files_of_a_refused_upload_are_gone(stage, monk
     monkeypatch.setattr(shutil, "rmtree", slow)
     with ThreadPoolExecutor(1) as pool:
         refused = pool.submit(post, at, files=form(("a", bytes(2 << 20))))
-        at.wait_for(lambda: at.jobs.n_present == 1 and list(at.folder.iterdir()))
+        at.wait_for(lambda: at.jobs.n_in_flight == 1 and list(at.folder.iterdir()))
         assert post(at).status_code == 429
         go_on.set()
         assert refused.result().status_code == 413
-    at.wait_for(lambda: at.jobs.n_present == 0)
+    at.wait_for(lambda: at.jobs.n_in_flight == 0)
     assert not list(at.folder.iterdir())
     assert post(at).status_code == 202
 
@@ -352,7 +352,7 @@ def test_an_end_tells_those_who_wait_and_lets_the_one_in_work_finish(stage, slow
         first = pool.submit(post, at, "/api/predict")
         at.wait_for(lambda: slow_model.calls == 1)
         second = pool.submit(post, at, "/api/predict")
-        at.wait_for(lambda: at.jobs.n_present == 2)
+        at.wait_for(lambda: at.jobs.n_in_flight == 2)
         closing = threading.Thread(target=at.jobs.close)
         closing.start()
         assert second.result(10).status_code == 503
@@ -370,7 +370,7 @@ def test_one_in_work_that_does_not_finish_is_given_up_in_the_end(stage, slow_mod
     start = time.monotonic()
     at.jobs.close()
     assert time.monotonic() - start < 5
-    assert at.jobs.n_present == 0
+    assert at.jobs.n_in_flight == 0
 
 
 def test_a_refusal_gives_the_reason_without_the_path(stage):

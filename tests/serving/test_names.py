@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drenet_jax.serving import names
+from drenet_jax.serving.uploads import safe_name, unique_paths
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ from drenet_jax.serving import names
     ],
 )
 def test_a_name_becomes_parts_that_lead_nowhere_else(given_name, expected):
-    assert names.safe(given_name) == expected
+    assert safe_name(given_name) == expected
 
 
 @given(st.text(max_size=400))
 def test_any_name_is_one_that_the_disk_takes(name):
-    parts = names.safe(name)
+    parts = safe_name(name)
     assert 1 <= len(parts) <= 12
     for part in parts:
         assert part not in ("", ".", "..")
@@ -45,15 +45,15 @@ def test_any_name_is_one_that_the_disk_takes(name):
 
 
 def test_a_long_name_keeps_its_end():
-    (name,) = names.safe("ä" * 300 + ".nii.gz")
+    (name,) = safe_name("ä" * 300 + ".nii.gz")
     assert name.endswith(".nii.gz")
     assert len(name.encode()) <= 200
 
 
 def test_the_one_folder_that_holds_all_is_left_out_as_predict_does():
-    assert names.unique([("P1", "a"), ("P1", "s", "b")]) == [("a",), ("s", "b")]
-    assert names.unique([("P1", "a"), ("P2", "a")]) == [("P1", "a"), ("P2", "a")]
-    assert names.unique([("P1", "a")]) == [("a",)]
+    assert unique_paths([("P1", "a"), ("P1", "s", "b")]) == [("a",), ("s", "b")]
+    assert unique_paths([("P1", "a"), ("P2", "a")]) == [("P1", "a"), ("P2", "a")]
+    assert unique_paths([("P1", "a")]) == [("a",)]
 
 
 @given(
@@ -66,13 +66,13 @@ def test_the_one_folder_that_holds_all_is_left_out_as_predict_does():
     )
 )
 def test_no_two_files_share_a_place_and_no_file_is_a_folder(tmp_path_factory, paths):
-    found = names.unique(paths)
+    found = unique_paths(paths)
     assert len(set(found)) == len(paths)
     folders = {path[:depth] for path in found for depth in range(1, len(path))}
     assert not folders & set(found)
 
 
 def test_many_of_one_name_take_no_time(tmp_path):
-    found = names.unique([("same.dcm",)] * 5000)
+    found = unique_paths([("same.dcm",)] * 5000)
     assert found[:3] == [("same.dcm",), ("same~2.dcm",), ("same~3.dcm",)]
     assert len({Path(*path) for path in found}) == 5000
