@@ -142,7 +142,7 @@ def test_a_real_zip_is_dropped_watched_and_reported(visit, real_zip, size):
     assert "research only, not for clinical use" in frame.locator("body").inner_text().lower()
     assert frame.locator("img").count() >= 3
     assert re.search(r": 0\.\d\d$|: 1\.00$", one.page.inner_text("#answer-title"))
-    assert one.status().startswith("The report is there")
+    assert one.status().startswith("The report is ready")
     one.assert_fits()
 
 
@@ -256,7 +256,7 @@ def test_an_answer_is_forgotten_on_demand(visit, person):
     one.page.click("#forget")
     one.page.wait_for_selector("#choose:not([hidden])")
     one.page.wait_for_function(
-        "document.getElementById('status').textContent.includes('forgotten')"
+        "document.getElementById('status').textContent.includes('deleted')"
     )
     assert one.page.request.get(one.page.url.rstrip("/") + view).status == 404
 
@@ -276,9 +276,9 @@ def test_the_stages_and_the_place_in_the_queue_are_shown(visit, stage, person):
     for one in (first, second):
         one.page.set_input_files("#files", sorted(person.iterdir())[:2])
         one.page.click("#start")
-        text = "Reading" if one is first else "one person before you"
+        text = "Reading" if one is first else "1 job before yours"
         one.page.wait_for_selector(f"#stages .now:has-text('{text}')")
-    assert "one person before you" in second.status()
+    assert "1 job before yours" in second.status()
     # A third is told that it is busy, and comes again by itself.
     third = visit(url=at.url)
     third.page.set_input_files("#files", sorted(person.iterdir())[:2])

@@ -1,7 +1,6 @@
 "use strict";
 
-// From the files a visitor chooses to the report. All text from outside goes in as text, never as
-// markup.
+// From the chosen files to the report. Text from outside is inserted as text, never as markup.
 
 const POLL_MS = 400;
 const SHOWN_NAMES = 6;
@@ -15,12 +14,12 @@ const limits = {
 };
 
 let chosen = []; // [{file, name}]
-let run = null; // what is under way: {request, url, stopped, timer}
+let run = null; // the current upload or job: {request, url, stopped}
 let answer = null; // {url, result, report}
 
-// --- talking to the server
+// --- requests
 
-class Problem extends Error {
+class RequestError extends Error {
   constructor(status, text, retryAfter) {
     super(text);
     this.status = status;
@@ -33,26 +32,26 @@ function authorization() {
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
-async function ask(url, options = {}) {
+async function request(url, options = {}) {
   let response;
   try {
     response = await fetch(url, { ...options, headers: authorization() });
   } catch {
-    throw new Problem(0, "The server does not answer.");
+    throw new RequestError(0, "The server does not respond.");
   }
   if (response.ok) return response;
-  throw new Problem(
+  throw new RequestError(
     response.status,
-    sentence(await response.text()),
+    errorSentence(await response.text()),
     Number(response.headers.get("Retry-After"))
   );
 }
 
-function sentence(body) {
+function errorSentence(body) {
   try {
     return JSON.parse(body).error;
   } catch {
-    return "The server's answer cannot be understood.";
+    return "The server's answer is not valid JSON.";
   }
 }
 
@@ -73,23 +72,23 @@ function send(files, onProgress) {
       if (request.status === 202) resolve(JSON.parse(request.responseText).url);
       else {
         reject(
-          new Problem(
+          new RequestError(
             request.status,
-            sentence(request.responseText),
+            errorSentence(request.responseText),
             Number(request.getResponseHeader("Retry-After"))
           )
         );
       }
     };
-    request.onerror = () => reject(new Problem(0, "The connection broke while the files were sent."));
-    request.onabort = () => reject(new Problem(-1, ""));
+    request.onerror = () => reject(new RequestError(0, "The connection was lost during the upload."));
+    request.onabort = () => reject(new RequestError(-1, ""));
     request.send(form);
   });
 }
 
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-// --- what is seen
+// --- display
 
 function show(id) {
   for (const section of document.querySelectorAll("#app > section")) {
@@ -100,7 +99,7 @@ function show(id) {
   if (title) title.focus();
 }
 
-function say(text) {
+function announce(text) {
   if (at("status").textContent !== text) at("status").textContent = text;
 }
 
@@ -127,19 +126,19 @@ function choose(files) {
   at("chosen-title").textContent = `${count}, ${size(bytes)}`;
   const more = files.length - SHOWN_NAMES;
   at("chosen-more").textContent = more > 0 ? `and ${more} more` : "";
-  let wrong = "";
+  let error = "";
   if (files.length > limits.files) {
-    wrong = `That is more than ${limits.files} files; choose one series of one person.`;
+    error = `That is more than ${limits.files} files; choose one series of one patient.`;
   } else if (bytes > limits.bytes) {
-    wrong = `That is more than ${size(limits.bytes)}; choose one series of one person.`;
+    error = `That is more than ${size(limits.bytes)}; choose one series of one patient.`;
   }
-  at("chosen-wrong").textContent = wrong;
-  at("start").disabled = wrong !== "";
+  at("chosen-wrong").textContent = error;
+  at("start").disabled = error !== "";
   at("chosen").hidden = files.length === 0;
   if (files.length) {
-    say(`${count} chosen. ${wrong}`);
+    announce(`${count} chosen. ${error}`);
     at("chosen").scrollIntoView({ block: "nearest" });
-    if (!wrong) at("start").focus({ preventScroll: true });
+    if (!error) at("start").focus({ preventScroll: true });
   }
 }
 
@@ -153,47 +152,47 @@ function reset() {
   at("files").focus();
 }
 
-function stage(name, detail = "") {
-  const place = STAGES.indexOf(name);
+function showStage(name, detail = "") {
+  const current = STAGES.indexOf(name);
   for (const item of at("stages").children) {
-    const own = STAGES.indexOf(item.dataset.stage);
-    item.className = own < place ? "past" : own === place ? "now" : "";
-    if (own === place) item.setAttribute("aria-current", "step");
+    const index = STAGES.indexOf(item.dataset.stage);
+    item.className = index < current ? "past" : index === current ? "now" : "";
+    if (index === current) item.setAttribute("aria-current", "step");
     else item.removeAttribute("aria-current");
     item.dataset.text = item.dataset.text || item.textContent;
-    item.textContent = own === place && detail ? `${item.dataset.text}: ${detail}` : item.dataset.text;
-    if (own === place) say(item.textContent);
+    item.textContent = index === current && detail ? `${item.dataset.text}: ${detail}` : item.dataset.text;
+    if (index === current) announce(item.textContent);
   }
   at("sent").hidden = name !== "sending";
 }
 
-function tell(problem) {
-  if (problem.status === 401) {
-    askForToken("That token is not the right one.");
+function showError(error) {
+  if (error.status === 401) {
+    askForToken("The token is not the right one.");
     return;
   }
-  let title = "That did not work";
+  let title = "The request failed";
   let hint = "";
-  let text = problem.message;
-  if (problem.status === 422) {
+  let text = error.message;
+  if (error.status === 422) {
     title = "Invalid input";
     text = text.replace(/^invalid input: /, "");
     text = `This cannot be read as a chest CT: ${text}`;
     hint =
-      "Give axial slices of one person's chest: a DICOM series, PNG or JPEG slices in the lung window, or a volume.";
-  } else if (problem.status === 429) {
+      "Upload axial slices of one patient's chest: a DICOM series, PNG or JPEG slices in the lung window, or a volume.";
+  } else if (error.status === 429) {
     title = "The server is busy";
-  } else if (problem.status === 0) {
+  } else if (error.status === 0) {
     title = "The server cannot be reached";
-    hint = "It may have been stopped, or the connection is broken.";
+    hint = "It may have been stopped, or the connection was lost.";
   }
   at("problem-title").textContent = title;
   at("problem-text").textContent = text.charAt(0).toUpperCase() + text.slice(1);
   at("problem-hint").textContent = hint;
-  at("again").hidden = problem.status === 422 || problem.status === 413;
+  at("again").hidden = error.status === 422 || error.status === 413;
   show("problem");
-  say(`${title}. ${text}`);
-  if (problem.status === 429) countDown(problem.retryAfter || 5);
+  announce(`${title}. ${text}`);
+  if (error.status === 429) countDown(error.retryAfter || 5);
 }
 
 function countDown(seconds) {
@@ -205,64 +204,64 @@ function countDown(seconds) {
       start();
       return;
     }
-    at("problem-hint").textContent = `The files are sent again in ${left} s.`;
+    at("problem-hint").textContent = `The upload is repeated in ${left} s.`;
     setTimeout(tick, 250);
   };
   tick();
 }
 
-function askForToken(wrong = "") {
+function askForToken(error = "") {
   sessionStorage.removeItem(TOKEN_KEY);
-  at("login-error").textContent = wrong;
+  at("login-error").textContent = error;
   show("login");
   at("token").value = "";
   at("token").focus();
 }
 
-// --- one person
+// --- one job
 
 async function start() {
-  const own = { stopped: false, url: null, request: null };
-  run = own;
+  const job = { stopped: false, url: null, request: null };
+  run = job;
   show("work");
   at("sent").value = 0;
-  stage("sending");
+  showStage("sending");
   try {
-    const busy = await (await ask("/api/status")).json();
-    if (busy.present >= busy.places) {
-      throw new Problem(429, "The server is busy with other persons.", 5);
+    const load = await (await request("/api/status")).json();
+    if (load.present >= load.places) {
+      throw new RequestError(429, "The server is busy with other requests.", 5);
     }
-    own.url = await send(chosen, (share) => {
-      at("sent").value = share;
-      stage("sending", `${Math.round(100 * share)}%`);
+    job.url = await send(chosen, (fraction) => {
+      at("sent").value = fraction;
+      showStage("sending", `${Math.round(100 * fraction)}%`);
     });
-    const status = await follow(own);
-    if (own.stopped) return;
-    await showAnswer(own.url, status);
-  } catch (problem) {
-    if (!(problem instanceof Problem)) throw problem;
-    if (!own.stopped) tell(problem);
+    const status = await waitForEnd(job);
+    if (job.stopped) return;
+    await showAnswer(job.url, status);
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    if (!job.stopped) showError(error);
   }
 }
 
-async function follow(own) {
+async function waitForEnd(job) {
   const statusOf = { refused: 422, failed: 500, timed_out: 504 };
-  while (!own.stopped) {
-    const status = await (await ask(own.url)).json();
+  while (!job.stopped) {
+    const status = await (await request(job.url)).json();
     if (status.state === "done") return status;
-    if (status.error) throw new Problem(statusOf[status.state], status.error);
+    if (status.error) throw new RequestError(statusOf[status.state], status.error);
     let detail = "";
     if (status.state === "waiting" && status.before > 0) {
-      detail = status.before === 1 ? "one person before you" : `${status.before} persons before you`;
+      detail = status.before === 1 ? "1 job before yours" : `${status.before} jobs before yours`;
     }
-    stage(status.state, detail);
-    await pause(POLL_MS);
+    showStage(status.state, detail);
+    await sleep(POLL_MS);
   }
   return null;
 }
 
 async function showAnswer(url, status) {
-  const result = await (await ask(status.result)).json();
+  const result = await (await request(status.result)).json();
   answer = { url, status };
   const { label, probabilities, n_slices: n } = result.person;
   const { rule, positive, threshold } = result.decision ?? {};
@@ -270,12 +269,12 @@ async function showAnswer(url, status) {
   at("answer-text").textContent =
     `The label and its probability, from ${n} slice${n === 1 ? "" : "s"}. ` +
     (rule === "threshold"
-      ? `It is ${positive} from a probability of ${threshold} on.`
+      ? `A patient is ${positive} if its probability is at least ${threshold}.`
       : "It is the most probable label.");
   at("report").src = status.view;
   at("alone").href = status.view;
   show("answer");
-  say(`The report is there: ${at("answer-title").textContent}`);
+  announce(`The report is ready: ${at("answer-title").textContent}`);
 }
 
 async function stop() {
@@ -284,50 +283,50 @@ async function stop() {
   if (run.request) run.request.abort();
   const url = run.url;
   reset();
-  if (url) await ask(url, { method: "DELETE" }).catch(() => {});
+  if (url) await request(url, { method: "DELETE" }).catch(() => {});
 }
 
 async function save(url, name) {
   try {
-    const blob = await (await ask(url)).blob();
+    const blob = await (await request(url)).blob();
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
     link.download = name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  } catch (problem) {
-    tell(problem);
+  } catch (error) {
+    showError(error);
   }
 }
 
-// --- what is dropped or chosen
+// --- choosing files
 
-async function dropped(transfer) {
-  // The entries must be asked for at once: they are gone after the event.
+async function droppedFiles(transfer) {
+  // The entries are available during the event only.
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry && item.webkitGetAsEntry());
   const plain = [...transfer.files].map((file) => ({ file, name: file.name }));
   if (!entries.some((entry) => entry && entry.isDirectory)) return plain;
-  const found = [];
+  const files = [];
   for (const entry of entries) {
-    if (entry) await walk(entry, "", found);
+    if (entry) await walk(entry, "", files);
   }
-  return found;
+  return files;
 }
 
-async function walk(entry, above, found) {
-  // More than is allowed need not be counted to the end.
-  if (found.length > limits.files) return;
+async function walk(entry, parent, files) {
+  // Beyond the limit, no need to count on.
+  if (files.length > limits.files) return;
   if (entry.isFile) {
     const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-    found.push({ file, name: above + entry.name });
+    files.push({ file, name: parent + entry.name });
     return;
   }
   const reader = entry.createReader();
   for (;;) {
-    // A browser gives a hundred at a time.
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-    if (!some.length) return;
-    for (const one of some) await walk(one, `${above}${entry.name}/`, found);
+    // Browsers return a hundred at a time.
+    const children = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!children.length) return;
+    for (const child of children) await walk(child, `${parent}${entry.name}/`, files);
   }
 }
 
@@ -347,15 +346,15 @@ for (const kind of ["dragenter", "dragover"]) {
 }
 document.addEventListener("dragleave", () => zone.classList.remove("over"));
 document.addEventListener("drop", async (event) => {
-  // Beside the zone, too: the browser would leave the page and open the file.
+  // Everywhere, or the browser would leave the page and open the file.
   event.preventDefault();
   zone.classList.remove("over");
   if (at("choose").hidden) return;
   try {
-    choose(await dropped(event.dataTransfer));
+    choose(await droppedFiles(event.dataTransfer));
   } catch {
     choose([]);
-    tell(new Problem(-1, "The folder cannot be read."));
+    showError(new RequestError(-1, "The folder cannot be read."));
   }
 });
 
@@ -366,25 +365,25 @@ for (const id of ["clear", "others", "next"]) at(id).addEventListener("click", r
 at("save-report").addEventListener("click", () => save(answer.status.report, "report.html"));
 at("save-result").addEventListener("click", () => save(answer.status.result, "result.json"));
 at("forget").addEventListener("click", async () => {
-  await ask(answer.url, { method: "DELETE" }).catch(() => {});
+  await request(answer.url, { method: "DELETE" }).catch(() => {});
   reset();
-  say("The answer is forgotten.");
+  announce("The answer was deleted.");
 });
 at("login-form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem(TOKEN_KEY, at("token").value.trim());
-  enter("That token is not the right one.");
+  enter("The token is not the right one.");
 });
 
-async function enter(wrong = "") {
+async function enter(tokenError = "") {
   try {
-    await ask("/api/status");
+    await request("/api/status");
     at("app").hidden = false;
     show("choose");
-  } catch (problem) {
+  } catch (error) {
     at("app").hidden = false;
-    if (problem.status === 401) askForToken(wrong);
-    else tell(problem);
+    if (error.status === 401) askForToken(tokenError);
+    else showError(error);
   }
 }
 
