@@ -152,8 +152,9 @@ async def _receive_job(request: Request, queue: JobQueue) -> Job:
         finally:
             # Only now: the next upload in this slot may fill the disk space of the files.
             queue.release_slot()
-        is_refused = isinstance(error, HttpError)
-        outcome = f"refused_{error.status_code}" if is_refused else "broken_off"
+        outcome = "broken_off"
+        if isinstance(error, HttpError):
+            outcome = f"refused_{error.status_code}"
         monitoring.record_outcome(folder.name, outcome, time.monotonic() - start_s)
         raise
     monitoring.UPLOAD_BYTES.inc(upload.n_bytes)

@@ -231,7 +231,7 @@ class Jobs:
             result = self._explain(job.upload.path, watch=watch)
             watch(DRAWING)
             job.report = self._render_report(result).encode("utf-8", "backslashreplace")
-            job.result = SafeJSONResponse(result.result).body
+            job.result = bytes(SafeJSONResponse(result.result).body)
             return DONE, ""
         except CtError as error:
             return REFUSED, f"invalid input: {error.why.rstrip('.')}."

@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -49,7 +50,7 @@ def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
                 errno.EACCES: f"--port={port} is reserved for the system; use a port above 1023.",
             }
             other = f"--host={host} is no address of this machine ({error.strerror}); check it."
-            raise InputError(messages.get(error.errno, other)) from error
+            raise InputError(messages.get(error.errno or 0, other)) from error
         yield bound
 
 
@@ -112,7 +113,7 @@ class Server(uvicorn.Server):
     ):
         config = uvicorn.Config(
             app,
-            http=functools.partial(_Connection, limits=limits),
+            http=functools.partial(_Connection, limits=limits),  # type: ignore[arg-type]
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -158,13 +159,13 @@ class _Connection(H11Protocol):
     `limit_concurrency` does not count connections without a request.
     """
 
-    def __init__(self, *args: object, limits: Limits, **kwargs: object):
+    def __init__(self, *args: Any, limits: Limits, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._limits = limits
         self._request_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections:
             transport.abort()

@@ -148,7 +148,7 @@ class _FormWriter:
                 "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
                 "on_header_end": self._on_header_end,
                 "on_headers_finished": self._on_headers_finished,
-                "on_part_data": lambda data, start, end: self._file.write(data[start:end]),
+                "on_part_data": self._on_part_data,
                 "on_part_end": self.close_file,
                 "on_end": self._on_end,
             },
@@ -184,6 +184,10 @@ class _FormWriter:
         path = self._folder / str(len(self.files))
         self._file = path.open("xb")
         self.files.append((path, safe_name(name)))
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        assert self._file is not None  # opened by _on_headers_finished
+        self._file.write(data[start:end])
 
     def _on_end(self) -> None:
         self.is_complete = True

@@ -40,7 +40,7 @@ def person(phantoms) -> Path:
 
 @pytest.fixture
 def stage(tmp_path):
-    """Starts servers in this process, with a fake model: `stage(explain, token=..., places=1, ...)`."""
+    """Starts servers with fake models in this process: `stage(explain, token=..., places=1)`."""
     with contextlib.ExitStack() as stack:
 
         def make(explain: Callable, *, token: str = "", **others) -> Stage:

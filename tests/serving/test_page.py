@@ -255,9 +255,7 @@ def test_an_answer_is_forgotten_on_demand(visit, person):
     view = one.page.get_attribute("#alone", "href")
     one.page.click("#forget")
     one.page.wait_for_selector("#choose:not([hidden])")
-    one.page.wait_for_function(
-        "document.getElementById('status').textContent.includes('deleted')"
-    )
+    one.page.wait_for_function("document.getElementById('status').textContent.includes('deleted')")
     assert one.page.request.get(one.page.url.rstrip("/") + view).status == 404
 
 
