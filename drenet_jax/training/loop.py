@@ -152,7 +152,7 @@ def train_and_evaluate(
                     # Before the checkpoint: if that does not get whole, the line is dropped.
                     log.validation(step, epoch, means, figures)
                     if validated.picture is not None:
-                        log.picture(step, validated.picture)
+                        log.image(step, validated.picture)
                 _save(checkpoints, step, replicated, meta, validated, since_validation, known)
                 if is_out_of_patience(lines, config.train.patience_epochs):
                     break
@@ -365,7 +365,7 @@ class _Quiet:
 
     def step(self, *report) -> None: ...
     def validation(self, *report) -> None: ...
-    def picture(self, *report) -> None: ...
+    def image(self, *report) -> None: ...
     def close(self) -> None: ...
 
 
