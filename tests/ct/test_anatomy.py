@@ -64,7 +64,7 @@ def volume(request) -> np.ndarray:
     return make_phantom(label, seed, 128, site).volume_hu
 
 
-@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("orientation", TURNS)
 def test_phantoms_are_refused_unless_upright(orientation, volume):
     images = turned(picked(volume), orientation)
     assert verdict(images) == chest_checks.Verdict(expected(orientation))
@@ -106,7 +106,7 @@ def test_a_heart_full_of_contrast_medium_is_not_taken_for_the_spine(volume):
     assert verdict(turned(images, "upside down")) == chest_checks.Verdict(chest_checks._UPSIDE_DOWN)
 
 
-@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("name", REAL_SERIES)
 @needs_data
 def test_real_series_are_refused_unless_upright(name, orientation):
@@ -162,7 +162,7 @@ def test_a_dicom_series_whose_header_lies_is_refused(tmp_path, ct_settings, volu
     assert refusal(tmp_path, ct_settings) == chest_checks._ON_ITS_SIDE
 
 
-@pytest.mark.parametrize("turn", ["transposed", "upside down"])
+@pytest.mark.parametrize("orientation", ["transposed", "upside down"])
 def test_pictures_saved_wrongly_are_refused(orientation, tmp_path, ct_settings, volume):
     for i, image in enumerate(turned(picked(volume), orientation)):
         cv2.imwrite(str(tmp_path / f"{i}.png"), window(image, -600, 1500))
