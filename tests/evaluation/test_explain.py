@@ -74,7 +74,8 @@ def test_the_maximum_of_the_own_class_and_the_best_box_are_taken():
 
 
 @pytest.mark.parametrize(
-    "orientation", [Orientation(*map(bool, (a, b, c))) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+    "orientation",
+    [Orientation(*map(bool, (a, b, c))) for a in (0, 1) for b in (0, 1) for c in (0, 1)],
 )
 def test_a_lesion_of_the_stored_slice_is_hit_however_the_slice_was_turned(orientation):
     """The model points at a cell; the lesion is where that cell is in the file."""
