@@ -14,7 +14,6 @@ import pydicom
 import pydicom.errors
 import pydicom.filereader
 import pydicom.uid
-from pydicom.dataset import FileMetaDataset
 from pydicom.tag import BaseTag
 
 from drenet_jax.ct.sources import HEAD_BYTES
@@ -91,13 +90,16 @@ def as_stream(data: bytes) -> io.BytesIO:
 
 def read_header_elements(
     head: bytes, open_file: Callable[[], BinaryIO], tags: Sequence[BaseTag]
-) -> pydicom.Dataset:
+) -> tuple[pydicom.Dataset, str]:
     """Reads elements from a file's first bytes, or from the whole file where they are too few.
 
     Args:
       head: the file's first `HEAD_BYTES` bytes, or all of them.
       open_file: opens the whole file as a stream.
       tags: of the elements; what comes after the last one is not parsed.
+
+    Returns:
+      As `read_dataset`.
 
     Raises:
       One of `ERRORS`: the header is damaged.
@@ -108,20 +110,20 @@ def read_header_elements(
     stream = as_stream(head)
     is_whole_file = len(head) < HEAD_BYTES
     try:
-        dataset = read_dataset(stream, tags, last)
+        result = read_dataset(stream, tags, last)
     except ERRORS:
         if is_whole_file:
             raise
     else:
         if is_whole_file or stream.tell() < len(stream.getbuffer()):
-            return dataset
+            return result
     with open_file() as file:
         return read_dataset(file, tags, last)
 
 
 def read_dataset(
     stream: BinaryIO, tags: Sequence[BaseTag] | None, last: int | None = None
-) -> pydicom.Dataset:
+) -> tuple[pydicom.Dataset, str]:
     """Reads a file by the encoding that it has; `pydicom.dcmread` believes what group 0002 claims.
 
     Args:
@@ -130,7 +132,7 @@ def read_dataset(
       last: no element after this tag is parsed.
 
     Returns:
-      The elements, with the transfer syntax in which they are encoded in `file_meta`.
+      The elements, and the UID of the transfer syntax in which they are encoded; '' if unknown.
 
     Raises:
       One of `ERRORS`: the file is damaged.
@@ -154,11 +156,9 @@ def read_dataset(
         if not dataset:  # pydicom only warns of it
             raise EOFError("an element that is longer than the file")
         dataset.set_original_encoding(*encoding)
-        dataset.file_meta = FileMetaDataset()
     if None not in encoding and (not claimed or claimed in _UNCOMPRESSED):
         claimed = _SYNTAX_OF.get(encoding, claimed)
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(claimed)
-    return dataset
+    return dataset, claimed
 
 
 def _claimed_syntax(stream: BinaryIO) -> str:

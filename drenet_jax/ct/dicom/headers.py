@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -163,7 +164,9 @@ def read_header(
         with without_warnings():
             if _DIRECTORY_CLASS in head[:1024]:
                 return [], [Excluded(name, "a directory of DICOM files (DICOMDIR)")]
-            dataset = read_header_elements(head, open_file, (*_TAGS.values(), _MODALITY_LUT))
+            dataset, syntax = read_header_elements(
+                head, open_file, (*_TAGS.values(), _MODALITY_LUT)
+            )
             raw = dict(dataset.items())
             is_swapped = dataset.original_encoding[1] is False
             values = {
@@ -176,7 +179,6 @@ def read_header(
                 return [], [Excluded(name, why)]
             if _MODALITY_LUT in raw and raw[_MODALITY_LUT].value:
                 raise NoSliceError("a DICOM file with a modality lookup table: no HU")
-            syntax = str(dataset.file_meta.TransferSyntaxUID)
             n_frames = int(float((values["NumberOfFrames"] or ("1",))[0]))
             if n_frames > 1 or "".join(values["SOPClassUID"]) in _ENHANCED_CLASSES:
                 return _frames(name, n_frames, values, syntax, open_file)
@@ -189,6 +191,7 @@ def read_header(
         return [], [Excluded(name, why)]
 
 
+@functools.lru_cache(maxsize=1024)  # most values are the same in all files of a series
 def _texts(keyword: str, value: bytes | object, is_swapped: bool) -> tuple[str, ...]:
     """An element's values, from the raw bytes: pydicom's conversions take longer than the reading
     of the file, and fail for odd values of elements that are not needed."""
@@ -235,7 +238,7 @@ def _slice(
     is_placed = len(position) == 3 and len(orientation) == 6
     if frame is not None and not is_placed:
         raise NoSliceError("a DICOM file with several frames, but without the place of each")
-    cosines = _cosines(orientation if is_placed else ("1", "0", "0", "0", "1", "0"))
+    cosines, to_canonical = _plane(orientation if is_placed else ("1", "0", "0", "0", "1", "0"))
     position_mm = tuple(map(float, position)) if is_placed else None
     if position_mm and not all(map(math.isfinite, position_mm)):
         raise NoSliceError(NO_PLACE)
@@ -250,8 +253,8 @@ def _slice(
         sop_instance_uid="".join(values["SOPInstanceUID"]),
         attributes={**{tag: values[tag] for tag in _ATTRIBUTES}, **frame_attributes},
         position_mm=position_mm,
-        cosines=tuple(cosines.ravel().tolist()),
-        orientation=orientation_of(*cosines),
+        cosines=cosines,
+        orientation=to_canonical,
         syntax=syntax,
         slope=slope,
         intercept=intercept,
@@ -282,8 +285,9 @@ def _rescale(values: _Values) -> tuple[float, float]:
     return slope, intercept
 
 
-def _cosines(orientation: tuple[str, ...]) -> np.ndarray:
-    """[2, 3], of the rows and columns of an axial slice."""
+@functools.lru_cache(maxsize=64)
+def _plane(orientation: tuple[str, ...]) -> tuple[tuple[float, ...], Orientation]:
+    """The cosines [6] of an axial slice, and what turns it to columns to the left."""
     cosines = np.array(orientation, float).reshape(2, 3)
     lengths = np.linalg.norm(cosines, axis=1)
     if not np.all(np.abs(lengths - 1) < 0.05) or abs(cosines[0] @ cosines[1]) > 0.05:
@@ -292,7 +296,7 @@ def _cosines(orientation: tuple[str, ...]) -> np.ndarray:
     if abs(normal[2]) < _AXIAL_ABOVE:
         is_coronal = abs(normal[1]) > abs(normal[0])
         raise NoSliceError(f"a {'coronal' if is_coronal else 'sagittal'} slice")
-    return cosines
+    return tuple(cosines.ravel().tolist()), orientation_of(*cosines)
 
 
 def _identifiers(values: _Values) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 import pydicom.uid
+from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import pixel_array
 from pydicom.pixels.decoders import gdcm
 from pydicom.tag import Tag
@@ -64,7 +65,9 @@ def read_dataset(stream: BinaryIO, *, is_whole: bool) -> pydicom.Dataset:
       One of `ERRORS`, or NoSliceError: it cannot be read.
     """
     with elements.without_warnings():
-        dataset = elements.read_dataset(stream, None if is_whole else _PIXEL_TAGS)
+        dataset, syntax = elements.read_dataset(stream, None if is_whole else _PIXEL_TAGS)
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
         for keyword, value in (
             ("SamplesPerPixel", 1),
             ("PhotometricInterpretation", "MONOCHROME2"),
