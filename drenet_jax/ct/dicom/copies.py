@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from drenet_jax.ct.dicom import geometry
-from drenet_jax.ct.dicom.attributes import AttributeTable
+from drenet_jax.ct.dicom.grouping import AttributeTable
 from drenet_jax.ct.dicom.headers import DicomSlice
 from drenet_jax.ct.sources import CtError, Excluded
 

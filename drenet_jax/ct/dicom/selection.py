@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from drenet_jax.ct.dicom import geometry
-from drenet_jax.ct.dicom.attributes import AttributeTable, first_number
+from drenet_jax.ct.dicom.grouping import AttributeTable, first_number
 
 # Of two stacks that cover about the same, slices up to this thickness are equally good.
 _THIN_MM = 3.0
@@ -35,8 +35,7 @@ _SHARP_FROM = {"FC": 30, "": 50}
 _UNKNOWN_KERNEL = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class _Merits:
+class _Merits(NamedTuple):
     """By what stacks are compared; more is better, the first decides.
 
     Attributes:
@@ -57,18 +56,17 @@ class _Merits:
     kernel: int
     n_slices: int
 
-    REASONS = (
-        "it covers more of the patient",
-        "its field of view is wider",
-        "its slices are original, not derived",
-        "it covers more of the patient",
-        "its slices are thinner",
-        "its kernel is for lung",
-        "it has more slices",
-    )
 
-    def as_tuple(self) -> tuple:
-        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+# In the order of `_Merits`.
+_REASONS = (
+    "it covers more of the patient",
+    "its field of view is wider",
+    "its slices are original, not derived",
+    "it covers more of the patient",
+    "its slices are thinner",
+    "its kernel is for lung",
+    "it has more slices",
+)
 
 
 class Comparison:
@@ -98,9 +96,7 @@ class Comparison:
                 )
             )
         # Of equally good ones the first by name.
-        self.order = sorted(
-            range(len(stacks)), key=lambda i: (self.merits[i].as_tuple(), -i), reverse=True
-        )
+        self.order = sorted(range(len(stacks)), key=lambda i: (self.merits[i], -i), reverse=True)
 
     def why_not_the_largest(self) -> str:
         """Why the best was taken though another has more slices; '' if none has."""
@@ -108,7 +104,7 @@ class Comparison:
         largest = max(self.merits, key=lambda merits: merits.n_slices)
         if largest.n_slices <= best.n_slices:
             return ""
-        ranks = zip(best.as_tuple(), largest.as_tuple(), _Merits.REASONS, strict=True)
+        ranks = zip(best, largest, _REASONS, strict=True)
         why = next(reason for mine, other, reason in ranks if mine > other)
         return f"a stack of {best.n_slices} slices is taken, not one of {largest.n_slices}: {why}"
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from drenet_jax.ct.dicom import geometry
-from drenet_jax.ct.dicom.attributes import AttributeTable, words_of
 from drenet_jax.ct.dicom.copies import (
     NoStackError,
     Pixels,
@@ -24,15 +23,18 @@ from drenet_jax.ct.dicom.copies import (
     without_equal_files,
 )
 from drenet_jax.ct.dicom.grouping import (
+    IDENTITIES,
     MAY_FOLLOW,
     MOST_OF_A_VALUE,
+    AttributeTable,
     Group,
     are_counted,
     are_in_order,
     common_series_uid,
     split,
+    words_of,
 )
-from drenet_jax.ct.dicom.headers import NO_PLACE, PATIENT_TAGS, SERIES_TAGS, STUDY_TAGS, DicomSlice
+from drenet_jax.ct.dicom.headers import NO_PLACE, PATIENT_TAGS, DicomSlice
 from drenet_jax.ct.dicom.selection import Comparison
 from drenet_jax.ct.sources import Excluded
 
@@ -52,8 +54,6 @@ _LEAST_STRAY_STEPS = 15
 _MOST_STRAYS = 2
 # What is taken of a series covers this share of its way along the patient, or nothing is taken.
 _LEAST_COVERAGE = 0.6
-
-_IDENTITIES = frozenset((*PATIENT_TAGS, *STUDY_TAGS, *SERIES_TAGS, "FrameOfReferenceUID"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _require_few_patients(table: AttributeTable, best: np.ndarray) -> None:
 def _names_vary(slices: Sequence[DicomSlice], ignored: frozenset[str]) -> bool:
     """Whether it is open of which patient or series slices are."""
     has_series = "SeriesInstanceUID" not in ignored and all(item.series_uid for item in slices)
-    return bool(ignored & set(PATIENT_TAGS) or (ignored & _IDENTITIES and not has_series))
+    return bool(ignored & set(PATIENT_TAGS) or (ignored & IDENTITIES and not has_series))
 
 
 def _without_strays(table: AttributeTable, rows: np.ndarray) -> tuple[np.ndarray, list[Excluded]]:
@@ -271,13 +271,13 @@ def _notes(
     why = comparison.why_not_the_largest() if nth == 0 else ""
     if why:
         yield why
-    varying = best.ignored & _IDENTITIES
+    varying = best.ignored & IDENTITIES
     patients = [table.columns[name] for name in PATIENT_TAGS if name in table.columns]
     if any(not np.isin(labels[list(why_left)], labels[best.rows]).all() for labels in patients):
         yield "the files are of more than one patient; slices of only one of them are used"
     if varying:
         yield (
-            f"{words_of(varying)} differ within the slices that are taken, which lie as those of "
+            f"{' and '.join(words_of(varying))} differ within the slices that are taken, which lie as those of "
             "one stack do"
         )
 
