@@ -276,9 +276,9 @@ def _notes(
     if any(not np.isin(labels[list(why_left)], labels[best.rows]).all() for labels in patients):
         yield "the files are of more than one patient; slices of only one of them are used"
     if varying:
+        names = " and ".join(words_of(varying))
         yield (
-            f"{' and '.join(words_of(varying))} differ within the slices that are taken, which lie as those of "
-            "one stack do"
+            f"{names} differ within the slices that are taken, which lie as those of one stack do"
         )
 
 
