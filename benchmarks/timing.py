@@ -62,7 +62,7 @@ def interleaved_timings(
     """Times pieces of work in turn, so that a busy moment of the machine hits all of them.
 
     Args:
-      works: name -> the work, which waits for its own result.
+      workloads: name -> the work, which waits for its own result.
       rounds: how often. Each time a work is run twice and the second is measured: what another one
         gave back to the system, a virtual machine hands to its host, and the next to ask for it
         waits, as it would not in a loop of its own.

@@ -41,19 +41,19 @@ def main() -> None:
     _tell(persons, out)
 
 
-def _tell(matches: ScanResult, out: Path) -> None:
-    n_persons = len({row.patient_id for row in matches.rows})
-    print(f"{out} has {n_persons} persons in {len(matches.rows)} rows:")
-    for label, splits in matches.persons("split").items():
+def _tell(scanned: ScanResult, out: Path) -> None:
+    n_persons = len({row.patient_id for row in scanned.rows})
+    print(f"{out} has {n_persons} persons in {len(scanned.rows)} rows:")
+    for label, splits in scanned.persons("split").items():
         shares = ", ".join(f"{n} {split}" for split, n in splits.items() if split)
         print(f"  {label}: {sum(splits.values())}" + (f" ({shares})" if shares else ""))
-    for label, sites in matches.persons("site").items():
+    for label, sites in scanned.persons("site").items():
         shares = ", ".join(f"{n} {site or 'of an unknown site'}" for site, n in sites.items())
         if any(sites):
             print(f"  {label} by site: {shares}")
-    for line in matches.left_out():
+    for line in scanned.left_out():
         print(f"left out: {line}")
-    for note in matches.notes:
+    for note in scanned.notes:
         print(f"note: {note}")
     print(f"next: python -m drenet_jax.prepare --cohort={shlex.quote(str(out))} --out=NEW_FOLDER")
 

@@ -31,7 +31,7 @@ class SampledSlice:
       source: uint8 [H, W], the original slice, lung-windowed and upright.
       source_mask: bool [H, W], the lungs; all False if none were found.
       source_box: the lungs' box (y0, x0, y1, x1) in pixels of the source, half open, or None.
-      turn: how the slice as stored became upright.
+      orientation: how the slice as stored became upright.
       image: uint8 [S, S], the lungs' box resized, neither masked nor filled; None if not kept.
       lung_mask: bool [S, S], the lungs in `image`; None if not kept.
       why_excluded: '' if the slice is kept.

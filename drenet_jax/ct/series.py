@@ -97,10 +97,10 @@ class Series:
       excluded: the files that are no slices of this series.
       notes: what is odd about the series, in words.
       from_feet: whether the order is known to be from the feet to the head.
-      is_single: a file of one slice, rather than a series.
+      is_single_image: a file of one slice, rather than a series.
       is_renamed: names of files held something that identifies the patient, so files are called
         by their numbers in natural order.
-      turn: how a slice as stored became upright, unless `orientation_of` says otherwise of it.
+      orientation: how a slice as stored became upright, unless `orientation_of` says otherwise of it.
       axes: of the stored array, for a volume.
     """
 

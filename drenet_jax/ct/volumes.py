@@ -61,7 +61,7 @@ class Volume:
     Attributes:
       n_slices: number of axial slices.
       axes: which axes of the stored array `index`, y and x of a slice count along.
-      turn: how a slice as stored becomes upright.
+      orientation: how a slice as stored becomes upright.
       notes: what is odd about it.
     """
 

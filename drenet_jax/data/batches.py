@@ -149,7 +149,7 @@ class CropGeometry:
       patient_id, slice_name, slice_index: of the slice.
       box: (y0, x0, y1, x1) of the crop in pixels of the slice as stored, half open.
       size: (H, W) of the slice as stored.
-      turn: how it became upright, as the crop is.
+      orientation: how it became upright, as the crop is.
       lung_mask: bool [S, S], the lungs in the crop.
     """
 

@@ -43,7 +43,7 @@ def write_qc_pages(
       folder: where `qc.html` goes.
       persons: (spool, split) of each, in the order of the pages; left out persons have no split.
       counts: of all persons.
-      spread: does `function(*task)` for every task, perhaps in other processes.
+      parallel_map: does `function(*task)` for every task, perhaps in other processes.
     """
     n_pages = -(-sum(counts) // PERSONS_A_PAGE)
     tasks = (

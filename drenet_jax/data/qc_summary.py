@@ -49,7 +49,7 @@ class QcEntry:
       patient_id, label: as the cohort has them.
       n_slices: slices of the series (single images given).
       thumbnails: of the picked slices.
-      doubts: reasons to look, heaviest first.
+      qc_flags: reasons to look, heaviest first.
       notes: what the reading of the series found worth telling.
       why_left_out: why the person is in no split, or "".
       doubt: the page shows persons with a larger one first.

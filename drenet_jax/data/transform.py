@@ -68,7 +68,7 @@ def prepare_to_staging(
 
     Args:
       person: of the cohort.
-      spool: the file to write, see `staged`.
+      staged: the file to write, see `staged`.
       settings: of the image side.
       seed: of the fill.
     """

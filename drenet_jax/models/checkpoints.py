@@ -558,7 +558,7 @@ def save_converted(
 
 
 def check_shapes(
-    py_tree: PyTree,
+    arrays: PyTree,
     wanted: PyTree,
     where: str,
     fix: str = "use the config with which the weights were made",
@@ -566,7 +566,7 @@ def check_shapes(
     """Compares two trees of arrays (or of their shapes) by name.
 
     Args:
-      found: what there is.
+      arrays: what there is.
       wanted: what there should be.
       where: `found` is, for the message.
       fix: the advice for the error message.
@@ -574,14 +574,14 @@ def check_shapes(
     Raises:
       InputError: one sentence that lists every missing, extra and wrongly shaped array.
     """
-    py_tree, wanted = _named_shapes(py_tree), _named_shapes(wanted)
+    arrays, wanted = _named_shapes(arrays), _named_shapes(wanted)
     faults = [
-        *(f"{name} is missing" for name in wanted if name not in py_tree),
-        *(f"{name} is not expected" for name in py_tree if name not in wanted),
+        *(f"{name} is missing" for name in wanted if name not in arrays),
+        *(f"{name} is not expected" for name in arrays if name not in wanted),
         *(
-            f"{name} has shape {py_tree[name]} instead of {shape}"
+            f"{name} has shape {arrays[name]} instead of {shape}"
             for name, shape in wanted.items()
-            if name in py_tree and py_tree[name] != shape
+            if name in arrays and arrays[name] != shape
         ),
     ]
     if faults:

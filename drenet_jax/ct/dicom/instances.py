@@ -77,7 +77,7 @@ def read_instance(dicom_slice: DicomSlice, source: BinaryIO | pydicom.Dataset) -
     """Reads it from the file's header.
 
     Args:
-      one: the slice.
+      dicom_slice: the slice.
       source: its file, seekable; or the whole file as read, if it has several frames.
 
     Raises:

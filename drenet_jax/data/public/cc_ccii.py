@@ -21,9 +21,9 @@ _LABELS = {"NCP": "COVID-19", "CP": "CP", "Normal": "healthy"}
 
 
 def find_persons(root: Path) -> ScanResult:
-    matches = ScanResult(root)
-    for name, folder in named_folders(matches, "CC-CCII", {name: (name,) for name in _LABELS}):
-        for person in filled_folders(matches, folder):
-            for scan in filled_folders(matches, person):
-                matches.add(f"{name}_{person.name}", scan, _LABELS[name])
-    return matches
+    scanned = ScanResult(root)
+    for name, folder in named_folders(scanned, "CC-CCII", {name: (name,) for name in _LABELS}):
+        for person in filled_folders(scanned, folder):
+            for scan in filled_folders(scanned, person):
+                scanned.add(f"{name}_{person.name}", scan, _LABELS[name])
+    return scanned

@@ -27,22 +27,22 @@ _LABELS = {"COVID-19": ("covid",), "not COVID-19": ("non-covid",)}
 
 
 def find_persons(root: Path) -> ScanResult:
-    matches = ScanResult(root)
-    matches.notes.append(
+    scanned = ScanResult(root)
+    scanned.notes.append(
         "each scan is taken for a person: scans of one person may be in two splits, and intervals "
         "over persons come out too narrow."
     )
     scans: dict[str, list[tuple[str, Path, str]]] = {label: [] for label in _LABELS}
-    splits = named_folders(matches, _TITLE, _SPLITS)
+    splits = named_folders(scanned, _TITLE, _SPLITS)
     for split, folder in splits:
-        for label, of_label in named_folders(matches, _TITLE, _LABELS, inside=folder):
-            for scan in filled_folders(matches, of_label):
+        for label, of_label in named_folders(scanned, _TITLE, _LABELS, inside=folder):
+            for scan in filled_folders(scanned, of_label):
                 scans[label].append((f"{folder.name}_{of_label.name}_{scan.name}", scan, split))
     for label, rows in scans.items():
         for patient_id, scan, split in rows:
-            matches.add(patient_id, scan, label, split=split)
+            scanned.add(patient_id, scan, label, split=split)
     read = {folder for _, folder in splits}
     for entry in entries(root):
         if entry not in read and os.path.isdir(entry):
-            matches.leave_out("folders that are neither training nor validation", entry)
-    return matches
+            scanned.leave_out("folders that are neither training nor validation", entry)
+    return scanned

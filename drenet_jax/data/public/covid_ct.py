@@ -44,7 +44,7 @@ _HALVES = (_Half("COVID", "COVID-19", "covid"), _Half("NonCOVID", "not COVID-19"
 
 
 def find_persons(root: Path) -> ScanResult:
-    matches = ScanResult(root)
+    scanned = ScanResult(root)
     images = next(
         (
             place
@@ -64,23 +64,23 @@ def find_persons(root: Path) -> ScanResult:
         )
     has_split = os.path.isdir(root / "Data-split")
     if not has_split:
-        matches.notes.append(
+        scanned.notes.append(
             f"there is no Data-split in {root}: the published split cannot be kept."
         )
     for half in _HALVES:
-        _add_half(matches, half, images / f"CT_{half.name}", has_split=has_split)
-    matches.leave_out_contradictions()
-    return matches
+        _add_half(scanned, half, images / f"CT_{half.name}", has_split=has_split)
+    scanned.leave_out_contradictions()
+    return scanned
 
 
-def _add_half(matches: ScanResult, half: _Half, folder: Path, *, has_split: bool) -> None:
-    pictures = {picture.name: picture for picture in files(matches, folder, PICTURES)}
-    splits = _splits(matches.root, half) if has_split else dict.fromkeys(pictures, "")
-    persons = _persons(matches.root, half)
+def _add_half(scanned: ScanResult, half: _Half, folder: Path, *, has_split: bool) -> None:
+    pictures = {picture.name: picture for picture in files(scanned, folder, PICTURES)}
+    splits = _splits(scanned.root, half) if has_split else dict.fromkeys(pictures, "")
+    persons = _persons(scanned.root, half)
     guessed = []
     for name, picture in pictures.items():
         if name not in splits:
-            matches.leave_out("slices in no list of Data-split", picture)
+            scanned.leave_out("slices in no list of Data-split", picture)
             continue
         # The table names some slices without their suffix.
         person = persons.get(name) or persons.get(picture.stem)
@@ -88,15 +88,15 @@ def _add_half(matches: ScanResult, half: _Half, folder: Path, *, has_split: bool
             guessed.append(name)
             # With its suffix: 59.png and 59%0.jpg are of two persons.
             person = re.sub(r"%\d+(?=\.\w+$)", "", name)
-        matches.add(f"{half.prefix}_{person}", picture, half.label, split=splits[name])
+        scanned.add(f"{half.prefix}_{person}", picture, half.label, split=splits[name])
     for name in splits:
         if name not in pictures:
-            matches.leave_out("slices of Data-split that are not there", f"CT_{half.name}/{name}")
+            scanned.leave_out("slices of Data-split that are not there", f"CT_{half.name}/{name}")
     if guessed:
-        matches.notes.append(
+        scanned.notes.append(
             f"the persons of {len(guessed)} slices in CT_{half.name} (the first: {guessed[0]}) are "
             f"guessed from file names, often wrongly; put {half.name}-CT-MetaInfo, which names "
-            f"them, into {matches.root}."
+            f"them, into {scanned.root}."
         )
 
 

@@ -26,8 +26,8 @@ _FOLDERS = {
 
 
 def find_persons(root: Path) -> ScanResult:
-    matches = ScanResult(root)
-    for label, folder in named_folders(matches, "COVID-CT-MD", _FOLDERS):
-        for person in filled_folders(matches, folder):
-            matches.add(person.name, person, label)
-    return matches
+    scanned = ScanResult(root)
+    for label, folder in named_folders(scanned, "COVID-CT-MD", _FOLDERS):
+        for person in filled_folders(scanned, folder):
+            scanned.add(person.name, person, label)
+    return scanned

@@ -68,39 +68,39 @@ class _Slice:
 
 
 def find_persons(root: Path) -> ScanResult:
-    matches = ScanResult(root)
+    scanned = ScanResult(root)
     lists = {name: _one_list(root, name) for name in _SPLITS}
     named = [item for name, path in lists.items() for item in _read_list(path, _SPLITS[name])]
     slices = list(dict.fromkeys(named))
     folder, there = _images(root, lists["train"], slices)
-    sites = _sites(matches)
+    sites = _sites(scanned)
 
     order = list(_LABELS.values())
     slices.sort(key=lambda item: (order.index(item.label), natural(item.name)))
     guessed = []
     for slice_ in slices:
         if slice_.name not in there:
-            matches.leave_out("slices of the lists that are not there", slice_.name)
+            scanned.leave_out("slices of the lists that are not there", slice_.name)
             continue
         person = _person_of_metadata(slice_.name, sites)
         if person is None:
             person = _person_of_name(slice_.name)
             guessed.append(slice_.name)
         if person is None:
-            matches.leave_out("slices whose names tell no person", slice_.name)
+            scanned.leave_out("slices whose names tell no person", slice_.name)
             continue
         site = sites.get(person, "")
-        matches.add(person, folder / slice_.name, slice_.label, split=slice_.split, site=site)
+        scanned.add(person, folder / slice_.name, slice_.label, split=slice_.split, site=site)
     if guessed and sites:
-        matches.notes.append(
+        scanned.notes.append(
             f"metadata.csv does not name the persons of {len(guessed)} slices (the first: "
             f"{guessed[0]}); these are taken from the file names."
         )
     for name in sorted(there - {item.name for item in slices}, key=natural):
         if name.lower().endswith(".png"):
-            matches.leave_out("slices in no list", name)
-    matches.leave_out_contradictions()
-    return matches
+            scanned.leave_out("slices in no list", name)
+    scanned.leave_out_contradictions()
+    return scanned
 
 
 def _one_list(root: Path, name: str) -> Path:
@@ -151,12 +151,12 @@ def _images(root: Path, train_list: Path, slices: list[_Slice]) -> tuple[Path, s
     )
 
 
-def _sites(matches: ScanResult) -> dict[str, str]:
+def _sites(scanned: ScanResult) -> dict[str, str]:
     """The source of each person that metadata.csv names."""
-    path = matches.root / "metadata.csv"
+    path = scanned.root / "metadata.csv"
     if not os.path.isfile(path):
-        matches.notes.append(
-            f"there is no metadata.csv in {matches.root}: persons are taken from file names, and "
+        scanned.notes.append(
+            f"there is no metadata.csv in {scanned.root}: persons are taken from file names, and "
             "sites are not known."
         )
         return {}
@@ -175,5 +175,5 @@ def _person_of_metadata(name: str, sites: dict[str, str]) -> str | None:
 
 
 def _person_of_name(name: str) -> str | None:
-    matches = (pattern.match(Path(name).stem) for pattern in _PERSONS)
-    return next((match[1] for match in matches if match), None)
+    scanned = (pattern.match(Path(name).stem) for pattern in _PERSONS)
+    return next((match[1] for match in scanned if match), None)

@@ -28,15 +28,15 @@ _VOXELS = (".raw", ".zraw")
 
 
 def find_persons(root: Path) -> ScanResult:
-    matches = ScanResult(root)
+    scanned = ScanResult(root)
     labels = [entry for entry in entries(root) if os.path.isdir(entry)]
     if len(labels) < 2:
         raise layout_error(root, "a cohort of folders", "two or more folders, one for each label")
     for entry in entries(root):
         if entry not in labels:
-            matches.leave_out("files beside the labels' folders", entry)
+            scanned.leave_out("files beside the labels' folders", entry)
 
-    persons = {label: _persons(matches, label) for label in labels}
+    persons = {label: _persons(scanned, label) for label in labels}
     seen = collections.Counter(
         key for of_label in persons.values() for key in {person_key(name) for name in of_label}
     )
@@ -46,22 +46,22 @@ def find_persons(root: Path) -> ScanResult:
         if seen[person_key(name)] > 1
     ]
     if twice:
-        matches.notes.append(
+        scanned.notes.append(
             f"{len(twice)} names (the first: {twice[0]}) are under two labels; they are taken for "
             "different persons, and each id begins with its label."
         )
     for label, of_label in persons.items():
         for name, path in of_label.items():
-            matches.add(f"{label.name}_{name}" if twice else name, path, label.name)
-    return matches
+            scanned.add(f"{label.name}_{name}" if twice else name, path, label.name)
+    return scanned
 
 
-def _persons(matches: ScanResult, label: Path) -> dict[str, Path]:
+def _persons(scanned: ScanResult, label: Path) -> dict[str, Path]:
     persons: dict[str, Path] = {}
     for entry in entries(label):
         if os.path.isdir(entry):
             if not holds_a_file(entry):
-                matches.leave_out("folders without a file that may be read", entry)
+                scanned.leave_out("folders without a file that may be read", entry)
                 continue
             name = entry.name
         else:
@@ -70,7 +70,7 @@ def _persons(matches: ScanResult, label: Path) -> dict[str, Path]:
                 if entry.suffix.lower() not in _VOXELS or not os.path.exists(
                     entry.with_suffix(".mhd")
                 ):
-                    matches.leave_out("files of a kind that holds no CT", entry)
+                    scanned.leave_out("files of a kind that holds no CT", entry)
                 continue
             name = entry.name[: -len(suffix)]
         if name in persons:

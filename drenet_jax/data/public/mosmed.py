@@ -29,11 +29,11 @@ _LABELS = {
 
 
 def find_persons(root: Path) -> ScanResult:
-    matches = ScanResult(root)
+    scanned = ScanResult(root)
     places = (root / "studies", root / "COVID19_1110" / "studies")
     inside = next((place for place in places if os.path.isdir(place)), root)
     names = {name: (name,) for name in _LABELS}
-    for name, folder in named_folders(matches, "MosMedData", names, inside=inside):
-        for study in files(matches, folder, (".nii.gz", ".nii")):
-            matches.add(study.name.split(".nii")[0], study, _LABELS[name])
-    return matches
+    for name, folder in named_folders(scanned, "MosMedData", names, inside=inside):
+        for study in files(scanned, folder, (".nii.gz", ".nii")):
+            scanned.add(study.name.split(".nii")[0], study, _LABELS[name])
+    return scanned

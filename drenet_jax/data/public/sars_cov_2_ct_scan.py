@@ -22,12 +22,12 @@ _FOLDERS = {"COVID-19": ("COVID",), "not COVID-19": ("non-COVID",)}
 
 
 def find_persons(root: Path) -> ScanResult:
-    matches = ScanResult(root)
-    matches.notes.append(
+    scanned = ScanResult(root)
+    scanned.notes.append(
         "each slice is taken for a person, since nothing tells which are of one person: a split by "
         "person cannot be had, and results come out too good."
     )
-    for label, folder in named_folders(matches, "SARS-CoV-2 CT-scan", _FOLDERS):
-        for picture in files(matches, folder, PICTURES):
-            matches.add(f"{folder.name}_{picture.stem}", picture, label)
-    return matches
+    for label, folder in named_folders(scanned, "SARS-CoV-2 CT-scan", _FOLDERS):
+        for picture in files(scanned, folder, PICTURES):
+            scanned.add(f"{folder.name}_{picture.stem}", picture, label)
+    return scanned

@@ -100,14 +100,14 @@ def require_new(out: Path) -> None:
         raise InputError(f"--out={out} exists already; name a new file, or remove that one first.")
 
 
-def write_cohort(matches: ScanResult, out: Path) -> None:
+def write_cohort(scanned: ScanResult, out: Path) -> None:
     """Writes `found` as a cohort file, whole or not at all.
 
     Columns: patient_id, path (relative to the file's folder), label, and split and site where the
     data set has them.
 
     Args:
-      found: of one reader.
+      scanned: of one reader.
       out: the file to make. It must not exist yet; its parents are made.
 
     Raises:
@@ -116,7 +116,7 @@ def write_cohort(matches: ScanResult, out: Path) -> None:
         CSV file in UTF-8.
     """
     require_new(out)
-    text = _text(matches, out)
+    text = _text(scanned, out)
     scratch = out.with_name(f".{out.name}.unfinished")
     missing = [parent for parent in scratch.absolute().parents if not os.path.exists(parent)]
     try:
@@ -137,18 +137,18 @@ def write_cohort(matches: ScanResult, out: Path) -> None:
         raise
 
 
-def _text(matches: ScanResult, out: Path) -> str:
-    labels = dict.fromkeys(row.label for row in matches.rows)
+def _text(scanned: ScanResult, out: Path) -> str:
+    labels = dict.fromkeys(row.label for row in scanned.rows)
     if len(labels) < 2:
         raise InputError(
-            f"--root={matches.root} holds persons with the label {', '.join(labels) or '(none)'} "
+            f"--root={scanned.root} holds persons with the label {', '.join(labels) or '(none)'} "
             "only; a diagnosis needs two labels or more."
         )
     # Both without links, since `..` after a link leads elsewhere than its name says.
-    root = Path(os.path.relpath(os.path.realpath(matches.root), os.path.realpath(out.parent)))
+    root = Path(os.path.relpath(os.path.realpath(scanned.root), os.path.realpath(out.parent)))
     columns = ["patient_id", "path", "label"]
     columns += [
-        name for name in ("split", "site") if any(getattr(row, name) for row in matches.rows)
+        name for name in ("split", "site") if any(getattr(row, name) for row in scanned.rows)
     ]
     label_of: dict[str, str] = {}
     twins = {
@@ -157,10 +157,10 @@ def _text(matches: ScanResult, out: Path) -> str:
         "site": value_variants("site"),
     }
     lines = []
-    for row in matches.rows:
+    for row in scanned.rows:
         if label_of.setdefault(row.patient_id, row.label) != row.label:
             raise InputError(
-                f"--root={matches.root} has a person {row.patient_id!r} under two labels, "
+                f"--root={scanned.root} has a person {row.patient_id!r} under two labels, "
                 f"{label_of[row.patient_id]} and {row.label}; keep one."
             )
         path = posixpath.normpath(posixpath.join(root.as_posix(), row.path))
@@ -177,7 +177,7 @@ def _text(matches: ScanResult, out: Path) -> str:
                     "holds a control character; rename it."
                 )
             if value:
-                of_column.add(value, f"--root={matches.root}", path)
+                of_column.add(value, f"--root={scanned.root}", path)
         lines.append([path if name == "path" else getattr(row, name) for name in columns])
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -24,11 +24,11 @@ _LABELS = {"1": "COVID-19", "0": "not COVID-19"}
 
 
 def find_persons(root: Path) -> ScanResult:
-    matches = ScanResult(root)
+    scanned = ScanResult(root)
     folder, table = root / "data" / "mha", root / "metadata" / "reference.csv"
     if not os.path.isdir(folder) or not os.path.isfile(table):
         raise layout_error(root, "STOIC2021", "data/mha/ and metadata/reference.csv")
-    series = {file.stem: file for file in files(matches, folder, (".mha",))}
+    series = {file.stem: file for file in files(scanned, folder, (".mha",))}
     label_of: dict[str, str] = {}
     for patient_id, value in read_table(table, [("patientid",), ("probcovid",)]):
         value = value.removesuffix(".0")
@@ -41,11 +41,11 @@ def find_persons(root: Path) -> ScanResult:
     for label in _LABELS.values():
         for patient_id, file in series.items():
             if label_of.get(patient_id) == label:
-                matches.add(patient_id, file, label)
+                scanned.add(patient_id, file, label)
     for patient_id, file in series.items():
         if patient_id not in label_of:
-            matches.leave_out("series that reference.csv does not name", file)
+            scanned.leave_out("series that reference.csv does not name", file)
     for patient_id in label_of:
         if patient_id not in series:
-            matches.leave_out("persons of reference.csv whose series are not there", patient_id)
-    return matches
+            scanned.leave_out("persons of reference.csv whose series are not there", patient_id)
+    return scanned

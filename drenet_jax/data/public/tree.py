@@ -49,7 +49,7 @@ def layout_error(folder: Path, title: str, looked_for: str) -> InputError:
 
 
 def named_folders(
-    matches: ScanResult,
+    scanned: ScanResult,
     title: str,
     names: Mapping[str, Sequence[str]],
     *,
@@ -58,7 +58,7 @@ def named_folders(
     """The folders that stand for labels (or for something else that a data set sorts by).
 
     Args:
-      found: gets a note for each key without a folder.
+      scanned: gets a note for each key without a folder.
       title: the data set's, for messages.
       names: for each key the names of its folder, the documented one first; case plays no part.
       inside: where to look, if not in `found.root`.
@@ -69,38 +69,38 @@ def named_folders(
     Raises:
       InputError: there is none.
     """
-    inside = inside or matches.root
+    inside = inside or scanned.root
     here = {entry.name.lower(): entry for entry in entries(inside) if os.path.isdir(entry)}
     folders = []
     for key, accepted in names.items():
         present = [here[name.lower()] for name in accepted if name.lower() in here]
         folders += [(key, folder) for folder in present]
         if not present:
-            matches.notes.append(f"there is no folder {accepted[0]!r} in {inside}.")
+            scanned.notes.append(f"there is no folder {accepted[0]!r} in {inside}.")
     if not folders:
         wanted = ", ".join(repr(accepted[0]) for accepted in names.values())
         raise layout_error(inside, title, f"the folders {wanted}")
     return folders
 
 
-def filled_folders(matches: ScanResult, folder: Path) -> Iterator[Path]:
+def filled_folders(scanned: ScanResult, folder: Path) -> Iterator[Path]:
     """The folders in `folder` that hold a file, however deep; all else there is left out."""
     for entry in entries(folder):
         if not os.path.isdir(entry):
-            matches.leave_out("files beside the folders of the persons or scans", entry)
+            scanned.leave_out("files beside the folders of the persons or scans", entry)
         elif not holds_a_file(entry):
-            matches.leave_out("folders without a file that may be read", entry)
+            scanned.leave_out("folders without a file that may be read", entry)
         else:
             yield entry
 
 
-def files(matches: ScanResult, folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def files(scanned: ScanResult, folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """The files in `folder` whose names end so; all else there is left out."""
     for entry in entries(folder):
         if entry.name.lower().endswith(suffixes) and not os.path.isdir(entry):
             yield entry
         else:
-            matches.leave_out(f"files and folders not named *{', *'.join(suffixes)}", entry)
+            scanned.leave_out(f"files and folders not named *{', *'.join(suffixes)}", entry)
 
 
 def holds_a_file(folder: Path) -> bool:
