@@ -100,7 +100,7 @@ class Series:
       is_single_image: a file of one slice, rather than a series.
       is_renamed: names of files held something that identifies the patient, so files are called
         by their numbers in natural order.
-      orientation: how a slice as stored became upright, unless `orientation_of` says otherwise of it.
+      orientation: of a slice as stored, unless `orientation_of` says otherwise of it.
       axes: of the stored array, for a volume.
     """
 
