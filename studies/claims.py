@@ -84,8 +84,8 @@ def claims() -> dict[str, list[Claim]]:
         "per_pass": [
             Claim(text, ("phantoms", _less(method, other), "person_auc"))
             for text, method, other in (
-                ("statistics of each pass's own help DRENet", "drenet_per_pass", "drenet"),
-                ("statistics of each pass's own help NTS-Net", "nts_net_per_pass", "nts_net"),
+                ("per-pass batch norm helps DRENet", "drenet_per_pass", "drenet"),
+                ("per-pass batch norm helps NTS-Net", "nts_net_per_pass", "nts_net"),
                 *(
                     (f"DRENet has a higher person AUC than {title}", "drenet_per_pass", name)
                     for name, title in rivals.items()
@@ -112,7 +112,7 @@ def claims() -> dict[str, list[Claim]]:
                 ),
             )
             for train, where in ((LONG_TRAIN, "phantoms"), ("covid_ct", "COVID-CT"))
-            for method, how in (("drenet", ""), ("drenet_per_pass", " with own statistics"))
+            for method, how in (("drenet", ""), ("drenet_per_pass", " with per-pass batch norm"))
             for name, title in rivals.items()
         ],
         "lesions": [
@@ -151,7 +151,7 @@ def claims() -> dict[str, list[Claim]]:
             )
         ],
         "shift": _shift_claims("drenet", ""),
-        "shift_per_pass": _shift_claims("drenet_per_pass", ", with own statistics"),
+        "shift_per_pass": _shift_claims("drenet_per_pass", ", with per-pass batch norm"),
     }
 
 
@@ -184,7 +184,7 @@ def judged(key: tuple[str, str, str], rows: Rows) -> str:
 
 
 def in_short() -> list[tuple[str, tuple[str, str, str], tuple[str, str, str]]]:
-    """What most readers ask: in words, the figure as published, and with own statistics."""
+    """What most readers ask: in words, the figure as published, and with per-pass batch norm."""
     person_auc = {
         f"DRENet beats {METHODS[rival].title}": ("drenet", rival, "drenet_per_pass", rival)
         for rival in ("resnet", "vgg", "densenet")

@@ -3,7 +3,7 @@
     python -m studies.full_size [--steps=2] [--methods=drenet,resnet50]
 
 Trains every configuration on phantoms of 448 pixels with each seed and evaluates it, lesions and
-all; DRENet and NTS-Net keep statistics of each pass's own. Then the paper's tables are made by
+all; DRENet and NTS-Net use per-pass batch norm. Then the paper's tables are made by
 `python -m drenet_jax.compare --runs=... --out=...`. With --steps it is a trial: so many steps, one
 seed, and a cohort of few persons.
 """

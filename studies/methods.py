@@ -92,7 +92,7 @@ def _classifier(name: str) -> Callable[[ml_collections.ConfigDict], None]:
 # "Own statistics" was decided on when the results of the others were there.
 METHODS = {
     "drenet": Method("DRENet (K = 3)", _nothing),
-    "drenet_per_pass": Method("DRENet, own statistics", _per_pass(_nothing)),
+    "drenet_per_pass": Method("DRENet, per-pass batch norm", _per_pass(_nothing)),
     "resnet": Method("ResNet18", _classifier("resnet18")),
     "resnet_long": Method(
         "ResNet18, as many processor seconds as DRENet",
@@ -103,10 +103,10 @@ METHODS = {
     # Without batch norm: with the others' learning rate it stayed at chance in the pilot.
     "vgg": Method("VGG16", _classifier("vgg16"), learning_rate_factor=0.15),
     "nts_net": Method("NTS-Net", _nts_net),
-    "nts_net_per_pass": Method("NTS-Net, own statistics", _per_pass(_nts_net)),
+    "nts_net_per_pass": Method("NTS-Net, per-pass batch norm", _per_pass(_nts_net)),
     "no_weighted_image": Method("DRENet without the weighted image", _model(context="none")),
     "no_weighted_image_per_pass": Method(
-        "DRENet without the weighted image, own statistics", _per_pass(_model(context="none"))
+        "DRENet without the weighted image, per-pass batch norm", _per_pass(_model(context="none"))
     ),
     "no_ranking": Method("DRENet without the ranking loss", _rank_factor_0),
     "no_confidence_gradient": Method(
@@ -114,15 +114,15 @@ METHODS = {
     ),
     "one_scale": Method("DRENet with one scale", _one_scale),
     "k1": Method("DRENet with K = 1", _model(top_k=(1,))),
-    "k1_per_pass": Method("DRENet with K = 1, own statistics", _per_pass(_model(top_k=(1,)))),
+    "k1_per_pass": Method("DRENet with K = 1, per-pass batch norm", _per_pass(_model(top_k=(1,)))),
     "k6": Method("DRENet with K = 6", _model(top_k=(6,))),
     "fill_train": Method("DRENet, blank filled in training only", _fill("train")),
     "fill_train_per_pass": Method(
-        "DRENet, blank filled in training only, own statistics", _per_pass(_fill("train"))
+        "DRENet, blank filled in training only, per-pass batch norm", _per_pass(_fill("train"))
     ),
     "fill_never": Method("DRENet, blank never filled", _fill("never")),
     "fill_never_per_pass": Method(
-        "DRENet, blank never filled, own statistics", _per_pass(_fill("never"))
+        "DRENet, blank never filled, per-pass batch norm", _per_pass(_fill("never"))
     ),
 }
 

@@ -120,7 +120,7 @@ class _Page:
 
     def _short_table(self) -> str:
         lines = [[text, *(judged(key, self.rows) for key in keys)] for text, *keys in in_short()]
-        return _table(("", "as published", "with statistics of each pass's own"), lines)
+        return _table(("", "as published", "with per-pass batch norm"), lines)
 
     def _main_table(self) -> str:
         drenet, lines = main_arm("drenet"), []
@@ -271,7 +271,7 @@ class _Page:
             (
                 "method",
                 *metrics.values(),
-                "DRENet with own statistics less this, person AUC",
+                "DRENet with per-pass batch norm less this, person AUC",
             ),
             lines,
         )
