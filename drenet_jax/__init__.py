@@ -3,8 +3,8 @@
 For research only, not for clinical use.  In a notebook::
 
     import drenet_jax
-    predictor = drenet_jax.load("runs/demo")
-    predictor.person("path/to/dicom_folder")
+    model = drenet_jax.load("runs/demo")
+    model.person("path/to/dicom_folder")
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import typing
 from drenet_jax.version import __version__
 
 if typing.TYPE_CHECKING:
-    from drenet_jax.evaluation.predictor import Predictor
+    import os
+
+    from drenet_jax.evaluation.pipeline import PersonPipeline
 
 __all__ = ["__version__", "load"]
 
 
 def load(
-    workdir,
+    workdir: str | os.PathLike[str],
     *,
     calibrated: bool = False,
     threshold: float | None = None,
     aggregate: str | None = None,
-) -> Predictor:
+) -> PersonPipeline:
     """The trained model of `workdir`, ready to predict (see `Predictor.load`).
 
     Raises:
@@ -33,6 +35,10 @@ def load(
         the threshold or the aggregate cannot be used with its labels.
     """
     # Imported here so that `import drenet_jax.ct` brings in neither JAX nor Orbax.
+    from drenet_jax.evaluation.pipeline import PersonPipeline
     from drenet_jax.evaluation.predictor import Predictor
 
-    return Predictor.load(workdir, calibrated=calibrated, threshold=threshold, aggregate=aggregate)
+    predictor = Predictor.load(
+        workdir, calibrated=calibrated, threshold=threshold, aggregate=aggregate
+    )
+    return PersonPipeline(predictor)

@@ -27,7 +27,6 @@ Examples:
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 from pathlib import Path
 
@@ -65,8 +64,6 @@ def main() -> None:
     from drenet_jax.ct.reader import Reader
     from drenet_jax.output_files import new_folder
 
-    # One person leaves no garbage worth the 0.3 s that looking for it takes.
-    gc.disable()
     values = flags.FLAGS
     with contextlib.ExitStack() as folders:
         if values.dicom_out:
@@ -80,6 +77,7 @@ def main() -> None:
         reader = folders.enter_context(Reader())
         # Its process starts up while this one imports JAX.
         reader.start()
+        from drenet_jax.evaluation.pipeline import PersonPipeline
         from drenet_jax.evaluation.predictor import Predictor
         from drenet_jax.evaluation.report.formatting import decision_text
         from drenet_jax.evaluation.report.person_report import person_report
@@ -88,11 +86,10 @@ def main() -> None:
         predictor = Predictor.load(
             values.workdir,
             calibrated=values.calibrated,
-            reader=reader,
             threshold=values.threshold,
             aggregate=values.aggregate,
         )
-        result = predictor.explain(
+        result = PersonPipeline(predictor, reader).predict(
             values.input, series_uid=values.series_uid, with_instances=bool(values.dicom_out)
         )
         text = json.dumps(result.result, indent=2, allow_nan=False)

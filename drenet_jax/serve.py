@@ -60,6 +60,7 @@ def main() -> None:
             "pip install 'drenet_jax[serve]'."
         ) from error
     from drenet_jax.ct.reader import Reader
+    from drenet_jax.evaluation.pipeline import PersonPipeline
     from drenet_jax.evaluation.predictor import Predictor
     from drenet_jax.evaluation.report.person_report import person_report
     from drenet_jax.serving.limits import Limits
@@ -86,7 +87,6 @@ def main() -> None:
         predictor = Predictor.load(
             values.workdir,
             calibrated=values.calibrated,
-            reader=reader,
             threshold=values.threshold,
             aggregate=values.aggregate,
         )
@@ -94,7 +94,7 @@ def main() -> None:
         side_px = predictor.meta.ct.image_size_px
         predictor.slices(np.zeros((1, side_px, side_px), np.uint8))
         queue = jobs.Jobs(
-            predictor.explain,
+            PersonPipeline(predictor, reader).predict,
             lambda result: person_report(result.result, result.pictures, result.left_out),
             scratch,
             limits,

@@ -159,11 +159,11 @@ def test_a_converted_whole_model_predicts_as_pytorch_does(authors, tmp_path):
     assert done.whole
     assert not done.left_out
 
-    predictor = drenet_jax.load(tmp_path)
-    assert predictor.meta.labels == ("ill", "well")
-    assert predictor.meta.ct.image_size_px == 448
+    pipeline = drenet_jax.load(tmp_path)
+    assert pipeline.predictor.meta.labels == ("ill", "well")
+    assert pipeline.predictor.meta.ct.image_size_px == 448
     images = _slices(np.random.default_rng(1))
-    found = predictor.slices(images)
+    found = pipeline.slices(images)
     with torch.no_grad():
         expected = reference.eval()(_to_torch(images.astype(np.float32) / 255))
     np.testing.assert_array_equal(found["boxes"], expected.boxes)

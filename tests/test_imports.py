@@ -27,7 +27,7 @@ FLOORS = {
     "dicom_export": 5,
     "training": 5,
     "serving": 5,
-    "drenet_jax": 6,  # the package itself reaches up to the predictor
+    "drenet_jax": 6,  # the package itself reaches up to the pipeline
     "cli": 6,
 }
 ENTRY_POINT_FLOOR = 7
@@ -105,7 +105,7 @@ def _loaded(code: str) -> set[str]:
         ("ct.series ct.preprocess phantoms.dicom synthesize", {"jax", "tensorflow"}),
         ("cohort data.public", {"jax", "tensorflow", "cv2"}),
         ("data.transform data.preparation data.cohort_table", {"jax", "tensorflow"}),
-        ("predict evaluation.predictor", {"tensorflow", "tensorflow_datasets", "sklearn"}),
+        ("predict evaluation.pipeline", {"tensorflow", "tensorflow_datasets", "sklearn"}),
         ("serve", {"jax", "tensorflow", "fastapi"}),
         ("serving.app serving.server", {"tensorflow", "tensorflow_datasets", "sklearn"}),
     ],

@@ -46,7 +46,7 @@ from drenet_jax.dicom_export.header import (
     model_name,
     new_series,
 )
-from drenet_jax.evaluation.overlays import LESION_BOX_MIN_SCORE
+from drenet_jax.evaluation.overlays import LESION_BOX_MIN_PROBABILITY
 from drenet_jax.evaluation.report.formatting import decision_text
 
 SCHEME = "99DRENETJAX"
@@ -72,7 +72,7 @@ _KNOWN_LABELS = {
 
 
 def structured_report(result: Mapping, instances: Sequence[SourceInstance]) -> ComprehensiveSR:
-    """The person's probabilities and the boxes above `LESION_BOX_MIN_SCORE` on their slices.
+    """The person's probabilities and the boxes above `LESION_BOX_MIN_PROBABILITY` on their slices.
 
     Args:
       result: what `predict` writes to result.json.
@@ -184,7 +184,7 @@ def _boxes(
 ) -> Iterator[PlanarROIMeasurementsAndQualitativeEvaluations]:
     label = result["person"]["label"]
     for row, source in zip(result["slices"], instances, strict=True):
-        passed = [box for box in row["boxes"] if box["score"] > LESION_BOX_MIN_SCORE]
+        passed = [box for box in row["boxes"] if box["score"] > LESION_BOX_MIN_PROBABILITY]
         for number, box in enumerate(passed, start=1):
             yield PlanarROIMeasurementsAndQualitativeEvaluations(
                 tracking_identifier=TrackingIdentifier(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from drenet_jax.ct.orientation import Box
 
 # Paper, Fig. 3: boxes "with normalized predicted scores above 0.8" are shown. It is
 # not lowered where no box passes.
-LESION_BOX_MIN_SCORE = 0.8
+LESION_BOX_MIN_PROBABILITY = 0.8
 
 # Default opacity of the heat map: the slice must stay visible.
 HEAT_OPACITY = 0.45
@@ -29,8 +30,32 @@ _CROP_PICTURE_PX = 192
 _BOX_COLOUR = (255, 40, 40, 255)
 _BOX_EDGE_COLOUR = (0, 0, 0, 150)
 _PLATE_COLOUR = (200, 30, 30, 255)
-_SCORE_COLOUR = (255, 255, 255, 255)
+_TEXT_COLOUR = (255, 255, 255, 255)
 _CROP_COLOUR = (170, 170, 170, 255)
+
+
+class ScoredBox(NamedTuple):
+    """A crop of the model in pixels of a slice, half open.
+
+    Attributes:
+      y0, x0, y1, x1: its edges.
+      probability: of the predicted label, from this crop alone.
+    """
+
+    y0: float
+    x0: float
+    y1: float
+    x1: float
+    probability: float
+
+    @property
+    def edges(self) -> Box:
+        return self[:4]
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """(y, x)."""
+        return (self.y0 + self.y1) / 2, (self.x0 + self.x1) / 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +68,7 @@ class SlicePicture:
       source: [H, W] uint8, the whole slice in the lung window, upright.
       source_box: (y0, x0, y1, x1) of the lungs' crop, in pixels of `source`, ends outside.
       probabilities: label to probability.
-      boxes: each with y0, x0, y1, x1 (pixels of `source`, ends outside) and score.
+      boxes: the crops, in pixels of `source`.
       heat_map: [h, w] float32, 0 or more, Grad-CAM of the predicted label over the
         lungs' crop; None if not computed.
       crop_heat_maps: [K, h', w'] float32, the same over each of `boxes`; None if not computed.
@@ -54,15 +79,15 @@ class SlicePicture:
     source: np.ndarray
     source_box: Box
     probabilities: Mapping[str, float]
-    boxes: Sequence[Mapping[str, float]]
+    boxes: Sequence[ScoredBox]
     heat_map: np.ndarray | None = None
     crop_heat_maps: np.ndarray | None = None
 
     @property
-    def lesion_boxes(self) -> list[Mapping[str, float]]:
-        """The boxes above `LESION_BOX_MIN_SCORE`, highest score first."""
-        passed = [box for box in self.boxes if box["score"] > LESION_BOX_MIN_SCORE]
-        return sorted(passed, key=lambda box: -box["score"])
+    def lesion_boxes(self) -> list[ScoredBox]:
+        """The boxes above `LESION_BOX_MIN_PROBABILITY`, highest probability first."""
+        passed = [box for box in self.boxes if box.probability > LESION_BOX_MIN_PROBABILITY]
+        return sorted(passed, key=lambda box: -box.probability)
 
     @property
     def peak_location(self) -> tuple[float, float] | None:
@@ -100,7 +125,7 @@ class Layers:
     Attributes:
       slice: [H, W] uint8.
       heat: [H, W, 4] uint8, red, green, blue and opacity; None without any heat.
-      marks: [H, W, 4] uint8, the lungs' crop (grey) and the lesion boxes (red) with their scores.
+      marks: [H, W, 4] uint8, the lungs' crop (grey), the lesion boxes (red), their probabilities.
     """
 
     slice: np.ndarray
@@ -126,7 +151,7 @@ def layers(picture: SlicePicture) -> Layers:
 
 def crop_layers(picture: SlicePicture, k: int) -> Layers:
     """The cut of the slice at `picture.boxes[k]`, enlarged, with its own heat map; no marks."""
-    y0, x0, y1, x1 = _corners(picture.boxes[k])
+    y0, x0, y1, x1 = picture.boxes[k].edges
     scale = _CROP_PICTURE_PX / max(y1 - y0, x1 - x0, 1.0)
     height, width = (max(1, round(side * scale)) for side in (y1 - y0, x1 - x0))
     rows, columns = (np.arange(n) + 0.5 for n in (height, width))
@@ -223,17 +248,13 @@ def _marks(picture: SlicePicture, shape: tuple[int, int], by: np.ndarray) -> np.
     line_px = max(2, round(2 * min(shape) / _MIN_PICTURE_PX))
     _draw_frame(marks, picture.source_box, by, max(1, line_px // 2), _CROP_COLOUR)
     boxes = picture.lesion_boxes
-    # The highest score on top.
+    # The highest probability on top.
     for box in boxes[::-1]:
-        _draw_frame(marks, _corners(box), by, 2 * line_px, _BOX_EDGE_COLOUR)
-        _draw_frame(marks, _corners(box), by, line_px, _BOX_COLOUR)
+        _draw_frame(marks, box.edges, by, 2 * line_px, _BOX_EDGE_COLOUR)
+        _draw_frame(marks, box.edges, by, line_px, _BOX_COLOUR)
     for box in boxes[::-1]:
-        _write_score(marks, box["y0"] * by[0], box["x0"] * by[1], box["score"], line_px)
+        _write_probability(marks, box.y0 * by[0], box.x0 * by[1], box.probability, line_px)
     return marks
-
-
-def _corners(box: Mapping[str, float]) -> Box:
-    return box["y0"], box["x0"], box["y1"], box["x1"]
 
 
 def _draw_frame(
@@ -255,9 +276,11 @@ def _draw_frame(
     canvas[max(top, bottom - line_px) : bottom, left:right] = colour
 
 
-def _write_score(canvas: np.ndarray, y: float, x: float, score: float, line_px: int) -> None:
-    """Writes a score at the box's upper left corner, above the box where there is room."""
-    text, font = f"{score:.2f}", cv2.FONT_HERSHEY_SIMPLEX
+def _write_probability(
+    canvas: np.ndarray, y: float, x: float, probability: float, line_px: int
+) -> None:
+    """Writes a probability at the box's upper left corner, above the box where there is room."""
+    text, font = f"{probability:.2f}", cv2.FONT_HERSHEY_SIMPLEX
     size, stroke_px, margin_px = 0.3 * line_px, max(1, line_px // 2), 2 * line_px
     (width, height), base = cv2.getTextSize(text, font, size, stroke_px)
     # On a plate: figures straight on bone and lung cannot be read.
@@ -268,4 +291,4 @@ def _write_score(canvas: np.ndarray, y: float, x: float, score: float, line_px: 
     top, left = np.clip((top, left), 0, np.maximum(0, canvas.shape[:2] - plate))
     canvas[top : top + plate[0], left : left + plate[1]] = _PLATE_COLOUR
     place = int(left + margin_px // 2), int(top + margin_px // 2 + height + base // 2)
-    cv2.putText(canvas, text, place, font, size, _SCORE_COLOUR, stroke_px, cv2.LINE_AA)
+    cv2.putText(canvas, text, place, font, size, _TEXT_COLOUR, stroke_px, cv2.LINE_AA)

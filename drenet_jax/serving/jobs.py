@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from drenet_jax.ct.sources import CtError
-from drenet_jax.evaluation.predictor import PersonResult
+from drenet_jax.evaluation.pipeline import PersonResult
 from drenet_jax.serving.limits import Limits
 from drenet_jax.serving.monitoring import IN_FLIGHT, STAGE_SECONDS, log_error, record_outcome
 from drenet_jax.serving.responses import HttpError, SafeJSONResponse
@@ -66,7 +66,7 @@ class Jobs:
     does not keep a stopped server alive.
 
     Args:
-      explain: as `Predictor.explain`.
+      explain: as `PersonPipeline.predict`.
       render_report: makes the HTML report.
       scratch: for temporary files of the reader; emptied after each job.
       limits: of the queue, the work and the kept answers.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import drenet_jax
 from drenet_jax.evaluation.calibration import ValidationRecord
 from drenet_jax.evaluation.predictions import SlicePredictions
-from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.models.checkpoints import Checkpoints
 
 
@@ -71,15 +71,15 @@ def test_it_is_of_persons_not_of_slices_and_survives_json():
 
 
 def test_a_run_keeps_it_with_its_checkpoint_and_tells_whom_it_was_trained_on(trained, phantoms):
-    predictor = Predictor.load(trained)
+    pipeline = drenet_jax.load(trained)
     with Checkpoints.of(trained, flag="--workdir") as checkpoints:
         kept = checkpoints.validation(checkpoints.best_step)
-    n = sum(predictor.meta.trained_on["splits"]["validation"].values())
+    n = sum(pipeline.predictor.meta.trained_on["splits"]["validation"].values())
     assert len(kept["label"]) == n > 0
-    assert sum(predictor.meta.trained_on["splits"]["train"].values()) == 6
-    assert predictor.meta.trained_on["sites"] == ["A"]
-    result = predictor.person(next((phantoms / "dicom").iterdir()))
-    assert result["model"]["trained_on"] == predictor.meta.trained_on
+    assert sum(pipeline.predictor.meta.trained_on["splits"]["train"].values()) == 6
+    assert pipeline.predictor.meta.trained_on["sites"] == ["A"]
+    result = pipeline.person(next((phantoms / "dicom").iterdir()))
+    assert result["model"]["trained_on"] == pipeline.predictor.meta.trained_on
     told = result["person"]["validation"]
     assert (
         told["from"] <= result["person"]["probabilities"][result["person"]["label"]] <= told["to"]

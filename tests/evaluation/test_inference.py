@@ -1,4 +1,4 @@
-"""From files to a diagnosis: what the predictor returns, and that all paths agree."""
+"""From files to a diagnosis: what the pipeline returns, and that all paths agree."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from drenet_jax.data.batches import split_batches
 from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.predictor import _source_boxes
+from drenet_jax.evaluation.pipeline import _to_source
 from drenet_jax.models.checkpoints import Checkpoints, save_converted
 
 
 @pytest.fixture(scope="module")
-def predictor(trained):
+def pipeline(trained):
     return drenet_jax.load(trained)
 
 
@@ -27,9 +27,9 @@ def person(phantoms):
     return read_cohort(phantoms / "cohort.csv").persons[0]
 
 
-def test_slices_have_the_shapes_and_types_of_the_design(predictor):
+def test_slices_have_the_shapes_and_types_of_the_design(pipeline):
     images = np.random.default_rng(0).integers(0, 255, (11, 96, 96), np.uint8)
-    found = predictor.slices(images)
+    found = pipeline.slices(images)
     assert found["probabilities"].shape == found["logits"].shape == (11, 3)
     assert found["raw_logits"].shape == (11, 3)
     assert found["boxes"].shape == (11, 2, 4)
@@ -39,11 +39,11 @@ def test_slices_have_the_shapes_and_types_of_the_design(predictor):
     np.testing.assert_allclose(found["probabilities"].sum(axis=1), 1, rtol=1e-5)
 
 
-def test_a_slice_is_scored_alike_in_any_batch(predictor):
+def test_a_slice_is_scored_alike_in_any_batch(pipeline):
     images = np.random.default_rng(0).integers(0, 255, (11, 96, 96), np.uint8)
-    together = predictor.slices(images)
+    together = pipeline.slices(images)
     for i in (0, 7, 10):
-        alone = predictor.slices(images[i : i + 1])
+        alone = pipeline.slices(images[i : i + 1])
         np.testing.assert_allclose(alone["logits"][0], together["logits"][i], atol=1e-4)
         np.testing.assert_array_equal(alone["boxes"][0], together["boxes"][i])
 
@@ -52,9 +52,9 @@ def test_a_slice_is_scored_alike_in_any_batch(predictor):
     "images",
     [np.zeros((2, 90, 96), np.uint8), np.zeros((2, 96, 96)), np.zeros((0, 96, 96), np.uint8)],
 )
-def test_images_that_do_not_fit_are_refused(images, predictor):
+def test_images_that_do_not_fit_are_refused(images, pipeline):
     with pytest.raises(InputError):
-        predictor.slices(images)
+        pipeline.slices(images)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_weights_that_do_not_fit_their_config_are_told_by_name(
         drenet_jax.load(tmp_path)
 
 
-def test_a_person_is_the_mean_of_the_kept_slices(predictor, person):
-    result = predictor.person(person.paths[0])
-    prepared = prepare_person(person.paths, predictor.meta.ct)
+def test_a_person_is_the_mean_of_the_kept_slices(pipeline, person):
+    result = pipeline.person(person.paths[0])
+    prepared = prepare_person(person.paths, pipeline.predictor.meta.ct)
     assert [one["name"] for one in result["slices"]] == [one.name for one in prepared.kept]
     assert [one["name"] for one in result["excluded"]] == [one.name for one in prepared.excluded]
     assert result["person"]["n_slices"] == len(prepared.kept)
@@ -86,12 +86,12 @@ def test_a_person_is_the_mean_of_the_kept_slices(predictor, person):
     assert result["person"]["label"] == max(
         result["person"]["probabilities"], key=result["person"]["probabilities"].get
     )
-    assert result["model"]["labels"] == list(predictor.meta.labels)
+    assert result["model"]["labels"] == list(pipeline.predictor.meta.labels)
     json.dumps(result, allow_nan=False)
 
 
-def test_boxes_lie_in_the_lung_crop_of_the_original_slice(predictor, person):
-    found = predictor.explain(person.paths[0])
+def test_boxes_lie_in_the_lung_crop_of_the_original_slice(pipeline, person):
+    found = pipeline.predict(person.paths[0])
     for row, picture in zip(found.result["slices"], found.pictures, strict=True):
         y0, x0, y1, x1 = picture.source_box
         assert len(row["boxes"]) == 2
@@ -103,19 +103,18 @@ def test_boxes_lie_in_the_lung_crop_of_the_original_slice(predictor, person):
 
 def test_a_box_of_the_input_is_drawn_where_it_was_cut_out():
     boxes = np.array([[0, 0, 50, 100], [-10, 25, 60, 75]])
-    found = _source_boxes(boxes, np.array([0.9, 0.1]), (100, 200, 300, 500), 100)
-    assert found[0] == {"y0": 100.0, "x0": 200.0, "y1": 200.0, "x1": 500.0, "score": 0.9}
     # What reaches over the crop's border is clipped to it.
-    assert found[1] == {"y0": 100.0, "x0": 275.0, "y1": 220.0, "x1": 425.0, "score": 0.1}
+    wanted = [[100.0, 200.0, 200.0, 500.0], [100.0, 275.0, 220.0, 425.0]]
+    np.testing.assert_array_equal(_to_source(boxes, (100, 200, 300, 500), 100), wanted)
 
 
-def test_predict_sees_the_images_of_the_records(predictor, prepared, phantoms):
+def test_predict_sees_the_images_of_the_records(pipeline, prepared, phantoms):
     data = open_data(prepared)
     cohort = {one.patient_id: one for one in read_cohort(phantoms / "cohort.csv").persons}
     for batch in split_batches(data, "test", batch_size=64, fill="train"):
-        scored = predictor.slices(batch["image"])
+        scored = pipeline.slices(batch["image"])
         patient = batch["patient_id"][0]
-        result = predictor.person(cohort[patient].paths[0])
+        result = pipeline.person(cohort[patient].paths[0])
         rows = {one["name"]: one["probabilities"] for one in result["slices"]}
         for i, name in enumerate(batch["slice_name"]):
             if batch["patient_id"][i] == patient:
@@ -125,18 +124,21 @@ def test_predict_sees_the_images_of_the_records(predictor, prepared, phantoms):
 
 
 def test_calibrated_probabilities_are_those_of_the_checkpoint_s_temperature(
-    trained, predictor, monkeypatch
+    trained, pipeline, monkeypatch
 ):
     monkeypatch.setattr(Checkpoints, "figures", lambda self, step: {"temperature": 2.5})
     calibrated = drenet_jax.load(trained, calibrated=True)
     images = np.random.default_rng(0).integers(0, 255, (3, 96, 96), np.uint8)
-    found, plain = calibrated.slices(images), predictor.slices(images)
+    found, plain = calibrated.slices(images), pipeline.slices(images)
     np.testing.assert_array_equal(found["logits"], plain["logits"])
     powers = plain["probabilities"] ** (1 / 2.5)
     np.testing.assert_allclose(
         found["probabilities"], powers / powers.sum(axis=1, keepdims=True), rtol=1e-5
     )
-    assert (calibrated.identity["temperature"], predictor.identity["temperature"]) == (2.5, 1.0)
+    assert (
+        calibrated.predictor.identity["temperature"],
+        pipeline.predictor.identity["temperature"],
+    ) == (2.5, 1.0)
 
 
 @pytest.mark.parametrize("figures", [{"auc": None}, {"auc": 1.0, "temperature": None}])

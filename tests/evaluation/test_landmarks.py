@@ -24,6 +24,7 @@ from pydicom.uid import EnhancedCTImageStorage
 
 from drenet_jax.ct.window import window
 from drenet_jax.evaluation.overlays import layers
+from drenet_jax.evaluation.pipeline import PersonPipeline
 from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.models.checkpoints import Meta
 
@@ -254,7 +255,7 @@ def point_at_blobs(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def predictor(ct_settings) -> Predictor:
+def pipeline(ct_settings) -> PersonPipeline:
     meta = Meta(
         config=runpy.run_path(str(CONFIG))["get_config"](),
         labels=("healthy", "COVID-19"),
@@ -263,7 +264,8 @@ def predictor(ct_settings) -> Predictor:
         data_fingerprint="",
         version="0.1.0",
     )
-    return Predictor(meta, 1, Path("run"), StandIn(), variables={"none": np.zeros(1)})
+    predictor = Predictor(meta, 1, Path("run"), StandIn(), variables={"none": np.zeros(1)})
+    return PersonPipeline(predictor)
 
 
 def red_box(marks: np.ndarray) -> np.ndarray:
@@ -297,13 +299,13 @@ def slice_of_volume(path: Path, row: dict) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_boxes_and_heat_hit_the_planted_square(kind, predictor, tmp_path):
+def test_boxes_and_heat_hit_the_planted_square(kind, pipeline, tmp_path):
     case = CASES[kind]
     stored = [np.ascontiguousarray(case.store(hu)) for hu in case.to_canonical]
     folder = tmp_path / "person"
     folder.mkdir()
     path = case.write(folder, stored)
-    found = predictor.explain(path)
+    found = pipeline.predict(path)
     if is_volume(path):
         stored = [slice_of_volume(path, row) for row in found.result["slices"]]
     else:

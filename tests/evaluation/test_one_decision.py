@@ -9,12 +9,12 @@ import json
 import numpy as np
 import pytest
 
+import drenet_jax
 from drenet_jax.data.records import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import DecisionRule, decide
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.evaluation.predictions import AGGREGATES
-from drenet_jax.evaluation.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def test_the_run_s_own_rule_decides_for_both(trained_on_two_labels, scored, phan
     metrics, persons = scored()
     rule = {"rule": "threshold", "threshold": 0.37, "positive": "COVID-19"}
     assert metrics["decision"] == rule | {"aggregate": "top3_mean"}
-    predictor = Predictor.load(trained_on_two_labels)
+    pipeline = drenet_jax.load(trained_on_two_labels)
     for row in persons:
-        result = predictor.person(phantoms / "dicom" / row["patient_id"])
+        result = pipeline.person(phantoms / "dicom" / row["patient_id"])
         assert result["decision"] == metrics["decision"]
         assert result["person"]["probabilities"] == pytest.approx(
             {label: float(row[f"p_{label}"]) for label in metrics["labels"]}, abs=1e-5
@@ -60,20 +60,20 @@ def test_the_run_s_own_rule_decides_for_both(trained_on_two_labels, scored, phan
 def test_every_threshold_and_aggregate_decides_alike(
     aggregate, trained_on_two_labels, scored, phantoms
 ):
-    predictor = Predictor.load(trained_on_two_labels, aggregate=aggregate)
+    pipeline = drenet_jax.load(trained_on_two_labels, aggregate=aggregate)
     _, persons = scored(aggregate=aggregate)
     p = sorted(float(row["p_COVID-19"]) for row in persons)
     between = [(a + b) / 2 for a, b in itertools.pairwise(p) if b - a > 1e-5]
     assert between, p
     found = {
-        row["patient_id"]: predictor.explain(phantoms / "dicom" / row["patient_id"]).result
+        row["patient_id"]: pipeline.predict(phantoms / "dicom" / row["patient_id"]).result
         for row in persons
     }
     for threshold in (p[0] / 2, *between, (p[-1] + 1) / 2):
         metrics, _ = scored(aggregate=aggregate, threshold=threshold)
         rule = DecisionRule.of(
-            predictor.meta.labels,
-            predictor.meta.config.evaluation,
+            pipeline.predictor.meta.labels,
+            pipeline.predictor.meta.config.evaluation,
             threshold=threshold,
             aggregate=aggregate,
         )
@@ -91,10 +91,10 @@ def test_every_threshold_and_aggregate_decides_alike(
 
 def test_the_threshold_can_overrule_the_largest_probability(trained_on_two_labels, phantoms):
     person = sorted((phantoms / "dicom").iterdir())[0]
-    p = Predictor.load(trained_on_two_labels).person(person)["person"]["probabilities"]
+    p = drenet_jax.load(trained_on_two_labels).person(person)["person"]["probabilities"]
     least = min(p, key=p.get)
     threshold = (p["COVID-19"] + (0.0 if least == "COVID-19" else 1.0)) / 2
-    result = Predictor.load(trained_on_two_labels, threshold=threshold).person(person)
+    result = drenet_jax.load(trained_on_two_labels, threshold=threshold).person(person)
     assert result["person"]["label"] == least
     assert result["person"]["probabilities"] == pytest.approx(p)
     # A box's score and the heat map are of the label that was decided for.
@@ -103,12 +103,12 @@ def test_the_threshold_can_overrule_the_largest_probability(trained_on_two_label
 
 def test_of_three_labels_the_most_probable_is_taken(trained, phantoms, tmp_path):
     metrics = evaluate_split(trained, "test", tmp_path, threshold=0.9, aggregate="median")
-    predictor = Predictor.load(trained, aggregate="median")
+    pipeline = drenet_jax.load(trained, aggregate="median")
     with (tmp_path / "persons.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     right = []
     for row in rows:
-        result = predictor.person(phantoms / "dicom" / row["patient_id"])
+        result = pipeline.person(phantoms / "dicom" / row["patient_id"])
         p = {label: float(row[f"p_{label}"]) for label in metrics["labels"]}
         assert result["person"]["probabilities"] == pytest.approx(p, abs=1e-5)
         assert result["person"]["label"] == max(p, key=p.get)
@@ -128,13 +128,13 @@ def test_of_three_labels_the_most_probable_is_taken(trained, phantoms, tmp_path)
 def test_what_is_known_of_validation_persons_is_of_the_same_aggregate(
     trained_on_two_labels, phantoms
 ):
-    predictor = Predictor.load(trained_on_two_labels)
-    data = open_data(predictor.meta.config.data.dir)
+    pipeline = drenet_jax.load(trained_on_two_labels)
+    data = open_data(pipeline.predictor.meta.config.data.dir)
     persons = [
-        predictor.person(phantoms / "dicom" / one)["person"]["probabilities"]
+        pipeline.person(phantoms / "dicom" / one)["person"]["probabilities"]
         for one in data.persons["validation"]
     ]
-    known = predictor.experience
+    known = pipeline.predictor.validation_record
     assert known.aggregate == "top3_mean"
     kept = {tuple(np.round(row, 4)) for row in known.probabilities}
     assert kept == {tuple(np.round([p[x] for x in data.labels], 4)) for p in persons}

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drenet_jax.evaluation.overlays import (
-    LESION_BOX_MIN_SCORE,
+    LESION_BOX_MIN_PROBABILITY,
     Layers,
+    ScoredBox,
     SlicePicture,
     composite,
     crop_layers,
@@ -22,7 +23,7 @@ GREY = (170, 170, 170, 255)
 
 
 def box(y0, x0, y1, x1, score=0.9):
-    return {"y0": y0, "x0": x0, "y1": y1, "x1": x1, "score": score}
+    return ScoredBox(y0, x0, y1, x1, score)
 
 
 def picture(shape=(128, 128), source_box=(16, 16, 112, 112), boxes=(), **maps):
@@ -75,14 +76,14 @@ def test_a_box_is_drawn_where_it_is(shape, corners):
 
 
 def test_only_boxes_above_the_threshold_are_drawn():
-    boxes = [box(20, 20, 60, 60, LESION_BOX_MIN_SCORE), box(20, 20, 60, 60, 0.1)]
+    boxes = [box(20, 20, 60, 60, LESION_BOX_MIN_PROBABILITY), box(20, 20, 60, 60, 0.1)]
     assert not where(layers(picture(boxes=boxes)).marks, RED).any()
     assert picture(boxes=boxes).lesion_boxes == []
 
 
 def test_the_highest_score_comes_first():
     boxes = [box(0, 0, 9, 9, 0.85), box(0, 0, 9, 9, 0.97), box(0, 0, 9, 9, 0.2)]
-    assert [one["score"] for one in picture(boxes=boxes).lesion_boxes] == [0.97, 0.85]
+    assert [one.probability for one in picture(boxes=boxes).lesion_boxes] == [0.97, 0.85]
 
 
 def test_a_box_over_the_edge_is_drawn_along_the_edge():

@@ -26,8 +26,13 @@ from drenet_jax.ct.sources import natural
 from drenet_jax.ct.window import window
 from drenet_jax.dicom_export.objects import require_highdicom, write_objects
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.overlays import HEAT_OPACITY, LESION_BOX_MIN_SCORE, composite, layers
-from drenet_jax.evaluation.predictor import PersonResult
+from drenet_jax.evaluation.overlays import (
+    HEAT_OPACITY,
+    LESION_BOX_MIN_PROBABILITY,
+    composite,
+    layers,
+)
+from drenet_jax.evaluation.pipeline import PersonResult
 from drenet_jax.evaluation.report.person_report import top_slices
 
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed (extra `pacs`)")
@@ -50,7 +55,7 @@ PATIENT = {
 
 
 @pytest.fixture(scope="module")
-def predictor(trained):
+def pipeline(trained):
     return drenet_jax.load(trained)
 
 
@@ -75,12 +80,12 @@ class Written:
         return self.report.content.get_planar_roi_measurement_groups()
 
 
-def _write(predictor, path: Path, folder: Path, source: Callable | None = None) -> Written:
+def _write(pipeline, path: Path, folder: Path, source: Callable | None = None) -> Written:
     """Writes the objects with all boxes, however low their scores."""
     folder.mkdir()
-    found = predictor.explain(path, with_instances=True)
+    found = pipeline.predict(path, with_instances=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(structured_report, "LESION_BOX_MIN_SCORE", -1.0)
+        patch.setattr(structured_report, "LESION_BOX_MIN_PROBABILITY", -1.0)
         write_objects(folder, found.result, found.pictures, found.instances)
     return Written(found, folder, source or (lambda name: pydicom.dcmread(path / name)))
 
@@ -178,10 +183,10 @@ INPUTS = [
 
 
 @pytest.fixture(scope="module", params=INPUTS, ids=lambda make: make.__name__[1:])
-def written(request, predictor, phantoms, tmp_path_factory) -> Written:
+def written(request, pipeline, phantoms, tmp_path_factory) -> Written:
     place = tmp_path_factory.mktemp("pacs")
     path, source = request.param(phantoms, place / "files")
-    return _write(predictor, path, place / "dicom", source)
+    return _write(pipeline, path, place / "dicom", source)
 
 
 @pytest.fixture
@@ -271,8 +276,8 @@ def test_the_report_says_what_result_json_says_of_the_person(written):
     assert comment.value.startswith("Research only, not for clinical use.")
 
 
-def test_the_report_names_device_and_algorithm_and_is_unverified(predictor, series, tmp_path):
-    written = _write(predictor, series(), tmp_path / "dicom")
+def test_the_report_names_device_and_algorithm_and_is_unverified(pipeline, series, tmp_path):
+    written = _write(pipeline, series(), tmp_path / "dicom")
     report, model = written.report, written.found.result["model"]
     assert (report.VerificationFlag, report.CompletionFlag) == ("UNVERIFIED", "COMPLETE")
     assert report.PreliminaryFlag == "PRELIMINARY"
@@ -289,7 +294,7 @@ def test_the_report_names_device_and_algorithm_and_is_unverified(predictor, seri
     assert ("Algorithm Parameters", "temperature: 1.0") in texts
     # The path of the run may name a user.
     assert model["workdir"].encode() not in (written.folder / "report.dcm").read_bytes()
-    again = _write(predictor, tmp_path / "in", tmp_path / "again")
+    again = _write(pipeline, tmp_path / "in", tmp_path / "again")
     assert again.report.SOPInstanceUID != report.SOPInstanceUID
     (other,) = again.report.content.get_observer_contexts()
     assert other.observer_identifying_attributes.uid == device.uid
@@ -308,17 +313,17 @@ def _store(folder: Path, orientation: Callable, **tags: object) -> Path:
 
 
 def test_regions_follow_slices_that_are_stored_transposed_or_upside_down(
-    predictor, series, phantoms, tmp_path
+    pipeline, series, phantoms, tmp_path
 ):
     size = 96
-    to_canonical = _write(predictor, series(), tmp_path / "upright")
+    to_canonical = _write(pipeline, series(), tmp_path / "upright")
     for name, orientation, cosines, back in (
         ("transposed", lambda p: p.T, [0, 1, 0, 1, 0, 0], lambda c: c[:, ::-1]),
         ("flipped", lambda p: p[::-1], [1, 0, 0, 0, -1, 0], lambda c: c * (1, -1) + (0, size)),
     ):
         folder = _copy(phantoms, tmp_path / f"{name}_in")
         _store(folder, orientation, ImageOrientationPatient=cosines)
-        turned = _write(predictor, folder, tmp_path / name)
+        turned = _write(pipeline, folder, tmp_path / name)
         expected = _corners_by_slice(to_canonical)
         found = _corners_by_slice(turned)
         assert expected.keys() == found.keys()
@@ -352,20 +357,20 @@ def test_captures_show_the_report_s_pictures_with_a_warning_below(written):
         assert capture.PhotometricInterpretation == "RGB"
 
 
-def test_captures_know_the_size_of_their_pixels(predictor, series, tmp_path):
+def test_captures_know_the_size_of_their_pixels(pipeline, series, tmp_path):
     folder = _store(
         series(),
         lambda pixels: pixels.T,
         ImageOrientationPatient=[0, 1, 0, 1, 0, 0],
         PixelSpacing=[4.0, 3.0],
     )
-    written = _write(predictor, folder, tmp_path / "dicom")
+    written = _write(pipeline, folder, tmp_path / "dicom")
     rows_mm, columns_mm = written.captures[0].PixelSpacing
     assert rows_mm == pytest.approx(3.0 * 96 / 512)
     assert columns_mm == pytest.approx(4.0 * 96 / 512)
 
 
-def test_a_slice_that_says_not_how_it_lies_gets_no_orientation(predictor, tmp_path):
+def test_a_slice_that_says_not_how_it_lies_gets_no_orientation(pipeline, tmp_path):
     path = write_dicom(
         tmp_path / "1.dcm",
         draw_chest(),
@@ -373,18 +378,18 @@ def test_a_slice_that_says_not_how_it_lies_gets_no_orientation(predictor, tmp_pa
         ImageOrientationPatient=None,
         StudyInstanceUID=PATIENT["StudyInstanceUID"],
     )
-    written = _write(predictor, path, tmp_path / "dicom", lambda name: pydicom.dcmread(path))
+    written = _write(pipeline, path, tmp_path / "dicom", lambda name: pydicom.dcmread(path))
     assert not written.captures[0].PatientOrientation
     assert "PixelSpacing" not in written.captures[0]
     _require_valid(written.folder)
 
 
-def test_boxes_below_the_report_s_score_are_left_out(predictor, series, tmp_path):
-    found = predictor.explain(series(), with_instances=True)
+def test_boxes_below_the_report_s_score_are_left_out(pipeline, series, tmp_path):
+    found = pipeline.predict(series(), with_instances=True)
     result = copy.deepcopy(found.result)
     for row in result["slices"]:
-        row["boxes"][0]["score"] = LESION_BOX_MIN_SCORE + 0.01
-        row["boxes"][1]["score"] = LESION_BOX_MIN_SCORE
+        row["boxes"][0]["score"] = LESION_BOX_MIN_PROBABILITY + 0.01
+        row["boxes"][1]["score"] = LESION_BOX_MIN_PROBABILITY
     (tmp_path / "some").mkdir()
     write_objects(tmp_path / "some", result, found.pictures, found.instances)
     report = hd.sr.srread(tmp_path / "some" / "report.dcm")
@@ -399,7 +404,7 @@ def test_boxes_below_the_report_s_score_are_left_out(predictor, series, tmp_path
 
 
 @pytest.mark.parametrize("gone", ["removed", "emptied"])
-def test_anonymised_files_give_valid_objects(gone, predictor, series, tmp_path):
+def test_anonymised_files_give_valid_objects(gone, pipeline, series, tmp_path):
     folder = series(**PATIENT)
     for file in folder.iterdir():
         dataset = pydicom.dcmread(file)
@@ -414,7 +419,7 @@ def test_anonymised_files_give_valid_objects(gone, predictor, series, tmp_path):
         item.CodeMeaning = "Basic Application Confidentiality Profile"
         dataset.DeidentificationMethodCodeSequence = [item]
         dataset.save_as(file)
-    written = _write(predictor, folder, tmp_path / "dicom")
+    written = _write(pipeline, folder, tmp_path / "dicom")
     for made in (written.report, *written.captures):
         assert made.PatientName == made.PatientID == made.StudyDate == ""
         assert made.PatientIdentityRemoved == "YES"
@@ -431,20 +436,20 @@ def test_anonymised_files_give_valid_objects(gone, predictor, series, tmp_path):
         ("ISO_IR 192", "Иванов^Пётр"),
     ],
 )
-def test_names_of_every_script_survive(charset, name, predictor, series, tmp_path):
+def test_names_of_every_script_survive(charset, name, pipeline, series, tmp_path):
     folder = series(SpecificCharacterSet=charset, PatientName=name)
-    written = _write(predictor, folder, tmp_path / "dicom")
+    written = _write(pipeline, folder, tmp_path / "dicom")
     for made in (written.report, *written.captures):
         assert made.SpecificCharacterSet == "ISO_IR 192"
         assert str(made.PatientName) == name
     _require_valid(written.folder)
 
 
-def test_what_breaks_dicom_s_rules_is_passed_on_and_not_told(predictor, series, tmp_path, capsys):
+def test_what_breaks_dicom_s_rules_is_passed_on_and_not_told(pipeline, series, tmp_path, capsys):
     odd = {"PatientName": "Bono", "PatientID": "x" * 70, "StudyDate": "04.03.2021"}
     with pydicom.config.disable_value_validation():
         folder = series(**odd, PatientSex="female")
-        written = _write(predictor, folder, tmp_path / "dicom")
+        written = _write(pipeline, folder, tmp_path / "dicom")
         assert {keyword: written.report.get(keyword) for keyword in odd} == odd
         assert written.captures[0].PatientSex == "female"
     told = capsys.readouterr()
@@ -470,8 +475,8 @@ def test_labels_have_codes(label, scheme, value):
     assert (code.scheme_designator, code.value) == (scheme, value)
 
 
-def test_labels_of_any_length_give_valid_reports(predictor, series, tmp_path):
-    found = predictor.explain(series(), with_instances=True)
+def test_labels_of_any_length_give_valid_reports(pipeline, series, tmp_path):
+    found = pipeline.predict(series(), with_instances=True)
     result = copy.deepcopy(found.result)
     labels = ["a\\b", "a label of more than sixteen letters", "x" * 200]
     result["person"] = {
@@ -491,48 +496,48 @@ def test_labels_of_any_length_give_valid_reports(predictor, series, tmp_path):
     assert len({one.name.value for one in group.get_measurements()}) == 3
 
 
-def test_only_dicom_of_one_patient_can_be_filed(predictor, series, tmp_path):
+def test_only_dicom_of_one_patient_can_be_filed(pipeline, series, tmp_path):
     folder = series(**PATIENT)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    for picture in predictor.explain(folder).pictures:
+    for picture in pipeline.predict(folder).pictures:
         cv2.imwrite(str(pictures / f"{picture.index:03d}.png"), picture.source)
-    assert predictor.explain(pictures).instances == ()
+    assert pipeline.predict(pictures).instances == ()
     with pytest.raises(InputError, match="no DICOM, whose patient and study are not known"):
-        predictor.explain(pictures, with_instances=True)
+        pipeline.predict(pictures, with_instances=True)
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     for file in other.iterdir():
         change(file, PatientID="HOSP-2")
     with pytest.raises(InputError, match="more than one patient") as told:
-        predictor.explain([folder, other], with_instances=True)
+        pipeline.predict([folder, other], with_instances=True)
     assert "HOSP" not in str(told.value)
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPInstanceUID"])
-def test_a_source_that_nothing_can_refer_to_is_refused(keyword, predictor, series):
+def test_a_source_that_nothing_can_refer_to_is_refused(keyword, pipeline, series):
     folder = series(**PATIENT)
     for file in list(folder.iterdir()):
         dataset = pydicom.dcmread(file)
         delattr(dataset, keyword)
         dataset.save_as(folder / f"ERIKA_{file.name}", enforce_file_format=False)
         file.unlink()
-    assert predictor.explain(folder).result["slices"]
+    assert pipeline.predict(folder).result["slices"]
     with pytest.raises(InputError, match=f"without {keyword}") as told:
-        predictor.explain(folder, with_instances=True)
+        pipeline.predict(folder, with_instances=True)
     assert "ERIKA" not in str(told.value)
 
 
-def test_slices_with_one_instance_uid_are_refused_for_the_pacs_alone(predictor, series):
+def test_slices_with_one_instance_uid_are_refused_for_the_pacs_alone(pipeline, series):
     folder = series(**PATIENT)
     for file in folder.iterdir():
         change(file, SOPInstanceUID="1.2.3")
-    assert predictor.explain(folder).result["slices"]
+    assert pipeline.predict(folder).result["slices"]
     with pytest.raises(InputError, match="slices with the same SOPInstanceUID"):
-        predictor.explain(folder, with_instances=True)
+        pipeline.predict(folder, with_instances=True)
 
 
-def test_nothing_identifies_the_patient_unless_it_is_asked_for(series, ct_settings, predictor):
+def test_nothing_identifies_the_patient_unless_it_is_asked_for(series, ct_settings, pipeline):
     folder = series(**PATIENT)
     secrets = [value.encode() for key, value in PATIENT.items() if key != "PatientSex"]
     plain = pickle.dumps(prepare_person([folder], ct_settings))
@@ -540,7 +545,7 @@ def test_nothing_identifies_the_patient_unless_it_is_asked_for(series, ct_settin
     for secret in secrets:
         assert secret not in plain
         assert secret in asked
-    shown = repr(dataclasses.replace(predictor.explain(folder, with_instances=True), pictures=()))
+    shown = repr(dataclasses.replace(pipeline.predict(folder, with_instances=True), pictures=()))
     assert "instances=" in shown
     assert not any(secret.decode() in shown for secret in secrets)
 

@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 from html_pages import Page, assert_stands_alone, pictures_of
 
-from drenet_jax.evaluation.overlays import LESION_BOX_MIN_SCORE, LeftOutSlice, SlicePicture
+from drenet_jax.evaluation.overlays import (
+    LESION_BOX_MIN_PROBABILITY,
+    LeftOutSlice,
+    ScoredBox,
+    SlicePicture,
+)
 from drenet_jax.evaluation.report.person_report import REPORT_POLICY, person_report
 
 LABELS = ("COVID-19", "bacterial", "healthy")
@@ -32,7 +37,11 @@ TRAINED_ON = {
 
 
 def box(y0, x0, y1, x1, score):
-    return {"y0": y0, "x0": x0, "y1": y1, "x1": x1, "score": score}
+    return ScoredBox(y0, x0, y1, x1, score)
+
+
+def json_box(item):
+    return dict(zip(("y0", "x0", "y1", "x1", "score"), item, strict=True))
 
 
 def person(scores, boxes=(), names=None, *, heat=None):
@@ -63,12 +72,13 @@ def person(scores, boxes=(), names=None, *, heat=None):
                 "name": picture.name,
                 "index": picture.index,
                 "probabilities": picture.probabilities,
-                "boxes": picture.boxes,
+                "boxes": [json_box(item) for item in picture.boxes],
             }
             for picture in pictures
         ],
         "excluded": [],
         "notes": [],
+        "decision": {"rule": "largest_probability", "aggregate": "mean"},
         "model": {
             "name": "drenet",
             "workdir": "runs/demo",
@@ -240,12 +250,15 @@ def test_the_model_and_its_persons_are_told():
     result["model"]["trained_on"] = TRAINED_ON
     text = text_of(person_report(result, pictures))
     assert "A drenet network of drenet_jax 0.1.0, with the weights of step 1200" in text
-    assert "It learned from 40 persons, and 5 persons served to choose it; from the sites" in text
+    assert (
+        "It was trained on 40 persons, and 5 persons were used for model selection; from the sites"
+        in text
+    )
     assert "Basel, Bern." in text
     for row in ("COVID-19 20 4", "bacterial 9 0", "healthy 11 1", "all 40 5"):
         assert row in text
     result["model"]["trained_on"] = None
-    assert "does not tell whom it was trained on" in text_of(person_report(result, pictures))
+    assert "no record of its training cohort" in text_of(person_report(result, pictures))
 
 
 def test_markup_in_names_is_shown_and_not_run():
@@ -288,7 +301,7 @@ def test_left_out_files_are_told_with_the_reason():
 
 
 def test_boxes_at_or_below_the_threshold_are_not_drawn_and_that_is_said():
-    weak = [box(20, 20, 60, 60, LESION_BOX_MIN_SCORE), box(20, 20, 60, 60, 0.1)]
+    weak = [box(20, 20, 60, 60, LESION_BOX_MIN_PROBABILITY), box(20, 20, 60, 60, 0.1)]
     page = person_report(*person([0.9], weak))
     assert "No lesion box: no region scores above 0.80" in text_of(page)
     assert not any((picture == RED).all(axis=2).any() for picture in pictures_of(page))

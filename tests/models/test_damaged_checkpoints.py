@@ -148,7 +148,9 @@ def test_a_whole_checkpoint_beside_the_damaged_one_is_named_and_serves(
     assert f"the checkpoint {later} is damaged" in str(refusal.value)
     assert f"remove this folder, so that {step.name} beside it is taken" in str(refusal.value)
     shutil.rmtree(later)
-    found, wanted = (jax.tree.leaves(drenet_jax.load(x).variables) for x in (workdir, trained))
+    found, wanted = (
+        jax.tree.leaves(drenet_jax.load(x).predictor.variables) for x in (workdir, trained)
+    )
     assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
@@ -162,7 +164,7 @@ def test_checkpoints_of_earlier_versions_have_no_checksums(trained, tmp_path):
         "weights", "optimizer", "progress", "validation", "metrics", "meta", "digests",
     }  # fmt: skip
     path.write_text(json.dumps(meta))
-    found, wanted = (drenet_jax.load(x) for x in (workdir, trained))
+    found, wanted = (drenet_jax.load(x).predictor for x in (workdir, trained))
     assert found.meta == wanted.meta
 
 
@@ -200,7 +202,8 @@ def test_loading_says_nothing(trained):
     import subprocess
     import sys
 
-    code = f"import drenet_jax; p = drenet_jax.load({str(trained)!r}); print(len(p.meta.labels))"
+    load = f"drenet_jax.load({str(trained)!r}).predictor"
+    code = f"import drenet_jax; print(len({load}.meta.labels))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True
     )

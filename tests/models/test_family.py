@@ -153,7 +153,7 @@ def test_a_rival_is_trained_evaluated_and_asked_in_the_same_harness(
     metrics = evaluate_split(tmp_path / "run", "test", tmp_path / "test")
     assert metrics["person"]["auc"]["value"] is not None
     person = read_cohort(phantoms / "cohort.csv").persons[0]
-    found = drenet_jax.load(tmp_path / "run").explain(person.paths[0])
+    found = drenet_jax.load(tmp_path / "run").predict(person.paths[0])
     assert found.result["model"]["name"] == name
     assert all(one["boxes"] == [] for one in found.result["slices"])
     assert "No lesion box" in person_report(found.result, found.pictures)

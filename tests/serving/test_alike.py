@@ -15,13 +15,13 @@ import pytest
 import SimpleITK as sitk
 from serving.visitors import FORM_HEADERS, form_of
 
+import drenet_jax
 from drenet_jax.ct.sources import CtError
-from drenet_jax.evaluation.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
-def predictor(trained):
-    return Predictor.load(trained)
+def pipeline(trained):
+    return drenet_jax.load(trained)
 
 
 @pytest.fixture
@@ -126,27 +126,27 @@ ANSWERED = [_with_litter, _shuffled, _with_a_gap, _two_series, _volume, _zip]
 REFUSED = [_cut_zip, _text, _photo, _colours, _slices_of_other_sizes]
 
 
-def _send(stage, predictor, path):
+def _send(stage, pipeline, path):
     limits = {"work_seconds": 120.0}
     files = form_of(path) if path.is_dir() else [("files", (path.name, path.read_bytes()))]
-    with httpx.Client(base_url=stage(predictor.explain, **limits).url, timeout=120) as client:
+    with httpx.Client(base_url=stage(pipeline.predict, **limits).url, timeout=120) as client:
         return client.post("/api/predict", files=files)
 
 
-def _predicted(predictor, path):
+def _predicted(pipeline, path):
     """What `predict` writes, or why it refuses."""
     try:
-        return json.loads(json.dumps(predictor.explain(path).result))
+        return json.loads(json.dumps(pipeline.predict(path).result))
     except CtError as error:
         return error
 
 
 @pytest.mark.parametrize("make", [*ANSWERED, *REFUSED, _of_two_patients])
-def test_an_odd_input_gets_the_answer_of_predict(make, stage, predictor, two, tmp_path):
+def test_an_odd_input_gets_the_answer_of_predict(make, stage, pipeline, two, tmp_path):
     (tmp_path / "given").mkdir()
     path = make(tmp_path / "given", two)
-    wanted = _predicted(predictor, path)
-    answer = _send(stage, predictor, path)
+    wanted = _predicted(pipeline, path)
+    answer = _send(stage, pipeline, path)
     if isinstance(wanted, CtError):
         assert make not in ANSWERED
         assert answer.status_code == 422
@@ -162,11 +162,11 @@ def test_an_odd_input_gets_the_answer_of_predict(make, stage, predictor, two, tm
         }  # fmt: skip
 
 
-def test_what_is_odd_is_said(predictor, two, tmp_path):
+def test_what_is_odd_is_said(pipeline, two, tmp_path):
     """The inputs above are odd: else the test above would say little."""
     for make in (_with_litter, _with_a_gap, _two_series):
         (tmp_path / make.__name__).mkdir()
-        result = predictor.person(make(tmp_path / make.__name__, two))
+        result = pipeline.person(make(tmp_path / make.__name__, two))
         assert result["notes"] or result["excluded"], make
 
 
@@ -174,9 +174,9 @@ def test_what_is_odd_is_said(predictor, two, tmp_path):
     "flags", [{"threshold": 0.001}, {"threshold": 0.999}, {"aggregate": "noisy_or"}, {}]
 )
 def test_the_server_decides_as_predict_does(flags, stage, trained_on_two_labels, two):
-    predictor = Predictor.load(trained_on_two_labels, **flags)
-    wanted = _predicted(predictor, two[0])
-    answer = _send(stage, predictor, two[0]).json()
+    pipeline = drenet_jax.load(trained_on_two_labels, **flags)
+    wanted = _predicted(pipeline, two[0])
+    answer = _send(stage, pipeline, two[0]).json()
     assert answer == wanted
     p = answer["person"]["probabilities"]["COVID-19"]
     threshold = flags.get("threshold", 0.37)
@@ -211,7 +211,7 @@ def _body(*parts):
         ('filename="Grüße {}.dcm"'.encode(), "Grüße {}.dcm"),
     ],
 )
-def test_names_in_every_form_are_taken(parameter, name, stage, predictor, two, tmp_path):
+def test_names_in_every_form_are_taken(parameter, name, stage, pipeline, two, tmp_path):
     files = sorted(two[0].iterdir())
     (tmp_path / "ct").mkdir()
     parts = []
@@ -220,16 +220,16 @@ def test_names_in_every_form_are_taken(parameter, name, stage, predictor, two, t
         shutil.copy(path, tmp_path / "ct" / name.format(number))
         disposition = b'form-data; name="files"; ' + parameter.replace(b"{}", number.encode())
         parts.append((disposition, path.read_bytes()))
-    at = stage(predictor.explain, work_seconds=120.0)
+    at = stage(pipeline.predict, work_seconds=120.0)
     answer = httpx.post(
         f"{at.url}/api/predict", content=_body(*parts), headers=FORM_HEADERS, timeout=120
     )
     assert answer.status_code == 200, answer.text
-    assert answer.json() == _predicted(predictor, tmp_path / "ct")
+    assert answer.json() == _predicted(pipeline, tmp_path / "ct")
 
 
-def test_a_part_without_a_name_is_refused_still(stage, predictor):
-    at = stage(predictor.explain)
+def test_a_part_without_a_name_is_refused_still(stage, pipeline):
+    at = stage(pipeline.predict)
     content = _body((b'form-data; name="files"', b"x"))
     answer = httpx.post(f"{at.url}/api/predict", content=content, headers=FORM_HEADERS)
     assert answer.status_code == 400
@@ -252,7 +252,7 @@ def test_head_has_the_headers_of_get_and_no_body(served):
         assert client.get("/healthz").json()["status"] == "ok"
 
 
-def test_head_needs_the_token_where_get_does(stage, predictor):
-    at = stage(predictor.explain, token="0123456789abcdef-of-the-tests")
+def test_head_needs_the_token_where_get_does(stage, pipeline):
+    at = stage(pipeline.predict, token="0123456789abcdef-of-the-tests")
     assert httpx.head(f"{at.url}/api/status").status_code == 401
     assert httpx.head(f"{at.url}/").status_code == 200

@@ -14,12 +14,12 @@ import pytest
 from html_pages import Page
 from serving.visitors import FORM_HEADERS, TOKEN, form, form_of, multipart, start
 
-from drenet_jax.evaluation.predictor import Predictor
+import drenet_jax
 
 
 @pytest.fixture(scope="session")
-def predictor(trained):
-    return Predictor.load(trained)
+def pipeline(trained):
+    return drenet_jax.load(trained)
 
 
 def zipped(folder) -> bytes:
@@ -58,24 +58,24 @@ def assert_same(served: dict, predicted: dict) -> None:
             assert box == pytest.approx(other, abs=1e-3)
 
 
-def test_a_folder_gets_the_answer_of_predict(client, predictor, person):
+def test_a_folder_gets_the_answer_of_predict(client, pipeline, person):
     served = client.post("/api/predict", files=form_of(person, within=f"{person.name}/"))
     assert served.status_code == 200, served.text
-    assert_same(served.json(), predictor.person(person))
+    assert_same(served.json(), pipeline.person(person))
 
 
-def test_a_zip_gets_the_answer_of_predict(client, predictor, person, tmp_path):
+def test_a_zip_gets_the_answer_of_predict(client, pipeline, person, tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped(person))
     served = client.post("/api/predict", files=form(("a.zip", zipped(person))))
-    assert_same(served.json(), predictor.person(tmp_path / "a.zip"))
+    assert_same(served.json(), pipeline.person(tmp_path / "a.zip"))
 
 
-def test_a_single_slice_gets_the_answer_of_predict(client, predictor, person):
+def test_a_single_slice_gets_the_answer_of_predict(client, pipeline, person):
     for path in sorted(person.iterdir()):
         if client.post("/api/predict", files=form((path.name, path.read_bytes()))).is_success:
             break
     served = client.post("/api/predict", files=form((f"x/{path.name}", path.read_bytes())))
-    assert_same(served.json(), predictor.person(path))
+    assert_same(served.json(), pipeline.person(path))
 
 
 def test_the_command_predict_says_the_same(client, command, trained, person, tmp_path):

@@ -175,9 +175,9 @@ def test_a_folder_is_dropped(visit, person, predictor_of_page):
 
 @pytest.fixture(scope="module")
 def predictor_of_page(trained):
-    from drenet_jax.evaluation.predictor import Predictor
+    import drenet_jax
 
-    return Predictor.load(trained)
+    return drenet_jax.load(trained)
 
 
 def test_a_holiday_photo_is_invalid_input(visit, tmp_path, size):

@@ -12,7 +12,7 @@ import numpy as np
 
 from drenet_jax.evaluation.overlays import (
     HEAT_OPACITY,
-    LESION_BOX_MIN_SCORE,
+    LESION_BOX_MIN_PROBABILITY,
     LeftOutSlice,
     SlicePicture,
     crop_layers,
@@ -26,9 +26,6 @@ PACKAGE = "drenet_jax.evaluation"
 
 # Paper, Fig. 3: the top 3 slices of a person.
 _SHOWN_SLICES = 3
-
-# Results of earlier versions do not say by which rule: it was this one.
-_OLD_DECISION = {"rule": "largest_probability", "aggregate": "mean"}
 
 # Until the reader moves the slider.
 _HEAT_PERCENT = round(100 * HEAT_OPACITY)
@@ -99,7 +96,7 @@ def person_report(
             for name, probability in person["probabilities"].items()
         ],
         validation=_validation(person["validation"]),
-        min_score=LESION_BOX_MIN_SCORE,
+        min_probability=LESION_BOX_MIN_PROBABILITY,
         strip=_strip(pictures, left_out, label, ranks),
         has_left_out=bool(left_out),
         shown=shown,
@@ -115,7 +112,7 @@ def person_report(
             }
             for row in result["slices"]
         ],
-        decision=decision_text(result.get("decision", _OLD_DECISION), person["n_slices"]),
+        decision=decision_text(result["decision"], person["n_slices"]),
         excluded=result["excluded"],
         notes=result["notes"],
         model=result["model"],
@@ -172,7 +169,7 @@ def _strip(
             "uri": _slice_uri(_thumbnail(picture.source)),
             "alt": f"Slice {picture.index}: {label} {picture.probabilities[label]:.2f}",
             "index": picture.index,
-            "score": picture.probabilities[label],
+            "probability": picture.probabilities[label],
             "rank": ranks.get((picture.index, picture.name)),
         }
         for picture in pictures
@@ -199,22 +196,22 @@ def _thumbnail(source: np.ndarray) -> np.ndarray:
 def _shown_slice(picture: SlicePicture, label: str) -> dict:
     drawn = layers(picture)
     boxes = [
-        {"score": box["score"], "place": _place(*_centre(box), picture.source.shape)}
+        {"probability": box.probability, "place": _place(*box.centre, picture.source.shape)}
         for box in picture.lesion_boxes
     ]
-    listed = "; ".join(f"{box['score']:.2f} in {box['place']}" for box in boxes)
+    listed = "; ".join(f"{box['probability']:.2f} in {box['place']}" for box in boxes)
     peak_location = picture.peak_location and _place(*picture.peak_location, picture.source.shape)
-    score = picture.probabilities[label]
+    probability = picture.probabilities[label]
     return {
         "index": picture.index,
         "name": picture.name,
-        "score": score,
+        "probability": probability,
         "width": drawn.slice.shape[1],
         "height": drawn.slice.shape[0],
         "slice": _slice_uri(drawn.slice),
         "heat": None if drawn.heat is None else _layer_uri(drawn.heat),
         "marks": _layer_uri(drawn.marks),
-        "alt": f"CT slice {picture.index}, file {picture.name}: {label} {score:.2f}",
+        "alt": f"CT slice {picture.index}, file {picture.name}: {label} {probability:.2f}",
         "heat_alt": f"Heat map, peak in {peak_location} of the picture",
         "marks_alt": (
             f"Red box{'es' if len(boxes) > 1 else ''}: {listed} of the picture"
@@ -231,22 +228,18 @@ def _shown_slice(picture: SlicePicture, label: str) -> dict:
 def _shown_crop(picture: SlicePicture, k: int, label: str) -> dict:
     drawn = crop_layers(picture, k)
     box = picture.boxes[k]
-    place = _place(*_centre(box), picture.source.shape)
+    place = _place(*box.centre, picture.source.shape)
     return {
         "slice": _slice_uri(drawn.slice),
         "heat": None if drawn.heat is None else _layer_uri(drawn.heat),
         "marks": None,
         "width": drawn.slice.shape[1],
         "height": drawn.slice.shape[0],
-        "alt": f"Region {k + 1} in {place} of slice {picture.index}: {label} {box['score']:.2f}",
+        "alt": f"Region {k + 1} in {place} of slice {picture.index}: {label} {box.probability:.2f}",
         "heat_alt": f"Heat map of region {k + 1}",
-        "score": box["score"],
-        "passed": box["score"] > LESION_BOX_MIN_SCORE,
+        "probability": box.probability,
+        "passed": box.probability > LESION_BOX_MIN_PROBABILITY,
     }
-
-
-def _centre(box: Mapping[str, float]) -> tuple[float, float]:
-    return (box["y0"] + box["y1"]) / 2, (box["x0"] + box["x1"]) / 2
 
 
 def _place(y: float, x: float, shape: tuple[int, int]) -> str:
