@@ -241,7 +241,7 @@ def test_nothing_is_claimed_where_no_validation_person_had_such_a_score(validati
     result, pictures = person([0.9])
     result["person"]["validation"] = validation
     text = text_of(person_report(result, pictures))
-    assert "no validation persons with such a score on record, so nothing is known" in text
+    assert "no validation persons with such a probability on record, so how often" in text
     assert "interval" not in text
 
 
