@@ -137,6 +137,7 @@ def test_the_published_model_takes_a_step(tiny_config):
     assert published.available("cpu")
 
 
+@pytest.mark.slow
 def test_model_and_profile_have_their_rows(on_one_device):
     found = on_one_device("--suite=", "--profile", "--batch=1")
     shares = {row["what"]: row["ratio"] for row in found["rows"]}
@@ -147,6 +148,7 @@ def test_model_and_profile_have_their_rows(on_one_device):
     assert any("need not add up" in note for note in found["notes"])
 
 
+@pytest.mark.slow
 def test_predict_is_measured_beside_its_forward_passes(on_one_device):
     rows = on_one_device("--suite=predict")["rows"]
     warm, cold, *_ = rows
@@ -177,6 +179,7 @@ def test_differences_from_the_cpu_are_relative_and_boxes_are_counted():
     }
 
 
+@pytest.mark.slow
 def test_input_is_measured_on_one_core(on_one_device, phantoms):
     series = ",".join(map(str, sorted((phantoms / "dicom").iterdir())[:2]))
     first, *stages = on_one_device("--suite=input", f"--series={series}")["rows"]
@@ -200,6 +203,7 @@ def test_operations_of_a_compiled_program_are_told_by_kind():
     }
 
 
+@pytest.mark.slow
 def test_a_step_takes_more_memory_with_more_slices_and_less_with_remat(tiny_config):
     tiny_config.model.update(width=16)
     one, four, four_anew = (

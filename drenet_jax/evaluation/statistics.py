@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -215,6 +214,8 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> PairedTest:
     Args:
       correct_a, correct_b: [N] bool.
     """
+    from scipy.stats import binomtest
+
     correct_a, correct_b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
     n = len(correct_a)
     if n == 0:
@@ -222,7 +223,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> PairedTest:
     only_a, only_b = int(np.sum(correct_a & ~correct_b)), int(np.sum(correct_b & ~correct_a))
     discordant = only_a + only_b
     if discordant < _EXACT_BELOW:
-        p_value = _exact_binomial(min(only_a, only_b), discordant)
+        p_value = float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
     else:
         p_value = _two_sided((abs(only_a - only_b) - 1) / np.sqrt(discordant))
     share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
@@ -235,6 +236,8 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> PairedTest:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's (1979) correction for several comparisons: adjusted p-values, in the same order.
+
+    Written here, since statsmodels would bring pandas and patsy for these lines.
 
     A p-value that is None stays None and counts as no comparison.
     """
@@ -270,8 +273,3 @@ def _variance_of_mean(placements: np.ndarray, is_positive: np.ndarray) -> float:
 
 def _two_sided(z: float) -> float:
     return 2 * NORMAL.cdf(-abs(z))
-
-
-def _exact_binomial(fewer: int, n: int) -> float:
-    """The two-sided p-value of `fewer` or less heads, or tails, in n throws of a fair coin."""
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
