@@ -104,7 +104,7 @@ def host_count() -> int:
 
 
 def is_first_host() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process writes the files and messages of the run."""
     return jax.process_index() == 0
 
 
@@ -121,7 +121,7 @@ def host_slice(size: int) -> slice:
 
 
 def gather_rows(parts: np.ndarray) -> np.ndarray:
-    """The rows of all hosts, where each has worked off its `host_slice` of every batch.
+    """The rows of all hosts, where each has processed its `host_slice` of every batch.
 
     Args:
       parts: [batches, rows, ...], this host's; of one shape on all hosts.
@@ -136,14 +136,14 @@ def gather_rows(parts: np.ndarray) -> np.ndarray:
 
 
 def on_any_host(wanted: bool) -> bool:
-    """Whether any host wants something; all must call it alike, and wait for each other."""
+    """Whether `wanted` holds on any host; a barrier, which all hosts must call."""
     if host_count() == 1:
         return wanted
     return bool(np.any(multihost_utils.process_allgather(np.array(wanted))))
 
 
 class AnyAcrossHosts:
-    """Whether any host wants something, known to all of them after the same call."""
+    """Whether `wanted` holds on any host, with the same answer on all after the same call."""
 
     def __init__(self):
         self._largest = map_over_devices(lambda x: lax.pmax(x, AXIS))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.traverse_util
 import ml_collections
 
 from drenet_jax import parallel
@@ -19,23 +20,36 @@ from drenet_jax.models.checkpoints import Meta
 _GROUPS = ("seed", "data", "model", "optimizer", "train", "init", "evaluation")
 _CHOICES = {"data.fill": FILLS, "init.parts": ("all", "backbone")}
 
-# field -> the least value, and whether it may be that value itself.
-_BOUNDS: dict[str, tuple[float, bool]] = {
-    "data.shuffle_buffer": (1, True),
-    "train.accumulate": (1, True),
-    "train.epochs": (1, True),
-    "train.steps": (0, True),
-    "train.validate_every_epochs": (1, True),
-    "train.patience_epochs": (0, True),
-    "train.rank_factor": (0, True),
-    "optimizer.learning_rate": (0, True),
-    "optimizer.weight_decay": (0, True),
-    "optimizer.decay_factor": (0, False),
-    "optimizer.final_factor": (0, True),
-    "optimizer.warmup_epochs": (0, True),
-    "optimizer.backbone_factor": (0, True),
-    "evaluation.batch_size": (1, True),
-}
+_BOUNDS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "1 or more",
+        lambda x: x >= 1,
+        (
+            "data.shuffle_buffer",
+            "train.accumulate",
+            "train.epochs",
+            "train.validate_every_epochs",
+            "evaluation.batch_size",
+        ),
+    ),
+    (
+        "0 or more",
+        lambda x: x >= 0,
+        (
+            "train.steps",
+            "train.patience_epochs",
+            "train.rank_factor",
+            "optimizer.learning_rate",
+            "optimizer.weight_decay",
+            "optimizer.final_factor",
+            "optimizer.warmup_epochs",
+            "optimizer.backbone_factor",
+        ),
+    ),
+    ("above 0", lambda x: x > 0, ("optimizer.decay_factor",)),
+    ("above 0 and at most 1", lambda x: 0 < x <= 1, ("train.memory_fraction",)),
+    ("from 0 to below 1", lambda x: 0 <= x < 1, ("optimizer.momentum",)),
+)
 
 # Config fields that may differ between the start of a run and its continuation.
 _MAY_CHANGE = (
@@ -47,7 +61,6 @@ _MAY_CHANGE = (
     "train.validate_every_epochs",
     "train.patience_epochs",
 )
-_MAY_CHANGE_BELOW = ("evaluation.",)
 
 
 def check_groups(config: ml_collections.ConfigDict) -> None:
@@ -67,24 +80,16 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
     """
     if not data.n_slices["train"]:
         raise InputError(f"--config.data.dir={data.path} holds no training slices; prepare some.")
-    for field, known in _CHOICES.items():
-        value = _value(config, field)
-        if value not in known:
-            raise InputError(f"--config.{field}={value!r} must be one of {', '.join(known)}.")
-    for field, (least, may_be_least) in _BOUNDS.items():
-        value = _value(config, field)
-        if value < least or (value == least and not may_be_least):
-            bound = f"{least} or more" if may_be_least else f"above {least}"
-            raise InputError(f"--config.{field}={value} must be {bound}.")
-    if not 0 < config.train.memory_fraction <= 1:
-        raise InputError(
-            f"--config.train.memory_fraction={config.train.memory_fraction} must be above 0 and at "
-            "most 1."
-        )
-    if not 0 <= config.optimizer.momentum < 1:
-        raise InputError(
-            f"--config.optimizer.momentum={config.optimizer.momentum} must be from 0 to below 1."
-        )
+    values = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    for field, choices in _CHOICES.items():
+        if values[field] not in choices:
+            raise InputError(
+                f"--config.{field}={values[field]!r} must be one of {', '.join(choices)}."
+            )
+    for bound, is_within, fields in _BOUNDS:
+        for field in fields:
+            if not is_within(values[field]):
+                raise InputError(f"--config.{field}={values[field]} must be {bound}.")
     if config.model.image_size_px != data.ct.image_size_px:
         raise InputError(
             f"--config.model.image_size_px={config.model.image_size_px}, but {data.path} holds "
@@ -93,25 +98,20 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
     if config.train.patience_epochs and not data.n_slices["validation"]:
         raise InputError(
             f"--config.train.patience_epochs={config.train.patience_epochs}, but {data.path} "
-            "holds no validation slices to tell when the model gets no better; set it to 0."
+            "holds no validation slices, which early stopping needs; set it to 0."
         )
     MetricSettings.from_config(config.evaluation)
     parallel.check_batch_size(config.data.batch_size, config.train.accumulate)
 
 
 def check_same_run(meta: Meta, wanted: Meta, workdir: Path) -> None:
-    """Raises InputError unless the run in `workdir` can go on as the one that is wanted."""
-    old, new = (_flat(item.config.to_dict()) for item in (meta, wanted))
-    fixed = set(old) | set(new)
-    fixed -= {field for field in _MAY_CHANGE if field != "train.epochs"}
+    """Raises InputError unless the run in `workdir` can be resumed with the config `wanted`."""
+    allowed = [field for field in _MAY_CHANGE if field != "train.epochs"]
     # A cosine ends with the last epoch.
-    if new.get("optimizer.schedule") != "cosine":
-        fixed.discard("train.epochs")
-    differing = [
-        f"{field} {old.get(field)!r} there, {new.get(field)!r} now"
-        for field in sorted(fixed)
-        if old.get(field) != new.get(field) and not field.startswith(_MAY_CHANGE_BELOW)
-    ]
+    if wanted.config.optimizer.schedule != "cosine":
+        allowed.append("train.epochs")
+    old, new = (json.loads(item.config.to_json()) for item in (meta, wanted))
+    differing = differing_fields(old, new, (*allowed, "evaluation."))
     if meta.labels != wanted.labels:
         differing.append(f"labels {', '.join(meta.labels)} there, {', '.join(wanted.labels)} now")
     if meta.data_fingerprint != wanted.data_fingerprint:
@@ -123,17 +123,22 @@ def check_same_run(meta: Meta, wanted: Meta, workdir: Path) -> None:
         )
 
 
-def _value(config: ml_collections.ConfigDict, field: str):
-    group, _, name = field.partition(".")
-    return config[group][name]
+def differing_fields(
+    old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str] = ()
+) -> list[str]:
+    """The fields of two nested dicts that differ, each with both values.
 
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            # JSON, through which a checkpoint's config went, knows no tuples.
-            flat[prefix + name] = json.loads(json.dumps(value))
-    return flat
+    Args:
+      old: what the workdir holds.
+      new: what is wanted.
+      ignored: fields by their path ("train.steps"), or groups by their prefix ("evaluation.").
+    """
+    there, now = (flax.traverse_util.flatten_dict(dict(item), sep=".") for item in (old, new))
+    groups = tuple(name for name in ignored if name.endswith("."))
+    return [
+        f"{field} {there.get(field)!r} there, {now.get(field)!r} now"
+        for field in sorted(there.keys() | now.keys())
+        if there.get(field) != now.get(field)
+        and field not in ignored
+        and not field.startswith(groups)
+    ]

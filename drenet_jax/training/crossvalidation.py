@@ -1,4 +1,4 @@
-"""Cross-validation over persons: everybody is tested once by a model that never saw them."""
+"""Cross-validation by patient: each is tested once, by a model not trained on them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import ml_collections
 
 from drenet_jax.data.folds import persons_of_records, site_folds, stratified_folds
@@ -17,6 +16,7 @@ from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.evaluation.pooling import FOLDS_FILE, Fold, write_pooled
 from drenet_jax.output_files import locked_folder, new_folder
+from drenet_jax.training.config_checks import differing_fields
 from drenet_jax.training.loop import train_and_evaluate
 
 # Instead of a number of folds: each site in turn is tested by a model of all others.
@@ -29,7 +29,7 @@ _LOCK_FILE = ".crossvalidate.lock"
 def cross_validate(
     config: ml_collections.ConfigDict, data_dir: str, folds: str, repeats: int, workdir: Path
 ) -> dict[str, Any]:
-    """Trains and tests every fold, and pools the predictions; called again, it goes on.
+    """Trains and tests every fold and pools the predictions, or resumes doing so.
 
     The workdir gets `repeat<r>/fold<k>/` with the fold's persons (`data`), its run (`run`) and its
     evaluation (`test`), and at the end `result/`: the files of an evaluation, and `folds.csv`.
@@ -52,7 +52,7 @@ def cross_validate(
     plan = _plan(data, folds, repeats, config.seed)
     result = workdir / "result"
     with locked_folder(workdir, name=_LOCK_FILE, use="cross-validated"):
-        _start(workdir, _account(config, data, folds, repeats))
+        _start(workdir, _settings(config, data, folds, repeats))
         if not result.exists():
             for fold in plan:
                 _run_fold(fold, config, workdir, len(plan))
@@ -93,30 +93,26 @@ def _seed(seed: int, repeat: int) -> int:
     return seed + repeat - 1
 
 
-def _account(
+def _settings(
     config: ml_collections.ConfigDict, data: PreparedData, folds: str, repeats: int
 ) -> dict[str, Any]:
-    """What must not change until the end; through JSON, which knows no tuples."""
+    """The settings that must stay the same when a cross-validation is resumed."""
     config = config.copy_and_resolve_references()
-    # The data set may move.
+    # The data set may be moved; its fingerprint stays.
     config.data.dir = ""
-    return json.loads(
-        json.dumps(
-            {
-                "folds": folds,
-                "repeats": repeats,
-                "data": data.fingerprint,
-                "config": json.loads(config.to_json()),
-            }
-        )
-    )
+    return {
+        "folds": folds,
+        "repeats": repeats,
+        "data": data.fingerprint,
+        "config": json.loads(config.to_json()),
+    }
 
 
-def _start(workdir: Path, account: Mapping[str, Any]) -> None:
-    """Writes down what is being done, or compares it with what was begun here.
+def _start(workdir: Path, settings: Mapping[str, Any][str, Any]) -> None:
+    """Saves the settings, or compares them with those of the cross-validation to resume.
 
     Raises:
-      InputError: the workdir cannot be written, or something else was begun here.
+      InputError: the workdir cannot be written, or holds something else.
     """
     path = workdir / _PLAN_FILE
     try:
@@ -127,26 +123,21 @@ def _start(workdir: Path, account: Mapping[str, Any]) -> None:
                     f"--workdir={workdir} holds other things than a cross-validation; name a new "
                     "folder."
                 )
-            path.write_text(json.dumps(account, indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             return
     except OSError as error:
         raise InputError(
             f"--workdir={workdir} cannot be written ({error.strerror}); name another folder."
         ) from error
-    # Cross-validations of earlier versions had the mean only.
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
-        old["config"]["evaluation"].setdefault("aggregate", "mean")
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(old, dict):
+            raise ValueError("no JSON object")
+    except ValueError as error:
         raise InputError(
             f"{path} is damaged ({error}); restore it from a copy, or name another --workdir."
         ) from error
-    there, now = (flax.traverse_util.flatten_dict(item, sep=".") for item in (old, account))
-    differing = [
-        f"{name} {there.get(name)!r} there, {now.get(name)!r} now"
-        for name in sorted(there.keys() | now.keys())
-        if there.get(name) != now.get(name)
-    ]
+    differing = differing_fields(old, settings)
     if differing:
         raise InputError(
             f"--workdir={workdir} holds a cross-validation with other settings "

@@ -1,24 +1,22 @@
-"""Training from the first step, or from wherever the workdir stands, to the last."""
+"""The training loop, with validation, checkpoints and resumption."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 from tqdm import tqdm
 
 from drenet_jax import parallel
-from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.batches import label_counts, train_batches
-from drenet_jax.data.duplicates import named_persons
 from drenet_jax.data.records import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import positive_class
@@ -28,6 +26,7 @@ from drenet_jax.models.build import Model, build_model, init_variables
 from drenet_jax.models.pretrained import start_from
 from drenet_jax.output_files import is_disk_full, locked_folder
 from drenet_jax.training.config_checks import check_config, check_groups, check_same_run
+from drenet_jax.training.leakage import known_slices
 from drenet_jax.training.losses import read_class_weights
 from drenet_jax.training.run_log import METRICS_FILE, RunLog, read_lines
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
@@ -36,18 +35,17 @@ from drenet_jax.training.stopping import Preempted, Preemption, is_out_of_patien
 from drenet_jax.training.validation import NO_VALIDATION, Validation, validate
 from drenet_jax.version import __version__
 
-# While a process trains in a workdir.
 LOCK_FILE = ".train.lock"
 
 
 def train_and_evaluate(
     config: ml_collections.ConfigDict, workdir: Path, *, fresh: bool = False
-) -> dict[str, float | None]:
-    """Trains the model that `config` describes; called again, it goes on where it stopped.
+) -> Mapping[str, float | None]:
+    """Trains the model that `config` describes, or resumes the run in `workdir`.
 
     The workdir gets `checkpoints/` (the latest, and the best by validation), `metrics.jsonl` (a
     line for each validation) and `tensorboard/`. The test split is never opened. With several
-    hosts (`parallel.start_hosts`) all call this alike, with a workdir and data that all see.
+    hosts (`parallel.start_hosts`) all call this alike, with shared storage for both folders.
 
     Args:
       config: see `configs/drenet.py`.
@@ -55,7 +53,7 @@ def train_and_evaluate(
       fresh: start over, removing what the workdir holds.
 
     Returns:
-      the last validation's figures.
+      the metrics of the last validation.
 
     Raises:
       InputError: the config cannot be used, does not fit the data or the workdir's run, the workdir
@@ -82,64 +80,76 @@ def train_and_evaluate(
     # 1. From the first weights, or from the latest checkpoint.
     with (
         _writing(workdir),
-        _alone(workdir),
+        _locked(workdir),
         contextlib.ExitStack() as opened,
         Preemption() as preemption,
     ):
-        goes_on = ckpt.has_checkpoint(workdir) and not fresh
-        if not goes_on:
-            # Before anything is removed or made: the weights to start from may not be usable.
+        resumes = ckpt.has_checkpoint(workdir) and not fresh
+        if not resumes:
+            # Before anything is removed or made, as the initial weights may not be usable.
             state = create_state(_first_variables(config, model, data), optimizer)
-            known = _known_slices(config, data)
+            known = known_slices(config, data)
         if fresh:
             _remove_run(workdir)
         checkpoints = opened.enter_context(ckpt.Checkpoints(workdir))
-        start, since_validation = 0, {}
-        if goes_on:
-            start = checkpoints.latest_step
+        start = (checkpoints.latest_step or 0) if resumes else 0
+        since_validation: dict[str, list[float]] = {}
+        if resumes:
             check_same_run(checkpoints.meta(start), meta, workdir)
             state = _restore(checkpoints, start, model, optimizer)
-            known = checkpoints.digests(start) or _known_slices(config, data)
+            known = checkpoints.digests(start) or known_slices(config, data)
             since_validation = checkpoints.progress(start)["since_validation"]
         lines = read_lines(workdir / METRICS_FILE, start)
         if start >= last_step or is_out_of_patience(lines, config.train.patience_epochs):
             print(f"{workdir} has made its {start} steps; nothing is left to do.")
             return checkpoints.figures(start)
 
-        # 2. On the devices, and the batches with it.
+        # 2. Replication over the devices.
         make_step = make_train_step(model, optimizer, schedule, config, class_weights=class_weights)
         replicated = parallel.replicate(state)
         del state
         batches = _batches(config, data, start)
 
-        # 3. Step by step. Metrics are read a step late, so that the devices need not wait.
-        late, figures = None, ckpt.NOT_VALIDATED
+        # 3. Steps. Metrics are read a step late, so that the devices need not wait.
+        late = None
+        figures: Mapping[str, float | None] = ckpt.NOT_VALIDATED
         with (
             _open_log(workdir, start) as log,
-            _progress_bar(last_step * batch_size, start * batch_size) as bar,
-            parallel.translate_out_of_memory(_too_large(config)),
+            tqdm(
+                total=last_step * batch_size,
+                initial=start * batch_size,
+                unit="slice",
+                desc="train",
+                disable=not parallel.is_first_host(),
+            ) as bar,
+            parallel.translate_out_of_memory(
+                f"a step of --config.data.batch_size={batch_size} slices in "
+                f"--config.train.accumulate={config.train.accumulate} micro-batches does not fit "
+                "the memory; raise train.accumulate, or lower the batch size"
+            ),
         ):
 
-            def take(step: int, metrics: dict[str, Any]) -> None:
+            def record(step: int, metrics: dict[str, Any]) -> None:
                 metrics = parallel.to_host(metrics)
                 _check_finite(metrics, step, checkpoints, workdir)
                 for name, value in metrics.items():
                     since_validation.setdefault(name, []).append(float(value))
-                log.step(step, metrics)
+                if log:
+                    log.step(step, metrics)
                 bar.set_postfix(loss=float(metrics["loss"]), **figures, refresh=False)
 
             for step in range(start + 1, last_step + 1):
                 replicated, metrics = make_step(replicated, next(batches))
                 if late is not None:
-                    take(step - 1, late)
+                    record(step - 1, late)
                 late = metrics
                 bar.update(batch_size)
                 is_asked_to_stop = preemption.is_asked()
                 if step not in validation_steps and not is_asked_to_stop:
                     continue
 
-                # 4. A checkpoint, and before it the validation whose turn it is.
-                take(step, late)
+                # 4. Validation and checkpoint.
+                record(step, late)
                 late = None
                 validated = NO_VALIDATION
                 if step in validation_steps:
@@ -149,10 +159,11 @@ def train_and_evaluate(
                     since_validation.clear()
                     epoch = step * batch_size / n
                     lines.append({"epoch": epoch, "validation": figures})
-                    # Before the checkpoint: if that does not get whole, the line is dropped.
-                    log.validation(step, epoch, means, figures)
-                    if validated.picture is not None:
-                        log.image(step, validated.picture)
+                    # Before the checkpoint: if that is not completed, resuming drops the line.
+                    if log:
+                        log.validation(step, epoch, means, figures)
+                        if validated.picture is not None:
+                            log.image(step, validated.picture)
                 _save(checkpoints, step, replicated, meta, validated, since_validation, known)
                 if is_out_of_patience(lines, config.train.patience_epochs):
                     break
@@ -178,7 +189,7 @@ def _validation_steps(config: ml_collections.ConfigDict, n: int, last_step: int)
 
 def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.Meta:
     config = config.copy_and_resolve_references()
-    # As seen from everywhere: evaluate may be called from another folder.
+    # Absolute, since evaluate may be called from another folder.
     config.data.dir = str(data.path.resolve())
     return ckpt.Meta(
         config=config,
@@ -192,60 +203,12 @@ def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.Meta:
 
 
 def _trained_on(data: PreparedData) -> dict[str, Any]:
-    persons = {split: data.persons[split] for split in ("train", "validation")}
-    labels = {
-        split: [data.diagnoses[member][0] for member in members]
-        for split, members in persons.items()
-    }
-    return {
-        "splits": {
-            split: {label: matches.count(label) for label in data.labels}
-            for split, matches in labels.items()
-        },
-        "sites": sorted({data.diagnoses[person][1] for person in persons["train"]} - {""}),
-    }
-
-
-def _known_slices(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.KnownSlices:
-    """What the weights of the run will know: its own slices, and those that its first weights know.
-
-    Raises:
-      InputError: the initial weights were trained on validation or test persons of this run.
-    """
-    own = ckpt.KnownSlices(
-        data.digests.of_persons(data.persons["train"]),
-        data.digests.of_persons(data.persons["validation"]),
-    )
-    if not config.init.weights:
-        return own
-    with ckpt.Checkpoints.of(config.init.weights, flag="--config.init.weights") as source:
-        account = source.account(source.best_step)
-        earlier = source.digests(source.best_step)
-    # Converted weights were made elsewhere.
-    if earlier is None:
-        return own
-    if _window(account.ct) != _window(data.ct) and parallel.is_first_host():
-        print(
-            f"note: --config.init.weights={config.init.weights} was trained on pictures of another "
-            f"window than {data.path}, so whether it knows persons of the validation and test "
-            "splits cannot be checked.",
-            file=sys.stderr,
-        )
-    for split, digests in (("validation", earlier.trained), ("test", earlier.all)):
-        known = data.digests.known(digests, data.persons[split])
-        if known:
-            raise InputError(
-                f"--config.init.weights={config.init.weights} was trained on pictures of "
-                f"{len(known)} persons of the {split} split of {data.path}, who can then not tell "
-                f"how good the model is: {named_persons(known)}; put these persons into the "
-                "training split of the cohort, or remove them, or start from other weights."
-            )
-    return earlier | own
-
-
-def _window(ct: CtSettings) -> tuple[float, float]:
-    """The settings by which the grey values that are digested were made."""
-    return ct.window_level_hu, ct.window_width_hu
+    splits = {}
+    for split in ("train", "validation"):
+        labels = [data.diagnoses[person][0] for person in data.persons[split]]
+        splits[split] = {label: labels.count(label) for label in data.labels}
+    sites = {data.diagnoses[person][1] for person in data.persons["train"]}
+    return {"splits": splits, "sites": sorted(sites - {""})}
 
 
 def _first_variables(
@@ -258,7 +221,7 @@ def _first_variables(
 
 
 def _remove_run(workdir: Path) -> None:
-    # Not while another host still looks at what is there.
+    # Not while another host still reads the folder.
     parallel.wait_for_hosts("before the old run is removed")
     if parallel.is_first_host():
         ckpt.remove(workdir)
@@ -267,34 +230,30 @@ def _remove_run(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def _writing(workdir: Path) -> Iterator[None]:
-    """Turns a disk that is full, or that cannot be written, into an InputError.
-
-    What the workdir held before stays; what did not get whole goes.
-    """
+    """Turns a full or unwritable disk into an InputError, and removes unfinished checkpoints."""
     try:
         yield
     except (InputError, Preempted, BrokenPipeError):
         raise
     except Exception as error:
-        is_full = is_disk_full(error)
-        if not is_full and not isinstance(error, OSError):
+        if is_disk_full(error):
+            message = (
+                f"--workdir={workdir}: the disk is full (or the quota, or a limit on the size of "
+                "files); free some space and call again: the run resumes from its last complete "
+                "checkpoint."
+            )
+        elif isinstance(error, OSError):
+            reason = error.strerror or error
+            message = f"--workdir={workdir} cannot be written ({reason}); name another folder."
+        else:
             raise
         if parallel.is_first_host():
             ckpt.remove_unfinished(workdir)
-        if not is_full:
-            raise InputError(
-                f"--workdir={workdir} cannot be written ({error.strerror or error}); name another "
-                "folder."
-            ) from error
-        raise InputError(
-            f"--workdir={workdir}: the disk is full (or the quota, or a limit on the size of "
-            "files); free some space and call again: the run goes on from its last whole "
-            "checkpoint."
-        ) from error
+        raise InputError(message) from error
 
 
 @contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
+def _locked(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of the workdir; with several hosts, the first does so for all."""
     with contextlib.ExitStack() as stack:
         refused = None
@@ -318,7 +277,7 @@ def _restore(
     shapes = jax.eval_shape(lambda: create_state(init_variables(model, 0), optimizer))
     weights = {"params": shapes.params, "batch_stats": shapes.batch_stats}
     return TrainState(
-        step=np.int32(step),
+        step=jnp.int32(step),
         **checkpoints.weights(step, weights),
         **checkpoints.optimizer(step, {"opt_state": shapes.opt_state}),
     )
@@ -334,6 +293,7 @@ def _save(
     known: ckpt.KnownSlices,
 ) -> None:
     state = parallel.to_host(replicated)
+    record = validated.experience
     checkpoints.save(
         step,
         {"params": state.params, "batch_stats": state.batch_stats},
@@ -341,7 +301,7 @@ def _save(
         meta,
         validated.figures,
         {"since_validation": {name: list(values) for name, values in since_validation.items()}},
-        validated.experience and validated.experience.to_dict(),
+        None if record is None else record.to_dict(),
         known,
     )
 
@@ -360,41 +320,17 @@ def _batches(config: ml_collections.ConfigDict, data: PreparedData, start: int) 
     return parallel.on_devices(on_host, parts=config.train.accumulate)
 
 
-class _Quiet:
-    """The log of a host that is not the first: one of them writes."""
-
-    def step(self, *report) -> None: ...
-    def validation(self, *report) -> None: ...
-    def image(self, *report) -> None: ...
-    def close(self) -> None: ...
-
-
-def _open_log(workdir: Path, start: int) -> contextlib.closing[RunLog | _Quiet]:
-    return contextlib.closing(RunLog(workdir, start) if parallel.is_first_host() else _Quiet())
-
-
-def _progress_bar(total: int, initial: int) -> tqdm:
-    return tqdm(
-        total=total,
-        initial=initial,
-        unit="slice",
-        desc="train",
-        disable=not parallel.is_first_host(),
-    )
-
-
-def _too_large(config: ml_collections.ConfigDict) -> str:
-    return (
-        f"a step of --config.data.batch_size={config.data.batch_size} slices in "
-        f"--config.train.accumulate={config.train.accumulate} micro-batches does not fit the "
-        "memory; raise train.accumulate, or lower the batch size"
-    )
+def _open_log(workdir: Path, start: int) -> contextlib.AbstractContextManager[RunLog | None]:
+    """The log; None on hosts other than the first."""
+    if not parallel.is_first_host():
+        return contextlib.nullcontext()
+    return contextlib.closing(RunLog(workdir, start))
 
 
 def _check_finite(
     metrics: dict[str, Any], step: int, checkpoints: ckpt.Checkpoints, workdir: Path
 ) -> None:
-    # A loss that is finite still, with a gradient that is not, has spoilt the weights already.
+    # A gradient that is not finite has corrupted the weights even if the loss is finite.
     if np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"]):
         return
     checkpoints.wait()

@@ -51,7 +51,7 @@ def all_losses(
         "parts": mean(part_loss.mean(axis=1)),
         "rank": rank_factor * ranking_loss(outputs.scores, part_loss).mean(),
     }
-    return {"loss": sum(losses.values()), **losses}
+    return {"loss": sum(losses.values(), start=jnp.zeros(())), **losses}
 
 
 def read_class_weights(

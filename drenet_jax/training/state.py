@@ -1,4 +1,4 @@
-"""What training changes step by step, and the rule by which it does."""
+"""The training state, the learning rate schedule and the optimizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drenet_jax.training.freezing import optimizer_groups
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a run needs to go on from where it was.
+    """Everything that a run needs to resume.
 
     Attributes:
       step: updates made so far.

@@ -20,6 +20,9 @@ from drenet_jax.training.state import TrainState
 
 AUGMENT_STREAM, DROPOUT_STREAM = 0, 1
 
+PyTree = Any
+Metrics = dict[str, jax.Array]
+
 
 def make_train_step(
     model: Model,
@@ -33,9 +36,9 @@ def make_train_step(
 
     `micro_batches` are this host's parts of the `train.accumulate` micro-batches of a step, on the
     devices (`parallel.on_devices`): place in the global batch, uint8 images and labels
-    (`batches.train_batches`). They are worked off one after the other over all devices, and their
+    (`batches.train_batches`). They are processed one after the other over all devices, and their
     gradients are averaged; batch norms see one micro-batch at a time, on all devices together.
-    Chance depends on (seed, step, place) alone, so any number of devices and hosts draws the same.
+    Randomness depends on (seed, step, place) alone, not on the number of devices and hosts.
 
     The state is donated: it must not be used again.
     """
@@ -55,7 +58,9 @@ def make_train_step(
     )
     update_on_devices = parallel.map_over_devices(update, donate=(0,))
 
-    def step(state: TrainState, micro_batches: Sequence[tuple[Any, ...]]):
+    def step(
+        state: TrainState, micro_batches: Sequence[tuple[Any, ...]]
+    ) -> tuple[TrainState, Metrics]:
         total, batch_stats = None, state.batch_stats
         # Calls of one compiled program rather than a loop inside it: on CPU, XLA runs convolutions
         # within a loop on a single core.
@@ -70,14 +75,11 @@ def make_train_step(
 
 
 def make_whole_step(gradient: Callable[..., Any], update: Callable[..., Any]) -> Callable[..., Any]:
-    """For one device: a step of a single micro-batch.
+    """For one device: a step of a single micro-batch, of `make_gradient` and `make_update`."""
 
-    Args:
-      gradient: see `make_gradient`.
-      update: see `make_update`.
-    """
-
-    def whole_step(state: TrainState, seed, place, image, label):
+    def whole_step(
+        state: TrainState, seed: jax.Array, place: jax.Array, image: jax.Array, label: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         total, batch_stats = gradient(
             state.params, state.batch_stats, seed, state.step, place, image, label
         )
@@ -87,7 +89,7 @@ def make_whole_step(gradient: Callable[..., Any], update: Callable[..., Any]) ->
 
 
 def replicated_seed(config: ml_collections.ConfigDict) -> jax.Array:
-    """Of the chance in a step: an argument, so that one compiled program serves all seeds."""
+    """The seed as an argument of a step, so that one compiled program serves all seeds."""
     return parallel.replicate(jax.random.key_data(jax.random.key(config.seed)))
 
 
@@ -96,7 +98,9 @@ def make_gradient(
 ) -> Callable[..., Any]:
     """For one device: the gradient and the metrics of a micro-batch, and new batch statistics."""
 
-    def losses_of(params, batch_stats, keys, image, label):
+    def losses_of(
+        params: PyTree, batch_stats: PyTree, keys: jax.Array, image: jax.Array, label: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
         image = augment(
             image.astype(jnp.float32) / 255,
@@ -117,7 +121,15 @@ def make_gradient(
         accuracy = jnp.mean(jnp.argmax(outputs.logits, axis=1) == label)
         return losses["loss"], (updates["batch_stats"], {**losses, "accuracy": accuracy})
 
-    def gradient(params, batch_stats, seed, step, place, image, label):
+    def gradient(
+        params: PyTree,
+        batch_stats: PyTree,
+        seed: jax.Array,
+        step: jax.Array,
+        place: jax.Array,
+        image: jax.Array,
+        label: jax.Array,
+    ) -> tuple[tuple[PyTree, Metrics], PyTree]:
         key = jax.random.fold_in(jax.random.wrap_key_data(seed), step)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
         result, (batch_stats, metrics) = jax.grad(losses_of, has_aux=True)(
@@ -133,7 +145,9 @@ def make_update(
 ) -> Callable[..., Any]:
     """For one device: the state after a step, from the sums over its micro-batches."""
 
-    def update(state: TrainState, total, batch_stats):
+    def update(
+        state: TrainState, total: tuple[PyTree, Metrics], batch_stats: PyTree
+    ) -> tuple[TrainState, Metrics]:
         gradient, metrics = parallel.mean_over_devices(
             jax.tree.map(lambda x: x / accumulate, total)
         )

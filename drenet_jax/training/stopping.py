@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ class Preemption:
     business, and nothing is asked.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._asked = False
         self._any_host = parallel.AnyAcrossHosts()
 
@@ -33,11 +34,11 @@ class Preemption:
             self._previous = None
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
 
-    def _ask(self, signum, frame) -> None:
+    def _ask(self, signum: int, frame: types.FrameType | None) -> None:
         self._asked = True
 
     def is_asked(self) -> bool:

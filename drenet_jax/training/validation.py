@@ -1,4 +1,4 @@
-"""What a run says of its validation persons between two epochs."""
+"""Scoring of the validation split during training."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _PICTURED = 9
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Validation:
-    """What the weights of a step say of the validation split.
+    """The result of scoring the validation split.
 
     Attributes:
-      figures: the persons' AUC, the cross-entropy of the slices and their temperature.
-      experience: what was said of the persons.
-      picture: some slices with their proposals.
+      figures: the patients' AUC, the cross-entropy of the slices and their temperature.
+      experience: scores and labels of the patients.
+      picture: RGB grid of some slices with their proposals.
     """
 
     figures: Mapping[str, float | None]
