@@ -108,7 +108,7 @@ def _settings(
     }
 
 
-def _start(workdir: Path, settings: Mapping[str, Any][str, Any]) -> None:
+def _start(workdir: Path, settings: Mapping[str, Any]) -> None:
     """Saves the settings, or compares them with those of the cross-validation to resume.
 
     Raises:
