@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
+from drenet_jax.evaluation.predictions import (
+    PersonPredictions,
+    SlicePredictions,
+    person_predictions,
+)
 
 # Temperatures beyond these mean that the logits say nothing of how sure to be.
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 1 / 20, 20.0
@@ -220,3 +225,47 @@ def _exact_interval(k: int, n: int) -> tuple[float, float]:
     low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, 0.025))
     high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 0.975))
     return low, high
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """Predictions before and after temperature scaling.
+
+    Attributes:
+      temperature: of the model; None where there is none, or many.
+      why: why there is none; "" otherwise.
+      used: whether the metrics are of the predictions after calibration.
+      versions: title, slices and persons: before, and after where that is possible.
+    """
+
+    temperature: float | None
+    why: str
+    used: bool
+    versions: Sequence[tuple[str, SlicePredictions, PersonPredictions]]
+
+    def to_dict(self, positive: int, bins: int) -> dict[str, Any]:
+        """The temperature and the calibration metrics before and after, for metrics.json."""
+        before, after = [
+            {
+                "image": _calibration_metrics(slices, positive, bins),
+                "person": _calibration_metrics(persons, positive, bins),
+            }
+            for _, slices, persons in self.versions
+        ] + [None] * (2 - len(self.versions))
+        values = {
+            "temperature": self.temperature,
+            "used": self.used,
+            "before": before,
+            "after": after,
+        }
+        return values | {"why": self.why} if self.why else values
+
+
+def _calibration_metrics(
+    predictions: SlicePredictions | PersonPredictions, positive: int, bins: int
+) -> dict[str, float]:
+    truth, probability = predictions.label == positive, predictions.probabilities[:, positive]
+    return {
+        "brier": brier_score(truth, probability),
+        "ece": expected_calibration_error(truth, probability, bins),
+    }

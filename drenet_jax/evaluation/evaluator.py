@@ -27,7 +27,11 @@ from drenet_jax.evaluation.predictions import (
     person_predictions,
 )
 from drenet_jax.evaluation.predictor import Predictor
-from drenet_jax.evaluation.report.result_files import Calibration, context_of_run, write_evaluation
+from drenet_jax.evaluation.report.evaluation_report import (
+    Calibration,
+    context_of_run,
+    write_evaluation,
+)
 from drenet_jax.evaluation.scoring import score_split
 from drenet_jax.models.checkpoints import Checkpoints, Meta
 
@@ -123,7 +127,7 @@ def evaluate_split(
         slices,
         persons,
         calibration=calibration,
-        study=context_of_run(run.data, split, identity, config, is_other=run.is_other),
+        context=context_of_run(run.data, split, identity, config, is_other=run.is_other),
         settings=settings,
     )
 

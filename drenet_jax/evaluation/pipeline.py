@@ -151,7 +151,7 @@ class PersonPipeline:
             source=item.source,
             source_box=item.source_box,
             probabilities=self._by_label(scored["probabilities"]),
-            boxes=[ScoredBox(*box, probability) for box, probability in boxes],
+            boxes=[ScoredBox(y0, x0, y1, x1, p) for (y0, x0, y1, x1), p in boxes],
             heat_map=scored["heat_maps"][label],
             crop_heat_maps=scored["crop_heat_maps"][label],
         )

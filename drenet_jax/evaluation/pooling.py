@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from drenet_jax.data.records import PreparedData
-from drenet_jax.evaluation.calibration import apply_temperature
+from drenet_jax.evaluation.calibration import Calibration, apply_temperature
 from drenet_jax.evaluation.decisions import MetricSettings, positive_class
 from drenet_jax.evaluation.metric_formulas import DECISION_METRICS
 from drenet_jax.evaluation.metrics import evaluation_metrics, metrics_with_intervals
@@ -21,8 +21,7 @@ from drenet_jax.evaluation.predictions import (
     SlicePredictions,
     person_predictions,
 )
-from drenet_jax.evaluation.report.result_files import (
-    Calibration,
+from drenet_jax.evaluation.report.evaluation_report import (
     ReportContext,
     excluded,
     pictures_of,
@@ -122,7 +121,7 @@ def write_pooled(
         "sites": _sites(slices, persons, positive, settings),
     }
     rows = [_row(item) for item in tested]
-    study = ReportContext(
+    context = ReportContext(
         title=f"{config.model.name}, cross-validation",
         model={"name": config.model.name, "workdir": str(workdir), "data": str(data.path)},
         config=json.loads(config.to_json()),
@@ -139,7 +138,7 @@ def write_pooled(
         slices,
         persons,
         calibration=_calibration(tested, slices, persons, settings.aggregate, positive),
-        study=study,
+        context=context,
         settings=settings,
     )
     for name in ("slices", "persons"):

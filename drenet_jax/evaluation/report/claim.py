@@ -7,8 +7,8 @@ words of our own. Read the original before you submit.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from drenet_jax.evaluation.report.formatting import metric_text
 
@@ -61,73 +61,41 @@ ITEMS: tuple[tuple[int, str, str], ...] = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class ClaimRow:
-    """An item of the checklist.
-
-    Attributes:
-      number: of the 2024 update.
-      part: of the paper in which it belongs.
-      item: what is to be reported.
-      answer: what the run says of it; "" where it says nothing.
-      missing: what is left to the authors; "" where nothing is.
-    """
-
-    number: int
-    part: str
-    item: str
-    answer: str
-    missing: str
-
-
 def claim_rows(
     *,
-    metrics: Mapping,
+    metrics: Mapping[str, Any],
     design: str,
-    ct: Mapping[str, object],
-    config: Mapping[str, Mapping],
+    ct: Mapping[str, Any],
+    config: Mapping[str, Any],
     software: Mapping[str, str],
     n_excluded: int,
     n_sites: int,
     n_persons: Mapping[str, int],
-) -> list[ClaimRow]:
+) -> list[dict[str, int | str]]:
     """All items, answered as far as a run can.
 
     Args:
       metrics: what metrics.json holds.
       design: how persons were assigned, in a sentence.
-      ct: the settings of the image side.
+      ct: the preprocessing settings.
       config: the training configuration.
       software: package -> version.
-      n_excluded: files and persons that were left out.
+      n_excluded: files and persons that were excluded.
       n_sites: of the evaluated persons; unnamed ones count as one.
       n_persons: label -> evaluated persons.
+
+    Returns:
+      Of each item `number`, `part` (of the manuscript), `item`, `answer` ("" where the run has
+      none) and `missing`: what is left to the authors; "" where nothing is.
     """
-    answers = _answers(metrics, design, ct, config, software, n_excluded, n_sites, n_persons)
-    return [
-        ClaimRow(number, part, item, *answers.get(number, ("", "all of it")))
-        for number, part, item in ITEMS
-    ]
-
-
-def _answers(
-    metrics: Mapping,
-    design: str,
-    ct: Mapping[str, object],
-    config: Mapping[str, Mapping],
-    software: Mapping[str, str],
-    n_excluded: int,
-    n_sites: int,
-    n_persons: Mapping[str, int],
-) -> dict[int, tuple[str, str]]:
-    """number -> (what the run says, what is missing still)."""
     model, optimizer, train = config["model"], config["optimizer"], config["train"]
     auc = metrics["person"]["auc"]
     kind = ", ".join(str(model[name]) for name in ("name", "backbone") if name in model)
     in_all = sum(n_persons.values())
     by_label = ", ".join(f"{n} {label}" for label, n in n_persons.items())
     weights = config["init"]["weights"]
-    return {
+    # Item -> the answer and what is missing.
+    answers = {
         1: (f"Deep learning on chest CT ({kind}).", "the wording of the title"),
         9: (
             f"{ct['slices_per_person']} slices evenly spaced along the series; lung window, level "
@@ -197,6 +165,12 @@ def _answers(
             "whether the trained model and the data are available",
         ),
     }
+    unanswered = ("", "all of it")
+    return [
+        dict(zip(("number", "part", "item", "answer", "missing"), (*item, *answer), strict=True))
+        for item in ITEMS
+        for answer in (answers.get(item[0], unanswered),)
+    ]
 
 
 def _listed(values: Mapping[str, object], without: Sequence[str] = ()) -> str:

@@ -1,24 +1,39 @@
-"""The HTML report of an evaluation: one file, with its pictures inside."""
+"""The files of an evaluation: tables, plots, and a report as one HTML file with its pictures."""
 
 from __future__ import annotations
 
 import collections
+import csv
 import dataclasses
+import importlib.metadata
 import itertools
-from collections.abc import Mapping, Sequence
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from drenet_jax.evaluation.decisions import Misclassification
+from drenet_jax.data.batches import split_batches
+from drenet_jax.data.cohort_table import SPLITS
+from drenet_jax.data.records import PreparedData
+from drenet_jax.errors import InputError
+from drenet_jax.evaluation import plots
+from drenet_jax.evaluation.calibration import Calibration
+from drenet_jax.evaluation.decisions import MetricSettings, Misclassification, worst_errors
 from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
-from drenet_jax.evaluation.report.claim import ClaimRow, claim_rows
+from drenet_jax.evaluation.report.claim import claim_rows
 from drenet_jax.evaluation.report.formatting import POINTERS, Footnotes, metric_text
 from drenet_jax.evaluation.report.person_report import PACKAGE, data_uri, facts
 from drenet_jax.html_templates import render
+from drenet_jax.version import __version__
 
-# Of each missed person so many slices are shown, of so many pixels.
+_N_MISSES = 10
+_SOFTWARE = ("jax", "flax", "optax", "numpy", "scikit-learn", "tensorflow-datasets")
+
+# Slices shown of each misclassified patient, and their size.
 _SHOWN_SLICES = 8
 _THUMBNAIL_PX = 144
 
@@ -69,59 +84,185 @@ _PLOTS = {
     ),
 }
 
+# (patient_id, slice_index, slice_name) -> uint8 [S, S], the model's input.
+Pictures = Mapping[tuple[str, int, str], np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RunReport:
-    """What a report tells.
+class ReportContext:
+    """What a report says beside the predictions and their metrics.
 
     Attributes:
-      title: its heading.
-      metrics: what metrics.json holds.
-      slices, persons: that the metrics are of.
-      misses: the worst, worst first.
-      pictures: (patient_id, slice_index, slice_name) -> uint8 [S, S] of their slices.
-      model: what identifies the model; shown as it stands.
-      config: the training configuration; shown as it stands.
-      ct: the settings of the image side; shown as they stand.
-      design: how persons were assigned to partitions, in a sentence.
+      title: of the report.
+      model: what identifies it.
+      config: the training configuration.
+      ct: the preprocessing settings.
+      design: how patients were assigned to training, validation and test, in a sentence.
       partitions: name, persons and slices of each; none for a cross-validation.
-      folds: of a cross-validation, a row each; shown as they stand.
-      excluded: what `prepare` left out: patient_id, file, why.
-      software: package -> version.
-      plots: the PNG files of "roc", "confusion" and "calibration".
+      excluded: the rows of excluded.csv: patient_id, file, why.
+      pictures: returns those of the patients named.
+      folds: of a cross-validation, a row each.
     """
 
     title: str
-    metrics: Mapping
-    slices: SlicePredictions
-    persons: PersonPredictions
-    misses: Sequence[Misclassification]
-    pictures: Mapping[tuple[str, int, str], np.ndarray]
     model: Mapping[str, object]
-    config: Mapping
-    ct: Mapping[str, object]
+    config: Mapping[str, Any]
+    ct: Mapping[str, Any]
     design: str
     partitions: Sequence[tuple[str, int, int]]
-    folds: Sequence[Mapping[str, object]]
     excluded: Sequence[Mapping[str, str]]
-    software: Mapping[str, str]
-    plots: Mapping[str, Path]
+    pictures: Callable[[Sequence[str]], Pictures]
+    folds: Sequence[Mapping[str, object]] = ()
 
 
-def run_report(report: RunReport) -> str:
-    """What `evaluate` and `crossvalidate` write to report.html.
+def context_of_run(
+    data: PreparedData,
+    split: str,
+    model: Mapping[str, object],
+    config: Mapping[str, Any],
+    *,
+    is_other: bool,
+) -> ReportContext:
+    """The context of a model's evaluation on a split of `data`.
+
+    Args:
+      data: the data set.
+      split: of it.
+      model: what identifies the model.
+      config: of its training.
+      is_other: it was trained on another data set.
+    """
+    title = f"{model['name']} on the {split} split"
+    design = (
+        "By person, into training, validation and test; the assignment is in split.json "
+        f"(fingerprint {data.fingerprint})."
+    )
+    if is_other:
+        title += " of another data set"
+        design += " The model was trained and selected on another data set, of other patients."
+    return ReportContext(
+        title=title,
+        model={**model, "data": str(data.path)},
+        config=config,
+        ct=data.ct.to_dict(),
+        design=design,
+        partitions=[(name, len(data.persons[name]), data.n_slices[name]) for name in SPLITS],
+        excluded=excluded(data),
+        pictures=lambda persons: pictures_of(data, persons, config["data"]["fill"]),
+    )
+
+
+def excluded(data: PreparedData) -> list[dict[str, str]]:
+    """The rows of the data set's excluded.csv."""
+    path = data.records / "excluded.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); run prepare again.") from error
+
+
+def pictures_of(data: PreparedData, persons: Sequence[str], fill: str) -> Pictures:
+    """The slices of these patients, of any split, as the model takes them in an evaluation."""
+    if not persons:
+        return {}
+    # More slices than they can have: the number is for progress bars and training only.
+    n_slices = {"test": sum(data.n_slices.values())}
+    chosen = data.fold({"test": list(persons)}, n_slices)
+    pictures = {}
+    for batch in split_batches(chosen, "test", batch_size=32, fill=fill):
+        keys = zip(batch["patient_id"], batch["slice_index"], batch["slice_name"], strict=True)
+        for (patient_id, index, name), image in zip(keys, batch["image"], strict=True):
+            pictures[patient_id, int(index), name] = image
+    return pictures
+
+
+def write_evaluation(
+    folder: Path,
+    metrics: Mapping[str, Any],
+    slices: SlicePredictions,
+    persons: PersonPredictions,
+    *,
+    calibration: Calibration,
+    context: ReportContext,
+    settings: MetricSettings,
+) -> dict[str, Any]:
+    """Writes the output files of an evaluation.
+
+    Args:
+      folder: an existing one.
+      metrics: from `evaluation_metrics`.
+      slices, persons: that the metrics are of.
+      calibration: of the same cases.
+      context: the rest of the report.
+      settings: of the metrics.
+
+    Returns:
+      What metrics.json holds.
+    """
+    positive, bins = slices.labels.index(metrics["positive"]), settings.calibration_bins
+    metrics = {**metrics, "calibration": calibration.to_dict(positive, bins)}
+    slices.to_csv(folder / "slices.csv")
+    persons.to_csv(folder / "persons.csv")
+    (folder / "metrics.json").write_text(
+        json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    plot_files = {name: folder / f"{name}.png" for name in _PLOTS}
+    plots.roc_figure(plot_files["roc"], slices, persons, metrics)
+    plots.confusion_figure(plot_files["confusion"], slices, persons, metrics)
+    plots.calibration_figure(plot_files["calibration"], calibration.versions, positive, bins)
+    misses = worst_errors(persons, positive, metrics["threshold"], _N_MISSES)
+    report = evaluation_report(context, metrics, slices, misses, plot_files)
+    (folder / "report.html").write_text(report, encoding="utf-8")
+    return metrics
+
+
+def evaluation_report(
+    context: ReportContext,
+    metrics: Mapping[str, Any],
+    slices: SlicePredictions,
+    misses: Sequence[Misclassification],
+    plot_files: Mapping[str, Path],
+) -> str:
+    """The report.html of `evaluate` and `crossvalidate`.
+
+    Args:
+      context: what the report says beside the metrics.
+      metrics: what metrics.json holds.
+      slices: that the metrics are of.
+      misses: the misclassified patients to show, worst first.
+      plot_files: the PNG files of "roc", "confusion" and "calibration".
 
     Returns:
       The text of an HTML file that needs nothing outside it.
     """
-    metrics = report.metrics
-    # What stands after a colon is of the one slice.
-    reasons = collections.Counter(row["why"].split(":")[0] for row in report.excluded)
-    cohort = _cohort_rows(report.slices)
+    # The text after a colon is of the one slice.
+    reasons = collections.Counter(row["why"].split(":")[0] for row in context.excluded)
+    cohort = _cohort_rows(slices)
+    pictures = context.pictures([miss.patient_id for miss in misses])
+    software = {
+        "drenet_jax": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _SOFTWARE},
+    }
+    claim = claim_rows(
+        metrics=metrics,
+        design=context.design,
+        ct=context.ct,
+        config=context.config,
+        software=software,
+        n_excluded=len(context.excluded),
+        n_sites=len(np.unique(slices.site)),
+        # The last of the counts is of all labels.
+        n_persons={
+            label: n
+            for label, (n, _) in zip(metrics["labels"], cohort[-1]["counts"][:-1], strict=True)
+        },
+    )
     return render(
         PACKAGE,
         "evaluation.html.j2",
-        title=report.title,
+        title=context.title,
         person_auc=metric_text(metrics["person"]["auc"]),
         image_auc=metric_text(metrics["image"]["auc"]),
         whys=Footnotes(),
@@ -141,55 +282,36 @@ def run_report(report: RunReport) -> str:
             for row in metrics["sites"]
         ],
         cohort=cohort,
-        design=report.design,
-        partitions=report.partitions,
-        folds=report.folds,
-        excluded=report.excluded,
+        design=context.design,
+        partitions=context.partitions,
+        folds=context.folds,
+        excluded=context.excluded,
         reasons=reasons.most_common(),
         plots=[
-            {"uri": data_uri(report.plots[name].read_bytes()), "caption": caption, "alt": alt}
+            {"uri": data_uri(plot_files[name].read_bytes()), "caption": caption, "alt": alt}
             for name, (caption, alt) in _PLOTS.items()
         ],
-        misses=[_shown_miss(miss, report) for miss in report.misses],
-        explain=_explain_rows(metrics),
+        misses=[_shown_miss(miss, slices, pictures) for miss in misses],
+        explain=[
+            (title, result)
+            for name, title in POINTERS.items()
+            if (result := metrics.get("explain", {}).get(name))
+        ],
         parts=[
             part
             for part in _PARTS
-            if (part[0] != "folds" or report.folds)
+            if (part[0] != "folds" or context.folds)
             and (part[0] != "explain" or "explain" in metrics)
         ],
-        claim=_claim(report, cohort[-1]["counts"]),
-        model=facts({**report.model, "labels": metrics["labels"], "ct": report.ct}),
-        settings=facts({**report.config, "software": report.software}),
+        claim=[
+            (part, list(rows)) for part, rows in itertools.groupby(claim, lambda row: row["part"])
+        ],
+        model=facts({**context.model, "labels": metrics["labels"], "ct": context.ct}),
+        settings=facts({**context.config, "software": software}),
     )
 
 
-def _claim(
-    report: RunReport, counts: Sequence[tuple[int, int]]
-) -> list[tuple[str, list[ClaimRow]]]:
-    """The checklist's items by part of the paper."""
-    labels = report.metrics["labels"]
-    rows = claim_rows(
-        metrics=report.metrics,
-        design=report.design,
-        ct=report.ct,
-        config=report.config,
-        software=report.software,
-        n_excluded=len(report.excluded),
-        n_sites=len(np.unique(report.slices.site)),
-        # The last of the counts is of all labels.
-        n_persons={label: n for label, (n, _) in zip(labels, counts[:-1], strict=True)},
-    )
-    return [(part, list(own)) for part, own in itertools.groupby(rows, lambda row: row.part)]
-
-
-def _explain_rows(metrics: Mapping) -> list[tuple[str, Mapping]]:
-    """Title and figures of each way in which a model points at lesions."""
-    result = metrics.get("explain", {})
-    return [(title, result[name]) for name, title in POINTERS.items() if result.get(name)]
-
-
-def _binary_rows(metrics: Mapping) -> list[tuple[str, str]]:
+def _binary_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and title of each metric of the positive class against the rest."""
     rows = list(_TITLES.items())
     for name in metrics["person"]:
@@ -200,7 +322,7 @@ def _binary_rows(metrics: Mapping) -> list[tuple[str, str]]:
     return rows
 
 
-def _rows_by_label(metrics: Mapping) -> list[dict]:
+def _rows_by_label(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The tables of each label against the rest, of persons and of slices."""
     # The accuracy of one label against the rest says little, and is not among the metrics.
     titles = {name: title for name, title in _TITLES.items() if name != "accuracy"}
@@ -219,7 +341,7 @@ def _rows_by_label(metrics: Mapping) -> list[dict]:
     ]
 
 
-def _cohort_rows(slices: SlicePredictions) -> list[dict]:
+def _cohort_rows(slices: SlicePredictions) -> list[dict[str, Any]]:
     """Persons and slices of each site (a row) and label (a column), with totals.
 
     A patient tested in several repeats of a cross-validation counts once, as does a slice.
@@ -242,23 +364,24 @@ def _counts(slices: SlicePredictions) -> list[tuple[int, int]]:
     return [*counts, (len(np.unique(slices.patient_id)), len(slices))]
 
 
-def _shown_miss(miss: Misclassification, report: RunReport) -> dict:
-    """A person of the table of misses, with the slices that speak most for the wrong label."""
-    slices = report.slices
+def _shown_miss(
+    miss: Misclassification, slices: SlicePredictions, pictures: Pictures
+) -> dict[str, Any]:
+    """A misclassified patient, with the slices of the highest probability of the wrong label."""
     probability = slices.probabilities[:, slices.labels.index(miss.predicted)]
     rows = np.flatnonzero(slices.patient_id == miss.patient_id)
     most = rows[np.argsort(-probability[rows], kind="stable")]
-    # Of several repeats, the one that says it loudest.
+    # Of several repeats, the one with the highest probability.
     first = {(int(slices.slice_index[i]), str(slices.slice_name[i])): i for i in most[::-1]}
     shown = sorted(first.values(), key=lambda i: -probability[i])[:_SHOWN_SLICES]
-    pictures = []
+    shown = []
     for i in sorted(shown, key=lambda i: slices.slice_index[i]):
         index, name = int(slices.slice_index[i]), str(slices.slice_name[i])
-        image = report.pictures[miss.patient_id, index, name]
+        image = pictures[miss.patient_id, index, name]
         thumbnail = cv2.resize(image, (_THUMBNAIL_PX, _THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
         done, png = cv2.imencode(".png", thumbnail)
         assert done
-        pictures.append(
+        shown.append(
             {
                 "uri": data_uri(png.tobytes()),
                 "alt": f"slice {index} of {miss.patient_id}, as the model saw it",
@@ -266,4 +389,4 @@ def _shown_miss(miss: Misclassification, report: RunReport) -> dict:
                 "probability": probability[i],
             }
         )
-    return {"person": miss, "pictures": pictures, "size_px": _THUMBNAIL_PX}
+    return {"person": miss, "pictures": shown, "size_px": _THUMBNAIL_PX}
