@@ -374,14 +374,14 @@ def _shown_miss(
     # Of several repeats, the one with the highest probability.
     first = {(int(slices.slice_index[i]), str(slices.slice_name[i])): i for i in most[::-1]}
     shown = sorted(first.values(), key=lambda i: -probability[i])[:_SHOWN_SLICES]
-    shown = []
+    tiles = []
     for i in sorted(shown, key=lambda i: slices.slice_index[i]):
         index, name = int(slices.slice_index[i]), str(slices.slice_name[i])
         image = pictures[miss.patient_id, index, name]
         thumbnail = cv2.resize(image, (_THUMBNAIL_PX, _THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
         done, png = cv2.imencode(".png", thumbnail)
         assert done
-        shown.append(
+        tiles.append(
             {
                 "uri": data_uri(png.tobytes()),
                 "alt": f"slice {index} of {miss.patient_id}, as the model saw it",
@@ -389,4 +389,4 @@ def _shown_miss(
                 "probability": probability[i],
             }
         )
-    return {"person": miss, "pictures": shown, "size_px": _THUMBNAIL_PX}
+    return {"person": miss, "pictures": tiles, "size_px": _THUMBNAIL_PX}
