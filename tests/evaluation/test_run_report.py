@@ -134,7 +134,7 @@ def test_the_misses_are_shown_with_the_slices_that_speak_for_the_wrong_label(tmp
 
 
 def test_nobody_wrong_is_said(tmp_path):
-    assert "Nobody was put under a wrong label." in evaluation(tmp_path, misses=[])[0]
+    assert "No person was misclassified." in evaluation(tmp_path, misses=[])[0]
 
 
 def test_a_cross_validation_has_a_table_of_folds(tmp_path):
