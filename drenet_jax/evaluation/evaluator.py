@@ -27,7 +27,7 @@ from drenet_jax.evaluation.predictions import (
     person_predictions,
 )
 from drenet_jax.evaluation.predictor import Predictor
-from drenet_jax.evaluation.report.evaluation_report import (
+from drenet_jax.evaluation.report.result_files import (
     Calibration,
     context_of_run,
     write_evaluation,

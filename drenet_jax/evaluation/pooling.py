@@ -21,8 +21,8 @@ from drenet_jax.evaluation.predictions import (
     SlicePredictions,
     person_predictions,
 )
-from drenet_jax.evaluation.report.evaluation_report import (
-    ReportContext,
+from drenet_jax.evaluation.report.evaluation_report import ReportContext
+from drenet_jax.evaluation.report.result_files import (
     excluded,
     pictures_of,
     write_evaluation,
