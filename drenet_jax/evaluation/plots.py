@@ -12,7 +12,6 @@ from drenet_jax.evaluation.calibration import brier_score, reliability
 from drenet_jax.evaluation.decisions import confusion_counts
 from drenet_jax.evaluation.metric_formulas import of_label
 from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
-from drenet_jax.evaluation.statistics import Z_95
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -252,6 +251,8 @@ def _reliability_axes(
     positive: int,
     bins: int,
 ) -> None:
+    from scipy.stats import binomtest  # slow to import
+
     top.plot([0, 1], [0, 1], label="perfect", **GUIDE)
     for predictions, level, colour, style, marker in (
         (persons, "persons", PERSON_COLOUR, "-", "o"),
@@ -273,7 +274,11 @@ def _reliability_axes(
             label=f"{level}, Brier score {brier_score(truth, score):.3f}",
         )
         if level == "persons":
-            low, high = wilson_interval(share, n)
+            intervals = [
+                binomtest(k, total).proportion_ci(method="wilson")
+                for k, total in zip(np.rint(share * n).astype(int), n, strict=True)
+            ]
+            low, high = zip(*intervals, strict=True)
             top.vlines(mean, low, high, color=colour, alpha=0.5, linewidth=1.5)
         bottom.hist(
             score,
@@ -284,11 +289,3 @@ def _reliability_axes(
             histtype="step",
             linewidth=1.5,
         )
-
-
-def wilson_interval(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's 95% interval of a share of n independent cases, elementwise: (low, high)."""
-    scale = 1 + Z_95**2 / n
-    centre = (share + Z_95**2 / (2 * n)) / scale
-    half = Z_95 / scale * np.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
-    return centre - half, centre + half

@@ -25,12 +25,10 @@ from drenet_jax.evaluation.predictions import SlicePredictions
 # Paper, Fig. 3: the top 3 slices of a person.
 _TOP_SLICES = 3
 
-_COLUMNS = ("patient_id", "slice_name", "slice_index", "label", "heat_map", "box", "chance")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Points:
-    """Where a model points on N slices, (y, x) in pixels of its input; NaN where it does not.
+    """Where a model points on N slices, (y, x) in pixels of its input; NaN where nowhere.
 
     Attributes:
       heat_map: [N, C, 2], the maximum of each class's heat map.
@@ -42,7 +40,7 @@ class Points:
 
     @classmethod
     def of(cls, scored: Mapping[str, np.ndarray], image_size_px: int) -> Points:
-        """From what `SliceScorer` says of slices."""
+        """From the outputs of `SliceScorer`."""
         maps = scored["heat_maps"]
         n, classes, rows, columns = maps.shape
         flat = maps.reshape(n, classes, -1)
@@ -52,7 +50,7 @@ class Points:
         peak[flat.max(axis=2) <= 0] = np.nan
         if not scored["boxes"].shape[1]:
             return cls(peak, np.full((n, 2), np.nan))
-        # Groups of levels have their best boxes each.
+        # `boxes` are sorted within each group of levels only. "scores" are the proposal logits.
         best = scored["scores"].argmax(axis=1)
         y0, x0, y1, x1 = scored["boxes"][np.arange(n), best].T
         return cls(peak, np.stack([(y0 + y1) / 2, (x0 + x1) / 2], axis=1))
@@ -67,7 +65,7 @@ class Points:
 
 @dataclasses.dataclass(frozen=True)
 class PointingHit:
-    """What became of one slice with a lesion.
+    """The result of one slice with a lesion, a row of explain.csv.
 
     Attributes:
       patient_id, slice_name, slice_index: of the slice.
@@ -102,7 +100,7 @@ def play(
       InputError: no slice has a lesion.
     """
     has_boxes = not np.isnan(points.box).all()
-    matches = []
+    hits = []
     for i, place in enumerate(places):
         key = (place.patient_id, place.slice_name)
         assert key == (slices.patient_id[i], slices.slice_name[i]), key
@@ -112,23 +110,24 @@ def play(
         marks = marks[is_inside]
         if not len(marks):
             continue
-        matches.append(
+        hits.append(
             PointingHit(
                 patient_id=place.patient_id,
                 slice_name=place.slice_name,
                 slice_index=place.slice_index,
                 label=slices.labels[slices.label[i]],
-                heat_map=_hits(points.heat_map[i, slices.label[i]], marks),
-                box=_hits(points.box[i], marks) if has_boxes else None,
-                chance=_share(place.lung_mask, marks),
+                heat_map=bool(_inside(points.heat_map[i, slices.label[i]][None], marks)[0]),
+                box=bool(_inside(points.box[i][None], marks)[0]) if has_boxes else None,
+                # The centres of the lungs' pixels.
+                chance=float(_inside(np.argwhere(place.lung_mask) + 0.5, marks).mean()),
             )
         )
-    if not matches:
+    if not hits:
         raise InputError(
             "no slice of the split has a lesion in the table of lesions; patient_id and "
             "slice_name must be written there as in slices.csv."
         )
-    return matches
+    return hits
 
 
 def pointing_metrics(
@@ -174,13 +173,13 @@ def pointing_metrics(
     }
 
 
-def write_hits(path: str | os.PathLike, pointed: Sequence[PointingHit]) -> None:
+def write_hits(path: str | os.PathLike[str], hits: Sequence[PointingHit]) -> None:
     """Writes `explain.csv`: a row for each slice with a lesion; hits are 1 or 0."""
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for item in pointed:
-            row = [getattr(item, name) for name in _COLUMNS]
+        writer.writerow(field.name for field in dataclasses.fields(PointingHit))
+        for hit in hits:
+            row = dataclasses.astuple(hit)
             writer.writerow([int(value) if isinstance(value, bool) else value for value in row])
 
 
@@ -193,18 +192,11 @@ def _in_crop(box: Box, place: CropGeometry) -> tuple[float, float, float, float]
     return (y0 - top) * y, (x0 - left) * x, (y1 - top) * y, (x1 - left) * x
 
 
-def _hits(at: np.ndarray, marks: np.ndarray) -> bool:
-    y, x = at
-    y0, x0, y1, x1 = marks.T
-    return bool(np.any((y0 <= y) & (y < y1) & (x0 <= x) & (x < x1)))
-
-
-def _share(lung_mask: np.ndarray, marks: np.ndarray) -> float:
-    """The share of the lungs' pixels whose centres lie in a box."""
-    y, x = (axis[:, None] + 0.5 for axis in np.nonzero(lung_mask))
-    y0, x0, y1, x1 = marks.T
-    inside = np.any((y0 <= y) & (y < y1) & (x0 <= x) & (x < x1), axis=1)
-    return float(inside.mean())
+def _inside(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """[N] bool, which points [N, 2] lie in any of the boxes [K, 4]."""
+    y, x = points.T[..., None]
+    y0, x0, y1, x1 = boxes.T
+    return np.any((y0 <= y) & (y < y1) & (x0 <= x) & (x < x1), axis=1)
 
 
 def _against_chance(

@@ -68,10 +68,3 @@ def test_the_same_predictions_give_the_same_picture(tmp_path):
     for name in ("a.png", "b.png"):
         plots.roc_figure(tmp_path / name, *data)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_wilsons_interval_by_hand():
-    # Brown, Cai and DasGupta 2001: 0 of n gives 0 to z^2 / (n + z^2).
-    low, high = plots.wilson_interval(np.array([0.0, 0.5]), np.array([10, 10]))
-    np.testing.assert_allclose(low, [0, 0.2366], atol=1e-4)
-    np.testing.assert_allclose(high, [0.2775, 0.7634], atol=1e-4)
