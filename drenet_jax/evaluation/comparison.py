@@ -212,8 +212,11 @@ def short_names(folders: Sequence[str]) -> list[str]:
 
 def _read_run(folder: str, split: str, name: str) -> ComparedRun:
     # What crossvalidate wrote has its tables one folder down.
-    matches = [item for item in (Path(folder), Path(folder) / "result") if _is_evaluation(item)]
-    run = _of_evaluation(matches[0], split, name) if matches else _of_workdir(folder, split, name)
+    candidates = [Path(folder), Path(folder) / "result"]
+    evaluated = [path for path in candidates if _is_evaluation(path)]
+    run = (
+        _of_evaluation(evaluated[0], split, name) if evaluated else _of_workdir(folder, split, name)
+    )
     keys = _keys(run.slices)
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)

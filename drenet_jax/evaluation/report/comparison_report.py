@@ -76,36 +76,37 @@ def tables(result: Mapping) -> tuple[list[Table], list[str]]:
     persons = f"{result['n_persons']} {result['split']} persons"
     slices = f"{result['n_slices']} {result['split']} slices"
     binary, several = f"{positive} against the rest", f"{len(labels)} classes"
-    matches = [
+    all_tables = [
         _metric_table("table1", f"{binary}, {persons}", result, "person", _BINARY),
         _difference_table("differences1", f"{binary}, differences, {persons}", result, _BINARY),
         _metric_table("table1_slices", f"{binary}, {slices}", result, "image", _BINARY),
     ]
     if len(labels) > 2:
         means = f"{several}, averages over the labels"
-        matches += [
+        all_tables += [
             _metric_table("table2", f"{means}, {persons}", result, "person", _MACRO),
             _difference_table("differences2", f"{means}, differences, {persons}", result, _MACRO),
         ]
-    matches.append(_test_table(result, persons))
-    matches, reasons = _numbered(matches)
-    return matches, [*_notes(result), *(f"[{i}] {why}" for i, why in enumerate(reasons, 1))]
+    all_tables.append(_test_table(result, persons))
+    all_tables, reasons = _numbered(all_tables)
+    return all_tables, [*_notes(result), *(f"[{i}] {why}" for i, why in enumerate(reasons, 1))]
 
 
-def _numbered(result: Sequence[Table]) -> tuple[list[Table], list[str]]:
+def _numbered(tables: Sequence[Table]) -> tuple[list[Table], list[str]]:
     """The tables with a number behind every missing one, and the reasons in their order."""
     reasons = Footnotes()
 
-    def cell(item: Cell) -> Cell:
-        if not item.why:
-            return item
-        return dataclasses.replace(item, text=f"{item.text} [{reasons.number(item.why)}]")
+    def numbered_cell(cell: Cell) -> Cell:
+        if not cell.why:
+            return cell
+        return dataclasses.replace(cell, text=f"{cell.text} [{reasons.number(cell.why)}]")
 
     numbered = [
         dataclasses.replace(
-            table, rows=[(name, [cell(item) for item in cells]) for name, cells in table.rows]
+            table,
+            rows=[(name, [numbered_cell(cell) for cell in cells]) for name, cells in table.rows],
         )
-        for table in result
+        for table in tables
     ]
     return numbered, reasons.texts
 
@@ -133,10 +134,10 @@ def _notes(result: Mapping) -> list[str]:
     ]
 
 
-def markdown(result: Sequence[Table], text: Sequence[str]) -> str:
+def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
     """All tables, and the notes below them."""
     lines = []
-    for table in result:
+    for table in tables:
         lines += [f"### {_md(table.caption)}", ""]
         lines.append("| run | " + " | ".join(map(_md, table.columns)) + " |")
         lines.append("| --- |" + " --- |" * len(table.columns))
@@ -144,15 +145,15 @@ def markdown(result: Sequence[Table], text: Sequence[str]) -> str:
             texts = (f"**{_md(cell.text)}**" if cell.best else _md(cell.text) for cell in cells)
             lines.append(f"| {_md(name)} | " + " | ".join(texts) + " |")
         lines.append("")
-    return "\n".join([*lines, *(f"- {_md(item)}" for item in text)]) + "\n"
+    return "\n".join([*lines, *(f"- {_md(note)}" for note in notes)]) + "\n"
 
 
-def csv_text(result: Sequence[Table]) -> str:
+def csv_text(tables: Sequence[Table]) -> str:
     """All tables in one: a line for each number."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("table", "run", "column", "value", "low", "high"))
-    for table in result:
+    for table in tables:
         for name, cells in table.rows:
             for column, cell in zip(table.columns, cells, strict=True):
                 numbers = (cell.value, cell.low, cell.high)
@@ -161,10 +162,10 @@ def csv_text(result: Sequence[Table]) -> str:
     return file.getvalue()
 
 
-def latex(result: Sequence[Table], text: Sequence[str]) -> str:
+def latex(tables: Sequence[Table], notes: Sequence[str]) -> str:
     """All tables as LaTeX, with no package needed; the notes are comments."""
-    lines = [f"% {item}" for item in text]
-    for table in result:
+    lines = [f"% {note}" for note in notes]
+    for table in tables:
         lines += [
             "",
             r"\begin{table}",
@@ -191,12 +192,12 @@ def _metric_table(
     for run in result["runs"]:
         cells = []
         for metric in columns:
-            values = [item[level][metric]["value"] for item in result["runs"]]
+            values = [other[level][metric]["value"] for other in result["runs"]]
             known = [value for value in values if value is not None]
-            own = run[level][metric]
+            value = run[level][metric]["value"]
             # Where all are equal, none is best.
-            best = own["value"] is not None and own["value"] == max(known) > min(known)
-            cells.append(_cell(own, best=best))
+            best = value is not None and value == max(known) > min(known)
+            cells.append(_cell(run[level][metric], best=best))
         rows.append((run["name"], cells))
     return Table(name, caption, list(columns.values()), rows)
 
@@ -206,10 +207,10 @@ def _difference_table(
 ) -> Table:
     rows = [
         (
-            f"{item['run']} − {item['against']}",
-            [_cell(item["person"][metric], plus=True) for metric in columns],
+            f"{difference['run']} − {difference['against']}",
+            [_cell(difference["person"][metric], plus=True) for metric in columns],
         )
-        for item in result["differences"]
+        for difference in result["differences"]
     ]
     return Table(name, caption, list(columns.values()), rows)
 
@@ -223,13 +224,13 @@ def _test_table(result: Mapping, persons: str) -> Table:
     for metric, test in tests.values():
         columns += [metric, f"{metric}: p, {test}", f"{metric}: p, {test} and Holm"]
     rows = []
-    for item in result["differences"]:
+    for difference in result["differences"]:
         cells = []
         for test in tests:
-            matches = item[test]
-            cells.append(_cell({"value": matches["difference"], **matches}, plus=True))
-            cells += [_p_cell(matches["p_value"]), _p_cell(matches["p_holm"])]
-        rows.append((f"{item['run']} − {item['against']}", cells))
+            outcome = difference[test]
+            cells.append(_cell({"value": outcome["difference"], **outcome}, plus=True))
+            cells += [_p_cell(outcome["p_value"]), _p_cell(outcome["p_holm"])]
+        rows.append((f"{difference['run']} − {difference['against']}", cells))
     return Table("tests", f"tests of the differences, {persons}", columns, rows)
 
 
@@ -248,9 +249,10 @@ def _p_cell(p_value: float | None) -> Cell:
 
 
 def _md(text: str) -> str:
-    """A text as Markdown shows it as it stands."""
+    """A text as Markdown shows it literally."""
     return "".join(
-        f"\\{item}" if item in "\\`*_[]<>#|" else item for item in " ".join(text.split())
+        f"\\{character}" if character in "\\`*_[]<>#|" else character
+        for character in " ".join(text.split())
     )
 
 
@@ -262,9 +264,9 @@ _TEX = {
     "–": "--",
     "<": r"$<$",
     ">": r"$>$",
-} | {item: f"\\{item}" for item in "&%$#_{}"}
+} | {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 def _tex(text: str) -> str:
-    """A text as LaTeX shows it as it stands."""
-    return "".join(_TEX.get(item, item) for item in " ".join(text.split()))
+    """A text as LaTeX shows it literally."""
+    return "".join(_TEX.get(character, character) for character in " ".join(text.split()))
