@@ -1,4 +1,4 @@
-"""What the report and the captures have in common: whose they are and what made them."""
+"""Header elements that the report and the captures share: patient, study and device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drenet_jax.ct.dicom.instances import STUDY_KEYWORDS, SourceInstance
 MAKER = "drenet_jax"
 WARNING = "Research only, not for clinical use"
 
-# DICOM type 2: there even if empty.
+# DICOM type 2: present even if empty.
 _MAY_BE_EMPTY = (
     "PatientName",
     "PatientID",
@@ -29,12 +29,12 @@ _MAY_BE_EMPTY = (
 
 
 def new_series(number: int, description: str, model: Mapping) -> dict[str, Any]:
-    """highdicom's arguments for the instances of a new series that the model makes.
+    """highdicom's arguments for the instances of a new series.
 
     Args:
       number: the series' number in the study.
-      description: what is in it, a few words.
-      model: what result.json says of the model.
+      description: of its content, a few words.
+      model: the part `model` of result.json.
     """
     return {
         "series_instance_uid": UID(),
@@ -52,9 +52,9 @@ def model_name(model: Mapping) -> str:
 
 
 def copy_patient_study(dataset: Dataset, source: SourceInstance) -> None:
-    """Gives an object the patient and the study of its source, in the source's words.
+    """Copies the patient and study elements of the source, unchanged.
 
-    highdicom is not given them: it logs and warns of names that it finds odd.
+    highdicom does not get them: it logs and warns of unusual names.
     """
     # UTF-8: the names of any source and the labels of any model.
     dataset.SpecificCharacterSet = "ISO_IR 192"

@@ -37,7 +37,7 @@ def write_objects(
     names and labels of every script.
 
     Args:
-      folder: where to, empty.
+      folder: an empty one.
       result: what `predict` writes to result.json.
       pictures: of the slices in `result`, in the same order.
       instances: the DICOM instances of the same slices, all of one study.
@@ -48,8 +48,8 @@ def write_objects(
 
     assert len(result["slices"]) == len(pictures) == len(instances)
     shown = top_slices(pictures, result["person"]["label"])
-    # What the source says of the patient is passed on as it is, even where it breaks DICOM's rules:
-    # a corrected name or ID is another one. Warnings would quote it.
+    # The patient's elements are copied unchanged, even where they violate the standard: a corrected
+    # name or ID is another one. Warnings would quote them.
     with without_warnings(), config.disable_value_validation():
         report = structured_report(result, instances)
         report.save_as(folder / "report.dcm", enforce_file_format=True)

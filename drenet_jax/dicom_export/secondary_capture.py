@@ -1,4 +1,4 @@
-"""Slices with what the report draws on them, as DICOM secondary captures."""
+"""Slices with their overlays as DICOM secondary captures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def captures(
     Args:
       pictures: of the slices.
       instances: their DICOM instances, in the same order.
-      model: what result.json says of the model.
+      model: the part `model` of result.json.
     """
     series = new_series(_SERIES_NUMBER, "boxes", model)
     for number, (picture, source) in enumerate(zip(pictures, instances, strict=True), start=1):
@@ -69,7 +69,7 @@ def captures(
 
 
 def _with_warning(overlay: np.ndarray, version: str) -> np.ndarray:
-    """The picture with a strip below that says what it is: viewers may hide an image's header."""
+    """Adds a strip with the warning below the image: viewers may hide an image's header."""
     strip = np.zeros((_STRIP_PX, overlay.shape[1], 3), np.uint8)
     text = f"{MAKER} {version}: {WARNING.lower()}"
     cv2.putText(

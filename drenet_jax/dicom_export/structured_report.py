@@ -59,7 +59,7 @@ _CT_CHEST = CodedConcept("24627-2", "LN", "CT Chest")
 _COVID_19 = CodedConcept("840539006", "SCT", "COVID-19")
 _BACTERIAL = CodedConcept("53084003", "SCT", "Bacterial pneumonia")
 _NORMAL = CodedConcept("17621005", "SCT", "Normal")
-# By labels in small letters without anything but letters and digits.
+# By labels in lower case, letters and digits only.
 _KNOWN_LABELS = {
     "covid": _COVID_19,
     "covid19": _COVID_19,
@@ -203,7 +203,7 @@ def _region(box: Mapping[str, float], source: SourceInstance) -> ImageRegion:
     corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
     return ImageRegion(
         graphic_type=GraphicTypeValues.POLYLINE,
-        # Rounding may have put an edge a hair over the image's, where DICOM allows none.
+        # Rounding may put an edge slightly outside of the image, which DICOM does not allow.
         graphic_data=np.maximum(np.array(corners), 0.0),
         source_image=SourceImageForRegion(
             source.sop_class_uid, source.sop_instance_uid, _frame_numbers(source)
@@ -220,7 +220,7 @@ def _frame_numbers(source: SourceInstance) -> list[int] | None:
 
 
 def _evidence(source: SourceInstance) -> Dataset:
-    """What highdicom needs to refer to an instance; `copy_patient_study` adds the patient."""
+    """What highdicom needs for a reference; `copy_patient_study` adds the patient."""
     dataset = Dataset()
     dataset.SOPClassUID = source.sop_class_uid
     dataset.SOPInstanceUID = source.sop_instance_uid

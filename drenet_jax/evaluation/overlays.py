@@ -1,4 +1,4 @@
-"""What is drawn over a slice: the heat map of the answer, the lungs' crop and the lesion boxes."""
+"""Overlays of a slice: the Grad-CAM heat map, the lungs' crop and the lesion boxes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import numpy as np
 
 from drenet_jax.ct.orientation import Box
 
-# Paper, Fig. 3: boxes "with normalized predicted scores above 0.8" are shown. It is
-# not lowered where no box passes.
+# Paper, Fig. 3: boxes "with normalized predicted scores above 0.8" are shown.
 LESION_BOX_MIN_PROBABILITY = 0.8
 
 # Default opacity of the heat map: the slice must stay visible.
 HEAT_OPACITY = 0.45
 
-# A picture's shorter side has at least, its longer side at most so many pixels.
+# Least shorter side and greatest longer side of an enlarged slice.
 _MIN_PICTURE_PX = 512
 _MAX_PICTURE_PX = 2048
 
-# The longer side of a crop's picture.
+# Longer side of an enlarged crop.
 _CROP_PICTURE_PX = 192
 
-# Red, green, blue, opacity. Light red on a dark edge is seen on lung, on bone and on every colour
-# of the heat map, by the colour-blind too; white figures are readable on the darker red only.
+# RGBA. Light red with a dark edge is visible on lung, bone and every colour of the heat map, to the
+# colour-blind too; white text is readable on the darker red only.
 _BOX_COLOUR = (255, 40, 40, 255)
 _BOX_EDGE_COLOUR = (0, 0, 0, 150)
 _PLATE_COLOUR = (200, 30, 30, 255)
@@ -60,12 +59,12 @@ class ScoredBox(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SlicePicture:
-    """A slice as a person's report shows it.
+    """A slice as a patient's report shows it.
 
     Attributes:
       index: its number in the series, or along the slice axis of a volume as stored, from 0.
       name: its file.
-      source: [H, W] uint8, the whole slice in the lung window, upright.
+      source: [H, W] uint8, the slice in the lung window, in canonical orientation.
       source_box: (y0, x0, y1, x1) of the lungs' crop, in pixels of `source`, ends outside.
       probabilities: label to probability.
       boxes: the crops, in pixels of `source`.
@@ -91,8 +90,7 @@ class SlicePicture:
 
     @property
     def peak_location(self) -> tuple[float, float] | None:
-        """(y, x) in pixels of `source`, the centre of the heat map's highest cell, if it has any
-        heat."""
+        """(y, x) in pixels of `source`, the centre of the heat map's maximum; None without heat."""
         if self.heat_map is None or not self.heat_map.max() > 0:
             return None
         height, width = self.heat_map.shape
@@ -103,12 +101,12 @@ class SlicePicture:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LeftOutSlice:
-    """A picked slice that was not kept.
+    """A sampled slice that was not kept.
 
     Attributes:
       index: its number in the series, or along the slice axis of a volume as stored, from 0.
       name: its file.
-      source: [H, W] uint8, the whole slice in the lung window, upright.
+      source: [H, W] uint8, the slice in the lung window, in canonical orientation.
       why: the reason.
     """
 
@@ -120,7 +118,7 @@ class LeftOutSlice:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layers:
-    """Pictures of one size that lie over each other.
+    """Image layers of one size.
 
     Attributes:
       slice: [H, W] uint8.
@@ -134,7 +132,7 @@ class Layers:
 
 
 def layers(picture: SlicePicture) -> Layers:
-    """The slice, enlarged if it is small, and what is drawn over it."""
+    """The slice, enlarged if it is small, and its overlays."""
     source = picture.source
     assert source.ndim == 2, source.shape
     assert source.dtype == np.uint8, source.dtype
@@ -150,7 +148,7 @@ def layers(picture: SlicePicture) -> Layers:
 
 
 def crop_layers(picture: SlicePicture, k: int) -> Layers:
-    """The cut of the slice at `picture.boxes[k]`, enlarged, with its own heat map; no marks."""
+    """The crop at `picture.boxes[k]`, enlarged, with its heat map; no marks."""
     y0, x0, y1, x1 = picture.boxes[k].edges
     scale = _CROP_PICTURE_PX / max(y1 - y0, x1 - x0, 1.0)
     height, width = (max(1, round(side * scale)) for side in (y1 - y0, x1 - x0))
@@ -171,11 +169,11 @@ def crop_layers(picture: SlicePicture, k: int) -> Layers:
 
 
 def composite(layers: Layers, heat_opacity: float) -> np.ndarray:
-    """All layers in one picture.
+    """Alpha-blends the layers.
 
     Args:
-      layers: to be laid over each other.
-      heat_opacity: from 0 (no heat map) to 1 (the slice does not shine through the hottest place).
+      layers: from `layers`.
+      heat_opacity: from 0 (no heat map) to 1 (opaque at its maximum).
 
     Returns:
       [H, W, 3] uint8, red, green, blue.
@@ -212,17 +210,9 @@ def _heat_over_slice(
 
 
 def _interpolated(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Values [h, w] between the centres of their cells, linear; beyond the outer centres constant.
+    """Bilinear samples [H, W] of `values` [h, w], whose entry [i, j] lies at (i + 0.5, j + 0.5).
 
-    OpenCV's warps round places to 1/32 of a cell, which shows where a cell is 30 pixels wide.
-
-    Args:
-      values: [h, w]; the value at [i, j] is that of the place (i + 0.5, j + 0.5).
-      rows: [H] places along the first axis.
-      columns: [W] places along the second axis.
-
-    Returns:
-      [H, W].
+    OpenCV's warps round coordinates to 1/32 of a cell, which shows where a cell is 30 pixels wide.
     """
     by_row, by_column = (
         np.maximum(0, 1 - np.abs(np.clip(at - 0.5, 0, n - 1)[:, None] - np.arange(n)))
@@ -232,10 +222,9 @@ def _interpolated(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> 
 
 
 def _coloured(heat: np.ndarray) -> np.ndarray:
-    """Heat from 0 to 1 as [H, W, 4] uint8: the colder, the more transparent.
+    """Heat from 0 to 1 as [H, W, 4] uint8: viridis, whose opacity is the heat.
 
-    The colours (viridis) rise in lightness, so that the colour-blind can read them, and hold no
-    red, which is the boxes'.
+    Viridis is readable for the colour-blind, and has no red, which is the boxes'.
     """
     opacity = np.rint(255 * heat).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(opacity, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
@@ -283,7 +272,7 @@ def _write_probability(
     text, font = f"{probability:.2f}", cv2.FONT_HERSHEY_SIMPLEX
     size, stroke_px, margin_px = 0.3 * line_px, max(1, line_px // 2), 2 * line_px
     (width, height), base = cv2.getTextSize(text, font, size, stroke_px)
-    # On a plate: figures straight on bone and lung cannot be read.
+    # On a plate: text straight on bone and lung cannot be read.
     plate = np.array([height + base + margin_px, width + margin_px])
     top, left = round(y - line_px / 2) - plate[0], round(x - line_px / 2)
     if top < 0:

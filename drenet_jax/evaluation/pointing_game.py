@@ -22,7 +22,7 @@ from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.metrics import BootstrapResult, Metric
 from drenet_jax.evaluation.predictions import SlicePredictions
 
-# Paper, Fig. 3: the top 3 slices of a person.
+# Paper, Fig. 3: the top 3 slices of a patient.
 _TOP_SLICES = 3
 
 
@@ -137,7 +137,7 @@ def pointing_metrics(
 
     Args:
       slices: of the split.
-      pointed: from `point`.
+      pointed: from `play`.
       settings: of the draws.
 
     Returns:

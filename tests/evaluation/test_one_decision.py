@@ -56,7 +56,14 @@ def test_the_run_s_own_rule_decides_for_both(trained_on_two_labels, scored, phan
         assert result["person"]["label"] == wanted
 
 
-@pytest.mark.parametrize("aggregate", AGGREGATES)
+# The others decide by the same code; two of them are in the tests around this one.
+@pytest.mark.parametrize(
+    "aggregate",
+    [
+        name if name in ("mean", "noisy_or") else pytest.param(name, marks=pytest.mark.slow)
+        for name in AGGREGATES
+    ],
+)
 def test_every_threshold_and_aggregate_decides_alike(
     aggregate, trained_on_two_labels, scored, phantoms
 ):

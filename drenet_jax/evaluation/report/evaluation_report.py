@@ -1,4 +1,4 @@
-"""The HTML report of an evaluation: one file, with its pictures inside."""
+"""The HTML report of an evaluation: one file with embedded images."""
 
 from __future__ import annotations
 

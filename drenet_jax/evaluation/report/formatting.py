@@ -26,7 +26,7 @@ def number_text(number: float | None, *, plus: bool = False) -> str:
 
 
 def decision_text(decision: Mapping, n_slices: int) -> str:
-    """By which rule a person's label was decided, as a sentence.
+    """The decision rule of a person's label, as a sentence.
 
     Args:
       decision: from `DecisionRule.to_dict`.
@@ -43,7 +43,7 @@ def decision_text(decision: Mapping, n_slices: int) -> str:
 
 
 class Footnotes:
-    """Why numbers are missing: each reason once, numbered in the order in which they are met.
+    """Numbered reasons for missing numbers, each once.
 
     Attributes:
       texts: the reasons.
@@ -59,7 +59,7 @@ class Footnotes:
         return self.texts.index(why) + 1
 
 
-# Parts of what `evaluate --explain` finds, in words.
+# Keys of the part `explain` of metrics.json.
 POINTERS = {
     "heat_map": "heat map's maximum in a lesion",
     "box": "best box's centre in a lesion",
@@ -68,7 +68,7 @@ POINTERS = {
 
 
 def explain_lines(metrics: Mapping) -> list[str]:
-    """What a command prints of the part `explain` of metrics.json, if it is there."""
+    """Printed lines on the part `explain` of metrics.json, if it is there."""
     result = metrics.get("explain") or {}
     return [
         f"{title}: {metric_text(result[name]['rate'])}, by chance "
@@ -79,7 +79,7 @@ def explain_lines(metrics: Mapping) -> list[str]:
 
 
 def auc_lines(metrics: Mapping) -> list[str]:
-    """What a command prints of metrics.json: the AUCs of persons and of slices."""
+    """Printed lines on metrics.json: the AUCs of persons and of slices."""
     return [
         f"{level} AUC, {metrics['positive']} against the rest: {metric_text(metrics[level]['auc'])}"
         for level in ("person", "image")

@@ -1,4 +1,4 @@
-"""The HTML report of `predict`: one file, with its pictures inside."""
+"""The HTML report of `predict`: one file with embedded images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from drenet_jax.evaluation.overlays import (
     HEAT_OPACITY,
     LESION_BOX_MIN_PROBABILITY,
+    Layers,
     LeftOutSlice,
     SlicePicture,
     crop_layers,
@@ -30,10 +31,10 @@ _SHOWN_SLICES = 3
 # Until the reader moves the slider.
 _HEAT_PERCENT = round(100 * HEAT_OPACITY)
 
-# The longer side of a small picture: twice its size on the page, for screens of fine pixels.
+# Longer side of a thumbnail: twice its size on the page, for high-resolution screens.
 _THUMBNAIL_PX = 176
 
-# Of a CT slice at this quality, JPEG is half as large as PNG and no fault can be seen.
+# At this quality JPEG is half as large as PNG, without visible artefacts.
 _JPEG_QUALITY = 92
 
 _STYLE = "\n".join(
@@ -52,7 +53,7 @@ def _source(text: str) -> str:
     return f"'sha256-{digest.decode('ascii')}'"
 
 
-# What a browser may do with the page: show what is inside it, and run its own script only.
+# Content-Security-Policy: no external content, and this script only.
 REPORT_POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
     f"style-src {_source(_STYLE)}; script-src {_source(_SCRIPT)}"
@@ -70,8 +71,7 @@ def person_report(
       result: what `predict` writes to result.json.
       pictures: of the slices in `result`, all or at least the three with the highest probability
         of the predicted label.
-      left_out: the picked slices that were not kept; without them the page still says in words
-        what was left out.
+      left_out: the sampled slices that were not kept, to be shown; `result` has their names.
 
     Returns:
       The text of an HTML file that needs nothing outside it; `REPORT_POLICY` holds for it.
@@ -91,10 +91,7 @@ def person_report(
         label=label,
         probability=person["probabilities"][label],
         n_slices=person["n_slices"],
-        bars=[
-            {"label": name, "probability": probability}
-            for name, probability in person["probabilities"].items()
-        ],
+        probabilities=person["probabilities"],
         validation=_validation(person["validation"]),
         min_probability=LESION_BOX_MIN_PROBABILITY,
         strip=_strip(pictures, left_out, label, ranks),
@@ -124,7 +121,7 @@ def person_report(
 
 
 def top_slices(pictures: Sequence[SlicePicture], label: str) -> list[int]:
-    """Places in `pictures` of the slices that a report shows large, the most probable first."""
+    """Indices in `pictures` of the slices that a report shows large, the most probable first."""
     order = sorted(
         range(len(pictures)), key=lambda i: (-pictures[i].probabilities[label], pictures[i].index)
     )
@@ -132,7 +129,7 @@ def top_slices(pictures: Sequence[SlicePicture], label: str) -> list[int]:
 
 
 def _validation(row: Mapping | None) -> dict | None:
-    """How often such an answer was right, if any validation person got one."""
+    """The observed rate among validation patients, if any had such a probability."""
     if not row or not row["n"]:
         return None
     return {**row, "share": row["n_with_label"] / row["n"]}
@@ -163,7 +160,7 @@ def _strip(
     label: str,
     ranks: Mapping[tuple[int, str], int],
 ) -> list[dict]:
-    """A small picture of each picked slice, in the order of the series."""
+    """A thumbnail of each sampled slice, in the order of the series."""
     tiles = [
         {
             "uri": _slice_uri(_thumbnail(picture.source)),
@@ -179,7 +176,7 @@ def _strip(
             "uri": _slice_uri(_thumbnail(item.source)),
             "alt": f"Slice {item.index}, left out: {item.why}",
             "index": item.index,
-            # What stands after a colon is of the one slice.
+            # The text after a colon is of the one slice.
             "why": item.why.split(":")[0],
         }
         for item in left_out
@@ -206,10 +203,7 @@ def _shown_slice(picture: SlicePicture, label: str) -> dict:
         "index": picture.index,
         "name": picture.name,
         "probability": probability,
-        "width": drawn.slice.shape[1],
-        "height": drawn.slice.shape[0],
-        "slice": _slice_uri(drawn.slice),
-        "heat": None if drawn.heat is None else _layer_uri(drawn.heat),
+        **_images(drawn),
         "marks": _layer_uri(drawn.marks),
         "alt": f"CT slice {picture.index}, file {picture.name}: {label} {probability:.2f}",
         "heat_alt": f"Heat map, peak in {peak_location} of the picture",
@@ -230,11 +224,8 @@ def _shown_crop(picture: SlicePicture, k: int, label: str) -> dict:
     box = picture.boxes[k]
     place = _place(*box.centre, picture.source.shape)
     return {
-        "slice": _slice_uri(drawn.slice),
-        "heat": None if drawn.heat is None else _layer_uri(drawn.heat),
+        **_images(drawn),
         "marks": None,
-        "width": drawn.slice.shape[1],
-        "height": drawn.slice.shape[0],
         "alt": f"Region {k + 1} in {place} of slice {picture.index}: {label} {box.probability:.2f}",
         "heat_alt": f"Heat map of region {k + 1}",
         "probability": box.probability,
@@ -242,8 +233,18 @@ def _shown_crop(picture: SlicePicture, k: int, label: str) -> dict:
     }
 
 
+def _images(drawn: Layers) -> dict[str, object]:
+    height, width = drawn.slice.shape
+    return {
+        "width": width,
+        "height": height,
+        "slice": _slice_uri(drawn.slice),
+        "heat": None if drawn.heat is None else _layer_uri(drawn.heat),
+    }
+
+
 def _place(y: float, x: float, shape: tuple[int, int]) -> str:
-    """Which ninth of a picture, in words."""
+    """The ninth of an image that a point lies in, in words."""
     row, column = (min(2, max(0, int(3 * at / n))) for at, n in zip((y, x), shape, strict=True))
     if row == column == 1:
         return "the centre"
@@ -263,7 +264,7 @@ def facts(values: Mapping[str, object]) -> list[tuple[str, str]]:
 
 
 def _slice_uri(image: np.ndarray) -> str:
-    """A grey picture [H, W] as JPEG or PNG, whichever is smaller."""
+    """A grey image [H, W] as JPEG or PNG, whichever is smaller."""
     done, png = cv2.imencode(".png", image)
     assert done
     done, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
@@ -276,7 +277,7 @@ def _slice_uri(image: np.ndarray) -> str:
 def _layer_uri(layer: np.ndarray) -> str:
     """A layer [H, W, 4] (red, green, blue, opacity) as PNG."""
     bgra = cv2.cvtColor(layer, cv2.COLOR_RGBA2BGRA)
-    # Half the size of the default, since heat is smooth; 9 takes six times as long for 6% less.
+    # Half the size of the default; 9 takes six times as long for 6% less.
     done, png = cv2.imencode(".png", bgra, [cv2.IMWRITE_PNG_COMPRESSION, 6])
     assert done
     return data_uri(png.tobytes())
