@@ -75,7 +75,7 @@ def phantom_series(folder: Path, seed: int, least_lung_share: float = 0.0) -> Pa
 
 def _rows(path: Path, staged: Path, settings: CtSettings, seed: int, rounds: int) -> list[Row]:
     opened = open_series(path)
-    indices = sampling.pick(len(opened), settings.slices_per_person)
+    indices = sampling.sample_uniform(len(opened), settings.slices_per_person)
     images = [opened.read(index) for index in indices]
     prepared = prepare_person([path], settings)
     person = Person("benchmark", (path,), "none", "", "")

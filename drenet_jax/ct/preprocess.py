@@ -173,7 +173,7 @@ def _prepare_series(
     indices: list[int] = []
     images: list[np.ndarray] = []
     instances: list[SourceInstance | None] = []
-    for index in sampling.pick(len(series), settings.slices_per_person):
+    for index in sampling.sample_uniform(len(series), settings.slices_per_person):
         name = series.names[index]
         try:
             image = series.read(index)

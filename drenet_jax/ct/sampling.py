@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def pick(n_slices: int, count: int) -> list[int]:
+def sample_uniform(n_slices: int, count: int) -> list[int]:
     """Evenly spaced places in a series: `floor(i * n_slices / count)` (paper 2.2.1).
 
     Args:

@@ -55,7 +55,7 @@ def verdict(images) -> chest_checks.Verdict:
 
 
 def picked(volume: np.ndarray) -> list[np.ndarray]:
-    return [volume[i].astype(np.float32) for i in sampling.pick(len(volume), 15)]
+    return [volume[i].astype(np.float32) for i in sampling.sample_uniform(len(volume), 15)]
 
 
 @pytest.fixture(scope="module", params=[("healthy", 3, "A"), ("COVID-19", 4, "B")])
@@ -111,7 +111,7 @@ def test_a_heart_full_of_contrast_medium_is_not_taken_for_the_spine(volume):
 @needs_data
 def test_real_series_are_refused_unless_upright(name, orientation):
     series = open_series(DATA / "covid_ct_md" / name)
-    images = [series.read(i) for i in sampling.pick(len(series), 15)]
+    images = [series.read(i) for i in sampling.sample_uniform(len(series), 15)]
     assert verdict(turned(images, orientation)) == chest_checks.Verdict(expected(orientation))
 
 

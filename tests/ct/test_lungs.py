@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from oracles.region_growing import grow_lungs
 
 from drenet_jax.ct.lungs.segmentation import find_lungs, find_lungs_in_series
-from drenet_jax.ct.sampling import pick
+from drenet_jax.ct.sampling import sample_uniform
 from drenet_jax.ct.series import open_series
 from drenet_jax.ct.window import window
 from drenet_jax.phantoms.phantom import Phantom, make_phantom
@@ -31,7 +31,7 @@ def kept(masks: np.ndarray) -> np.ndarray:
 
 def picked(phantom: Phantom) -> tuple[list[np.ndarray], np.ndarray]:
     """The picked slices of a phantom and their true lungs."""
-    indices = pick(len(phantom.volume_hu), 15)
+    indices = sample_uniform(len(phantom.volume_hu), 15)
     return list(phantom.volume_hu[indices].astype(np.float32)), phantom.lung_mask[indices]
 
 
@@ -220,7 +220,7 @@ def test_lungs_of_a_phantom_are_those_of_region_growing():
     phantom = make_phantom("COVID-19", 7, 256, "A")
     hu, _ = picked(phantom)
     found = np.array(find_lungs_in_series(hu, from_feet=True))
-    grown = grow_lungs(phantom.volume_hu, phantom.spacing_mm)[pick(len(phantom.volume_hu), 15)]
+    grown = grow_lungs(phantom.volume_hu, phantom.spacing_mm)[sample_uniform(len(phantom.volume_hu), 15)]
     assert dice(found[kept(found)], grown[kept(found)]) > 0.98
 
 
@@ -298,8 +298,8 @@ def test_what_is_no_chest_is_refused(what, negative):
 def test_lungs_of_real_series_are_whole(shared_data, name, like_grown):
     series = open_series(shared_data / "covid_ct_md" / name)
     # Every third of these is a picked one; the others let region growing find its way.
-    indices = pick(len(series.names), 45)
-    assert indices[::3] == pick(len(series.names), 15)
+    indices = sample_uniform(len(series.names), 45)
+    assert indices[::3] == sample_uniform(len(series.names), 15)
     images = [series.read(index) for index in indices]
     masks = np.array(find_lungs_in_series(images[::3], from_feet=True))
     shares = masks.mean(axis=(1, 2))

@@ -167,7 +167,7 @@ def test_values_of_phantoms_that_are_no_hu_are_refused(name):
 
 def phantom_slices(label: str, seed: int) -> list[np.ndarray]:
     volume = make_phantom(label, seed, 128, "AB"[seed % 2]).volume_hu
-    return [volume[i].astype(np.float32) for i in sampling.pick(len(volume), 15)]
+    return [volume[i].astype(np.float32) for i in sampling.sample_uniform(len(volume), 15)]
 
 
 @pytest.mark.parametrize("label", ["COVID-19", "bacterial", "healthy"])
@@ -192,7 +192,7 @@ def test_white_lungs_and_metal_have_hu(tmp_path):
 @pytest.mark.parametrize("name", ["CAP", "COVID-19", "Normal"])
 def test_real_series_have_hu_and_show_their_lungs_in_a_window(name):
     series = open_series(DATA / "covid_ct_md" / name)
-    images = [series.read(i) for i in sampling.pick(len(series), 15)]
+    images = [series.read(i) for i in sampling.sample_uniform(len(series), 15)]
     masks = segmentation.find_lungs_in_series(images, from_feet=True)
     assert hu_checks.reason_not_hu(images) == hu_checks.reason_not_lung_hu(images, masks) == ""
     assert hu_checks.restored_hu(images)[1] == ""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from drenet_jax.ct.preprocess import prepare_person
-from drenet_jax.ct.reader import Reader
+from drenet_jax.ct.reader import TIMEOUT_S, Reader
 from drenet_jax.ct.sources import CtError
 
 
@@ -189,7 +189,7 @@ def test_larger_files_may_take_longer(tmp_path):
     file.touch()
     os.truncate(file, 200 << 20)
     reader = Reader()
-    assert reader._patience_for(None) == reader.TIMEOUT_S
-    assert reader._patience_for((str(file), "pixels")) == pytest.approx(reader.TIMEOUT_S + 10)
+    assert reader._patience_for(None) == TIMEOUT_S
+    assert reader._patience_for((str(file), "pixels")) == pytest.approx(TIMEOUT_S + 10)
     within = str(file / "a" / "b.nii")
-    assert reader._patience_for((within, "pixels")) == pytest.approx(reader.TIMEOUT_S + 10)
+    assert reader._patience_for((within, "pixels")) == pytest.approx(TIMEOUT_S + 10)
