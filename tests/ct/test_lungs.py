@@ -220,7 +220,9 @@ def test_lungs_of_a_phantom_are_those_of_region_growing():
     phantom = make_phantom("COVID-19", 7, 256, "A")
     hu, _ = picked(phantom)
     found = np.array(find_lungs_in_series(hu, from_feet=True))
-    grown = grow_lungs(phantom.volume_hu, phantom.spacing_mm)[sample_uniform(len(phantom.volume_hu), 15)]
+    grown = grow_lungs(phantom.volume_hu, phantom.spacing_mm)[
+        sample_uniform(len(phantom.volume_hu), 15)
+    ]
     assert dice(found[kept(found)], grown[kept(found)]) > 0.98
 
 

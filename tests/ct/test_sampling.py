@@ -7,7 +7,23 @@ from drenet_jax.ct.sampling import sample_uniform
 
 
 def test_fifteen_of_168_are_the_papers_indices():
-    assert sample_uniform(168, 15) == [0, 11, 22, 33, 44, 56, 67, 78, 89, 100, 112, 123, 134, 145, 156]
+    assert sample_uniform(168, 15) == [
+        0,
+        11,
+        22,
+        33,
+        44,
+        56,
+        67,
+        78,
+        89,
+        100,
+        112,
+        123,
+        134,
+        145,
+        156,
+    ]
 
 
 def test_a_short_series_is_taken_whole():
