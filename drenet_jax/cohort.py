@@ -11,6 +11,7 @@ Examples:
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 from pathlib import Path
@@ -19,7 +20,8 @@ from absl import flags
 
 from drenet_jax import cli
 from drenet_jax.data.public import DATASETS
-from drenet_jax.data.public.scan import ScanResult, require_new, write_cohort
+from drenet_jax.data.public.cohort_file import require_new, write_cohort
+from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.errors import InputError
 
 
@@ -36,30 +38,30 @@ def main() -> None:
         raise InputError(f"--root={root} is no folder that can be read; check the path.")
     # Before minutes are spent on looking through a large data set.
     require_new(out)
-    persons = DATASETS[values.dataset].find_persons(root)
-    write_cohort(persons, out)
-    _tell(persons, out)
+    scan = DATASETS[values.dataset](root)
+    write_cohort(scan, out)
+    _print_summary(scan, out)
 
 
-def _tell(scanned: ScanResult, out: Path) -> None:
-    n_persons = len({row.patient_id for row in scanned.rows})
-    print(f"{out} has {n_persons} persons in {len(scanned.rows)} rows:")
-    for label, splits in scanned.persons("split").items():
+def _print_summary(scan: ScanResult, out: Path) -> None:
+    n_persons = len({row.patient_id for row in scan.rows})
+    print(f"{out} has {n_persons} persons in {len(scan.rows)} rows:")
+    for label, splits in scan.persons("split").items():
         shares = ", ".join(f"{n} {split}" for split, n in splits.items() if split)
         print(f"  {label}: {sum(splits.values())}" + (f" ({shares})" if shares else ""))
-    for label, sites in scanned.persons("site").items():
+    for label, sites in scan.persons("site").items():
         shares = ", ".join(f"{n} {site or 'of an unknown site'}" for site, n in sites.items())
         if any(sites):
             print(f"  {label} by site: {shares}")
-    for line in scanned.left_out():
+    for line in scan.left_out():
         print(f"left out: {line}")
-    for note in scanned.notes:
+    for note in scan.notes:
         print(f"note: {note}")
     print(f"next: python -m drenet_jax.prepare --cohort={shlex.quote(str(out))} --out=NEW_FOLDER")
 
 
 def _help() -> str:
-    about = (f"{name}\n\n{dataset.__doc__}" for name, dataset in DATASETS.items())
+    about = (f"{name}\n\n{inspect.getdoc(find)}\n" for name, find in DATASETS.items())
     return "\n\n".join((__doc__, "Data sets:", *about))
 
 

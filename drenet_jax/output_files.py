@@ -60,7 +60,7 @@ def locked_folder(folder: Path, *, name: str, use: str, flag: str = "--workdir")
     with contextlib.ExitStack() as stack:
         path = folder / name
         try:
-            stack.enter_context(_made_folder(folder.absolute()))
+            stack.enter_context(made_folder(folder.absolute()))
             lock = _lock(path, os.O_RDWR | os.O_CREAT)  # NFS locks only files opened for writing
         except BlockingIOError as error:
             raise InputError(
@@ -102,7 +102,7 @@ def new_folder(path: str | os.PathLike[str], *, flag: str = "--out") -> Iterator
     scratch = path.with_name(f".{path.name}.unfinished")
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_made_folder(path.absolute().parent))
+            stack.enter_context(made_folder(path.absolute().parent))
             scratch.mkdir(exist_ok=True)
             stack.callback(os.close, _lock(scratch, os.O_RDONLY))
             for item in scratch.iterdir():
@@ -149,7 +149,7 @@ def _lock(path: Path, open_flags: int) -> int:
 
 
 @contextlib.contextmanager
-def _made_folder(folder: Path) -> Iterator[None]:
+def made_folder(folder: Path) -> Iterator[None]:
     """Makes `folder` and its parents; afterwards removes those made here that are empty."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:

@@ -23,7 +23,6 @@ never the persons: use another --seed too if the persons should be others.
 from __future__ import annotations
 
 import collections
-import csv
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from absl import flags
 from tqdm import tqdm
 
 from drenet_jax import cli
+from drenet_jax.data.csv_tables import write_rows
 from drenet_jax.errors import InputError
 from drenet_jax.output_files import new_folder
 from drenet_jax.parallel_map import map_in_order
@@ -109,12 +109,12 @@ def synthesize(
             unit="person",
         ):
             lesions += rows
-        _write_csv(
+        write_rows(
             folder / "cohort.csv",
             COHORT_COLUMNS,
             [(i, f"dicom/{i}", label, site) for i, label in zip(ids, labels, strict=True)],
         )
-        _write_csv(folder / "lesions.csv", LESION_COLUMNS, lesions)
+        write_rows(folder / "lesions.csv", LESION_COLUMNS, lesions)
     return collections.Counter(labels)
 
 
@@ -137,13 +137,6 @@ def _write_person(
         (patient_id, names[index], index, lesion, *box)
         for index, lesion, *box in lesion_boxes(phantom)
     ]
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 def main() -> None:

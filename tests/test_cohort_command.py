@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.public import DATASETS
 
@@ -77,9 +79,9 @@ def test_help_tells_of_each_data_set_what_one_must_know(command):
     assert done.returncode == 0
     assert "python -m drenet_jax.cohort --dataset=folders" in done.stdout
     for name, dataset in DATASETS.items():
-        assert f"\n{name}\n\n{dataset.__doc__}" in done.stdout
+        assert f"\n{name}\n\n{inspect.getdoc(dataset)}" in done.stdout
         for what in ("Layout:", "Labels:", "Persons:", "Split"):
-            assert f"\n{what}" in dataset.__doc__
+            assert f"\n{what}" in inspect.getdoc(dataset)
         if name != "folders":
-            assert "\nCite: " in dataset.__doc__
-            assert "\nTerms: " in dataset.__doc__
+            assert "\nCite: " in inspect.getdoc(dataset)
+            assert "\nTerms: " in inspect.getdoc(dataset)

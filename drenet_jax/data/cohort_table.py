@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from drenet_jax.data.csv_tables import read_rows
 from drenet_jax.data.identities import (
     clean,
     control_character,
@@ -35,10 +34,10 @@ _COLUMNS = (*_REQUIRED_COLUMNS, "split", "site", "series_uid")
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """One person of a cohort.
+    """One patient of a cohort.
 
     Attributes:
-      patient_id: as the cohort has it, in the spelling of `identities.clean`.
+      patient_id: as `identities.clean` writes it.
       paths: one or more series (folders, zips, volumes) or single slices.
       label: the diagnosis.
       split: one of `SPLITS`, or "" where the cohort gives none.
@@ -56,7 +55,7 @@ class Person:
 
 @dataclasses.dataclass(frozen=True)
 class Cohort:
-    """The persons of a `cohort.csv`, in the order of their first rows.
+    """The patients of a `cohort.csv`, in the order of their first rows.
 
     Attributes:
       path: the file.
@@ -99,7 +98,7 @@ def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Coh
 
     first_rows: dict[str, tuple[int, dict[str, str]]] = {}
     paths: dict[str, list[Path]] = {}
-    places = _Places(path)
+    file_paths = _Paths(path)
     ids, sites = person_variants(), value_variants("site")
     for line, row in rows:
         where = f"{path}, line {line}"
@@ -119,17 +118,14 @@ def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Coh
                     f"{where}: person {patient_id!r} has {column} {row[column]!r} here and "
                     f"{first[column]!r} in line {first_line}; give a person one {column}."
                 )
-        paths.setdefault(patient_id, []).append(places.add(row["path"], patient_id, line))
-    places.check_nested()
+        paths.setdefault(patient_id, []).append(file_paths.add(row["path"], patient_id, line))
+    file_paths.check_nested()
 
     persons = tuple(
         Person(
-            patient_id=patient_id,
-            paths=tuple(paths[patient_id]),
-            label=row["label"],
-            split=row["split"],
-            site=row["site"],
-            series_uid=row["series_uid"],
+            patient_id,
+            tuple(paths[patient_id]),
+            **{name: row[name] for name in ("label", "split", "site", "series_uid")},
         )
         for patient_id, (_, row) in first_rows.items()
     )
@@ -173,8 +169,8 @@ def _labels(
     return labels
 
 
-class _Places:
-    """What the rows' paths lead to, so that two rows of the same files are found."""
+class _Paths:
+    """The files that the rows name; two rows must not name the same."""
 
     def __init__(self, cohort: Path):
         self._cohort = cohort
@@ -182,7 +178,6 @@ class _Places:
         # which hard links, and other mounts of a folder, have in common.
         self._by_path: dict[str, tuple[int, str, str]] = {}
         self._by_file: dict[tuple[int, ...], int] = {}
-        self._above: dict[str, tuple[str, ...]] = {}
 
     def add(self, text: str, patient_id: str, line: int) -> Path:
         """Where a row's path leads.
@@ -220,14 +215,15 @@ class _Places:
         )
 
     def check_nested(self) -> None:
-        """Refuses a path that lies within the folder of another person.
+        """Refuses a path that lies within the folder of another patient.
 
         Raises:
           InputError: there is one; both rows are named.
         """
         for inner, (line, patient_id, text) in self._by_path.items():
-            for outer in self._rows_of(os.path.dirname(inner)):
-                other_line, other_id, other_text = self._by_path[outer]
+            folder, outer = os.path.dirname(inner), inner
+            while folder != outer:
+                other_line, other_id, other_text = self._by_path.get(folder, (0, patient_id, ""))
                 if other_id != patient_id:
                     raise InputError(
                         f"{self._cohort}, line {line}: {text} of person {patient_id!r} lies "
@@ -235,20 +231,7 @@ class _Places:
                         "its files would be both persons'; name a folder of one person in "
                         "each row."
                     )
-
-    def _rows_of(self, folder: str) -> tuple[str, ...]:
-        """The rows' paths among a folder and those above it."""
-        unknown = []
-        while folder not in self._above:
-            unknown.append(folder)
-            if folder == (above := os.path.dirname(folder)):
-                break
-            folder = above
-        result = self._above.get(folder, ())
-        for item in reversed(unknown):
-            result = (*result, item) if item in self._by_path else result
-            self._above[item] = result
-        return result
+                folder, outer = os.path.dirname(folder), folder
 
 
 def _resolved(file: str) -> str:
@@ -273,41 +256,29 @@ def _printable(file: Path) -> str:
 
 def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], tuple[str, ...]]:
     """The rows with their line numbers, and the columns that have no meaning."""
-    try:
-        # utf-8-sig: spreadsheets put a mark before the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            header, unused_columns = _header(path, reader.fieldnames or ())
-            reader.fieldnames = header
-            rows = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise InputError(
-            f"--cohort={path} cannot be read ({error.strerror}); check the path."
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"--cohort={path} is not a CSV file in UTF-8 ({error}).") from error
-    for column in _REQUIRED_COLUMNS:
-        if column not in header:
-            raise InputError(
-                f"{path} has no column {column!r}; its first line must name "
-                f"{', '.join(_REQUIRED_COLUMNS)} and may name split, site and series_uid, "
-                "separated by commas."
-            )
+    unused: list[str] = []
+    _, rows = read_rows(
+        path,
+        required=_REQUIRED_COLUMNS,
+        usage=f"its first line must name {', '.join(_REQUIRED_COLUMNS)} and may name split, site "
+        "and series_uid, separated by commas",
+        header=lambda names: _header(path, names, unused),
+        flag="--cohort",
+    )
     if not rows:
         raise InputError(f"{path} lists no person; add a row for each.")
-    return [(line, _checked_row(path, line, row)) for line, row in rows], unused_columns
+    return [(line, _checked_row(path, line, row)) for line, row in rows], tuple(unused)
 
 
-def _header(path: Path, names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The columns under their own names where they are known, and those that are not.
+def _header(path: Path, names: Sequence[str], unused: list[str]) -> list[str]:
+    """The columns under their own names; those without a meaning are added to `unused`.
 
     Raises:
       InputError: two columns have the same meaning.
     """
     known = {value_key(column): column for column in _COLUMNS}
-    header: list[str] = []
-    unused: list[str] = []
     written: dict[str, str] = {}
+    header = []
     for place, name in enumerate(map(clean, names), 1):
         column = known.get(value_key(name))
         if column is None:
@@ -322,13 +293,11 @@ def _header(path: Path, names: Sequence[str]) -> tuple[list[str], tuple[str, ...
             )
         written[column] = name
         header.append(column)
-    return header, tuple(unused)
+    return header
 
 
-def _checked_row(path: Path, line: int, row: dict[str, Any]) -> dict[str, str]:
+def _checked_row(path: Path, line: int, row: dict[str, str]) -> dict[str, str]:
     where = f"{path}, line {line}"
-    if None in row or None in row.values():
-        raise InputError(f"{where}: the row has not as many fields as the first line; fix it.")
     # A path is the file system's: another spelling would be another file.
     row = {
         column: row[column].strip() if column == "path" else clean(row[column])

@@ -1,12 +1,11 @@
-"""`lesions.csv`: where the lesions of some slices are, as `synthesize` or a radiologist says."""
+"""`lesions.csv`: boxes of the lesions of some slices, of `synthesize` or a radiologist."""
 
 from __future__ import annotations
 
-import csv
 import os
-from pathlib import Path
 
 from drenet_jax.ct.orientation import Box
+from drenet_jax.data.csv_tables import read_rows
 from drenet_jax.data.identities import clean
 from drenet_jax.errors import InputError
 
@@ -30,35 +29,13 @@ def read_lesions(path: str | os.PathLike[str]) -> dict[tuple[str, str], list[Box
     Raises:
       InputError: the file is missing, is no such table, or a box is none.
     """
-    path = Path(path)
+    usage = f"a table of lesions has {', '.join(_COLUMNS)}"
+    _, rows = read_rows(path, required=_COLUMNS, usage=usage, ignore_others=True)
     lesions: dict[tuple[str, str], list[Box]] = {}
-    try:
-        # utf-8-sig: spreadsheets put a mark before the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            reader.fieldnames = [clean(name) for name in reader.fieldnames or ()]
-            twice = [name for name in _COLUMNS if reader.fieldnames.count(name) > 1]
-            if twice:
-                raise InputError(f"{path} has the column {twice[0]!r} twice; remove or rename one.")
-            missing = [name for name in _COLUMNS if name not in reader.fieldnames]
-            if missing:
-                raise InputError(
-                    f"{path} has no column {', '.join(missing)}; a table of lesions has "
-                    f"{', '.join(_COLUMNS)}."
-                )
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                if None in (row["patient_id"], row["slice_name"]):
-                    raise InputError(
-                        f"{where}: the row has not as many fields as the first line; fix it."
-                    )
-                # The spelling of the records.
-                key = clean(row["patient_id"]), row["slice_name"]
-                lesions.setdefault(key, []).append(_box(row, where))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a CSV table in UTF-8 ({error}).") from error
+    for line, row in rows:
+        # The patient_id is spelled as in the records.
+        key = clean(row["patient_id"]), row["slice_name"]
+        lesions.setdefault(key, []).append(_box(row, f"{path}, line {line}"))
     if not lesions:
         raise InputError(f"{path} names no lesion; give a table with a row for each box.")
     return lesions

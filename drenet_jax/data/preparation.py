@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
-import csv
 import dataclasses
 import functools
 import secrets
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from drenet_jax.ct.series import require_images
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import SPLITS, Cohort, Person
+from drenet_jax.data.csv_tables import table_writer
 from drenet_jax.data.duplicates import SharedSlices, SliceDigests, require_together
 from drenet_jax.data.lesions import LESIONS_FILE
 from drenet_jax.data.qc_page import QcCounts, short, write_qc_pages
@@ -107,7 +107,8 @@ def prepare_cohort(
         (person, staging_file(staging_folder, i), settings, seed)
         for i, person in enumerate(cohort.persons)
     )
-    with _Lists(folder) as lists:
+    with contextlib.ExitStack() as stack:
+        lists = _Lists(folder, stack)
         done = parallel_map(prepare_to_staging, tasks)
         summaries = {
             person.patient_id: lists.add(person.patient_id, report)
@@ -271,24 +272,18 @@ def _examples(staging_folder: Iterable[Path]) -> Iterator[tuple[str, dict[str, A
 
 
 class _Lists:
-    """`excluded.csv` and `notes.csv`, written as the persons come."""
+    """`excluded.csv` and `notes.csv`, written as the patients come."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, stack: contextlib.ExitStack):
         self.excluded: collections.Counter[str] = collections.Counter()
         self.n_notes = 0
-        with contextlib.ExitStack() as stack:
-            self._excluded_csv = _csv(folder / "excluded.csv", ("patient_id", "file", "why"), stack)
-            self._notes_csv = _csv(folder / "notes.csv", ("patient_id", "note"), stack)
-            self._files = stack.pop_all()
-
-    def __enter__(self) -> _Lists:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._files.close()
+        self._excluded_csv, self._notes_csv = (
+            stack.enter_context(table_writer(folder / name, ("patient_id", *columns)))
+            for name, columns in (("excluded.csv", ("file", "why")), ("notes.csv", ("note",)))
+        )
 
     def add(self, patient_id: str, report: PersonReport) -> PreparedSummary:
-        """Writes a person's report; returns what is still needed."""
+        """Writes a patient's report; returns what is still needed."""
         for file, why in report.excluded:
             self._excluded_csv.writerow((patient_id, file, why))
             self.excluded[short(why)] += 1
@@ -299,10 +294,3 @@ class _Lists:
     def add_note(self, patient_id: str, note: str) -> None:
         self._notes_csv.writerow((patient_id, note))
         self.n_notes += 1
-
-
-def _csv(path: Path, columns: Sequence[str], stack: contextlib.ExitStack) -> Any:
-    file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-    writer = csv.writer(stack.enter_context(file), lineterminator="\n")
-    writer.writerow(columns)
-    return writer

@@ -158,7 +158,7 @@ def _look(patient_id, doubt, **changes):
         "label": "ill",
         "n_slices": 40,
         "thumbnails": (Thumbnail("1.dcm", b"jpeg of " + patient_id.encode(), 1.0, ""),),
-        "doubts": (),
+        "qc_flags": (),
         "notes": (),
         "why_left_out": "",
         "doubt": doubt,

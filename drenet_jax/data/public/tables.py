@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import csv
-import re
-import zipfile
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
 from drenet_jax.data.identities import clean
 from drenet_jax.errors import InputError
-
-_XLSX = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
 def read_table(
@@ -21,7 +17,7 @@ def read_table(
     """Reads some columns of a CSV file or of an .xlsx file's first sheet.
 
     Args:
-      path: the file; its first line names the columns. Bytes that are not UTF-8 become marks.
+      path: the file; its first line names the columns. Bytes that are not UTF-8 are replaced.
       columns: for each column wanted the names that it may have, in small letters.
       optional: likewise, for columns that may be missing.
 
@@ -36,14 +32,8 @@ def read_table(
         lines = list(_xlsx_lines(path) if path.suffix.lower() == ".xlsx" else _csv_lines(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check it.") from error
-    except (
-        csv.Error,
-        zipfile.BadZipFile,
-        ElementTree.ParseError,
-        IndexError,
-        KeyError,
-        ValueError,
-    ) as error:
+    # A damaged spreadsheet raises errors of zip, XML and openpyxl.
+    except Exception as error:
         raise InputError(
             f"{path} is no table that can be read; download it again, or save it as CSV."
         ) from error
@@ -73,39 +63,11 @@ def _csv_lines(path: Path) -> Iterable[list[str]]:
 
 
 def _xlsx_lines(path: Path) -> Iterable[list[str]]:
-    """An .xlsx file is a zip of XML; most texts lie in a list apart, cells hold their numbers."""
-    with zipfile.ZipFile(path) as archive:
-        texts: list[str] = []
-        if "xl/sharedStrings.xml" in archive.namelist():
-            shared = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))
-            texts = [_text(item) for item in shared.iter(f"{_XLSX}si")]
-        sheet = ElementTree.fromstring(archive.read("xl/worksheets/sheet1.xml"))
-    for row in sheet.iter(f"{_XLSX}row"):
-        line: list[str] = []
-        for cell in row.iter(f"{_XLSX}c"):
-            # Empty cells are left out of the file.
-            place = _column(reference) if (reference := cell.get("r")) else len(line)
-            line += [""] * (place - len(line))
-            value = cell.findtext(f"{_XLSX}v", "")
-            kind = cell.get("t")
-            if kind == "s":
-                value = texts[int(value)]
-            elif kind == "inlineStr":
-                value = _text(cell)
-            line.append(value)
-        yield line
+    import openpyxl  # not needed by most data sets
 
-
-def _text(element: ElementTree.Element) -> str:
-    return "".join(part.text or "" for part in element.iter(f"{_XLSX}t"))
-
-
-def _column(reference: str) -> int:
-    """The place of a cell's column: 0 for A1, 26 for AA7."""
-    letters = re.match(r"[A-Z]{1,3}(?=[0-9])", reference)
-    if not letters:
-        raise ValueError(f"no cell: {reference}")
-    place = 0
-    for letter in letters[0]:
-        place = 26 * place + ord(letter) - ord("A") + 1
-    return place - 1
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of styles and extensions that it does not know
+        sheet = openpyxl.load_workbook(file, read_only=True, data_only=True).worksheets[0]
+        sheet.reset_dimensions()  # some programs write wrong ones
+        for row in sheet.iter_rows(values_only=True):
+            yield ["" if value is None else str(value) for value in row]
