@@ -145,7 +145,7 @@ def on_any_host(wanted: bool) -> bool:
 class AnyAcrossHosts:
     """Whether `wanted` holds on any host, with the same answer on all after the same call."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._largest = map_over_devices(lambda x: lax.pmax(x, AXIS))
         self._late: jax.Array | None = None
 

@@ -154,22 +154,3 @@ def test_predict_refuses_what_holds_no_slice(what, cohort, tmp_path, command, tr
     )
     _check(done, what)
     assert _tree(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "synthesize",
-        "cohort",
-        "prepare",
-        "train",
-        "evaluate",
-        "predict",
-        "convert_weights",
-        "benchmark",
-    ],
-)
-def test_help_shows_examples(name, command):
-    done = command(name, "--help")
-    assert done.returncode == 0
-    assert f"python -m drenet_jax.{name}" in done.stdout

@@ -55,8 +55,16 @@ def odd_place(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("environment", ASCII)
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    ("name", "environment"),
+    [(name, ASCII[0]) for name in COMMANDS]
+    + [("train", ASCII[1])]
+    + [
+        pytest.param(name, ASCII[1], marks=pytest.mark.slow)
+        for name in COMMANDS
+        if name != "train"
+    ],
+)
 def test_every_help_can_be_printed_in_ascii(name, environment):
     done = _run(name, "--help", environment=environment)
     assert done.returncode == 0, done.stderr

@@ -39,11 +39,14 @@ def _assert_same(workdir, other):
     assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-@pytest.fixture
-def whole(prepared, tiny_config, tmp_path):
+@pytest.fixture(scope="module")
+def whole(prepared, trained, tmp_path_factory):
     """The run that was never interrupted."""
-    train_and_evaluate(_config(tiny_config, prepared), tmp_path / "whole")
-    return tmp_path / "whole"
+    with Checkpoints.of(trained, flag="--workdir") as checkpoints:
+        config = checkpoints.meta(checkpoints.latest_step).config.copy_and_resolve_references()
+    workdir = tmp_path_factory.mktemp("whole")
+    train_and_evaluate(_config(config, prepared), workdir)
+    return workdir
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,14 @@ def _tree(folder):
 
 def test_a_second_run_is_refused_until_the_first_is_dead(prepared, tiny_config, tmp_path, command):
     tiny_config.data.dir = str(prepared)
+    # A network that is compiled quickly.
+    tiny_config.model = {
+        "name": "resnet18",
+        "width": 4,
+        "image_size_px": 96,
+        "dropout": 0.0,
+        "dtype": "float32",
+    }
     tiny_config.train.epochs = 1
     tiny_config.train.steps = 1
     workdir = tmp_path / "run"
@@ -126,7 +134,7 @@ def _count(folder, barrier, n):
 
 def test_no_two_hold_it_while_files_come_and_go(tmp_path):
     context = multiprocessing.get_context("spawn")
-    folder, n, processes = tmp_path / "run", 60, 2
+    folder, n, processes = tmp_path / "run", 25, 2
     # It stays, as a workdir does, so that only the file of the lock comes and goes.
     folder.mkdir()
     (tmp_path / "number").write_text("0")
