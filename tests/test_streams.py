@@ -60,9 +60,7 @@ def odd_place(tmp_path):
     [(name, ASCII[0]) for name in COMMANDS]
     + [("train", ASCII[1])]
     + [
-        pytest.param(name, ASCII[1], marks=pytest.mark.slow)
-        for name in COMMANDS
-        if name != "train"
+        pytest.param(name, ASCII[1], marks=pytest.mark.slow) for name in COMMANDS if name != "train"
     ],
 )
 def test_every_help_can_be_printed_in_ascii(name, environment):
