@@ -44,11 +44,11 @@ def main() -> None:
         result = compare(runs, values.split, folder)
     for run in result["runs"]:
         print(f"{run['name']}: person AUC {metric_text(run['person']['auc'])}")
-    for item in result["differences"]:
-        p = item["delong_auc"]["p_holm"]
+    for comparison in result["differences"]:
+        p = comparison["delong_auc"]["p_holm"]
         text = "no test" if p is None else f"p {p:.3f} (DeLong, Holm)"
-        difference = metric_text(item["person"]["auc"], plus=True)
-        print(f"{item['run']} less {item['against']}: AUC {difference}, {text}")
+        difference = metric_text(comparison["person"]["auc"], plus=True)
+        print(f"{comparison['run']} less {comparison['against']}: AUC {difference}, {text}")
     print(f"tables: {values.out}/compare.md, report: {values.out}/report.html")
 
 

@@ -83,10 +83,10 @@ def _compared(runs: Sequence[ComparedRun], split: str) -> dict:
     differences = [_difference(run, first) for run in runs[1:]]
     for test in _TESTS:
         own = [difference[test] for difference in differences if test in difference]
-        for item, adjusted in zip(
-            own, statistics.holm([entry["p_value"] for entry in own]), strict=True
+        for difference, adjusted in zip(
+            own, statistics.holm([difference["p_value"] for difference in own]), strict=True
         ):
-            item["p_holm"] = adjusted
+            difference["p_holm"] = adjusted
     return {
         "split": split,
         "labels": list(first.slices.labels),
@@ -116,10 +116,10 @@ def _difference(run: ComparedRun, first: ComparedRun) -> dict:
     """A run less the first: metrics at both levels, and tests of its persons."""
     settings, positive = first.settings, first.positive
     truth = first.persons.label == positive
-    scores, first_scores = (item.persons.probabilities[:, positive] for item in (run, first))
-    text, first_said = (
-        is_positive(item.persons.probabilities, positive, settings.threshold)
-        for item in (run, first)
+    scores, first_scores = (model.persons.probabilities[:, positive] for model in (run, first))
+    predicted, first_predicted = (
+        is_positive(model.persons.probabilities, positive, settings.threshold)
+        for model in (run, first)
     )
     result = {
         "run": run.name,
@@ -127,14 +127,16 @@ def _difference(run: ComparedRun, first: ComparedRun) -> dict:
         "image": paired_bootstrap(run.slices, first.slices, positive, settings),
         "person": paired_bootstrap(run.persons, first.persons, positive, settings),
         "delong_auc": statistics.delong(truth, scores, first_scores).to_dict(),
-        "mcnemar_accuracy": statistics.mcnemar(text == truth, first_said == truth).to_dict(),
+        "mcnemar_accuracy": statistics.mcnemar(
+            predicted == truth, first_predicted == truth
+        ).to_dict(),
     }
     if len(first.slices.labels) > 2:
         right = [
             np.equal(
-                predicted_labels(item.persons, positive, settings.threshold), item.persons.label
+                predicted_labels(model.persons, positive, settings.threshold), model.persons.label
             )
-            for item in (run, first)
+            for model in (run, first)
         ]
         result["mcnemar_accuracy_argmax"] = statistics.mcnemar(*right).to_dict()
     return result

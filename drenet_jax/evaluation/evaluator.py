@@ -118,7 +118,7 @@ def evaluate_split(
         temperature=run.temperature,
         why="" if run.temperature is not None else NO_TEMPERATURE,
         used=calibrated,
-        versions=[(title, item, to_persons(item)) for title, item in versions],
+        versions=[(title, slices, to_persons(slices)) for title, slices in versions],
     )
     identity, config = run.predictor.identity, json.loads(config.to_json())
     return write_evaluation(

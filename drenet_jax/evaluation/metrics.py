@@ -218,7 +218,7 @@ def paired_bootstrap(
     assert set(a.patient_id.tolist()) == set(b.patient_id.tolist())
     if threshold is not None:
         settings = dataclasses.replace(settings, threshold=threshold)
-    of_a, of_b = (BootstrapResult.of(item, positive, settings) for item in (a, b))
+    of_a, of_b = (BootstrapResult.of(model, positive, settings) for model in (a, b))
     return of_a.difference(of_b).table()
 
 

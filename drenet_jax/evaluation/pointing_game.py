@@ -147,15 +147,15 @@ def pointing_metrics(
       person's label, against the share among all of the person's slices. Each has `value`, `low`,
       `high`, by bootstrap over persons.
     """
-    patient_id = np.array([item.patient_id for item in pointed])
-    chance = [item.chance for item in pointed]
+    patient_id = np.array([hit.patient_id for hit in pointed])
+    chance = [hit.chance for hit in pointed]
     box = None
     if pointed[0].box is not None:
         box = _against_chance(
             patient_id, [float(hit.box) for hit in pointed if hit.box is not None], chance, settings
         )
     persons, shares = np.unique(patient_id), []
-    marked = {(item.patient_id, item.slice_name) for item in pointed}
+    marked = {(hit.patient_id, hit.slice_name) for hit in pointed}
     for person in persons:
         rows = slices.of(slices.patient_id == person)
         is_marked = np.array([(person, name) in marked for name in rows.slice_name])
@@ -166,7 +166,7 @@ def pointing_metrics(
         "n_persons": len(persons),
         "n_slices": len(pointed),
         "heat_map": _against_chance(
-            patient_id, [item.heat_map for item in pointed], chance, settings
+            patient_id, [hit.heat_map for hit in pointed], chance, settings
         ),
         "box": box,
         "top_slices": _against_chance(persons, top, all_slices, settings),
@@ -217,7 +217,7 @@ def _against_chance(
     def means(times: np.ndarray) -> dict[str, np.ndarray]:
         weight = times @ counts
         with np.errstate(invalid="ignore"):  # with the only person left out, none is left
-            return {name: times @ item / weight for name, item in zip(names, sums, strict=True)}
+            return {name: times @ total / weight for name, total in zip(names, sums, strict=True)}
 
     return BootstrapResult(
         values=dict(zip(names, rows.mean(axis=1).tolist(), strict=True)),

@@ -102,10 +102,10 @@ def write_pooled(
     positive = positive_class(data.labels, config.evaluation.positive_label)
     settings = MetricSettings.from_config(config.evaluation)
     tested = [_read_fold(fold, workdir, settings, positive) for fold in plan]
-    slices = _joined([item.slices for item in tested])
+    slices = _joined([fold.slices for fold in tested])
     # Each repeat tests everybody once: a person is one case in each, and the bootstrap, which draws
     # persons, draws all of a person's cases together.
-    persons = _joined([item.persons for item in tested])
+    persons = _joined([fold.persons for fold in tested])
     metrics = evaluation_metrics(
         slices,
         persons,
@@ -120,7 +120,7 @@ def write_pooled(
         "validation_threshold": _at_own_thresholds(tested, persons, positive, settings),
         "sites": _sites(slices, persons, positive, settings),
     }
-    rows = [_row(item) for item in tested]
+    rows = [_row(fold) for fold in tested]
     context = ReportContext(
         title=f"{config.model.name}, cross-validation",
         model={"name": config.model.name, "workdir": str(workdir), "data": str(data.path)},
@@ -142,7 +142,7 @@ def write_pooled(
         settings=settings,
     )
     for name in ("slices", "persons"):
-        sizes = [len(getattr(item, name)) for item in tested]
+        sizes = [len(getattr(fold, name)) for fold in tested]
         _add_fold_columns(folder / f"{name}.csv", plan, sizes)
     _write_rows(folder / FOLDS_FILE, rows)
 
@@ -173,11 +173,11 @@ def _at_own_thresholds(
     settings: MetricSettings,
 ) -> dict:
     """As in `evaluation_metrics`, each fold's persons decided at their model's own threshold."""
-    thresholds = [item.metrics["validation_threshold"]["threshold"] for item in tested]
+    thresholds = [fold.metrics["validation_threshold"]["threshold"] for fold in tested]
     if None in thresholds:
         return {"threshold": None, "why": "not every fold has one, see folds.csv"}
     # Shifted, so that one threshold decides of all as their own ones would.
-    own = np.repeat(thresholds, [len(item.persons) for item in tested])
+    own = np.repeat(thresholds, [len(fold.persons) for fold in tested])
     score = persons.probabilities[:, positive]
     moved_score = score - (own - settings.threshold)
     # Rounding must not move a case over the line.
@@ -242,7 +242,7 @@ def _calibration(
     if len(moved) < len(tested):
         why = "not every fold has one, see folds.csv"
     else:
-        after = [person_predictions(item, aggregate, positive) for item in moved]
+        after = [person_predictions(slices, aggregate, positive) for slices in moved]
         versions.append(("each fold at its own temperature", _joined(moved), _joined(after)))
     return Calibration(temperature=None, why=why, used=False, versions=versions)
 
@@ -264,18 +264,18 @@ def _design(plan: Sequence[Fold], by_site: bool) -> str:
     return f"{how}. Of each model's other persons {numbers} chose the checkpoint (validation)."
 
 
-def _row(item: _Tested) -> dict[str, object]:
+def _row(tested: _Tested) -> dict[str, object]:
     """A line of the table of folds."""
-    auc, accuracy = (item.metrics["person"][name]["value"] for name in ("auc", "accuracy"))
+    auc, accuracy = (tested.metrics["person"][name]["value"] for name in ("auc", "accuracy"))
     return {
-        "repeat": item.fold.repeat,
-        "fold": item.fold.name,
-        **{f"{split}_persons": len(members) for split, members in item.fold.data.persons.items()},
+        "repeat": tested.fold.repeat,
+        "fold": tested.fold.name,
+        **{f"{split}_persons": len(members) for split, members in tested.fold.data.persons.items()},
         "person_auc": _text(auc),
-        "image_auc": _text(item.metrics["image"]["auc"]["value"]),
+        "image_auc": _text(tested.metrics["image"]["auc"]["value"]),
         "person_accuracy": _text(accuracy),
-        "validation_threshold": _text(item.metrics["validation_threshold"]["threshold"]),
-        "temperature": _text(item.metrics["calibration"]["temperature"]),
+        "validation_threshold": _text(tested.metrics["validation_threshold"]["threshold"]),
+        "temperature": _text(tested.metrics["calibration"]["temperature"]),
     }
 
 

@@ -165,9 +165,11 @@ def person_predictions(
     label = slices.label[first]
     torn = np.flatnonzero(slices.label != label[group])
     if torn.size:
-        item, other = (slices.labels[i] for i in (label[group[torn[0]]], slices.label[torn[0]]))
+        first_label, other = (
+            slices.labels[i] for i in (label[group[torn[0]]], slices.label[torn[0]])
+        )
         raise InputError(
-            f"person {str(slices.patient_id[torn[0]])!r} has slices of two labels, {item} and "
+            f"person {str(slices.patient_id[torn[0]])!r} has slices of two labels, {first_label} and "
             f"{other}; give every row of this person in the cohort the same label."
         )
     n_slices = np.bincount(group, minlength=len(first))
