@@ -169,8 +169,8 @@ def person_predictions(
             slices.labels[i] for i in (label[group[torn[0]]], slices.label[torn[0]])
         )
         raise InputError(
-            f"person {str(slices.patient_id[torn[0]])!r} has slices of two labels, {first_label} and "
-            f"{other}; give every row of this person in the cohort the same label."
+            f"person {str(slices.patient_id[torn[0]])!r} has slices of two labels, {first_label} "
+            f"and {other}; give every row of this person in the cohort the same label."
         )
     n_slices = np.bincount(group, minlength=len(first))
     # Each person's rows, in their order.
