@@ -48,7 +48,7 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "calibrated",
         False,
-        "Divide the logits by the temperature that suited the validation slices best.",
+        "Divide the logits by the temperature fitted on the validation slices.",
     )
     cli.define_decision()
     flags.DEFINE_string(
@@ -60,7 +60,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    # Imported here: --help and mistyped flags need not wait for JAX.
+    # Imported here: --help and flag errors need not wait for JAX.
     from drenet_jax.ct.reader import Reader
     from drenet_jax.output_files import new_folder
 
@@ -75,7 +75,7 @@ def main() -> None:
         if values.dicom_out:
             dicom_folder = folders.enter_context(new_folder(values.dicom_out, flag="--dicom_out"))
         reader = folders.enter_context(Reader())
-        # Its process starts up while this one imports JAX.
+        # The child process starts while this one imports JAX.
         reader.start()
         from drenet_jax.evaluation.pipeline import PersonPipeline
         from drenet_jax.evaluation.predictor import Predictor
@@ -89,20 +89,22 @@ def main() -> None:
             threshold=values.threshold,
             aggregate=values.aggregate,
         )
-        result = PersonPipeline(predictor, reader).predict(
+        prediction = PersonPipeline(predictor, reader).predict(
             values.input, series_uid=values.series_uid, with_instances=bool(values.dicom_out)
         )
-        text = json.dumps(result.result, indent=2, allow_nan=False)
+        text = json.dumps(prediction.result, indent=2, allow_nan=False)
         (folder / "result.json").write_text(text + "\n", encoding="utf-8")
-        report = person_report(result.result, result.pictures, result.left_out)
+        report = person_report(prediction.result, prediction.pictures, prediction.left_out)
         (folder / "report.html").write_text(report, encoding="utf-8")
         if values.dicom_out:
-            write_objects(dicom_folder, result.result, result.pictures, result.instances)
-    person = result.result["person"]
+            write_objects(
+                dicom_folder, prediction.result, prediction.pictures, prediction.instances
+            )
+    person = prediction.result["person"]
     answer = ", ".join(f"{label} {p:.2f}" for label, p in person["probabilities"].items())
     print(f"{person['label']} ({answer}), from {person['n_slices']} slices")
     if person["probabilities"][person["label"]] < max(person["probabilities"].values()):
-        print(f"rule: {decision_text(result.result['decision'], person['n_slices'])}")
+        print(f"rule: {decision_text(prediction.result['decision'], person['n_slices'])}")
     print(f"report: {Path(values.out) / 'report.html'}")
     if values.dicom_out:
         print(f"for the PACS, with the patient's name: {values.dicom_out}")
