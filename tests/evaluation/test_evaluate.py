@@ -157,7 +157,7 @@ def test_another_data_set_is_scored_with_what_the_runs_own_validation_chose(
         figures["validation_threshold"] = figures["validation_threshold"]["threshold"]
     assert metrics["validation_threshold"] == own["validation_threshold"]
     assert metrics["calibration"]["temperature"] == own["calibration"]["temperature"]
-    assert "trained and chosen on another data set" in (tmp_path / "report.html").read_text()
+    assert "trained and selected on another data set" in (tmp_path / "report.html").read_text()
     assert "another data set" not in (evaluated / "report.html").read_text()
 
 
