@@ -83,7 +83,7 @@ def main() -> None:
         cohort_csv, out = cohort_csv.absolute(), out.absolute()
     cohort = read_cohort(cohort_csv, values.labels)
     with new_folder(out) as folder:
-        account = prepare_cohort(
+        summary = prepare_cohort(
             cohort,
             folder,
             settings=settings,
@@ -93,7 +93,7 @@ def main() -> None:
             progress=_with_bar if beam is None else functools.partial(_without_bar, values.runner),
             beam=beam,
         )
-    _tell(account, out)
+    _print_summary(summary, out)
 
 
 def _beam(runner: str, options: str) -> Beam | None:
@@ -125,7 +125,7 @@ class _Bar(tqdm):
         return {**values, "speed": f"{60 * a_second:.1f} persons/min"}
 
 
-def _with_bar(iterable: Iterable, n_persons: int) -> Iterator:
+def _with_bar(iterable: Iterable[Any], n_persons: int) -> Iterator[Any]:
     yield from _Bar(
         iterable,
         total=n_persons,
@@ -136,7 +136,7 @@ def _with_bar(iterable: Iterable, n_persons: int) -> Iterator:
     print("writing the records and the QC pages", file=sys.stderr)
 
 
-def _without_bar(runner: str, iterable: Iterable, n_persons: int) -> Iterator:
+def _without_bar(runner: str, iterable: Iterable[Any], n_persons: int) -> Iterator[Any]:
     print(f"{n_persons} persons are prepared on the {runner}", file=sys.stderr)
     yield from iterable
     print(f"the records are written on the {runner}", file=sys.stderr)
@@ -156,28 +156,28 @@ def _fractions(texts: list[str]) -> list[float]:
     return fractions
 
 
-def _tell(account: PreparationSummary, out: Path) -> None:
+def _print_summary(summary: PreparationSummary, out: Path) -> None:
     for split in SPLITS:
-        print(f"{split}: {len(account.persons[split])} persons, {account.n_slices[split]} slices")
-    print(f"left out: {account.excluded.total()} files and persons, see {out / 'excluded.csv'}")
-    for why, count in account.excluded.most_common(_MOST_LINES):
+        print(f"{split}: {len(summary.persons[split])} persons, {summary.n_slices[split]} slices")
+    print(f"left out: {summary.excluded.total()} files and persons, see {out / 'excluded.csv'}")
+    for why, count in summary.excluded.most_common(_MOST_LINES):
         print(f"  {count} × {why}")
-    _tell_of_more(len(account.excluded), "reasons")
-    print(f"notes: {account.n_notes}, see {out / 'notes.csv'}")
-    if account.n_pairs_sharing:
+    _print_rest(len(summary.excluded), "reasons")
+    print(f"notes: {summary.n_notes}, see {out / 'notes.csv'}")
+    if summary.n_pairs_sharing:
         print(
-            f"the same pictures under two persons of one split: {account.n_pairs_sharing} pairs, "
+            f"the same pictures under two persons of one split: {summary.n_pairs_sharing} pairs, "
             f"see {out / 'notes.csv'}"
         )
-    if account.unused_columns:
-        print(f"columns of the cohort that are not used: {', '.join(account.unused_columns)}")
-    for patient_id, why in itertools.islice(account.persons_left_out.items(), _MOST_LINES):
+    if summary.unused_columns:
+        print(f"columns of the cohort that are not used: {', '.join(summary.unused_columns)}")
+    for patient_id, why in itertools.islice(summary.persons_left_out.items(), _MOST_LINES):
         print(f"  person {patient_id} is in no split: {why}", file=sys.stderr)
-    _tell_of_more(len(account.persons_left_out), "persons in no split", file=sys.stderr)
+    _print_rest(len(summary.persons_left_out), "persons in no split", file=sys.stderr)
     print(f"look at the lungs: {out / 'qc.html'}")
 
 
-def _tell_of_more(count: int, what: str, file: TextIO | None = None) -> None:
+def _print_rest(count: int, what: str, file: TextIO | None = None) -> None:
     if count > _MOST_LINES:
         print(f"  and {count - _MOST_LINES} more {what}", file=file)
 

@@ -81,7 +81,7 @@ def prepare_cohort(
     Args:
       cohort: the persons.
       folder: an existing, empty folder; with `beam`, one that all its workers see.
-      settings: of the image side.
+      settings: of the preprocessing.
       seed: of the split and the fill.
       fractions: parts for training, validation and test; a split that the cohort gives is kept.
       workers: processes that work on persons at once, without `beam`.
@@ -133,7 +133,7 @@ def prepare_cohort(
     }
     number_of = {person.patient_id: i for i, person in enumerate(cohort.persons)}
 
-    def spools_of(patient_ids: Iterable[str]) -> Iterator[Path]:
+    def staged_files_of(patient_ids: Iterable[str]) -> Iterator[Path]:
         return (staging_file(staging_folder, number_of[patient_id_]) for patient_id_ in patient_ids)
 
     # Imported here: the workers, which import this module, would each load TensorFlow.
@@ -151,9 +151,9 @@ def prepare_cohort(
         n_bytes=sum(summary.n_bytes for summary in summaries.values()),
         examples={
             split: (
-                functools.partial(_examples, spools_of(persons[split]))
+                functools.partial(_examples, staged_files_of(persons[split]))
                 if beam is None
-                else functools.partial(beam.examples, spools_of(persons[split]), work)
+                else functools.partial(beam.examples, staged_files_of(persons[split]), work)
             )
             for split in SPLITS
         },
@@ -163,11 +163,15 @@ def prepare_cohort(
     if lesions.is_file():
         shutil.copyfile(lesions, folder / LESIONS_FILE)
     split_of = {member: split for split, members in persons.items() for member in members}
-    by_doubt = sorted(summaries, key=lambda item: (-summaries[item].doubt, item))
+    by_severity = sorted(summaries, key=lambda item: (-summaries[item].severity, item))
     write_qc_pages(
         folder,
-        zip(spools_of(by_doubt), (split_of.get(item, "") for item in by_doubt), strict=True),
-        QcCounts.of(summary.doubt for summary in summaries.values()),
+        zip(
+            staged_files_of(by_severity),
+            (split_of.get(item, "") for item in by_severity),
+            strict=True,
+        ),
+        QcCounts.of(summary.severity for summary in summaries.values()),
         parallel_map,
     )
     # Several folders at once: to remove large files takes a disk's time, not ours.

@@ -21,7 +21,7 @@ _LEAST_KEPT = 1 / 3
 
 
 class QcFlag(NamedTuple):
-    """A reason to look at a person; the heavier, the likelier that lungs were missed."""
+    """A reason to review a patient; the heavier, the likelier that lungs were missed."""
 
     weight: int
     why: str
@@ -49,42 +49,42 @@ def area_shares(series: Sequence[SampledSlice]) -> list[float]:
 def qc_flags(
     picked: Sequence[SampledSlice], *, in_order: bool, n_unreadable: int
 ) -> tuple[QcFlag, ...]:
-    """The reasons to look at a person's slices, heaviest first.
+    """The reasons to review a patient's slices, heaviest first.
 
     Args:
       picked: the person's picked slices.
       in_order: neighbours in a series are neighbours in the body; single images need not be.
       n_unreadable: slices that would have been picked, had they been readable.
     """
-    matches = []
+    flags = []
     if in_order:
         for series in by_series(picked):
-            matches += _doubts_of_order(series)
+            flags += _order_flags(series)
     kept = [item for item in picked if item.kept]
     one_sided = sum(_smaller_side(item) < _LEAST_SIDE for item in kept)
     if one_sided:
-        matches.append(QcFlag(3, f"one lung small or missing in {_slices(one_sided)}"))
+        flags.append(QcFlag(3, f"one lung small or missing in {_slices(one_sided)}"))
     if 0 < len(kept) < _LEAST_KEPT * len(picked):
-        matches.append(QcFlag(2, f"only {len(kept)} of {_slices(len(picked))} kept"))
+        flags.append(QcFlag(2, f"only {len(kept)} of {_slices(len(picked))} kept"))
     if n_unreadable:
-        matches.append(QcFlag(2, f"{_slices(n_unreadable)} could not be read"))
+        flags.append(QcFlag(2, f"{_slices(n_unreadable)} could not be read"))
     at_edge = sum(_touches_edge(item) for item in kept)
     if at_edge:
-        matches.append(QcFlag(1, f"lungs touch the picture's edge in {_slices(at_edge)}"))
+        flags.append(QcFlag(1, f"lungs touch the picture's edge in {_slices(at_edge)}"))
     # dict.fromkeys: two series of a person may give the same reason.
-    return tuple(sorted(dict.fromkeys(matches), key=lambda doubt: -doubt.weight))
+    return tuple(sorted(dict.fromkeys(flags), key=lambda flag: -flag.weight))
 
 
-def _doubts_of_order(series: Sequence[SampledSlice]) -> list[QcFlag]:
-    matches = []
+def _order_flags(series: Sequence[SampledSlice]) -> list[QcFlag]:
+    flags = []
     places = [place for place, item in enumerate(series) if item.kept]
     if places and places[-1] - places[0] >= len(places):
-        matches.append(QcFlag(3, "gap between kept slices"))
+        flags.append(QcFlag(3, "gap between kept slices"))
     shares = area_shares(series)
     step = max((abs(a - b) for a, b in itertools.pairwise(shares)), default=0.0)
     if step > _LARGEST_STEP or _deepest_dip(shares) > _DEEPEST_DIP:
-        matches.append(QcFlag(2, "lung area jumps between neighbours"))
-    return matches
+        flags.append(QcFlag(2, "lung area jumps between neighbours"))
+    return flags
 
 
 def _deepest_dip(shares: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""The QC pages of `prepare`: every picked slice with its lung outline, doubtful persons first."""
+"""The QC pages of `prepare`: every picked slice with its lung outline, those to review first."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class QcCounts(NamedTuple):
     clear: int
 
     @classmethod
-    def of(cls, qc_flags: Iterable[float]) -> QcCounts:
-        """The counts from the `QcEntry.doubt` of all persons."""
-        counter = collections.Counter(map(concern, qc_flags))
+    def of(cls, severities: Iterable[float]) -> QcCounts:
+        """The counts from the `QcEntry.severity` of all persons."""
+        counter = collections.Counter(map(concern, severities))
         return cls(*(counter[group] for group in range(3)))
 
 
@@ -41,7 +41,7 @@ def write_qc_pages(
 
     Args:
       folder: where `qc.html` goes.
-      persons: (spool, split) of each, in the order of the pages; left out persons have no split.
+      persons: (staged file, split) of each, in the order of the pages; no split: left out.
       counts: of all persons.
       parallel_map: does `function(*task)` for every task, perhaps in other processes.
     """
@@ -63,7 +63,7 @@ def write_qc_page(
 ) -> None:
     """Writes one page; the first, number 0, is `qc.html`. Each is one file without outside links.
 
-    The pictures of a page are read from the persons' spools here, so no process holds all.
+    The pictures of a page are read from the staged files here, so no process holds all.
     """
     entries = [(read_qc_entry(staged), split) for staged, split in persons]
     html = render(

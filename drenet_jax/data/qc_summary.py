@@ -1,4 +1,4 @@
-"""What the QC page shows of one person: every picked slice, and the reasons to doubt them."""
+"""What the QC page shows of one person: every picked slice, and its flags."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class QcEntry:
       patient_id, label: as the cohort has them.
       n_slices: slices of the series (single images given).
       thumbnails: of the picked slices.
-      qc_flags: reasons to look, heaviest first.
-      notes: what the reading of the series found worth telling.
+      qc_flags: reasons to review, heaviest first.
+      notes: of the reading of the series.
       why_left_out: why the person is in no split, or "".
-      doubt: the page shows persons with a larger one first.
+      severity: the page shows patients with a larger one first.
     """
 
     patient_id: str
@@ -62,32 +62,32 @@ class QcEntry:
     qc_flags: tuple[str, ...]
     notes: tuple[str, ...]
     why_left_out: str
-    doubt: float
+    severity: float
 
     @property
     def concern(self) -> int:
-        """0 for a person who is left out, 1 for one with doubts or notes, 2 for all others."""
-        return concern(self.doubt)
+        """0 for a person who is left out, 1 for one with flags or notes, 2 for all others."""
+        return concern(self.severity)
 
     @property
     def n_kept(self) -> int:
         return sum(not thumbnail.why_excluded for thumbnail in self.thumbnails)
 
 
-def concern(doubt: float) -> int:
-    """`QcEntry.concern` from `QcEntry.doubt`."""
-    return 0 if doubt >= _LEFT_OUT_WEIGHT else 1 if doubt >= 1 else 2
+def concern(severity: float) -> int:
+    """`QcEntry.concern` from `QcEntry.severity`."""
+    return 0 if severity >= _LEFT_OUT_WEIGHT else 1 if severity >= 1 else 2
 
 
 def qc_entry(
     person: Person, prepared: PreparedPerson, settings: CtSettings, *, why_left_out: str
 ) -> QcEntry:
-    """The look of a person whose files could be read."""
+    """The entry of a patient whose files could be read."""
     are_single_images = prepared.n_slices == len(person.paths)
     wanted = prepared.n_slices
     if not are_single_images:
         wanted = min(wanted, settings.slices_per_person)
-    result = qc_flags(
+    flags = qc_flags(
         prepared.picked,
         in_order=not are_single_images,
         n_unreadable=max(0, wanted - len(prepared.picked)),
@@ -103,11 +103,11 @@ def qc_entry(
             Thumbnail(item.name, _jpeg(item), share, item.why_excluded)
             for item, share in zip(prepared.picked, shares, strict=True)
         ),
-        qc_flags=tuple(doubt.why for doubt in result),
+        qc_flags=tuple(flag.why for flag in flags),
         notes=prepared.notes,
         why_left_out=why_left_out,
-        doubt=(_LEFT_OUT_WEIGHT if why_left_out else 0)
-        + sum(doubt.weight for doubt in result)
+        severity=(_LEFT_OUT_WEIGHT if why_left_out else 0)
+        + sum(flag.weight for flag in flags)
         # Many persons of a hospital have this note, and it says nothing of their lungs.
         + sum(_NOTE_WEIGHT for note in prepared.notes if RENAMED not in note)
         + share_left_out,

@@ -1,4 +1,4 @@
-"""The data set on disk: a TFDS builder of sharded TFRecords, and the files that go with it."""
+"""The prepared data set on disk: sharded TFRecords, and the files that go with them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
           data_dir: the folder under which `ct_slices/1.1.0` is made.
           labels: names of the classes, in order.
           image_size_px: height and width of the crops.
-          examples: split -> a function that gives its examples with their keys (see `staged`): an
+          examples: split -> a function that gives its examples with their keys (see `staging`): an
             iterator, or the Beam transform that makes them.
         """
         self._labels = labels
@@ -126,7 +126,7 @@ class PreparedData:
     Attributes:
       path: the folder.
       labels: names of the classes, in order.
-      ct: the settings of the image side.
+      ct: the settings of the preprocessing.
       seed: of the split and the fill.
       persons: split -> patient_ids.
       diagnoses: patient_id -> label and site ("" where the cohort names none), of everybody.
@@ -230,7 +230,7 @@ def write_records(
     """Writes the TFDS folder with the digests, `split.json` and `dataset.json` into `folder`.
 
     The records' order is that of a hash of their keys, so it does not depend on the order of the
-    spools. TFDS works in a folder of its own until the records are whole.
+    staged files. TFDS works in a folder of its own until the records are whole.
 
     Args:
       folder: an existing folder.
@@ -285,7 +285,7 @@ def write_fold(folder: Path, data: PreparedData) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / _SPLIT_FILE, {split: list(data.persons[split]) for split in SPLITS})
-    # Last: without it the folder is none that can be opened.
+    # Last: `open_data` accepts the folder only with it.
     _write_json(
         folder / _FOLD_FILE,
         {
@@ -331,7 +331,7 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
             ct=CtSettings.from_dict(settings["ct"]),
             seed=settings["seed"],
             persons={split: tuple(persons[split]) for split in SPLITS},
-            diagnoses={item: tuple(setting) for item, setting in settings["diagnoses"].items()},
+            diagnoses={item: tuple(diagnosis) for item, diagnosis in settings["diagnoses"].items()},
             digests_checksum=settings["digests"],
             n_slices=dict(settings["n_slices"]),
             fingerprint=_fingerprint(settings, persons),
@@ -347,19 +347,19 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
 
 
 def _open_fold(folder: Path) -> PreparedData:
-    account, persons = _read_json(folder / _FOLD_FILE), _read_json(folder / _SPLIT_FILE)
+    fold_json, persons = _read_json(folder / _FOLD_FILE), _read_json(folder / _SPLIT_FILE)
     try:
-        source, n_slices = account["fold_of"], account["n_slices"]
-        fingerprint = account["fingerprint"]
+        source, n_slices = fold_json["fold_of"], fold_json["n_slices"]
+        fingerprint = fold_json["fingerprint"]
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder / _FOLD_FILE} is damaged ({error}); cross-validate again in a new --workdir."
         ) from error
-    whole = open_data(source)
-    fold = whole.fold(persons, n_slices)
+    data = open_data(source)
+    fold = data.fold(persons, n_slices)
     if fold.fingerprint != fingerprint:
         raise InputError(
-            f"{whole.path} was prepared anew since {folder} was made from it; "
+            f"{data.path} was prepared anew since {folder} was made from it; "
             "cross-validate again in a new --workdir."
         )
     return dataclasses.replace(fold, path=folder)
@@ -430,10 +430,10 @@ def _one_line(error: Exception) -> str:
 def _check_counts(data: PreparedData) -> None:
     splits = data.builder.info.splits
     for split in SPLITS:
-        result = splits[split].num_examples if split in splits else 0
-        if result != data.n_slices[split]:
+        n_stored = splits[split].num_examples if split in splits else 0
+        if n_stored != data.n_slices[split]:
             raise InputError(
-                f"{data.path} holds {result} {split} slices instead of {data.n_slices[split]}; "
+                f"{data.path} holds {n_stored} {split} slices instead of {data.n_slices[split]}; "
                 "run prepare again."
             )
 

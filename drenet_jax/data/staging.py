@@ -23,14 +23,14 @@ def staging_file(staging_folder: Path, number: int) -> Path:
     return staging_folder / f"{folder:06d}" / f"{place:03d}.pickle"
 
 
-def write_staged(staged: Path, look: QcEntry, examples: Sequence[dict[str, Any]]) -> None:
+def write_staged(staged: Path, entry: QcEntry, examples: Sequence[dict[str, Any]]) -> None:
     """Writes what the QC page shows of a person, and the person's examples.
 
     The folder above is made if it is not there, but not the folder above that one: a worker that
     outlives its run finds it gone and stops.
     """
     staged.parent.mkdir(exist_ok=True)
-    write_pickles(staged, look, list(examples))
+    write_pickles(staged, entry, list(examples))
 
 
 def write_pickles(path: Path, *contents: Any) -> None:

@@ -1,4 +1,4 @@
-"""One person of a cohort through the image side: what each worker of `prepare` does."""
+"""One person of a cohort through the preprocessing: what each worker of `prepare` does."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class PreparedSummary:
     """What the parent process keeps of a person; one of millions, so it is small.
 
     Attributes:
-      n_kept: examples in the person's spool.
+      n_kept: examples in the person's staged file.
       n_bytes: of their pictures.
       why_left_out: why there are none, or "".
-      doubt: of `looks.QcEntry`.
+      severity: of `QcEntry`.
       digests: of the slices, from `duplicates.slice_digests`.
     """
 
     n_kept: int
     n_bytes: int
     why_left_out: str
-    doubt: float
+    severity: float
     digests: bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PersonReport:
-    """What `prepare` tells of a person.
+    """What is reported of a patient.
 
     Attributes:
-      summary: the figures.
+      summary: the numbers.
       excluded: (file, why) of all that was left out; a file of "" is the person.
       notes: of the person's files.
     """
@@ -62,14 +62,14 @@ class PersonReport:
 def prepare_to_staging(
     person: Person, staged: Path, settings: CtSettings, seed: int
 ) -> PersonReport:
-    """Prepares a person and writes the look and the examples of the kept slices to `staged`.
+    """Prepares a person and writes the entry and the examples of the kept slices to `staged`.
 
     A person whose files cannot be read, or without a kept slice, is reported in `excluded`.
 
     Args:
       person: of the cohort.
-      staged: the file to write, see `staged`.
-      settings: of the image side.
+      staged: the file to write, see `staging`.
+      settings: of the preprocessing.
       seed: of the fill.
     """
     notes: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ def prepare_to_staging(
     except CtError as error:
         excluded = [(item.name, item.why) for item in error.excluded]
         why_left_out = error.why
-        look = empty_entry(person, why_left_out)
+        entry = empty_entry(person, why_left_out)
     else:
         notes = prepared.notes
         examples = [_example(person, picked, settings, seed) for picked in prepared.kept]
@@ -90,15 +90,15 @@ def prepare_to_staging(
         digests = slice_digests(prepared.picked)
         if not examples:
             why_left_out = "no slice was kept"
-        look = qc_entry(person, prepared, settings, why_left_out=why_left_out)
+        entry = qc_entry(person, prepared, settings, why_left_out=why_left_out)
     if why_left_out:
         excluded.append(("", why_left_out))
-    write_staged(staged, look, examples)
+    write_staged(staged, entry, examples)
     summary = PreparedSummary(
         n_kept=len(examples),
         n_bytes=sum(len(example["image"]) + len(example["lung_mask"]) for example in examples),
         why_left_out=why_left_out,
-        doubt=look.doubt,
+        severity=entry.severity,
         digests=digests,
     )
     return PersonReport(summary, tuple(excluded), notes)

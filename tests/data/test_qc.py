@@ -57,7 +57,7 @@ def _series(areas=AREAS, **odd):
 
 
 def _reasons(picked, *, in_order=True, n_unreadable=0):
-    return [doubt.why for doubt in qc_flags(picked, in_order=in_order, n_unreadable=n_unreadable)]
+    return [flag.why for flag in qc_flags(picked, in_order=in_order, n_unreadable=n_unreadable)]
 
 
 def test_nothing_is_odd_about_a_good_series():
@@ -152,7 +152,7 @@ def test_harmless_notes_are_shown_but_are_no_doubt(ct_settings):
 # The pages.
 
 
-def _look(patient_id, doubt, **changes):
+def _look(patient_id, severity, **changes):
     values = {
         "patient_id": patient_id,
         "label": "ill",
@@ -161,7 +161,7 @@ def _look(patient_id, doubt, **changes):
         "qc_flags": (),
         "notes": (),
         "why_left_out": "",
-        "doubt": doubt,
+        "severity": severity,
     }
     return QcEntry(**(values | changes))
 
@@ -176,7 +176,7 @@ def _write_pages(tmp_path, looks):
     write_qc_pages(
         out,
         ((staging_file(staging_folder, i), "train") for i in range(len(looks))),
-        QcCounts.of(look.doubt for look in looks),
+        QcCounts.of(look.severity for look in looks),
         functools.partial(map_in_order, workers=1),
     )
     return out
@@ -217,7 +217,7 @@ def test_the_pages_do_not_depend_on_the_number_of_workers(tmp_path):
     write_qc_pages(
         again,
         ((staging_file(tmp_path / "spools", i), "train") for i in range(len(looks))),
-        QcCounts.of(look.doubt for look in looks),
+        QcCounts.of(look.severity for look in looks),
         functools.partial(map_in_order, workers=2),
     )
     for page in ("qc.html", "qc/002.html"):
