@@ -119,7 +119,7 @@ def synthesize(
 
 
 def _labels(persons: int, seed: int) -> list[str]:
-    """Labels in equal shares, shuffled, so that a patient_id tells nothing."""
+    """Labels in equal shares, shuffled, so that a patient_id does not reveal the label."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_LABELS_KEY,)))
     in_turn = [LABELS[i % len(LABELS)] for i in range(persons)]
     return [in_turn[i] for i in rng.permutation(persons)]

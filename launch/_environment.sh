@@ -24,6 +24,7 @@ choose_python() {
 # A training step on CPU allocates and frees gigabytes; in pages of 4 kB it takes a quarter longer
 # (docs/performance.md). glibc reads the setting when a process starts. A GLIBC_TUNABLES that is set
 # already, empty or not, is kept.
+# shellcheck disable=SC2120 # a test passes another file
 use_huge_pages() {
   if grep -qs '\[madvise\]' "${1:-/sys/kernel/mm/transparent_hugepage/enabled}"; then
     export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
@@ -33,6 +34,7 @@ use_huge_pages() {
 use_environment() {
   local extras=$1 repository python key folder
   repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  # shellcheck disable=SC2119
   use_huge_pages
   python=$(choose_python) || return 1
   key=$( (cat "$repository/setup.py" "$repository/pyproject.toml" \

@@ -31,7 +31,7 @@ from drenet_jax.ct.lungs.thresholding import disc
 # Pixels on the longer side of the slices that are looked at.
 _GRID_PX = 128
 
-# Slices with less lung tell nothing.
+# Slices with less lung are no evidence.
 _LEAST_LUNG_SHARE = 0.04
 
 _MANY_SLICES = 12

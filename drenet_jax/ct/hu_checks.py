@@ -1,6 +1,6 @@
 """Whether the values of slices are what they are taken for: HU, or a window that shows the lungs.
 
-Files often say wrongly what their values mean, or do not say it at all. A chest tells: its lungs
+Files often say wrongly what their values mean, or do not say it at all. A chest shows it: its lungs
 and the air around it, its fat and its muscle have known HU. What can be put right without doubt is
 put right; the rest is refused.
 
@@ -81,8 +81,8 @@ class Histogram:
     """How often which HU occur in slices.
 
     Attributes:
-      counts: [4096], of the values from -1024 HU up, of which the first stands for all below, too,
-        and the last for all above.
+      counts: [4096], of the values from -1024 HU up, the first with all below, the last with all
+        above.
     """
 
     def __init__(self, images: Sequence[np.ndarray]):

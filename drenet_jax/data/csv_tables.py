@@ -17,7 +17,7 @@ def read_rows(
     *,
     required: Sequence[str] = (),
     usage: str = "",
-    header: Callable[[Sequence[str]], list[str]] = lambda names: [clean(name) for name in names],
+    header: Callable[[Sequence[str]], list[str]] = lambda names: [*map(clean, names)],
     flag: str = "",
     ignore_others: bool = False,
 ) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,7 +34,10 @@ def _smooth_max(a: np.ndarray, b: np.ndarray, radius_mm: float) -> np.ndarray:
 
 
 def ellipse(
-    x: np.ndarray, y: np.ndarray, centre: tuple[float, float], radii: tuple[float, float]
+    x: np.ndarray,
+    y: np.ndarray,
+    centre: tuple[Scalars | float, Scalars | float],
+    radii: tuple[float, Any],
 ) -> np.ndarray:
     """Field of an ellipse [mm]; exact on the border."""
     dx, dy = (x - centre[0]) * (1.0 / radii[0]), (y - centre[1]) * (1.0 / radii[1])
@@ -199,10 +203,8 @@ class Chest:
         dx, dy = x - self.heart[0], y - self.heart[1]
         along = (cos * dx + sin * dy) * (1.0 / self.heart_radii[0])
         across = (cos * dy - sin * dx) * (1.0 / self.heart_radii[1])
-        to_canonical = (z - 0.30 * self.height_mm) * (1.0 / self.heart_radii[2])
-        heart = (
-            1.0 - np.sqrt(along * along + across * across + to_canonical * to_canonical)
-        ) * 45.0
+        up = (z - 0.30 * self.height_mm) * (1.0 / self.heart_radii[2])
+        heart = (1.0 - np.sqrt(along * along + across * across + up * up)) * 45.0
         aorta = ellipse(x - 20.0, y - back, (0.0, -56.0), (self.aorta_mm, self.aorta_mm))
         aorta = aorta - 40.0 * smoothstep(t, 0.72, 0.76)
         # A wedge of fat and thymus that is thin behind the sternum.
@@ -265,9 +267,11 @@ class Chest:
             result = np.concatenate([result, tries[inside]])
         return result[:count]
 
-    def _scatter(self, rng: np.random.Generator, chance: float, most: int) -> list[list[float]]:
+    def _scatter(
+        self, rng: np.random.Generator, probability: float, most: int
+    ) -> list[list[float]]:
         """Places [x, y, z] of harmless findings, none in most people."""
-        k = int(rng.binomial(most, chance))
+        k = int(rng.binomial(most, probability))
         sides = rng.choice([-1, 1], k)
         return [self.points_in_lungs(rng, 1, 6.0, int(side))[0].tolist() for side in sides]
 

@@ -38,7 +38,7 @@ def write_dicom(
     n, height, width = phantom.volume_hu.shape
     spacing_z, spacing_y, spacing_x = phantom.spacing_mm
     stored = (phantom.volume_hu.astype(np.int32) + 1024).astype("<u2")
-    source = [patient_id, str(root.entropy), str(root.spawn_key), str(zlib.crc32(stored))]
+    source = [patient_id, str(root.entropy), str(root.spawn_key), str(zlib.crc32(stored.data))]
 
     ds = Dataset()
     ds.SOPClassUID = CTImageStorage

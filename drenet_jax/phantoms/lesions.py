@@ -70,7 +70,7 @@ def _ground_glass(chest: Chest, rng: np.random.Generator, severity: float) -> li
         radius = (16.0 + 12.0 * severity) * rng.uniform(0.75, 1.3)
         lesions.append(
             Lesion(
-                centre_mm=tuple(map(float, centre)),
+                centre_mm=_triple(centre),
                 depth_mm=float(rng.uniform(0.0, 5.0) if rng.random() < 0.8 else 16.0),
                 radii_mm=(0.85 * radius, radius * float(rng.uniform(1.0, 1.6)), 1.1 * radius),
                 hu=float(np.clip(-650 + 190 * severity + rng.uniform(-50, 50), -700, -400)),
@@ -104,13 +104,18 @@ def _consolidation(
     inside = points[chest.lobe(lobe, *points.T) > 0.9]
     centre = inside[rng.integers(len(inside))] if len(inside) else points[0]
     return Lesion(
-        centre_mm=tuple(map(float, centre)),
+        centre_mm=_triple(centre),
         depth_mm=0.0,
         mottle_hu=35.0 if hard else 12.0,
-        radii_mm=tuple(float(r) for r in radius_mm * rng.uniform(0.85, 1.25, 3)),
+        radii_mm=_triple(radius_mm * rng.uniform(0.85, 1.25, 3)),
         hu=float(rng.uniform(-350, -150) if hard else rng.uniform(-35, 45)),
         softness=float(rng.uniform(0.12, 0.30)),
         raggedness=float(rng.uniform(0.10, 0.20)),
         halo=float(rng.uniform(0.12, 0.3)) if rng.random() < 0.4 else 0.0,
         lobe=lobe,
     )
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = map(float, values)
+    return x, y, z

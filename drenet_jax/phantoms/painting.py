@@ -128,7 +128,7 @@ def _paint_body(hu: np.ndarray, section: Section) -> None:
         hu[(sternum > 0) & (sternum < 1.2)] = BONE_HU
     if t > 0.55:
         blade = (np.abs(cage + 22.0 + 6.0 * np.cos(4.0 * around)) < 2.2) & (body > 6.0)
-        reach = (0.20 + 0.25 * min(t, 0.9)) * math.pi
+        reach = (0.20 + 0.25 * min(float(t), 0.9)) * math.pi
         hu[blade & (around > 0.14 * math.pi) & (around < reach)] = BONE_HU
     if t > 0.92:
         head = ellipse(np.abs(x), y, (chest.half_width_mm + 28.0, 14.0), (25.0, 22.0))
@@ -215,8 +215,8 @@ def _paint_lesion(lung: np.ndarray, section: Section, lesion: Lesion) -> np.ndar
     """Paints a lesion onto `lung` and returns its weight (0 to 1), or None if out of reach."""
     chest, x, y, z = section.chest, section.x, section.y, section.z
     centre_x, centre_y, centre_z = lesion.centre_mm
-    into, along, to_canonical = lesion.radii_mm
-    w = (z - centre_z) / to_canonical
+    into, along, up = lesion.radii_mm
+    w = (z - centre_z) / up
     if abs(w) > 1.0 + lesion.halo + 2.5 * lesion.raggedness:
         return None
     # Depth below the pleura and place along it, so that the lesion bends with the chest wall.

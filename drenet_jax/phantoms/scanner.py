@@ -158,11 +158,11 @@ def _fill_tubes(tubes: Tubes, px_mm: float, point_mm3: float) -> tuple[np.ndarra
 def scan(hu: np.ndarray, frame: Frame, noise_factor: float, rng: np.random.Generator) -> np.ndarray:
     """The picture that a site's scanner makes of a slice, float32 HU [H, W]."""
     site = frame.site
-    image = cv2.GaussianBlur(hu, (0, 0), max(0.35, site.kernel_sigma_mm / frame.px_mm))
+    image: np.ndarray = cv2.GaussianBlur(hu, (0, 0), max(0.35, site.kernel_sigma_mm / frame.px_mm))
     if site.sharpening:
         wide = cv2.GaussianBlur(image, (0, 0), 1.6 / frame.px_mm)
         image += site.sharpening * (image - wide)
-    noise = rng.standard_normal(hu.shape, dtype=np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), max(0.3, site.noise_grain_mm / frame.px_mm))
+    white = rng.standard_normal(hu.shape, dtype=np.float32)
+    noise: np.ndarray = cv2.GaussianBlur(white, (0, 0), max(0.3, site.noise_grain_mm / frame.px_mm))
     noise *= site.noise_hu * noise_factor / float(noise.std())
     return image + noise + site.shift_hu

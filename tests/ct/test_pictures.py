@@ -23,8 +23,8 @@ CHEST[50:62, 30:44] = 200  # not mirrored
 
 def stored_as(image: np.ndarray, orientation: int) -> np.ndarray:
     """The rows and columns that a file with this EXIF orientation stores of an upright image."""
-    for orientation in range(8):
-        other = np.rot90(image.T if orientation >= 4 else image, orientation % 4)
+    for i in range(8):
+        other = np.rot90(image.T if i >= 4 else image, i % 4)
         if np.array_equal(np.asarray(shown(Image.fromarray(other), orientation)), image):
             return np.ascontiguousarray(other)
     raise AssertionError(orientation)

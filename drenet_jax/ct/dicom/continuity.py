@@ -18,8 +18,8 @@ _RANGE_HU = (-1000.0, 200.0)
 
 # Slices of one patient differ more from the next one than from one further away, except by noise.
 _TIMES_THE_NEAR = 1.5
-# Three such turns in a row are no chance; a single one counts, where the names of patient or series
-# vary, if it is as large as between patients.
+# Three such changes in a row are no coincidence; a single one counts, where the names of patient or
+# series vary, if it is as large as between patients.
 _MANY_TURNS = 3
 _LEAST_DIFFERENCE_HU = 1.0
 _LEAST_SINGLE_DIFFERENCE_HU = 40.0
@@ -54,16 +54,17 @@ def check(stack: Stack, decode: Callable[[DicomSlice], np.ndarray]) -> None:
     """
     if stack.is_counted and not stack.names_vary:
         return
-    places_mm, pictures = [], []
+    places_mm: list[float] = []
+    shrunk: list[np.ndarray] = []
     for item, place_mm in zip(stack.slices, stack.places_mm, strict=True):
         try:
-            pictures.append(_shrunk(decode(item)))
+            shrunk.append(_shrunk(decode(item)))
         except CtError:
             continue
         places_mm.append(place_mm)
-    if len(pictures) < 2:
+    if len(shrunk) < 2:
         return
-    pictures = np.stack(pictures)
+    pictures = np.stack(shrunk)
     what = ""
     if _take_turns(pictures, _MANY_TURNS, _LEAST_DIFFERENCE_HU) or (
         stack.names_vary and _take_turns(pictures, 1, _LEAST_SINGLE_DIFFERENCE_HU)

@@ -40,7 +40,8 @@ def without_equal_files(
     alike = collections.defaultdict(list)
     for item in slices:
         alike[item.frame, item.position_mm, item.sop_instance_uid].append(item)
-    kept, excluded = [], []
+    kept: list[DicomSlice] = []
+    excluded: list[Excluded] = []
     for items in alike.values():
         first_of: dict[object, DicomSlice] = {}
         for item in sorted(items, key=lambda item: item.label) if len(items) > 1 else ():
@@ -65,7 +66,8 @@ def without_copies(
     at_one_place = np.split(
         rows[order], 1 + np.flatnonzero(np.diff(places_mm[order]) >= geometry.SAME_PLACE_MM)
     )
-    kept, excluded = [], []
+    kept: list[int] = []
+    excluded: list[Excluded] = []
     for group in at_one_place:
         row, others = _one_of(table, sorted(group), pixels) if len(group) > 1 else (group[0], [])
         kept.append(row)

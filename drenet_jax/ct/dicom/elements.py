@@ -8,7 +8,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pydicom
 import pydicom.errors
@@ -89,7 +89,7 @@ def as_stream(data: bytes) -> io.BytesIO:
 
 
 def read_header_elements(
-    head: bytes, open_file: Callable[[], BinaryIO], tags: Sequence[BaseTag]
+    head: bytes, open_file: Callable[[], BinaryIO], tags: Sequence[BaseTag | int]
 ) -> tuple[pydicom.Dataset, str]:
     """Reads elements from a file's first bytes, or from the whole file where they are too few.
 
@@ -106,7 +106,7 @@ def read_header_elements(
       NoSliceError: the file is too large.
     """
     last = int(max(tags))
-    # In memory: pydicom seeks and tells at every element.
+    # In memory: pydicom moves in the stream at every element.
     stream = as_stream(head)
     is_whole_file = len(head) < HEAD_BYTES
     try:
@@ -122,7 +122,7 @@ def read_header_elements(
 
 
 def read_dataset(
-    stream: BinaryIO, tags: Sequence[BaseTag] | None, last: int | None = None
+    stream: BinaryIO, tags: Sequence[BaseTag | int] | None, last: int | None = None
 ) -> tuple[pydicom.Dataset, str]:
     """Reads a file by the encoding that it has; `pydicom.dcmread` believes what group 0002 claims.
 
@@ -142,22 +142,25 @@ def read_dataset(
     stop = None if last is None else lambda tag, vr, length: int.__gt__(tag, last)
     claimed = _claimed_syntax(stream)
     encoding = None
+    dataset: pydicom.Dataset
     if claimed == DEFLATED:
         check_inflated(stream)
     else:
         encoding = _encoding_of_first_element(stream)
     if encoding is None:
-        dataset = pydicom.filereader.read_partial(stream, stop, force=True, specific_tags=tags)
-        encoding = dataset.original_encoding
+        dataset = pydicom.filereader.read_partial(
+            stream, stop, force=True, specific_tags=None if tags is None else list(tags)
+        )
+        encoding = cast(tuple[bool, bool], dataset.original_encoding)
     else:
         dataset = pydicom.filereader.read_dataset(
-            stream, *encoding, stop_when=stop, specific_tags=tags
+            stream, *encoding, stop_when=stop, specific_tags=None if tags is None else list(tags)
         )
         if not dataset:  # pydicom only warns of it
             raise EOFError("an element that is longer than the file")
         dataset.set_original_encoding(*encoding)
-    if None not in encoding and (not claimed or claimed in _UNCOMPRESSED):
-        claimed = _SYNTAX_OF.get(encoding, claimed)
+    if encoding in _SYNTAX_OF and (not claimed or claimed in _UNCOMPRESSED):
+        claimed = _SYNTAX_OF[encoding]
     return dataset, claimed
 
 

@@ -21,7 +21,7 @@ def clusters(values: np.ndarray, tolerance: float) -> np.ndarray:
     """Numbers one after the other with smaller gaps than the tolerance share a cluster.
 
     Args:
-      values: [N]; NaN is a cluster of its own.
+      values: [N]; NaN makes one more cluster.
       tolerance: in the unit of the values.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Groups of slices that may be of one stack, by what tells them apart and by how they lie."""
+"""Groups of slices that may form one stack, by header values and by position."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAME_SPACING = 0.01
 _SAME_THICKNESS = 0.1
 _SAME_ORIGIN_MM = 1.0
 
-# What differs between two stacks, in words, by what tells them apart.
+# What a column is about, in words.
 _WORDS = {
     **dict.fromkeys(PATIENT_TAGS, "patient"),
     **dict.fromkeys(STUDY_TAGS, "study"),
@@ -95,18 +95,19 @@ class AttributeTable:
             if name in names
         }
 
-    def _labels(self, name: str, values: Sequence[tuple[str, ...]]) -> np.ndarray:
+    def _labels(self, name: str, texts: Sequence[tuple[str, ...]]) -> np.ndarray:
+        values: Sequence[object] = texts
         if name == "PatientName":
-            values = [_in_one_spelling(value) for value in values]
+            values = [_in_one_spelling(value) for value in texts]
         elif name.endswith("Number"):
-            values = [first_number(value) if value else None for value in values]
+            values = [first_number(value) if value else None for value in texts]
         keys = dict.fromkeys(values)
         if len(keys) == 1:
             return np.zeros(len(values), int)
         if name in ("PixelSpacing", "SliceThickness", "KVP"):
             tolerance = _SAME_THICKNESS if name == "SliceThickness" else _SAME_SPACING
-            numbers = {value: first_number(value) for value in keys}
-            logarithms = np.log([max(numbers[value], 1e-9) for value in values])
+            numbers = {text: first_number(text) for text in dict.fromkeys(texts)}
+            logarithms = np.log([max(numbers[text], 1e-9) for text in texts])
             return geometry.clusters(logarithms, tolerance)
         numbered = {value: i for i, value in enumerate(keys)}
         return np.array([numbered[value] for value in values])
@@ -191,7 +192,7 @@ def _orientations(cosines: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Slices that nothing tells apart.
+    """Slices that no column separates.
 
     Attributes:
       rows: of the table.
@@ -315,7 +316,7 @@ def are_in_order(numbers: Sequence[int | None]) -> bool:
     """Whether the scanner's numbers grow, or fall, from each slice to the next."""
     if len(numbers) < 2 or None in numbers:
         return False
-    steps = np.sign(np.diff(numbers))
+    steps = np.sign(np.diff(numbers))  # type: ignore[arg-type]  # without None
     return bool(np.all(steps == steps[0]) and steps[0] != 0)
 
 
@@ -323,5 +324,5 @@ def are_counted(numbers: Sequence[int | None], places_mm: np.ndarray) -> bool:
     """Whether each number has its place: they grow evenly with each other."""
     if not are_in_order(numbers):
         return False
-    steps_mm = np.diff(places_mm) / np.abs(np.diff(numbers))
+    steps_mm = np.diff(places_mm) / np.abs(np.diff(numbers))  # type: ignore[arg-type]
     return bool(np.ptp(steps_mm) <= max(_UNEVEN * np.median(steps_mm), _ROUNDED_TO_MM))

@@ -239,7 +239,8 @@ def _slice(
     if frame is not None and not is_placed:
         raise NoSliceError("a DICOM file with several frames, but without the place of each")
     cosines, to_canonical = _plane(orientation if is_placed else ("1", "0", "0", "0", "1", "0"))
-    position_mm = tuple(map(float, position)) if is_placed else None
+    x, y, z = map(float, position) if is_placed else (0.0,) * 3
+    position_mm = (x, y, z) if is_placed else None
     if position_mm and not all(map(math.isfinite, position_mm)):
         raise NoSliceError(NO_PLACE)
     series_number = "".join(values["SeriesNumber"])

@@ -124,7 +124,7 @@ def _text(value: object) -> str:
 
 
 def _method(dataset: pydicom.Dataset) -> str:
-    """How identity was removed, in words, of a file that tells it in codes."""
+    """How identity was removed, in words, of a file that gives codes only."""
     items = dataset.get("DeidentificationMethodCodeSequence") or ()
     meanings = [_text(item.get("CodeMeaning"))[:_LONGEST_TEXT] for item in items]
     return "\\".join(filter(None, meanings)) or "not reported"

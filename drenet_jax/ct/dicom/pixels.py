@@ -16,7 +16,7 @@ from pydicom.tag import Tag
 from drenet_jax.ct.dicom import elements
 from drenet_jax.ct.dicom.headers import DicomSlice
 
-# Left alone, pydicom asks one decoder after the other, and of a file that is cut off the next one
+# Left alone, pydicom tries one decoder after the other, and of a file that is cut off the next one
 # makes up what is missing. GDCM knows only the 8 bits of the extended JPEG.
 _BY_GDCM = frozenset(gdcm.DECODER_DEPENDENCIES) - {pydicom.uid.JPEGExtended12Bit}
 
@@ -133,14 +133,18 @@ def _padding_range(dataset: pydicom.Dataset, dtype: np.dtype) -> tuple[int, int]
     if not ends:
         return None
     bits = 8 * dtype.itemsize
-    ends = np.array([end % (1 << bits) for end in ends], f"u{dtype.itemsize}").astype(dtype)
-    return int(ends.min()), int(ends.max())
+    stored = np.array([end % (1 << bits) for end in ends], f"u{dtype.itemsize}").astype(dtype)
+    return int(stored.min()), int(stored.max())
 
 
 def _with_right_sign(
     stored: np.ndarray, is_padding: np.ndarray, dataset: pydicom.Dataset, intercept: float
 ) -> np.ndarray:
-    """Stored values as they were meant, where PixelRepresentation is wrong."""
+    """Stored values as they were meant, where PixelRepresentation is wrong.
+
+    `hu_checks.unwrapped` does the same for volumes, which have neither BitsStored nor padding to
+    decide by.
+    """
     if stored.dtype == np.uint16:
         # Negative numbers that are called unsigned leave a wide gap in the middle.
         if stored.max() < _NEGATIVE_FROM:

@@ -101,7 +101,7 @@ def choose(
       The stack, or, where there is no such series or no further stack, which series there are.
 
     Raises:
-      NoStackError: nothing tells the slices of one stack from those of another.
+      NoStackError: the headers do not separate the slices of two stacks.
     """
     placed = [item for item in slices if item.position_mm is not None]
     without_place = [item for item in slices if item.position_mm is None]

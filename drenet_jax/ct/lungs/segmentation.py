@@ -14,7 +14,7 @@ from drenet_jax.ct.lungs.windowed import find_in_picture
 _AIR_BELOW_HU = -320.0
 _GAS_BELOW_HU = -960.0
 
-# A slice tells about the slices around it if its lungs are this large, relative to the largest.
+# A slice is evidence for its neighbours if its lungs are this large, relative to the largest.
 _LEAST_WITNESS_SHARE = 0.25
 
 # The smallest top of a dome that is cut out, in pixels of the grid: about 3 cm across.
