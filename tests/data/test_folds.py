@@ -126,7 +126,10 @@ def test_each_site_is_tested_by_a_model_of_the_others(data, persons):
     [
         (lambda found: "A", "all are of 'A'"),
         (lambda found: "A" if found.label == "healthy" else "", "has no site"),
-        (lambda found: "A" if found.label == "healthy" else "B", "no person outside A has the label"),
+        (
+            lambda found: "A" if found.label == "healthy" else "B",
+            "no person outside A has the label",
+        ),
     ],
 )
 def test_sites_that_cannot_be_left_out_are_refused(data, persons, site_of, message):
