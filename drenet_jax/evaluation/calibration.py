@@ -127,7 +127,7 @@ _PARTS = 5
 
 @dataclasses.dataclass(frozen=True)
 class ValidationRecord:
-    """What a model said of the validation persons; their names are not kept.
+    """Predictions of the validation patients, without their names.
 
     Attributes:
       label: [P] int, the true classes.
@@ -184,7 +184,7 @@ class ValidationRecord:
 
         Args:
           label: the class.
-          probability: what the model says now, in 0..1.
+          probability: the predicted probability, in 0..1.
           calibrated: whether that is at the temperature.
           aggregate: how it was made of the slices'.
 

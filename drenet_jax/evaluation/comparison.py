@@ -1,4 +1,4 @@
-"""Several runs on the same persons: the paper's tables and figures, and what differs by chance."""
+"""Several runs on the same persons: the paper's tables and plots, and tests of the differences."""
 
 from __future__ import annotations
 
@@ -78,15 +78,14 @@ def compare(runs: Sequence[ComparedRun], split: str, folder: Path) -> dict:
 
 def _compared(runs: Sequence[ComparedRun], split: str) -> dict:
     first = runs[0]
-    # One and the same for all: the first run's.
+    # The first run's settings hold for all.
     settings, positive = first.settings, first.positive
     differences = [_difference(run, first) for run in runs[1:]]
     for test in _TESTS:
-        own = [difference[test] for difference in differences if test in difference]
-        for difference, adjusted in zip(
-            own, statistics.holm([difference["p_value"] for difference in own]), strict=True
-        ):
-            difference["p_holm"] = adjusted
+        tests = [difference[test] for difference in differences if test in difference]
+        adjusted = statistics.holm([entry["p_value"] for entry in tests])
+        for entry, p_holm in zip(tests, adjusted, strict=True):
+            entry["p_holm"] = p_holm
     return {
         "split": split,
         "labels": list(first.slices.labels),
@@ -116,10 +115,10 @@ def _difference(run: ComparedRun, first: ComparedRun) -> dict:
     """A run less the first: metrics at both levels, and tests of its persons."""
     settings, positive = first.settings, first.positive
     truth = first.persons.label == positive
-    scores, first_scores = (model.persons.probabilities[:, positive] for model in (run, first))
+    scores, first_scores = (item.persons.probabilities[:, positive] for item in (run, first))
     predicted, first_predicted = (
-        is_positive(model.persons.probabilities, positive, settings.threshold)
-        for model in (run, first)
+        is_positive(item.persons.probabilities, positive, settings.threshold)
+        for item in (run, first)
     )
     result = {
         "run": run.name,
@@ -134,9 +133,9 @@ def _difference(run: ComparedRun, first: ComparedRun) -> dict:
     if len(first.slices.labels) > 2:
         right = [
             np.equal(
-                predicted_labels(model.persons, positive, settings.threshold), model.persons.label
+                predicted_labels(item.persons, positive, settings.threshold), item.persons.label
             )
-            for model in (run, first)
+            for item in (run, first)
         ]
         result["mcnemar_accuracy_argmax"] = statistics.mcnemar(*right).to_dict()
     return result
@@ -144,7 +143,7 @@ def _difference(run: ComparedRun, first: ComparedRun) -> dict:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """What a run says of the persons on which runs are compared.
+    """A run's predictions of the compared patients.
 
     Attributes:
       name: for tables and legends.
@@ -294,11 +293,11 @@ def _check_alike(first: ComparedRun, other: ComparedRun) -> None:
         )
     ours, theirs = set(first.persons.patient_id), set(other.persons.patient_id)
     if ours != theirs:
-        lonely = min(ours ^ theirs)
+        unmatched = min(ours ^ theirs)
         raise InputError(
             f"{both} are not of the same persons: {len(ours - theirs)} are only in the first and "
-            f"{len(theirs - ours)} only in the second, for instance {str(lonely)!r}; compare runs "
-            "on the same split of the same data set."
+            f"{len(theirs - ours)} only in the second, for instance {str(unmatched)!r}; compare "
+            "runs on the same split of the same data set."
         )
     ours, theirs = set(_keys(first.slices)), set(_keys(other.slices))
     if ours != theirs:
@@ -322,15 +321,15 @@ _MOST_COLUMNS = 4
 
 
 def _roc_figure(path: str | os.PathLike, runs: Sequence[ComparedRun], result: Mapping) -> None:
-    """Writes the persons' ROC curves, whole and, beside, the corner of few false positives.
+    """Writes the persons' ROC curves: full, and the corner of few false positives.
 
     Args:
       path: the PNG file to write.
       runs: to be drawn.
       result: what compare.json holds of them.
     """
-    figure, (whole, corner) = plots.new_figure(10.8, 5.4, columns=2)
-    plots.roc_axes(whole, f"{result['positive']} against the rest, persons")
+    figure, (full, corner) = plots.new_figure(10.8, 5.4, columns=2)
+    plots.roc_axes(full, f"{result['positive']} against the rest, persons")
     plots.roc_axes(corner, "the corner of few false positives")
     lowest = 1.0
     for number, (run, report) in enumerate(zip(runs, result["runs"], strict=True)):
@@ -338,7 +337,7 @@ def _roc_figure(path: str | os.PathLike, runs: Sequence[ComparedRun], result: Ma
         # Thinner from one to the next, so that curves that lie on each other are all seen.
         width = 3 - 1.6 * number / (len(runs) - 1)
         line = {**plots.style(number), "linewidth": width}
-        plots.roc_curve(whole, run.persons, run.positive, run.name, auc, line)
+        plots.roc_curve(full, run.persons, run.positive, run.name, auc, line)
         if auc["value"] is None:
             continue
         plots.roc_curve(corner, run.persons, run.positive, run.name, auc, line, clip=True)
@@ -346,7 +345,7 @@ def _roc_figure(path: str | os.PathLike, runs: Sequence[ComparedRun], result: Ma
         score = run.persons.probabilities[:, run.positive]
         # Where the curve leaves the left edge.
         lowest = min(lowest, float(np.mean(score[is_positive] > score[~is_positive].max())))
-    plots.legend(whole)
+    plots.legend(full)
     low = max(0.0, math.floor(10 * (lowest - 0.05)) / 10)
     corner.set(xlim=(-0.02 * _CORNER, _CORNER), ylim=(low, low + 1.02 * (1 - low)), aspect="auto")
     plots.save(figure, path)

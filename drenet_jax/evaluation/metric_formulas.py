@@ -12,7 +12,7 @@ import numpy as np
 from drenet_jax.evaluation.calibration import bin_of
 from drenet_jax.evaluation.decisions import MetricSettings, decide, is_positive
 
-# The figures that depend on the threshold.
+# The metrics that depend on the threshold.
 DECISION_METRICS = (
     "accuracy",
     "balanced_accuracy",
@@ -23,12 +23,12 @@ DECISION_METRICS = (
     "f1_paper",
 )
 
-# Gives the figures of ranking.py of each weighting, [D] each, from is_positive [N] and score [N].
+# Computes the ranking metrics of each weighting, [D] each, from is_positive [N] and score [N].
 Ranking = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
 def of_label(metric: str, label: str) -> str:
-    """The name of a figure of one label against the rest, such as `auc[healthy]`.
+    """The name of a metric of one label against the rest, such as `auc[healthy]`.
 
     No other name has a bracket, so a label may be called `macro` or `paper`.
     """
@@ -42,22 +42,22 @@ def values_of_sample(
     positive: int,
     settings: MetricSettings,
 ) -> dict[str, float]:
-    """Every figure of a sample as it is; NaN where it is undefined.
+    """Every metric of a sample as it is; NaN where it is undefined.
 
     Args:
       label: [N] int.
       probabilities: [N, C] float.
       labels: the C class names.
       positive: the index of the positive class.
-      settings: of the figures.
+      settings: of the metrics.
     """
 
     def ranking(is_positive: np.ndarray, score: np.ndarray) -> dict[str, np.ndarray]:
         values = ranking_by_scikit_learn(is_positive, score, settings.specificities)
         return {name: np.array([value]) for name, value in values.items()}
 
-    everyone, once = np.zeros(len(label), np.int64), np.ones((1, 1))
-    values = _figures(label, probabilities, labels, positive, settings, everyone, once, ranking)
+    group, weight = np.zeros(len(label), np.int64), np.ones((1, 1))
+    values = _metrics(label, probabilities, labels, positive, settings, group, weight, ranking)
     return {name: float(value[0]) for name, value in values.items()}
 
 
@@ -70,7 +70,7 @@ def values_of_draws(
     person: np.ndarray,
     times: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Every figure of each of D draws of persons.
+    """Every metric of each of D draws of persons.
 
     Args:
       label, probabilities, labels, positive, settings: see `values_of_sample`.
@@ -78,19 +78,19 @@ def values_of_draws(
       times: [D, P] float, how many times each person counts.
 
     Returns:
-      [D] float64 for each figure, NaN where it is undefined.
+      [D] float64 for each metric, NaN where it is undefined.
     """
 
     def ranking(is_positive: np.ndarray, score: np.ndarray) -> dict[str, np.ndarray]:
         return ranking_of_draws(is_positive, score, person, times, settings.specificities)
 
-    return _figures(label, probabilities, labels, positive, settings, person, times, ranking)
+    return _metrics(label, probabilities, labels, positive, settings, person, times, ranking)
 
 
 def reason_undefined(
     name: str, labels: Sequence[str], positive: int, settings: MetricSettings, n: int
 ) -> str:
-    """Why the figure called `name` of n cases is undefined, in words for the reader of a report."""
+    """Why the metric called `name` of n cases is undefined, in words for the reader of a report."""
     if n == 0:
         return "there are no cases"
     metric, _, text = name.partition("[")
@@ -111,7 +111,7 @@ def reason_undefined(
     }[metric]
 
 
-def _figures(
+def _metrics(
     label: np.ndarray,
     probabilities: np.ndarray,
     labels: Sequence[str],
@@ -121,7 +121,7 @@ def _figures(
     times: np.ndarray,
     ranking: Ranking,
 ) -> dict[str, np.ndarray]:
-    """Every figure under D weightings of G groups of cases, [D] each."""
+    """Every metric under D weightings of G groups of cases, [D] each."""
     label, probabilities = np.asarray(label), np.asarray(probabilities, np.float64)
     assert probabilities.shape == (len(label), len(labels)), (probabilities.shape, labels)
     assert len(labels) >= 2, labels
@@ -175,19 +175,21 @@ def _figures(
     values["ece_argmax"] = calibration_error(chosen == label, probabilities.max(axis=1))
     of_labels = []
     for index in range(len(labels)):
-        own = {**rates(label == index, chosen == index), **scored[index]}
+        against_rest = {**rates(label == index, chosen == index), **scored[index]}
         # Against the rest, a label that is rare is right nearly always.
-        del own["accuracy"]
-        of_labels.append(own)
+        del against_rest["accuracy"]
+        of_labels.append(against_rest)
     for name in of_labels[0]:
-        values[f"{name}_macro"] = np.mean([own[name] for own in of_labels], axis=0)
-        for own, text in zip(of_labels, labels, strict=True):
-            values[of_label(name, text)] = own[name]
+        values[f"{name}_macro"] = np.mean(
+            [label_values[name] for label_values in of_labels], axis=0
+        )
+        for label_values, text in zip(of_labels, labels, strict=True):
+            values[of_label(name, text)] = label_values[name]
     return values
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return np.divide(part, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
 # Draws are worked through in blocks of so many weights, which keeps them in the cache.
@@ -214,7 +216,7 @@ def ranking_of_draws(
     Args:
       is_positive: [N] bool.
       score: [N] float, higher is more positive.
-      person: [N] int, each row's person (see `intervals.person_draws`).
+      person: [N] int, each row's person (see `statistics.person_draws`).
       times: [D, P] float, how many times each person counts.
       specificities: each in (0, 1).
 

@@ -30,8 +30,8 @@ With three or more classes these follow, of the decision for the most probable c
 `recall_macro` is what is called the balanced accuracy of several classes; `brier_macro` times the
 number of classes is Brier's sum over the classes (1950).
 
-A figure that the data do not define (a ratio 0 / 0, an AUC of one class) is None, never 0 or NaN;
-a macro average is None where one of its labels' figures is.
+A metric that the data do not define (a ratio 0 / 0, an AUC of one class) is None, never 0 or NaN;
+a macro average is None where one of its labels' metrics is.
 """  # noqa: E501 - a table's row is one line
 
 from __future__ import annotations
@@ -111,15 +111,15 @@ def metrics_with_intervals(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BootstrapResult:
-    """Figures of a sample, and of its bootstrap draws.
+    """Metrics of a sample, and of its bootstrap draws.
 
     Attributes:
-      values: each figure, or None.
-      why: of the figures that are None.
-      drawn: [D] for each figure, of the draws; NaN where undefined.
-      left_out: [J] for each figure, with one person after the other left out.
+      values: each metric, or None.
+      why: of the metrics that are None.
+      drawn: [D] for each metric, of the draws; NaN where undefined.
+      left_out: [J] for each metric, with one person after the other left out.
       n_persons: of the sample.
-      are_differences: of two models' figures.
+      are_differences: of two models' metrics.
     """
 
     values: dict[str, float | None]
@@ -155,7 +155,7 @@ class BootstrapResult:
         )
 
     def difference(self, other: BootstrapResult) -> BootstrapResult:
-        """The differences of these figures and those of `other`, of the same draws of persons."""
+        """The differences of these metrics and those of `other`, of the same draws of persons."""
         assert self.values.keys() == other.values.keys()
         assert self.n_persons == other.n_persons
         why = {**other.why, **self.why}
@@ -173,7 +173,7 @@ class BootstrapResult:
         )
 
     def table(self) -> dict[str, Metric]:
-        """`value`, `low`, `high`, and `why` where one of them is None, of each figure."""
+        """`value`, `low`, `high`, and `why` where one of them is None, of each metric."""
         return {name: self._metric(name) for name in self.values}
 
     def _metric(self, name: str) -> Metric:
@@ -216,9 +216,7 @@ def paired_bootstrap(
     """
     assert a.labels == b.labels, (a.labels, b.labels)
     assert set(a.patient_id.tolist()) == set(b.patient_id.tolist())
-    if threshold is not None:
-        settings = dataclasses.replace(settings, threshold=threshold)
-    of_a, of_b = (BootstrapResult.of(model, positive, settings) for model in (a, b))
+    of_a, of_b = (BootstrapResult.of(item, positive, _at(settings, threshold)) for item in (a, b))
     return of_a.difference(of_b).table()
 
 

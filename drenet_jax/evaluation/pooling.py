@@ -19,6 +19,7 @@ from drenet_jax.evaluation.metrics import evaluation_metrics, metrics_with_inter
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
     SlicePredictions,
+    concatenate,
     person_predictions,
 )
 from drenet_jax.evaluation.report.evaluation_report import ReportContext
@@ -102,10 +103,10 @@ def write_pooled(
     positive = positive_class(data.labels, config.evaluation.positive_label)
     settings = MetricSettings.from_config(config.evaluation)
     tested = [_read_fold(fold, workdir, settings, positive) for fold in plan]
-    slices = _joined([fold.slices for fold in tested])
+    slices = concatenate([item.slices for item in tested])
     # Each repeat tests everybody once: a person is one case in each, and the bootstrap, which draws
     # persons, draws all of a person's cases together.
-    persons = _joined([fold.persons for fold in tested])
+    persons = concatenate([item.persons for item in tested])
     metrics = evaluation_metrics(
         slices,
         persons,
@@ -120,7 +121,7 @@ def write_pooled(
         "validation_threshold": _at_own_thresholds(tested, persons, positive, settings),
         "sites": _sites(slices, persons, positive, settings),
     }
-    rows = [_row(fold) for fold in tested]
+    rows = [_row(item) for item in tested]
     context = ReportContext(
         title=f"{config.model.name}, cross-validation",
         model={"name": config.model.name, "workdir": str(workdir), "data": str(data.path)},
@@ -142,7 +143,7 @@ def write_pooled(
         settings=settings,
     )
     for name in ("slices", "persons"):
-        sizes = [len(getattr(fold, name)) for fold in tested]
+        sizes = [len(getattr(item, name)) for item in tested]
         _add_fold_columns(folder / f"{name}.csv", plan, sizes)
     _write_rows(folder / FOLDS_FILE, rows)
 
@@ -155,17 +156,6 @@ def _read_fold(fold: Fold, workdir: Path, settings: MetricSettings, positive: in
     return _Tested(fold, slices, persons, metrics)
 
 
-def _joined(tables: Sequence[SlicePredictions] | Sequence[PersonPredictions]):
-    """The tables of the folds as one, in their order."""
-    first = tables[0]
-    columns = {
-        field.name: np.concatenate([getattr(table, field.name) for table in tables])
-        for field in dataclasses.fields(first)
-        if field.name != "labels"
-    }
-    return type(first)(labels=first.labels, **columns)
-
-
 def _at_own_thresholds(
     tested: Sequence[_Tested],
     persons: PersonPredictions,
@@ -173,11 +163,11 @@ def _at_own_thresholds(
     settings: MetricSettings,
 ) -> dict:
     """As in `evaluation_metrics`, each fold's persons decided at their model's own threshold."""
-    thresholds = [fold.metrics["validation_threshold"]["threshold"] for fold in tested]
+    thresholds = [item.metrics["validation_threshold"]["threshold"] for item in tested]
     if None in thresholds:
         return {"threshold": None, "why": "not every fold has one, see folds.csv"}
     # Shifted, so that one threshold decides of all as their own ones would.
-    own = np.repeat(thresholds, [len(fold.persons) for fold in tested])
+    own = np.repeat(thresholds, [len(item.persons) for item in tested])
     score = persons.probabilities[:, positive]
     moved_score = score - (own - settings.threshold)
     # Rounding must not move a case over the line.
@@ -213,20 +203,10 @@ def _sites(
             "n_persons": len(np.unique(persons.patient_id[persons.site == site])),
             "n_slices": int(np.sum(slices.site == site)),
             "image": metrics_with_intervals(slices.of(slices.site == site), positive, settings),
-            "person": metrics_with_intervals(_of_site(persons, site), positive, settings),
+            "person": metrics_with_intervals(persons.of(persons.site == site), positive, settings),
         }
         for site in (sites if len(sites) > 1 else [])
     ]
-
-
-def _of_site(persons: PersonPredictions, site: str) -> PersonPredictions:
-    there = persons.site == site
-    columns = {
-        field.name: getattr(persons, field.name)[there]
-        for field in dataclasses.fields(persons)
-        if field.name != "labels"
-    }
-    return dataclasses.replace(persons, **columns)
 
 
 def _calibration(
@@ -242,8 +222,10 @@ def _calibration(
     if len(moved) < len(tested):
         why = "not every fold has one, see folds.csv"
     else:
-        after = [person_predictions(slices, aggregate, positive) for slices in moved]
-        versions.append(("each fold at its own temperature", _joined(moved), _joined(after)))
+        after = [person_predictions(item, aggregate, positive) for item in moved]
+        versions.append(
+            ("each fold at its own temperature", concatenate(moved), concatenate(after))
+        )
     return Calibration(temperature=None, why=why, used=False, versions=versions)
 
 
@@ -264,18 +246,18 @@ def _design(plan: Sequence[Fold], by_site: bool) -> str:
     return f"{how}. Of each model's other persons {numbers} chose the checkpoint (validation)."
 
 
-def _row(tested: _Tested) -> dict[str, object]:
+def _row(item: _Tested) -> dict[str, object]:
     """A line of the table of folds."""
-    auc, accuracy = (tested.metrics["person"][name]["value"] for name in ("auc", "accuracy"))
+    auc, accuracy = (item.metrics["person"][name]["value"] for name in ("auc", "accuracy"))
     return {
-        "repeat": tested.fold.repeat,
-        "fold": tested.fold.name,
-        **{f"{split}_persons": len(members) for split, members in tested.fold.data.persons.items()},
+        "repeat": item.fold.repeat,
+        "fold": item.fold.name,
+        **{f"{split}_persons": len(members) for split, members in item.fold.data.persons.items()},
         "person_auc": _text(auc),
-        "image_auc": _text(tested.metrics["image"]["auc"]["value"]),
+        "image_auc": _text(item.metrics["image"]["auc"]["value"]),
         "person_accuracy": _text(accuracy),
-        "validation_threshold": _text(tested.metrics["validation_threshold"]["threshold"]),
-        "temperature": _text(tested.metrics["calibration"]["temperature"]),
+        "validation_threshold": _text(item.metrics["validation_threshold"]["threshold"]),
+        "temperature": _text(item.metrics["calibration"]["temperature"]),
     }
 
 

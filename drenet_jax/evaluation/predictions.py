@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,13 +25,13 @@ _SLICE_COLUMNS = ("patient_id", "slice_name", "slice_index", "site", "label")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SlicePredictions:
-    """What the model says of N slices, with what is known of each.
+    """Predictions and metadata of N slices.
 
     Attributes:
       labels: the names of the C classes, in the order of the columns of `probabilities`.
       patient_id: [N] str.
       slice_name: [N] str, the file that the slice came from.
-      slice_index: [N] int, its place in the person's series.
+      slice_index: [N] int, its index in the patient's series.
       site: [N] str, the hospital; empty where the cohort names none.
       label: [N] int, the true class.
       probabilities: [N, C] float, the softmax of each slice; a row sums to 1.
@@ -51,13 +52,8 @@ class SlicePredictions:
         return len(self.patient_id)
 
     def of(self, rows: np.ndarray) -> SlicePredictions:
-        """The chosen rows: [N] bool, or their places."""
-        columns = {
-            field.name: getattr(self, field.name)[rows]
-            for field in dataclasses.fields(self)
-            if field.name != "labels"
-        }
-        return SlicePredictions(labels=self.labels, **columns)
+        """The chosen rows: [N] bool, or their indices."""
+        return dataclasses.replace(self, **{k: v[rows] for k, v in _columns(self).items()})
 
     def to_csv(self, path: str | os.PathLike) -> None:
         """Writes `slices.csv`: patient_id, slice_name, slice_index, site, label, p_<label>..."""
@@ -117,7 +113,7 @@ class SlicePredictions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PersonPredictions:
-    """What the model says of P persons.
+    """Predictions of P patients.
 
     Attributes:
       labels: the names of the C classes, in the order of the columns of `probabilities`.
@@ -141,6 +137,10 @@ class PersonPredictions:
     def __len__(self) -> int:
         return len(self.patient_id)
 
+    def of(self, rows: np.ndarray) -> PersonPredictions:
+        """The chosen rows: [P] bool, or their indices."""
+        return dataclasses.replace(self, **{k: v[rows] for k, v in _columns(self).items()})
+
     def to_csv(self, path: str | os.PathLike) -> None:
         """Writes `persons.csv`: patient_id, label, n_slices, site, p_<label>..."""
         _write_csv(path, self, ("patient_id", "label", "n_slices", "site"))
@@ -163,14 +163,14 @@ def person_predictions(
     """
     _, first, group = np.unique(slices.patient_id, return_index=True, return_inverse=True)
     label = slices.label[first]
-    torn = np.flatnonzero(slices.label != label[group])
-    if torn.size:
-        first_label, other = (
-            slices.labels[i] for i in (label[group[torn[0]]], slices.label[torn[0]])
+    conflicting = np.flatnonzero(slices.label != label[group])
+    if conflicting.size:
+        first_label, other_label = (
+            slices.labels[i] for i in (label[group[conflicting[0]]], slices.label[conflicting[0]])
         )
         raise InputError(
-            f"person {str(slices.patient_id[torn[0]])!r} has slices of two labels, {first_label} "
-            f"and {other}; give every row of this person in the cohort the same label."
+            f"person {str(slices.patient_id[conflicting[0]])!r} has slices of two labels, "
+            f"{first_label} and {other_label}; give every row of this person in the cohort the same label."
         )
     n_slices = np.bincount(group, minlength=len(first))
     # Each person's rows, in their order.
@@ -188,6 +188,21 @@ def person_predictions(
             [AGGREGATES[aggregate](probabilities[rows[i]], positive) for i in order]
         ).reshape(len(order), len(slices.labels)),
     )
+
+
+_Table = TypeVar("_Table", SlicePredictions, PersonPredictions)
+
+
+def concatenate(tables: Sequence[_Table]) -> _Table:
+    """The rows of several tables with the same labels, in order."""
+    columns = [_columns(table) for table in tables]
+    joined = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+    return dataclasses.replace(tables[0], **joined)
+
+
+def _columns(table: SlicePredictions | PersonPredictions) -> dict[str, Any]:
+    names = (field.name for field in dataclasses.fields(table) if field.name != "labels")
+    return {name: getattr(table, name) for name in names}
 
 
 def _check_columns(table: SlicePredictions | PersonPredictions) -> None:
@@ -289,7 +304,7 @@ def _median(probabilities: np.ndarray, positive: int | None) -> np.ndarray:
 
 def _noisy_or(probabilities: np.ndarray, positive: int | None) -> np.ndarray:
     """The other classes share what is left in the proportions of their means."""
-    assert positive is not None, "noisy_or asks for the positive class"
+    assert positive is not None, "noisy_or needs the positive class"
     none = np.prod(1 - np.minimum(probabilities[:, positive], 1))
     person = probabilities.mean(axis=0)
     person[positive] = 0
@@ -301,7 +316,7 @@ def _noisy_or(probabilities: np.ndarray, positive: int | None) -> np.ndarray:
 
 
 def _top3_mean(probabilities: np.ndarray, positive: int | None) -> np.ndarray:
-    assert positive is not None, "top3_mean asks for the positive class"
+    assert positive is not None, "top3_mean needs the positive class"
     score = probabilities[:, positive]
     if len(score) <= _TOP:
         return probabilities.mean(axis=0)
@@ -313,7 +328,7 @@ def _top3_mean(probabilities: np.ndarray, positive: int | None) -> np.ndarray:
 
 
 # Each takes the probabilities [n, C] of a person's slices, n at least 1, and the index of the
-# positive class (None where the function does not ask), and gives [C].
+# positive class (None where the function does not need it), and gives [C].
 AGGREGATES: dict[str, Callable[[np.ndarray, int | None], np.ndarray]] = {
     "mean": _mean,
     "noisy_or": _noisy_or,

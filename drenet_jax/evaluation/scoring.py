@@ -32,7 +32,7 @@ class SliceScorer:
           model: the network.
           batch_size: slices in a forward pass, over all local devices; rounded up to a multiple of
             their number.
-          heat_maps: whether it says where it saw what, too.
+          heat_maps: whether to compute Grad-CAM too.
         """
         self.batch_size = parallel.round_up_to_devices(batch_size)
         self._image_size_px = model.image_size_px
@@ -207,9 +207,9 @@ def score_split(
     assert probabilities, split
     # Hosts follow each other in a batch, and the last batch alone is not full: padding comes last.
     n = len(columns["label"])
-    found_probabilities = parallel.gather_rows(np.stack(probabilities))[:n]
-    found_logits = parallel.gather_rows(np.stack(logits))[:n]
-    check_finite(found_logits)
+    all_probabilities = parallel.gather_rows(np.stack(probabilities))[:n]
+    all_logits = parallel.gather_rows(np.stack(logits))[:n]
+    check_finite(all_logits)
     predictions = SlicePredictions(
         labels=data.labels,
         patient_id=np.array(columns["patient_id"], np.str_),
@@ -217,6 +217,6 @@ def score_split(
         slice_index=np.array(columns["slice_index"], np.int64),
         site=np.array(columns["site"], np.str_),
         label=np.array(columns["label"], np.int64),
-        probabilities=found_probabilities.astype(np.float64),
+        probabilities=all_probabilities.astype(np.float64),
     )
-    return predictions, found_logits
+    return predictions, all_logits

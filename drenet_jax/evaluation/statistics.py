@@ -12,10 +12,10 @@ NORMAL = statistics.NormalDist()
 # A normal variable lies within so many standard deviations with a probability of 95%.
 Z_95 = NORMAL.inv_cdf(0.975)
 
-# Leaving out one group of persons after the other tells the skewness well enough with so many.
+# Leaving out one group of persons after the other estimates the skewness well enough with so many.
 _MAX_GROUPS = 500
 
-# Figures nearer than this are equal: the same ratio, computed in another order.
+# Values nearer than this are equal: the same ratio, computed in another order.
 _EQUAL = 1e-12
 
 
@@ -58,14 +58,14 @@ def bca_interval(
 ) -> tuple[float, float] | None:
     """The bias-corrected and accelerated 95% interval (BCa; Efron 1987).
 
-    Plain percentiles of the draws lie too low where a figure is near 1: of a person AUC of 0.95 in
+    Plain percentiles of the draws lie too low where a metric is near 1: of a person AUC of 0.95 in
     cohorts of 80 persons, 92% of such intervals hold the true one, of 30 persons 87%; of BCa's 96%
     and 92% (tests/evaluation/test_coverage.py has the first).
 
     Args:
-      value: the figure of the whole sample.
-      drawn: [D] float, the figure of each bootstrap draw; NaN (undefined) is left out.
-      left_out: [J] float, the figure when one person after the other is left out (`all_but_one`);
+      value: the metric of the full sample.
+      drawn: [D] float, the metric of each bootstrap draw; NaN (undefined) is left out.
+      left_out: [J] float, the metric when one person after the other is left out (`all_but_one`);
         NaN is left out.
 
     Returns:
@@ -108,7 +108,7 @@ def calibration_interval(value: float, drawn: np.ndarray) -> tuple[float, float]
 
 
 def reason_no_interval(value: float, drawn: np.ndarray, *, one_sided: bool = False) -> str:
-    """Why [D] draws tell no interval, in words for the reader of a report; "" where they do.
+    """Why [D] draws give no interval, in words for the reader of a report; "" where they do.
 
     More than half of them are undefined: the rest would be a selection that suits the metric. Or
     all are alike: one value would hold the truth in 0%, not in 95% of cases. Or, unless `one_sided`
@@ -149,7 +149,7 @@ class PairedTest:
     """A difference with its 95% interval and the two-sided p-value of "there is none".
 
     Attributes:
-      difference: the first model's figure less the second's; None where undefined, as all below.
+      difference: the first model's metric minus the second's; None where undefined, as all below.
       low, high: of the interval.
       p_value: not adjusted, see `holm`.
       why: what is undefined and why; empty where nothing is.
