@@ -170,7 +170,8 @@ def person_predictions(
         )
         raise InputError(
             f"person {str(slices.patient_id[conflicting[0]])!r} has slices of two labels, "
-            f"{first_label} and {other_label}; give every row of this person in the cohort the same label."
+            f"{first_label} and {other_label}; give every row of this person in the cohort the "
+            "same label."
         )
     n_slices = np.bincount(group, minlength=len(first))
     # Each person's rows, in their order.
