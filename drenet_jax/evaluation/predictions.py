@@ -197,7 +197,9 @@ _Table = TypeVar("_Table", SlicePredictions, PersonPredictions)
 def concatenate(tables: Sequence[_Table]) -> _Table:
     """The rows of several tables with the same labels, in order."""
     columns = [_columns(table) for table in tables]
-    joined = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+    joined: dict[str, Any] = {
+        name: np.concatenate([c[name] for c in columns]) for name in columns[0]
+    }
     return dataclasses.replace(tables[0], **joined)
 
 
