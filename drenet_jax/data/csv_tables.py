@@ -17,9 +17,9 @@ def read_rows(
     *,
     required: Sequence[str] = (),
     usage: str = "",
-    header: Callable[[Sequence[str]], list[str]] = lambda names: [*map(clean, names)],
+    header: Callable[[Sequence[str]], list[str]] | None = None,
     flag: str = "",
-    ignore_others: bool = False,
+    filled: Sequence[str] = (),
 ) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of a CSV file in UTF-8, and its rows with their line numbers.
 
@@ -27,9 +27,10 @@ def read_rows(
       path: the file; its first line names the columns.
       required: columns that must be there.
       usage: what such a table has, for the message if one is missing.
-      header: the columns' names as keys of the rows, from the names as they are in the file.
+      header: the keys of the rows from the names in the file; None: names by `identities.clean`.
       flag: the command-line flag that `path` came from, for messages.
-      ignore_others: only `required` need be there once, and in every row.
+      filled: columns that every row must reach; others than `required` are then ignored. Empty:
+        every row has a field for every column.
 
     Raises:
       InputError: the file cannot be read, is not CSV in UTF-8, lacks a column or has one twice, or
@@ -40,23 +41,24 @@ def read_rows(
         # utf-8-sig: spreadsheets put a mark before the first column's name.
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            columns = header(reader.fieldnames or ())
+            names = reader.fieldnames or ()
+            columns = header(names) if header else [clean(column) for column in names]
             reader.fieldnames = columns
             rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}); check the path.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{name} is not a CSV file in UTF-8 ({error}).") from error
-    checked = required if ignore_others else columns
-    for column in filter(None, checked):
+    for column in filter(None, required if filled else columns):
         if columns.count(column) > 1:
             raise InputError(f"{path} has the column {column!r} twice; remove or rename one.")
-    missing = [repr(column) for column in required if column not in columns]
+    missing = [column for column in required if column not in columns]
     if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}; {usage}.")
+        named = ", ".join(missing) if filled else repr(missing[0])
+        raise InputError(f"{path} has no column {named}; {usage}.")
     for line, row in rows:
-        is_long = None in row and not ignore_others
-        if is_long or any(row[column] is None for column in checked):
+        is_long = None in row and not filled
+        if is_long or any(row[column] is None for column in filled or columns):
             raise InputError(
                 f"{path}, line {line}: the row has not as many fields as the first line; fix it."
             )

@@ -30,7 +30,7 @@ def read_lesions(path: str | os.PathLike[str]) -> dict[tuple[str, str], list[Box
       InputError: the file is missing, is no such table, or a box is none.
     """
     usage = f"a table of lesions has {', '.join(_COLUMNS)}"
-    _, rows = read_rows(path, required=_COLUMNS, usage=usage, ignore_others=True)
+    _, rows = read_rows(path, required=_COLUMNS, usage=usage, filled=_COLUMNS[:2])
     lesions: dict[tuple[str, str], list[Box]] = {}
     for line, row in rows:
         # The patient_id is spelled as in the records.
