@@ -25,12 +25,11 @@ from drenet_jax.ct.orientation import FileAxes, Orientation
 from drenet_jax.ct.sources import (
     CtError,
     Excluded,
-    Files,
-    Numbered,
+    Source,
     TooLargeError,
     is_zip,
     natural,
-    open_files,
+    open_source,
 )
 
 KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
@@ -204,7 +203,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
         file); no series has the `series_uid`; there are several volumes.
     """
     path = Path(path)
-    files = open_files(path)
+    files = open_source(path)
     if not files.names and not files.excluded:
         raise CtError(
             f"{path} is an empty folder; name one with a CT series in {KINDS}.", "an empty folder"
@@ -257,7 +256,7 @@ def require_images(path: Path) -> None:
     path = Path(path)
     if os.path.exists(path) and is_zip(path):
         return
-    files = open_files(path)
+    files = open_source(path)
     for name in files.names:
         with contextlib.suppress(OSError, ValueError):
             head = files.head(name)
@@ -281,7 +280,7 @@ class _FilesByKind:
     identifiers: set[str] = dataclasses.field(default_factory=set)
 
 
-def _sorted_by_kind(files: Files, guard: Guard, excluded: list[Excluded]) -> _FilesByKind:
+def _sorted_by_kind(files: Source, guard: Guard, excluded: list[Excluded]) -> _FilesByKind:
     result = _FilesByKind()
     for name in files.names:
         why = guard(str(files.place(name)), "header")
@@ -316,10 +315,10 @@ def _sorted_by_kind(files: Files, guard: Guard, excluded: list[Excluded]) -> _Fi
 
 
 def _renamed(
-    files: Files, by_kind: _FilesByKind, excluded: list[Excluded]
-) -> tuple[Files, _FilesByKind, list[Excluded]]:
+    files: Source, by_kind: _FilesByKind, excluded: list[Excluded]
+) -> tuple[Source, _FilesByKind, list[Excluded]]:
     """All with numbers in place of names that identify the patient."""
-    numbered = Numbered(files)
+    numbered = files.numbered()
     called = dict(zip(files.names, numbered.names, strict=True))
     renamed = _FilesByKind(
         dicom=[dataclasses.replace(item, name=called[item.name]) for item in by_kind.dicom],
@@ -335,7 +334,7 @@ def _renamed(
     )
 
 
-def _stream(files: Files, name: str) -> io.BytesIO:
+def _stream(files: Source, name: str) -> io.BytesIO:
     return elements.as_stream(files.read(name))
 
 
@@ -352,7 +351,7 @@ def _what_it_is(name: str, head: bytes) -> str:
 
 def _dicom_series(
     path: Path,
-    files: Files,
+    files: Source,
     by_kind: _FilesByKind,
     series_uid: str,
     guard: Guard,
@@ -451,7 +450,7 @@ def _no_such_series(path: Path, there: str) -> CtError:
 
 def _volume_series(
     path: Path,
-    files: Files,
+    files: Source,
     by_kind: _FilesByKind,
     guard: Guard,
     excluded: list[Excluded],
@@ -510,7 +509,7 @@ def _beginning(name: str) -> str:
 
 
 def _picture_series(
-    path: Path, files: Files, names: list[str], guard: Guard, excluded: list[Excluded]
+    path: Path, files: Source, names: list[str], guard: Guard, excluded: list[Excluded]
 ) -> Series:
     notes: tuple[str, ...] = ()
     if len(names) > 2 and len(set(map(_beginning, names))) == len(names):

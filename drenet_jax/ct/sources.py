@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import dataclasses
 import lzma
@@ -16,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, NamedTuple
 
 from drenet_jax.errors import InputError
 
@@ -107,67 +106,114 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-class Files(abc.ABC):
-    """Files by their relative names, in natural order.
+class _Entry(NamedTuple):
+    """A file: its place, for messages, and its member's record if it lies in a zip."""
+
+    place: Path
+    member: zipfile.ZipInfo | None = None
+
+
+class Source:
+    """The files of a folder, the members of a zip, or one file, by name and in natural order.
+
+    Members of a zip are read where they are; only `on_disk` unpacks one.
 
     Attributes:
-      names: of the files.
-      excluded: what could not be looked at.
+      names: of the files, relative to the folder or the zip.
+      excluded: what cannot be read.
     """
 
-    names: tuple[str, ...]
-    excluded: tuple[Excluded, ...]
+    def __init__(
+        self,
+        entries: dict[str, _Entry],
+        excluded: Sequence[Excluded] = (),
+        archive: zipfile.ZipFile | None = None,
+    ):
+        self.names = tuple(entries)
+        self.excluded = tuple(excluded)
+        self._entries = entries
+        self._archive = archive
 
-    @abc.abstractmethod
-    def open(self, name: str) -> BinaryIO:
-        """The file as a stream. Raises OSError or, of a damaged archive, ValueError."""
+    def numbered(self) -> Source:
+        """The same files as "file 0001", "file 0002" and so on: names may identify the patient."""
+        entries = self._entries.values()
+        return Source(
+            {f"file {i:04d}": entry for i, entry in enumerate(entries, 1)}, archive=self._archive
+        )
 
-    @abc.abstractmethod
-    def size(self, name: str) -> int:
-        """Number of bytes, as the file system or the archive says."""
-
-    @abc.abstractmethod
     def place(self, name: str) -> Path:
         """Where the file is, for messages; a member of a zip is named below the zip."""
-
-    @abc.abstractmethod
-    def on_disk(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        """The file's place on disk, for libraries that read no streams."""
+        return self._entries[name].place
 
     def head(self, name: str) -> bytes:
-        """The first `HEAD_BYTES` bytes."""
-        with self.open(name) as stream:
+        """The first `HEAD_BYTES` bytes. Raises OSError or, for a damaged archive, ValueError."""
+        with self._open(name) as stream:
             return stream.read(HEAD_BYTES)
 
     def read(self, name: str) -> bytes:
-        """All bytes; a TooLargeError if there are more than `MOST_FILE_BYTES`."""
-        with self.open(name) as stream:
-            # A zip's directory may lie about sizes, so what comes is counted, too.
-            if self.size(name) <= MOST_FILE_BYTES:
+        """All bytes.
+
+        Raises:
+          OSError: the file cannot be read.
+          ValueError: the archive is damaged.
+          TooLargeError: there are more than `MOST_FILE_BYTES`.
+        """
+        place, member = self._entries[name]
+        with self._open(name) as stream:
+            # A zip's directory may lie about sizes, so the bytes are counted, too.
+            if (member.file_size if member else place.stat().st_size) <= MOST_FILE_BYTES:
                 data = stream.read(MOST_FILE_BYTES + 1)
                 if len(data) <= MOST_FILE_BYTES:
                     return data
         raise TooLargeError(f"a file larger than {MOST_FILE_BYTES >> 30} GiB")
 
+    @contextlib.contextmanager
+    def on_disk(self, name: str) -> Iterator[Path]:
+        """The file's path on disk, for libraries that read no streams."""
+        place, member = self._entries[name]
+        if member is None:
+            yield place
+            return
+        # Readers of volumes look at the suffix; the rest of the name may lead anywhere.
+        suffix = "".join(place.suffixes[-2:])
+        with tempfile.TemporaryDirectory(prefix="drenet_jax_") as folder:
+            unpacked = Path(folder, "member" + suffix)
+            unpacked.write_bytes(self.read(name))
+            yield unpacked
 
-def open_files(path: Path) -> Files:
+    @contextlib.contextmanager
+    def _open(self, name: str) -> Iterator[IO[bytes]]:
+        place, member = self._entries[name]
+        if member is None:
+            with place.open("rb") as stream:
+                yield stream
+            return
+        assert self._archive is not None
+        try:
+            with self._archive.open(member) as stream:
+                yield stream
+        except _DAMAGED_MEMBER as error:
+            raise ValueError("a damaged member of the zip") from error
+
+
+def open_source(path: Path) -> Source:
     """The files of a folder, the members of a zip, or the one file that `path` is.
 
     Raises:
       CtError: `path` does not exist, is a damaged or locked zip, or holds too many files.
     """
-    # os.path's, which take a path that may not be looked at for one that is not there.
+    # os.path's, for which a path that may not be read does not exist.
     if not os.path.exists(path):
         raise CtError(
             f"{path} does not exist or may not be read; check the path.", "a path that is not there"
         )
     if path.is_dir():
-        return _Folder(path)
+        return _open_folder(path)
     if not path.is_file():
         raise CtError(
             f"{path} is neither a file nor a folder; name a CT series.", "neither a file nor folder"
         )
-    return _Zip(path) if is_zip(path) else _Single(path)
+    return _open_zip(path) if is_zip(path) else Source({printable(path.name): _Entry(path)})
 
 
 def is_zip(path: Path) -> bool:
@@ -176,57 +222,16 @@ def is_zip(path: Path) -> bool:
     return False
 
 
-class _Single(Files):
-    def __init__(self, path: Path):
-        self._path = path
-        self.names = (printable(path.name),)
-        self.excluded = ()
-
-    def open(self, name: str) -> BinaryIO:
-        return self._path.open("rb")
-
-    def size(self, name: str) -> int:
-        return self._path.stat().st_size
-
-    def place(self, name: str) -> Path:
-        return self._path
-
-    @contextlib.contextmanager
-    def on_disk(self, name: str) -> Iterator[Path]:
-        yield self._path
-
-
-class _Folder(Files):
-    def __init__(self, folder: Path):
-        self._paths, excluded = _files_below(folder)
-        self.names = tuple(self._paths)
-        self.excluded = tuple(excluded)
-
-    def open(self, name: str) -> BinaryIO:
-        return self._paths[name].open("rb")
-
-    def size(self, name: str) -> int:
-        return self._paths[name].stat().st_size
-
-    def place(self, name: str) -> Path:
-        return self._paths[name]
-
-    @contextlib.contextmanager
-    def on_disk(self, name: str) -> Iterator[Path]:
-        yield self._paths[name]
-
-
-def _files_below(folder: Path) -> tuple[dict[str, Path], list[Excluded]]:
-    """All files below a folder by relative name, in natural order; and what cannot be read."""
+def _open_folder(folder: Path) -> Source:
     matches: list[Path] = []
     excluded: list[Excluded] = []
     seen: set[tuple[int, int]] = set()
 
-    def tell(error: OSError) -> None:
+    def exclude(error: OSError) -> None:
         name = printable(os.path.relpath(error.filename, folder))
         excluded.append(Excluded(name, f"a folder that cannot be opened ({error.strerror})"))
 
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=tell):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=exclude):
         status = os.stat(parent)
         # A link to a folder above would be followed round and round.
         if (status.st_dev, status.st_ino) in seen:
@@ -245,58 +250,34 @@ def _files_below(folder: Path) -> tuple[dict[str, Path], list[Excluded]]:
             excluded.append(Excluded(name, f"a file that cannot be opened ({error.strerror})"))
             continue
         if is_regular:
-            regular[name] = by_name[name]
-        else:  # reading from a pipe would wait for ever
+            regular[name] = _Entry(by_name[name])
+        else:  # reading from a pipe would wait forever
             excluded.append(Excluded(name, "a pipe, socket or device"))
-    return regular, excluded
+    return Source(regular, excluded)
 
 
-class _Zip(Files):
-    """Members are read where they are; nothing is unpacked but what must lie on the disk."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        members = zip_members(path)
-        try:
-            self._archive = zipfile.ZipFile(path)
-        except _DAMAGE as error:
-            raise _damaged(path) from error
-        if len(members) > MOST_FILES:
-            raise _too_many(path)
-        if any(member.flag_bits & 1 for member in members):
-            raise CtError(
-                f"{path} is locked with a password; unlock it first.", "a zip with a password"
-            )
-        # Mac's archiver adds a shadow of each file.
-        by_name = {
-            printable(member.filename): member
-            for member in members
-            if not member.filename.startswith("__MACOSX/")
-        }
-        self._members = {name: by_name[name] for name in sorted(by_name, key=natural)}
-        self.names = tuple(self._members)
-        self.excluded = ()
-
-    def open(self, name: str) -> BinaryIO:
-        try:
-            return cast(BinaryIO, _Checked(self._archive.open(self._members[name])))
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise ValueError("a damaged member of the zip") from error
-
-    def size(self, name: str) -> int:
-        return self._members[name].file_size
-
-    def place(self, name: str) -> Path:
-        return self._path / name
-
-    @contextlib.contextmanager
-    def on_disk(self, name: str) -> Iterator[Path]:
-        # Readers of volumes look at the suffix; the rest of the name may lead anywhere.
-        suffix = "".join(Path(name).suffixes[-2:])
-        with tempfile.TemporaryDirectory(prefix="drenet_jax_") as folder:
-            place = Path(folder, "member" + suffix)
-            place.write_bytes(self.read(name))
-            yield place
+def _open_zip(path: Path) -> Source:
+    members = zip_members(path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except _DAMAGE as error:
+        raise _damaged(path) from error
+    if len(members) > MOST_FILES:
+        raise _too_many(path)
+    if any(member.flag_bits & 1 for member in members):
+        raise CtError(
+            f"{path} is locked with a password; unlock it first.", "a zip with a password"
+        )
+    # macOS adds a shadow of each file.
+    by_name = {
+        printable(member.filename): member
+        for member in members
+        if not member.filename.startswith("__MACOSX/")
+    }
+    return Source(
+        {name: _Entry(path / name, by_name[name]) for name in sorted(by_name, key=natural)},
+        archive=archive,
+    )
 
 
 # What zipfile raises of a damaged directory.
@@ -307,6 +288,16 @@ _DAMAGE = (
     NotImplementedError,
     OverflowError,
     struct.error,
+)
+# What zipfile raises of a damaged member.
+_DAMAGED_MEMBER = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
 )
 
 
@@ -343,47 +334,6 @@ class _InSmallPieces:
         if len(data) == most:
             raise zipfile.BadZipFile("too large a directory")
         return data
-
-
-class _Checked:
-    """A member of a zip whose damage shows as ValueError."""
-
-    def __init__(self, stream: IO[bytes]):
-        self._stream = stream
-
-    def read(self, size: int) -> bytes:
-        try:
-            return self._stream.read(size)
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-            raise ValueError("a damaged member of the zip") from error
-
-    def __enter__(self) -> _Checked:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stream.close()
-
-
-class Numbered(Files):
-    """Files under the names "file 0001", "file 0002" and so on, since their own say too much."""
-
-    def __init__(self, files: Files):
-        self._files = files
-        self._names = {f"file {i + 1:04d}": name for i, name in enumerate(files.names)}
-        self.names = tuple(self._names)
-        self.excluded = ()
-
-    def open(self, name: str) -> BinaryIO:
-        return self._files.open(self._names[name])
-
-    def size(self, name: str) -> int:
-        return self._files.size(self._names[name])
-
-    def place(self, name: str) -> Path:
-        return self._files.place(self._names[name])
-
-    def on_disk(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        return self._files.on_disk(self._names[name])
 
 
 def _too_many(path: Path) -> CtError:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drenet_jax.ct import sources
-from drenet_jax.ct.sources import CtError, natural, open_files, zip_members
+from drenet_jax.ct.sources import CtError, natural, open_source, zip_members
 
 
 def written(tmp_path, names):
@@ -28,15 +28,15 @@ def test_members_are_told_without_folders(tmp_path):
         ("b/2.dcm", 5),
         ("b/10.dcm", 5),
     ]
-    assert open_files(path).names == ("b/2.dcm", "b/10.dcm")
+    assert open_source(path).names == ("b/2.dcm", "b/10.dcm")
 
 
 def test_a_directory_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     path = written(tmp_path, [f"{i:0100}" for i in range(200)])
-    assert len(open_files(path).names) == 200
+    assert len(open_source(path).names) == 200
     monkeypatch.setattr(sources, "_MOST_DIRECTORY_BYTES", 20_000)
     with pytest.raises(CtError) as refused:
-        open_files(path)
+        open_source(path)
     assert refused.value.why == "a damaged zip"
 
 
@@ -61,7 +61,7 @@ def test_a_member_that_unpacks_to_more_than_the_directory_says_is_damaged(tmp_pa
     path.write_bytes(data)
     assert [one.file_size for one in zip_members(path)] == [100]
     with pytest.raises(ValueError, match="damaged member"):
-        open_files(path).read("a.dcm")
+        open_source(path).read("a.dcm")
 
 
 @pytest.mark.parametrize(
