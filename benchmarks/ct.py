@@ -11,10 +11,10 @@ import cv2
 
 from benchmarks.timing import Row, interleaved_timings, plain_row, ratio_row
 from drenet_jax.ct import sampling
+from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.lungs import segmentation
 from drenet_jax.ct.prepared_series import filled
 from drenet_jax.ct.preprocess import prepare_person
-from drenet_jax.ct.series import open_series
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import Person
 from drenet_jax.data.transform import prepare_to_staging

@@ -102,7 +102,7 @@ def _loaded(code: str) -> set[str]:
 @pytest.mark.parametrize(
     ("modules", "forbidden"),
     [
-        ("ct.series ct.preprocess phantoms.dicom synthesize", {"jax", "tensorflow"}),
+        ("ct.discovery ct.preprocess phantoms.dicom synthesize", {"jax", "tensorflow"}),
         ("cohort data.public", {"jax", "tensorflow", "cv2"}),
         ("data.transform data.preparation data.cohort_table", {"jax", "tensorflow"}),
         ("predict evaluation.pipeline", {"tensorflow", "tensorflow_datasets", "sklearn"}),

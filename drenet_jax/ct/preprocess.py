@@ -12,10 +12,11 @@ import numpy as np
 
 from drenet_jax.ct import chest_checks, hu_checks, image_files, sampling
 from drenet_jax.ct.dicom.instances import SourceInstance
+from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.lungs import segmentation
 from drenet_jax.ct.orientation import FileAxes, Orientation
 from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice
-from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard, open_series
+from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import CtError, Excluded, printable
 from drenet_jax.ct.window import window
@@ -51,7 +52,7 @@ def prepare_person(
       series_uid: takes the DICOM series with this SeriesInstanceUID, in every path.
       with_instances: also say from which DICOM instances the slices come, which identifies the
         patient.
-      guard: asked before a file is opened; see `isolated`.
+      guard: asked before a file is opened; see `reader`.
 
     Raises:
       CtError: a path does not exist, or the only path cannot be used; instances are asked for, but

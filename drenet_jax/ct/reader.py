@@ -1,8 +1,11 @@
-"""Persons prepared in a child process, so that a crash of a decoder costs one file.
+"""Patients prepared in a child process, so that a crash of a decoder costs one file.
 
-Decoders of images are C code, and a damaged file can bring one down or keep it busy for ever. The
-child says which file it opens before it does; if it dies or falls silent, a new child does the
-person again without that file.
+Decoders of images are C code, and a damaged file can crash one or keep it busy forever. The child
+names each file before it opens it; if it dies or exceeds the time limit of that file, a new child
+prepares the patient again without the file.
+
+The pool is ours because pebble's ProcessPool limits the time of a whole task, not of a file in it,
+and gives neither progress, by which the file is known, nor the stderr of a child that cannot start.
 """
 
 from __future__ import annotations
@@ -29,16 +32,16 @@ from drenet_jax.ct.sources import CtError
 
 # For one file. Decoding a slice takes milliseconds, unpacking the largest volume seconds.
 TIMEOUT_S = 15.0
-# And so much more for each MiB of the file that is being read.
-_PATIENCE_S_PER_MIB = 0.05
+# Added for each MiB of the file that is being read.
+_TIMEOUT_S_PER_MIB = 0.05
 
-# What a child may ask for: a volume of the largest size that we read, with room to spare.
+# Address space of a child: the largest volume that is read, with room to spare.
 MEMORY_BYTES = 12 << 30
 
 # How often `tick` is called, at least.
 _TICK_S = 0.25
 
-# A folder on which more decoders crash is not worth more tries.
+# A folder with more crashes is refused.
 _MOST_CRASHES = 20
 
 _CHILD = "from drenet_jax.ct.reader import serve"
@@ -138,13 +141,13 @@ class Reader:
           CtError: as `prepare_person`; or too many files are of that kind.
         """
         tick = tick or (lambda: None)
-        left_out: dict[tuple[str, str], str] = {}
-        while len(left_out) < _MOST_CRASHES:
+        skipped: dict[tuple[str, str], str] = {}
+        while len(skipped) < _MOST_CRASHES:
             self.start()
             reading = None
             try:
-                self._connection.send((list(paths), settings, series_uid, with_instances, left_out))
-                while self._poll(self._patience_for(reading), tick):
+                self._connection.send((list(paths), settings, series_uid, with_instances, skipped))
+                while self._poll(self._timeout_for(reading), tick):
                     kind, content = self._connection.recv()
                     if kind == "done":
                         pickled, n_arrays = content
@@ -158,25 +161,25 @@ class Reader:
                 why = _TOO_SLOW
             except (EOFError, ConnectionError) as error:
                 if reading is None:
-                    result = self._stderr_tail()
+                    message = self._stderr_tail()
                     self.close()
-                    raise RuntimeError(result) from error
+                    raise RuntimeError(message) from error
                 why = _CRASHED
             self.close()
-            if reading is None or reading in left_out:
+            if reading is None or reading in skipped:
                 break
-            left_out[reading] = why
+            skipped[reading] = why
         why = "files on which their decoders crash or hang"
         raise CtError(f"{paths[0]} holds {why}; export the series anew.", why)
 
     def _poll(self, timeout_s: float, tick: Callable[[], None]) -> bool:
-        """Whether the child says something before the patience ends."""
+        """Whether the child sends a message in time."""
         end = time.monotonic() + timeout_s
         while True:
             try:
                 tick()
             except BaseException:
-                # What it still says would be taken for the answer to the next call.
+                # What it still sends would be taken for the answer to the next call.
                 self.close()
                 raise
             left_s = end - time.monotonic()
@@ -185,7 +188,7 @@ class Reader:
             if left_s <= 0:
                 return False
 
-    def _patience_for(self, reading: tuple[str, str] | None) -> float:
+    def _timeout_for(self, reading: tuple[str, str] | None) -> float:
         """Seconds that a file may take: larger ones more."""
         if reading is None:
             return self._timeout_s
@@ -193,7 +196,7 @@ class Reader:
         # A member of a zip is no file; the zip is.
         file = next((item for item in (place, *place.parents) if item.is_file()), None)
         size = file.stat().st_size if file else 0
-        return self._timeout_s + _PATIENCE_S_PER_MIB * size / (1 << 20)
+        return self._timeout_s + _TIMEOUT_S_PER_MIB * size / (1 << 20)
 
     def _stderr_tail(self) -> str:
         self._errors.seek(0)
@@ -221,12 +224,12 @@ def serve(descriptor: int, memory_bytes: int) -> None:
     cv2.setNumThreads(1)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            paths, settings, series_uid, with_instances, left_out = connection.recv()
+            paths, settings, series_uid, with_instances, skipped = connection.recv()
 
-            def guard(place: str, what: str, left_out: dict = left_out) -> str:
-                if (place, what) not in left_out:
+            def guard(place: str, what: str, skipped: dict = skipped) -> str:
+                if (place, what) not in skipped:
                     connection.send(("file", (place, what)))
-                return left_out.get((place, what), "")
+                return skipped.get((place, what), "")
 
             try:
                 prepared = prepare_person(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drenet_jax.ct.series import require_images
+from drenet_jax.ct.discovery import require_images
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import SPLITS, Cohort, Person
 from drenet_jax.data.csv_tables import table_writer

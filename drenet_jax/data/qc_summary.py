@@ -7,8 +7,8 @@ import dataclasses
 import cv2
 import numpy as np
 
+from drenet_jax.ct.discovery import RENAMED
 from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice
-from drenet_jax.ct.series import RENAMED
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import Person
 from drenet_jax.data.qc_checks import area_shares, by_series, qc_flags

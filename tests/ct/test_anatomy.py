@@ -12,9 +12,9 @@ from ct.conftest import write_dicom
 from ct.test_volumes import write_nifti
 
 from drenet_jax.ct import chest_checks, sampling
+from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.lungs import segmentation
 from drenet_jax.ct.preprocess import prepare_person
-from drenet_jax.ct.series import open_series
 from drenet_jax.ct.sources import CtError
 from drenet_jax.ct.window import window
 from drenet_jax.phantoms.phantom import make_phantom

@@ -21,8 +21,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.preprocess import prepare_person
-from drenet_jax.ct.series import open_series
 from drenet_jax.ct.sources import CtError
 
 CHEST = draw_chest()

@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles.region_growing import grow_lungs
 
+from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.lungs.segmentation import find_lungs, find_lungs_in_series
 from drenet_jax.ct.sampling import sample_uniform
-from drenet_jax.ct.series import open_series
 from drenet_jax.ct.window import window
 from drenet_jax.phantoms.phantom import Phantom, make_phantom
 

@@ -11,9 +11,9 @@ import pytest
 from ct.conftest import draw_chest
 from PIL import Image, ImageOps
 
+from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.image_files import read_orientation, read_picture
 from drenet_jax.ct.preprocess import prepare_person
-from drenet_jax.ct.series import open_series
 from drenet_jax.ct.window import window
 
 ORIENTATION = 0x0112

@@ -189,7 +189,7 @@ def test_larger_files_may_take_longer(tmp_path):
     file.touch()
     os.truncate(file, 200 << 20)
     reader = Reader()
-    assert reader._patience_for(None) == TIMEOUT_S
-    assert reader._patience_for((str(file), "pixels")) == pytest.approx(TIMEOUT_S + 10)
+    assert reader._timeout_for(None) == TIMEOUT_S
+    assert reader._timeout_for((str(file), "pixels")) == pytest.approx(TIMEOUT_S + 10)
     within = str(file / "a" / "b.nii")
-    assert reader._patience_for((within, "pixels")) == pytest.approx(TIMEOUT_S + 10)
+    assert reader._timeout_for((within, "pixels")) == pytest.approx(TIMEOUT_S + 10)

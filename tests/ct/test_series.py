@@ -9,7 +9,8 @@ import pytest
 from pydicom.uid import generate_uid
 
 from drenet_jax.ct.dicom.pixels import PADDING_HU
-from drenet_jax.ct.series import UnreadableSlice, open_series
+from drenet_jax.ct.discovery import open_series
+from drenet_jax.ct.series import UnreadableSlice
 from drenet_jax.ct.sources import natural
 from drenet_jax.errors import InputError
 

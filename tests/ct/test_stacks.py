@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import generate_uid
 
-from drenet_jax.ct.series import open_series
+from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.sources import CtError
 
 SIZE_PX = 64

@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 from ct.conftest import draw_chest
 
+from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.preprocess import prepare_person
-from drenet_jax.ct.series import open_series
 from drenet_jax.ct.sources import CtError
 from drenet_jax.ct.window import window
 from drenet_jax.data.cohort_table import Person

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drenet_jax.ct.discovery import RENAMED
 from drenet_jax.ct.orientation import Orientation
 from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice
 from drenet_jax.ct.preprocess import prepare_person
-from drenet_jax.ct.series import RENAMED
 from drenet_jax.data.cohort_table import Person, read_cohort
 from drenet_jax.data.qc_checks import qc_flags
 from drenet_jax.data.qc_page import PERSONS_A_PAGE, QcCounts, short, write_qc_pages
