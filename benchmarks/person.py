@@ -24,7 +24,8 @@ from drenet_jax import parallel
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import build_model, init_variables
-from drenet_jax.models.checkpoints import Meta, save_converted
+from drenet_jax.models.checkpoint_metadata import Meta
+from drenet_jax.models.checkpoints import save_converted
 from drenet_jax.version import __version__
 
 SUITE = "predict"

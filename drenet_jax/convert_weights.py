@@ -107,7 +107,7 @@ def convert(
     """Reads PyTorch weights and writes them as a checkpoint of ours.
 
     Args:
-      source: see `pretrained.read_state_dict`.
+      source: see `state_dicts.read_state_dict`.
       architecture: one of `ARCHITECTURES`.
       folder: an existing folder, which becomes one for `config.init.weights`, and one for `predict`
         if the model is whole and keeps its class heads.
@@ -122,13 +122,14 @@ def convert(
     # Imported here: --help and mistyped flags need not wait for JAX.
     import jax
 
-    from drenet_jax.models import pretrained
-    from drenet_jax.models.checkpoints import BackboneMeta, Meta, save_converted
+    from drenet_jax.models import pretrained, state_dicts
+    from drenet_jax.models.checkpoint_metadata import BackboneMeta, Meta
+    from drenet_jax.models.checkpoints import save_converted
 
     whole = architecture in pretrained.WHOLE_MODELS
     keeps_heads = whole and not skip_head
     _check_labels(labels, architecture, whole, keeps_heads)
-    state_dict = pretrained.read_state_dict(source)
+    state_dict = state_dicts.read_state_dict(source)
     heads = pretrained.class_head_names(state_dict, architecture)
     if whole:
         config = _config(architecture) if config is None else config

@@ -33,7 +33,8 @@ from drenet_jax.evaluation.report.result_files import (
     write_evaluation,
 )
 from drenet_jax.evaluation.scoring import score_split
-from drenet_jax.models.checkpoints import Checkpoints, Meta
+from drenet_jax.models.checkpoint_metadata import Meta
+from drenet_jax.models.checkpoints import Checkpoints
 
 NO_TEMPERATURE = (
     "no temperature suits the validation slices: there are none, all are right, or the model is no "

@@ -15,7 +15,8 @@ from drenet_jax.evaluation.calibration import ValidationRecord, apply_temperatur
 from drenet_jax.evaluation.decisions import DecisionRule
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models.build import Model, build_model, variable_shapes
-from drenet_jax.models.checkpoints import Checkpoints, Meta, PyTree
+from drenet_jax.models.checkpoint_metadata import Meta
+from drenet_jax.models.checkpoints import Checkpoints, PyTree
 
 
 class Predictor:
@@ -148,7 +149,7 @@ def _weights(checkpoints: Checkpoints, step: int, model: Model, scorer: SliceSco
 
 def _temperature(checkpoints: Checkpoints, step: int, workdir: str | os.PathLike[str]) -> float:
     """The temperature that training fitted on the validation slices."""
-    temperature = checkpoints.figures(step).get("temperature")
+    temperature = checkpoints.metrics(step).get("temperature")
     if temperature is None:
         raise InputError(
             f"--calibrated: the checkpoint of {workdir} has no temperature (no validation slices, "

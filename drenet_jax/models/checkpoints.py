@@ -1,4 +1,4 @@
-"""Checkpoints of a run: weights, optimiser and an account of both, written by Orbax.
+"""Checkpoints of a run: weights, optimiser and metadata, written by Orbax.
 
 A workdir holds `checkpoints/<step>/` with six items: `weights` (params and batch statistics, all
 that a prediction needs), `optimizer` and `progress` (what else a run needs to go on), `meta` (JSON:
@@ -15,29 +15,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import shutil
 import sys
 import time
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from drenet_jax.ct.settings import CtSettings
 from drenet_jax.errors import InputError
+from drenet_jax.models.checkpoint_integrity import (
+    ItemChanged,
+    check_shapes,
+    json_checksum,
+    translate_read_errors,
+    tree_checksum,
+)
+from drenet_jax.models.checkpoint_metadata import FORMAT, BackboneMeta, KnownSlices, Meta
 
 PyTree = Any
 
-FORMAT = 1
+_ARRAYS = ("weights", "optimizer", "digests")
+_JSON = ("progress", "meta", "validation")
 
 # In the item `meta`: the checksums of all items.
 _CHECKSUMS = "crc32"
@@ -49,112 +54,7 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 _REMOVALS = 3
 _REMOVAL_S = 0.2
 
-# Characters of what Orbax says of a damaged file.
-_LONGEST_REASON = 200
-
 NOT_VALIDATED = {"auc": None, "cross_entropy": None, "temperature": None}
-
-
-@dataclasses.dataclass(frozen=True)
-class Meta:
-    """What must be known of weights to use them.
-
-    Attributes:
-      config: the training configuration.
-      labels: names of the classes, in order.
-      ct: the settings of the image side; a new person is prepared in the same way.
-      fill_seed: of the data set's fill.
-      data_fingerprint: of the data set (`records.PreparedData`): which persons are in which split.
-      version: of drenet_jax.
-      trained_on: {"splits": {"train": {label: persons}, "validation": likewise}, "sites": [...]};
-        None of weights that no run of ours made.
-    """
-
-    config: ml_collections.ConfigDict
-    labels: tuple[str, ...]
-    ct: CtSettings
-    fill_seed: int
-    data_fingerprint: str
-    version: str
-    trained_on: Mapping[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "config": json.loads(self.config.to_json()),
-            "labels": list(self.labels),
-            "ct": self.ct.to_dict(),
-            "fill_seed": self.fill_seed,
-            "data_fingerprint": self.data_fingerprint,
-            "version": self.version,
-            "trained_on": self.trained_on,
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Meta:
-        return cls(
-            config=ml_collections.ConfigDict(values["config"]),
-            labels=tuple(values["labels"]),
-            ct=CtSettings.from_dict(values["ct"]),
-            fill_seed=values["fill_seed"],
-            data_fingerprint=values["data_fingerprint"],
-            version=values["version"],
-            # Checkpoints of earlier versions do not say.
-            trained_on=values.get("trained_on"),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class BackboneMeta:
-    """What must be known of weights of some parts of a model, from which training can start.
-
-    Attributes:
-      architecture: of the backbone.
-      width: channels of the backbone's first stage.
-      parts: names of the parts among a model's parameters, such as `backbone`.
-      source: the name of the file from which they were converted.
-      version: of drenet_jax.
-    """
-
-    architecture: str
-    width: int
-    parts: tuple[str, ...]
-    source: str
-    version: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"format": FORMAT, **dataclasses.asdict(self), "parts": list(self.parts)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BackboneMeta:
-        fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-        return cls(**fields | {"parts": tuple(values["parts"])})
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class KnownSlices:
-    """Digests of the slices that weights know, those of earlier runs that they come from too.
-
-    Attributes:
-      trained: uint64 [N], of the slices that they were trained on, ascending.
-      chosen: uint64 [N], of the slices by which they were chosen (validation), ascending.
-    """
-
-    trained: np.ndarray
-    chosen: np.ndarray
-
-    @classmethod
-    def none(cls) -> KnownSlices:
-        return cls(np.empty(0, np.uint64), np.empty(0, np.uint64))
-
-    @property
-    def all(self) -> np.ndarray:
-        return np.union1d(self.trained, self.chosen)
-
-    def __or__(self, other: KnownSlices) -> KnownSlices:
-        return KnownSlices(
-            np.union1d(self.trained, other.trained), np.union1d(self.chosen, other.chosen)
-        )
 
 
 class Checkpoints:
@@ -168,17 +68,14 @@ class Checkpoints:
           read_only: touch nothing, since a run may be writing there.
         """
         self._folder = Path(workdir).absolute() / "checkpoints"
+        self._metadata: dict[int, dict[str, Any]] = {}  # by step; a written step never changes
         _silence_closed_loops()
-        with self._read(None), _without_read_only_warning():
+        with translate_read_errors(self._folder, None), _without_read_only_warning():
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 item_handlers={
-                    "weights": ocp.StandardCheckpointHandler(),
-                    "optimizer": ocp.StandardCheckpointHandler(),
-                    "progress": ocp.JsonCheckpointHandler(),
-                    "meta": ocp.JsonCheckpointHandler(),
-                    "validation": ocp.JsonCheckpointHandler(),
-                    "digests": ocp.StandardCheckpointHandler(),
+                    **{name: ocp.StandardCheckpointHandler() for name in _ARRAYS},
+                    **{name: ocp.JsonCheckpointHandler() for name in _JSON},
                 },
                 options=ocp.CheckpointManagerOptions(
                     best_fn=selection_key,
@@ -228,8 +125,8 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int:
-        """The step with the best validation figures, or the latest where none was validated."""
-        with self._read(None):
+        """The step with the best validation metrics, or the latest where none was validated."""
+        with translate_read_errors(self._folder, None):
             step = self._manager.best_step()
             return self._manager.latest_step() if step is None else step
 
@@ -250,7 +147,7 @@ class Checkpoints:
           step: updates made so far; above the latest one.
           weights: `{"params", "batch_stats"}`.
           optimizer: everything else that a run needs to go on; None: there is no run.
-          meta: the account.
+          meta: how to use the weights.
           metrics: of the validation: `auc` (of persons, or None) and `cross_entropy` (of slices);
             `NOT_VALIDATED` if there was none.
           progress: JSON that the run needs to go on; None: there is no run.
@@ -265,14 +162,14 @@ class Checkpoints:
         texts = {"progress": progress, "validation": validation}
         arrays = {name: tree for name, tree in arrays.items() if tree is not None}
         texts = {name: dict(value) for name, value in texts.items() if value is not None}
-        sums = {name: _checksum(tree) for name, tree in arrays.items()}
-        sums |= {name: _text_checksum(value) for name, value in texts.items()}
-        sums["metrics"] = _text_checksum(dict(metrics))
-        account = {**meta.to_dict(), _CHECKSUMS: sums}
-        account[_CHECKSUMS] = {**sums, "meta": _text_checksum(account)}
+        sums = {name: tree_checksum(tree) for name, tree in arrays.items()}
+        sums |= {name: json_checksum(value) for name, value in texts.items()}
+        sums["metrics"] = json_checksum(dict(metrics))
+        metadata = {**meta.to_dict(), _CHECKSUMS: sums}
+        metadata[_CHECKSUMS] = {**sums, "meta": json_checksum(metadata)}
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in texts.items()}
-        items["meta"] = ocp.args.JsonSave(account)
+        items["meta"] = ocp.args.JsonSave(metadata)
         args = ocp.args.Composite(**items)
         saved = self._manager.save(step, args=args, metrics=dict(metrics))
         # Orbax says nothing when a step lies below the latest.
@@ -283,40 +180,35 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def meta(self, step: int) -> Meta:
-        """The account of a checkpoint of a whole model.
+        """The metadata of a checkpoint of a whole model.
 
         Raises:
           InputError: it holds parts of a model only, or another version wrote it.
         """
-        account = self.account(step)
-        if isinstance(account, BackboneMeta):
+        metadata = self.metadata(step)
+        if isinstance(metadata, BackboneMeta):
             raise InputError(
-                f"{self._folder.parent} holds only the {' and the '.join(account.parts)} of a "
-                f"model ({account.architecture} of {account.source}); train one that starts from "
+                f"{self._folder.parent} holds only the {' and the '.join(metadata.parts)} of a "
+                f"model ({metadata.architecture} of {metadata.source}); train one that starts from "
                 "it, with --config.init.weights."
             )
-        return account
+        return metadata
 
-    def account(self, step: int) -> Meta | BackboneMeta:
+    def metadata(self, step: int) -> Meta | BackboneMeta:
         """As `meta`, of parts of a model too."""
-        values = self._account(step)
+        values = self._saved_metadata(step)
         if values.get("format") != FORMAT:
             raise InputError(
                 f"{self._folder / str(step)} was written by another version of drenet_jax; "
                 "train again, or use that version."
             )
         kind = BackboneMeta if "parts" in values else Meta
-        with self._read(step):
+        with translate_read_errors(self._folder, step):
             return kind.from_dict(values)
 
-    def figures(self, step: int) -> dict[str, float | None]:
+    def metrics(self, step: int) -> dict[str, float | None]:
         """The `metrics` that `save` was given."""
-        wanted = self._checksums(step).get("metrics")
-        with self._read(step):
-            result = dict(self._manager.metrics(step))
-            if wanted is not None and _text_checksum(result) != wanted:
-                raise _Changed("the metrics are not those that were saved")
-        return result
+        return self._verified(step, "metrics", lambda: dict(self._manager.metrics(step)))
 
     def weights(self, step: int, shapes: PyTree) -> PyTree:
         """Weights as NumPy arrays.
@@ -334,34 +226,6 @@ class Checkpoints:
         """Raises InputError unless the weights have these names and shapes."""
         self._check(step, "weights", shapes)
 
-    def optimizer(self, step: int, shapes: PyTree) -> PyTree:
-        """What `save` was given as `optimizer`, as NumPy arrays."""
-        return self._restore(step, "optimizer", shapes)
-
-    def progress(self, step: int) -> dict[str, Any]:
-        """What `save` was given as `progress`."""
-        return self._text(step, "progress")
-
-    def validation(self, step: int) -> dict[str, Any] | None:
-        """What `save` was given as `validation`."""
-        there = (self._folder / str(step) / "validation").is_dir()
-        if not there and "validation" not in self._checksums(step):
-            return None
-        return self._text(step, "validation")
-
-    def digests(self, step: int) -> KnownSlices | None:
-        """What `save` was given as `digests`."""
-        there = (self._folder / str(step) / "digests").is_dir()
-        if not there and "digests" not in self._checksums(step):
-            return None
-        shapes = self._shapes(step, "digests").tree
-        arrays = self._restore(
-            step,
-            "digests",
-            {name: jax.ShapeDtypeStruct(shape.shape, np.uint64) for name, shape in shapes.items()},
-        )
-        return dataclasses.replace(KnownSlices.none(), **arrays)
-
     def weight_shapes(self, step: int) -> PyTree:
         """Shapes and types of the weights that a checkpoint holds."""
         return jax.tree.map(
@@ -370,129 +234,80 @@ class Checkpoints:
             is_leaf=lambda x: hasattr(x, "shape"),
         )
 
+    def optimizer(self, step: int, shapes: PyTree) -> PyTree:
+        """What `save` was given as `optimizer`, as NumPy arrays."""
+        return self._restore(step, "optimizer", shapes)
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """What `save` was given as `progress`."""
+        return self._json(step, "progress")
+
+    def validation(self, step: int) -> dict[str, Any] | None:
+        """What `save` was given as `validation`."""
+        return self._json(step, "validation") if self._has(step, "validation") else None
+
+    def digests(self, step: int) -> KnownSlices | None:
+        """What `save` was given as `digests`."""
+        if not self._has(step, "digests"):
+            return None
+        shapes = {
+            name: jax.ShapeDtypeStruct(shape.shape, np.uint64)
+            for name, shape in self._shapes(step, "digests").tree.items()
+        }
+        return dataclasses.replace(KnownSlices.none(), **self._restore(step, "digests", shapes))
+
+    def _has(self, step: int, item: str) -> bool:
+        # An item that was saved and is gone from the disk is damage, not absence.
+        return (self._folder / str(step) / item).is_dir() or item in self._checksums(step)
+
     def _restore(self, step: int, item: str, shapes: PyTree) -> PyTree:
-        # Orbax tells a mismatch in thousands of lines.
+        # Orbax describes a mismatch in thousands of lines.
         self._check(step, item, shapes)
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
-        wanted = self._checksums(step).get(item)
-        with self._read(step):
-            result = self._manager.restore(step, args=args)[item]
-            if wanted is not None and _checksum(result) != wanted:
-                raise _Changed(f"the {item} are not those that were saved")
+        return self._verified(step, item, lambda: self._manager.restore(step, args=args)[item])
+
+    def _json(self, step: int, item: str) -> dict[str, Any]:
+        args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+        return self._verified(step, item, lambda: self._manager.restore(step, args=args)[item])
+
+    def _verified(self, step: int, item: str, read: Callable[[], Any]) -> Any:
+        """What `read` returns, if it is what was saved."""
+        expected = self._checksums(step).get(item)
+        checksum = tree_checksum if item in _ARRAYS else json_checksum
+        with translate_read_errors(self._folder, step):
+            result = read()
+            # Checkpoints of earlier versions have no checksums.
+            if expected is not None and checksum(result) != expected:
+                raise ItemChanged(f"the item {item} is not what was saved")
         return result
 
     def _check(self, step: int, item: str, shapes: PyTree) -> None:
         check_shapes(self._shapes(step, item), shapes, str(self._folder / str(step) / item))
 
     def _shapes(self, step: int, item: str) -> PyTree:
-        with self._read(step):
+        with translate_read_errors(self._folder, step):
             shapes = self._manager.item_metadata(step)[item]
             if shapes is None:
-                raise _Changed(f"the {item} are gone")
+                raise ItemChanged(f"the item {item} is gone")
         return shapes
 
-    def _account(self, step: int) -> dict[str, Any]:
+    def _saved_metadata(self, step: int) -> dict[str, Any]:
         """The item `meta`, as it was written."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        with self._read(step):
-            values = self._manager.restore(step, args=args)["meta"]
-            sums = values.get(_CHECKSUMS)
-            # Checkpoints of earlier versions have none.
-            if sums is not None:
-                others = {name: item for name, item in sums.items() if name != "meta"}
-                if _text_checksum({**values, _CHECKSUMS: others}) != sums["meta"]:
-                    raise _Changed("the item meta is not what was saved")
-        return values
+        if step not in self._metadata:
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            with translate_read_errors(self._folder, step):
+                values = self._manager.restore(step, args=args)["meta"]
+                checksums = values.get(_CHECKSUMS)
+                if checksums is not None:
+                    others = {name: value for name, value in checksums.items() if name != "meta"}
+                    if json_checksum({**values, _CHECKSUMS: others}) != checksums["meta"]:
+                        raise ItemChanged("the item meta is not what was saved")
+            self._metadata[step] = values
+        return self._metadata[step]
 
     def _checksums(self, step: int) -> Mapping[str, int]:
-        return self._account(step).get(_CHECKSUMS) or {}
-
-    def _text(self, step: int, item: str) -> dict[str, Any]:
-        """An item of JSON."""
-        args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
-        wanted = self._checksums(step).get(item)
-        with self._read(step):
-            values = self._manager.restore(step, args=args)[item]
-            if wanted is not None and _text_checksum(values) != wanted:
-                raise _Changed(f"the item {item} is not what was saved")
-        return values
-
-    def _step_without_metrics(self) -> int | None:
-        """The step that Orbax stumbles over when it reads the metrics of all, if there is one."""
-        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
-            if folder.name.isdigit():
-                try:
-                    json.loads((folder / "metrics" / "metrics").read_text(encoding="utf-8"))
-                except (OSError, ValueError):
-                    return int(folder.name)
-        return None
-
-    @contextlib.contextmanager
-    def _read(self, step: int | None) -> Iterator[None]:
-        """Turns whatever goes wrong while a checkpoint is read into an InputError.
-
-        Orbax, tensorstore and JSON each have errors of their own, of many kinds, for a file that is
-        cut, changed or gone.
-        """
-        try:
-            yield
-        except (InputError, MemoryError):
-            raise
-        except Exception as error:
-            if isinstance(error, PermissionError):
-                raise InputError(
-                    f"{error.filename or self._folder} cannot be read ({error.strerror}); change "
-                    "its permissions, or name another folder."
-                ) from error
-            raise InputError(self._damage(step, error)) from error
-
-    def _damage(self, step: int | None, error: Exception) -> str:
-        """A sentence that says which checkpoint is damaged, and what can be done."""
-        if step is None:
-            step = self._step_without_metrics()
-        place = self._folder if step is None else self._folder / str(step)
-        if not place.exists():
-            return (
-                f"{place} was removed while it was read, as a run does that goes on there; call "
-                "again."
-            )
-        why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        if len(why) > _LONGEST_REASON:
-            why = f"{why[:_LONGEST_REASON]}..."
-        others = sorted(
-            (int(path.name) for path in self._folder.iterdir() if path.name.isdigit()), reverse=True
-        )
-        others = [str(other) for other in others if other != step]
-        remedy = "restore it from a copy, or make it anew (train with --fresh, or convert_weights)"
-        if step is not None and others:
-            remedy = (
-                f"restore it from a copy, or remove this folder, so that {' or '.join(others)} "
-                "beside it is taken"
-            )
-        return f"the checkpoint {place} is damaged ({why}); {remedy}."
-
-
-class _Changed(Exception):
-    """An item is not what was saved."""
-
-
-def _checksum(tree: PyTree) -> int:
-    """CRC-32 of the names, types and bytes of a tree's arrays."""
-    result = 0
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
-        array = np.ascontiguousarray(leaf)
-        head = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
-        result = zlib.crc32(head.encode(), result)
-        # Types that NumPy does not know, as bfloat16, give no buffer themselves.
-        result = zlib.crc32(array.reshape(-1).view(np.uint8), result)
-    return result
-
-
-def _text_checksum(values: Mapping[str, Any]) -> int:
-    """CRC-32 of what is written as JSON."""
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+        return self._saved_metadata(step).get(_CHECKSUMS) or {}
 
 
 def _silence_closed_loops() -> None:
@@ -550,50 +365,11 @@ def save_converted(
     Args:
       folder: made if needed; `Checkpoints.of` reads it.
       weights: `{"params", "batch_stats"}`, of a whole model or of the parts that `meta` names.
-      meta: the account.
+      meta: how to use the weights.
     """
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(0, weights, None, meta, NOT_VALIDATED)
         checkpoints.wait()
-
-
-def check_shapes(
-    arrays: PyTree,
-    wanted: PyTree,
-    where: str,
-    fix: str = "use the config with which the weights were made",
-) -> None:
-    """Compares two trees of arrays (or of their shapes) by name.
-
-    Args:
-      arrays: what there is.
-      wanted: what there should be.
-      where: `found` is, for the message.
-      fix: the advice for the error message.
-
-    Raises:
-      InputError: one sentence that lists every missing, extra and wrongly shaped array.
-    """
-    arrays, wanted = _named_shapes(arrays), _named_shapes(wanted)
-    faults = [
-        *(f"{name} is missing" for name in wanted if name not in arrays),
-        *(f"{name} is not expected" for name in arrays if name not in wanted),
-        *(
-            f"{name} has shape {arrays[name]} instead of {shape}"
-            for name, shape in wanted.items()
-            if name in arrays and arrays[name] != shape
-        ),
-    ]
-    if faults:
-        raise InputError(f"{where} does not fit the model: {'; '.join(faults)}; {fix}.")
-
-
-def _named_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
 
 
 def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:

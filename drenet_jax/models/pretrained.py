@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,9 +14,10 @@ import numpy as np
 from drenet_jax.errors import InputError
 from drenet_jax.models import classifier
 from drenet_jax.models.backbones import densenet, vgg
-from drenet_jax.models.build import Model, build_model, variable_shapes
-from drenet_jax.models.checkpoints import Checkpoints, Meta, check_shapes
-from drenet_jax.models.drenet import PASSES, DRENet
+from drenet_jax.models.build import build_model, variable_shapes
+from drenet_jax.models.checkpoint_integrity import check_shapes
+from drenet_jax.models.drenet import PASSES
+from drenet_jax.models.state_dicts import is_counter
 
 BACKBONES = classifier.ARCHITECTURES
 WHOLE_MODELS = ("nts_net", "drenet_authors")
@@ -30,18 +27,6 @@ PUBLISHED_WIDTH = 64
 
 # What may be left out of a whole model: it has as many rows as the classes of its training.
 CLASS_HEADS = ("raw_head", "part_head", "concat_head")
-
-_TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
-_WRAPPERS = ("net_state_dict", "state_dict", "model")
-
-_SAFETENSORS_TYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": jnp.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-}
 
 # Flax's leaf -> PyTorch's.
 _LEAVES = {
@@ -65,124 +50,6 @@ _WHOLE_MODEL_PARTS = {
 # Children of torchvision's ResNet by number, as a Sequential of them names them (RadImageNet).
 _RESNET_CHILDREN = {"0": "conv1", "1": "bn1", **{str(3 + i): f"layer{i}" for i in range(1, 5)}}
 _RESNET_CHILDREN["9"] = "fc"
-
-_HOW_TO_SAVE = "give what torch.save(network.state_dict(), ...) wrote"
-
-
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file of PyTorch weights by their names.
-
-    A state dict inside a dictionary (`net_state_dict`, `state_dict`, `model`) is taken out of it,
-    the prefix `module.` of DataParallel is removed, and counters of batches are dropped.
-
-    Args:
-      path: a `.safetensors` file, for which PyTorch is not needed, or a `.pth`, `.pt` or `.ckpt`
-        file, of which arrays and plain values alone are loaded: a pickle can run code.
-
-    Returns:
-      float32 arrays, in PyTorch's layout.
-
-    Raises:
-      InputError: there is no such file, it is damaged, holds something else than arrays, or needs
-        a package that is not installed.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in (".safetensors", *_TORCH_SUFFIXES):
-        raise InputError(
-            f"{path} is no file of weights that can be read; give one that ends in .safetensors, "
-            f"{', '.join(_TORCH_SUFFIXES[:-1])} or {_TORCH_SUFFIXES[-1]}."
-        )
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is no file; name a file of weights.")
-    arrays = _read_safetensors(path) if suffix == ".safetensors" else _read_torch(path)
-    if all(name.startswith("module.") for name in arrays):
-        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
-    arrays = {name: array for name, array in arrays.items() if not _is_counter(name)}
-    if not arrays:
-        raise InputError(f"{path} holds no arrays; {_HOW_TO_SAVE}.")
-    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        from safetensors import SafetensorError, deserialize
-    except ImportError as error:
-        raise InputError(
-            f"{path} needs the package safetensors; install it by pip install safetensors."
-        ) from error
-    try:
-        # Not safetensors.numpy, which does not know bfloat16. The order differs from call to call.
-        entries = sorted(deserialize(path.read_bytes()), key=lambda entry: entry[0])
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or cut off ({error}); fetch it again.") from error
-    unknown = sorted({entry["dtype"] for _, entry in entries} - _SAFETENSORS_TYPES.keys())
-    if unknown:
-        raise InputError(
-            f"{path} holds arrays of the types {', '.join(unknown)}; give weights in float32, "
-            "float16 or bfloat16."
-        )
-    return {
-        name: np.frombuffer(entry["data"], _SAFETENSORS_TYPES[entry["dtype"]]).reshape(
-            entry["shape"]
-        )
-        for name, entry in entries
-    }
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f"{path} needs PyTorch to be read; install the extra `convert` by "
-            "pip install 'drenet_jax[convert]', or give a .safetensors file."
-        ) from error
-    # A figure of the validation is often kept beside the weights.
-    numpy_scalars = [
-        (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-        (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-        np.dtype,
-        *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.bool_)),
-    ]
-    try:
-        with torch.serialization.safe_globals(numpy_scalars), warnings.catch_warnings():
-            # Of what is refused right after.
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # PyTorch's unpickler fails on a damaged file in whatever way the bytes have it.
-        raise InputError(f"{path} {_why_unread(error)}.") from error
-    state_dict = _unwrapped(content)
-    if not isinstance(state_dict, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor)
-        for name, tensor in state_dict.items()
-    ):
-        raise InputError(f"{path} is no state dict (names with their arrays); {_HOW_TO_SAVE}.")
-    floats = {
-        # NumPy has no bfloat16 of its own.
-        name: tensor.detach().float() if tensor.is_floating_point() else tensor
-        for name, tensor in state_dict.items()
-    }
-    return {name: tensor.numpy() for name, tensor in floats.items()}
-
-
-def _unwrapped(content: object) -> object:
-    if isinstance(content, Mapping):
-        for name in _WRAPPERS:
-            if isinstance(content.get(name), Mapping):
-                return content[name]
-    return content
-
-
-def _why_unread(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):
-        # The end of a file may be missing in the middle of a name.
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks for {named[1]}" if named else "is a pickle of something else than arrays"
-        return f"was refused, since it {what}, which may run code, or is damaged; {_HOW_TO_SAVE}"
-    if "TorchScript" in str(error):
-        return f"is a TorchScript program; {_HOW_TO_SAVE}"
-    return "is damaged or cut off; fetch it again"
 
 
 def to_flax(
@@ -325,7 +192,7 @@ def _other_architecture(state_dict: Mapping[str, np.ndarray], architecture: str)
         names = {
             _torchvision_name(name, other)
             for name in state_dict
-            if name not in heads and not _is_counter(name)
+            if name not in heads and not is_counter(name)
         }
         leaves, _ = jax.tree_util.tree_flatten_with_path(_backbone_shapes(other))
         if names == {_backbone_name(other, [key.key for key in path[1:]]) for path, _ in leaves}:
@@ -337,10 +204,6 @@ def _classes(state_dict: Mapping[str, np.ndarray]) -> int:
     """The number of classes of a whole model; 1 if its heads are missing (reported later)."""
     biases = (f"{_WHOLE_MODEL_PARTS[head]}.bias" for head in reversed(CLASS_HEADS))
     return next((len(state_dict[name]) for name in biases if np.ndim(state_dict.get(name))), 1)
-
-
-def _is_counter(name: str) -> bool:
-    return name.rpartition(".")[2] == "num_batches_tracked"
 
 
 def _torchvision_name(name: str, architecture: str) -> str:
@@ -411,7 +274,7 @@ def _fill(
     }
     arrays: dict[str, np.ndarray] = {}
     for name, array in state_dict.items():
-        if _is_counter(name):
+        if is_counter(name):
             continue
         # Unexpected arrays are reported by their original name.
         known = rename(name) if rename(name) in wanted else name
@@ -452,112 +315,3 @@ def _channel_last(kernel: np.ndarray, cells: int) -> np.ndarray:
     _, n_out = kernel.shape
     by_axis = kernel.reshape(-1, cells, cells, n_out)
     return by_axis.transpose(1, 2, 0, 3).reshape(-1, n_out)
-
-
-def start_from(
-    folder: str | os.PathLike[str],
-    model: Model,
-    variables: dict[str, Any],
-    labels: Sequence[str],
-    *,
-    parts: str = "all",
-) -> dict[str, Any]:
-    """The first variables of a run that starts from weights which are there already.
-
-    Weights of a whole model are taken as they are. Weights of some parts (a backbone that
-    `convert_weights` made) go into their places in `variables`.
-
-    Args:
-      folder: `config.init.weights`: a workdir, or what `convert_weights` wrote.
-      model: that is to be trained.
-      variables: of `model`, freshly drawn (`build.init_variables`).
-      labels: of the data.
-      parts: `config.init.parts`: "all", or "backbone" to take nothing else, which may come from
-        another kind of model, or from one with other labels.
-
-    Returns:
-      variables of `model`.
-
-    Raises:
-      InputError: `folder` holds no weights, or they do not fit the model or the labels.
-    """
-    flag = f"--config.init.weights={folder}"
-    with Checkpoints.of(folder, flag="--config.init.weights") as source:
-        step = source.best_step
-        account = source.account(step)
-        whole = isinstance(account, Meta)
-        if whole and parts == "all":
-            if tuple(labels) != account.labels:
-                theirs = ", ".join(account.labels)
-                raise InputError(
-                    f"{flag} has the labels {theirs}, the data have {', '.join(labels)}; "
-                    f"prepare the data with --labels={','.join(account.labels)}."
-                )
-            known, wanted = _of_passes(source.weight_shapes(step)), _of_passes(variables)
-            if known - wanted:
-                raise InputError(
-                    f"{flag} has statistics of each pass's own; set "
-                    "--config.model.batch_statistics=per_pass to take them, or "
-                    "--config.init.parts=backbone to take the backbone alone."
-                )
-            shapes = {
-                collection: {part: tree[part] for part in tree if part not in wanted - known}
-                for collection, tree in variables.items()
-            }
-            return _for_every_pass(source.weights(step, shapes), variables)
-        if whole:
-            result = backbone_architecture(account.config), account.config.model.width
-        else:
-            result = account.architecture, account.width
-        # The field of the config that names the architecture.
-        field = "backbone" if isinstance(model, DRENet) else "name"
-        wanted = model.backbone if isinstance(model, DRENet) else model.architecture, model.width
-        if result != wanted:
-            raise InputError(
-                f"{flag} is of a {result[0]} of width {result[1]}, but "
-                f"--config.model.{field}={wanted[0]} and --config.model.width={model.width}; "
-                "set both to what the weights are, or name other weights."
-            )
-        if parts == "backbone":
-            theirs = source.weights(step, source.weight_shapes(step))
-            taken = _backbone_alone(theirs, variables)
-            check_shapes(taken, _backbone_alone(variables, theirs), flag)
-        else:
-            shapes = {
-                collection: {part: tree[part] for part in account.parts if part in tree}
-                for collection, tree in variables.items()
-            }
-            taken = source.weights(step, shapes)
-    taken = _for_every_pass(taken, variables)
-    return {collection: tree | taken[collection] for collection, tree in variables.items()}
-
-
-def _of_passes(variables: dict[str, Any]) -> set[str]:
-    """The passes after the first that have statistics of their own."""
-    # VGG has no batch statistics.
-    return set(PASSES[1:]) & variables.get("batch_stats", {}).keys()
-
-
-def _for_every_pass(taken: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-    """Weights that know one kind of image are the start of every pass of `variables`."""
-    missing = _of_passes(variables) - _of_passes(taken)
-    if not missing:
-        return taken
-    statistics = taken["batch_stats"]
-    return {**taken, "batch_stats": statistics | dict.fromkeys(missing, statistics["backbone"])}
-
-
-def backbone_architecture(config: ml_collections.ConfigDict) -> str:
-    """One of `BACKBONES`: that of the model which `config.model` describes."""
-    return config.model.backbone if config.model.name == "drenet" else config.model.name
-
-
-def _backbone_alone(variables: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """What belongs to the backbone, its statistics of each pass that both have."""
-    return {
-        # VGG has no batch statistics.
-        collection: {
-            part: tree[part] for part in PASSES if part in tree and part in others[collection]
-        }
-        for collection, tree in variables.items()
-    }

@@ -15,7 +15,7 @@ from drenet_jax.data.batches import FILLS
 from drenet_jax.data.records import PreparedData
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import MetricSettings
-from drenet_jax.models.checkpoints import Meta
+from drenet_jax.models.checkpoint_metadata import Meta
 
 _GROUPS = ("seed", "data", "model", "optimizer", "train", "init", "evaluation")
 _CHOICES = {"data.fill": FILLS, "init.parts": ("all", "backbone")}

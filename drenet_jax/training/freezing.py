@@ -13,7 +13,7 @@ import ml_collections
 
 from drenet_jax.errors import InputError
 from drenet_jax.models.backbones import densenet, resnet, vgg
-from drenet_jax.models.pretrained import backbone_architecture
+from drenet_jax.models.warm_start import backbone_architecture
 
 PyTree = Any
 

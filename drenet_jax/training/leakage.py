@@ -11,7 +11,8 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.duplicates import named_persons
 from drenet_jax.data.records import PreparedData
 from drenet_jax.errors import InputError
-from drenet_jax.models.checkpoints import Checkpoints, KnownSlices
+from drenet_jax.models.checkpoint_metadata import KnownSlices
+from drenet_jax.models.checkpoints import Checkpoints
 
 
 def known_slices(config: ml_collections.ConfigDict, data: PreparedData) -> KnownSlices:

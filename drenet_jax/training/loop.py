@@ -23,7 +23,8 @@ from drenet_jax.evaluation.decisions import positive_class
 from drenet_jax.evaluation.scoring import SliceScorer
 from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.models.build import Model, build_model, init_variables
-from drenet_jax.models.pretrained import start_from
+from drenet_jax.models.checkpoint_metadata import KnownSlices, Meta
+from drenet_jax.models.warm_start import start_from
 from drenet_jax.output_files import is_disk_full, locked_folder
 from drenet_jax.training.config_checks import check_config, check_groups, check_same_run
 from drenet_jax.training.leakage import known_slices
@@ -102,7 +103,7 @@ def train_and_evaluate(
         lines = read_lines(workdir / METRICS_FILE, start)
         if start >= last_step or is_out_of_patience(lines, config.train.patience_epochs):
             print(f"{workdir} has made its {start} steps; nothing is left to do.")
-            return checkpoints.figures(start)
+            return checkpoints.metrics(start)
 
         # 2. Replication over the devices.
         make_step = make_train_step(model, optimizer, schedule, config, class_weights=class_weights)
@@ -187,11 +188,11 @@ def _validation_steps(config: ml_collections.ConfigDict, n: int, last_step: int)
     return {math.ceil(epoch * n / config.data.batch_size) for epoch in epochs} | {last_step}
 
 
-def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> ckpt.Meta:
+def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> Meta:
     config = config.copy_and_resolve_references()
     # Absolute, since evaluate may be called from another folder.
     config.data.dir = str(data.path.resolve())
-    return ckpt.Meta(
+    return Meta(
         config=config,
         labels=data.labels,
         ct=data.ct,
@@ -287,10 +288,10 @@ def _save(
     checkpoints: ckpt.Checkpoints,
     step: int,
     replicated: TrainState,
-    meta: ckpt.Meta,
+    meta: Meta,
     validated: Validation,
     since_validation: Mapping[str, list[float]],
-    known: ckpt.KnownSlices,
+    known: KnownSlices,
 ) -> None:
     state = parallel.to_host(replicated)
     record = validated.experience

@@ -34,7 +34,7 @@ def test_the_figures_kept_with_the_checkpoint_are_those_of_its_evaluation(traine
         settings=MetricSettings.from_config(config.evaluation),
     )
     with Checkpoints.of(trained, flag="--workdir") as checkpoints:
-        kept = checkpoints.figures(checkpoints.best_step)
+        kept = checkpoints.metrics(checkpoints.best_step)
     logged = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["validation"]
     assert kept == logged
     assert metrics["person"]["auc"]["value"] == pytest.approx(kept["auc"], abs=1e-12)

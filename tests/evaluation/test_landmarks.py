@@ -26,7 +26,7 @@ from drenet_jax.ct.window import window
 from drenet_jax.evaluation.overlays import layers
 from drenet_jax.evaluation.pipeline import PersonPipeline
 from drenet_jax.evaluation.predictor import Predictor
-from drenet_jax.models.checkpoints import Meta
+from drenet_jax.models.checkpoint_metadata import Meta
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "drenet.py"
 SQUARE_HU = 900

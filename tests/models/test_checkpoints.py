@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from drenet_jax.errors import InputError
-from drenet_jax.models.checkpoints import Checkpoints, Meta, check_shapes
+from drenet_jax.models.checkpoint_integrity import check_shapes
+from drenet_jax.models.checkpoint_metadata import Meta
+from drenet_jax.models.checkpoints import Checkpoints
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_the_best_and_the_latest_are_kept(figures, best, meta, tmp_path):
     with Checkpoints.of(tmp_path, flag="--workdir") as checkpoints:
         assert checkpoints.best_step == best
         assert checkpoints.latest_step == 3
-        assert checkpoints.figures(3) == dict(
+        assert checkpoints.metrics(3) == dict(
             zip(("auc", "cross_entropy"), figures[3], strict=True)
         )
     kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}

@@ -15,7 +15,7 @@ from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.models.build import build_model, init_variables
 from drenet_jax.models.checkpoints import Checkpoints
-from drenet_jax.models.pretrained import start_from
+from drenet_jax.models.warm_start import start_from
 from drenet_jax.training.loop import train_and_evaluate
 
 

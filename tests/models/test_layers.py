@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drenet_jax.models import layers
+from drenet_jax.models import custom_gradients, layers
+from drenet_jax.models.norm import BatchNorm
 
 DEVICES = 2
 
@@ -47,7 +48,7 @@ def _batch_norm(kind: type[nn.Module], **options) -> dict:
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_a_batch_norm_is_flaxs_over_all_devices(platform, double):
-    ours = _batch_norm(layers.BatchNorm, platform=platform)
+    ours = _batch_norm(BatchNorm, platform=platform)
     flaxs = _batch_norm(nn.BatchNorm)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, flaxs)
     assert np.abs(ours["images"]).max() > 0.1
@@ -55,9 +56,9 @@ def test_a_batch_norm_is_flaxs_over_all_devices(platform, double):
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_batch_norms_gradient_can_be_taken_from_outside_the_mapped_pass(platform):
-    norm = layers.BatchNorm(use_running_average=False, axis_name="devices", platform=platform)
+    norm = BatchNorm(use_running_average=False, axis_name="devices", platform=platform)
     images = jax.random.normal(jax.random.key(0), (DEVICES, 2, 3, 3, 4))
-    variables = layers.BatchNorm(use_running_average=True).init(jax.random.key(1), images[0])
+    variables = BatchNorm(use_running_average=True).init(jax.random.key(1), images[0])
 
     def loss(images):
         mapped = jax.vmap(
@@ -73,7 +74,7 @@ def test_batch_norms_gradient_can_be_taken_from_outside_the_mapped_pass(platform
 @pytest.mark.parametrize("with_shortcut", [False, True])
 def test_what_follows_a_batch_norm_is_computed_with_it(relu, with_shortcut, platform, double):
     images, shortcut = jax.random.normal(jax.random.key(0), (2, 4, 5, 6, 3), jnp.float64)
-    ours = layers.BatchNorm(use_running_average=False, platform=platform)
+    ours = BatchNorm(use_running_average=False, platform=platform)
     flaxs = nn.BatchNorm(use_running_average=False, momentum=0.99)
     variables = {
         "params": {"scale": jnp.array([-0.7, 0.3, 2.0]), "bias": jnp.array([0.2, -0.4, 0.1])},
@@ -109,7 +110,7 @@ def test_what_follows_a_batch_norm_is_computed_with_it(relu, with_shortcut, plat
 
 def test_a_batch_norm_at_rest_adds_the_shortcut_before_the_relu():
     images, shortcut = jax.random.normal(jax.random.key(0), (2, 4, 5, 6, 3))
-    norm = layers.BatchNorm(use_running_average=True)
+    norm = BatchNorm(use_running_average=True)
     variables = norm.init(jax.random.key(1), images)
     expected = nn.relu(norm.apply(variables, images) + shortcut)
     np.testing.assert_array_equal(norm.apply(variables, images, shortcut, relu=True), expected)
@@ -123,8 +124,8 @@ def test_the_first_of_equal_maxima_gets_the_gradient_as_in_xla(size, double):
     def gradient(pool):
         return jax.jit(jax.grad(lambda x: jnp.sum(pool(x) * weight)))(images)
 
-    expected = gradient(layers._plain_max_pool)
-    np.testing.assert_allclose(gradient(layers._max_pool), expected, atol=1e-12)
+    expected = gradient(custom_gradients.plain_max_pool)
+    np.testing.assert_allclose(gradient(custom_gradients.max_pool), expected, atol=1e-12)
 
 
 def test_no_gradient_is_lost_where_what_is_pooled_is_computed_twice():
@@ -133,7 +134,7 @@ def test_no_gradient_is_lost_where_what_is_pooled_is_computed_twice():
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 8))
 
     def total(bias):
-        return jnp.sum(layers._max_pool(nn.relu((images - 0.1) * 1.7 + 10 + bias)))
+        return jnp.sum(custom_gradients.max_pool(nn.relu((images - 0.1) * 1.7 + 10 + bias)))
 
     count = layers.max_pool_3x3(images).size
     np.testing.assert_allclose(jax.jit(jax.grad(total))(0.0), count, rtol=1e-6)

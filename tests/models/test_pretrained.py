@@ -28,20 +28,16 @@ from oracles.torch_resnet import ResNet  # noqa: E402
 
 from drenet_jax.errors import InputError  # noqa: E402
 from drenet_jax.models.build import build_model, variable_shapes  # noqa: E402
-from drenet_jax.models.checkpoints import (  # noqa: E402
-    BackboneMeta,
-    Checkpoints,
-    Meta,
-    save_converted,
-)
+from drenet_jax.models.checkpoint_metadata import BackboneMeta, Meta  # noqa: E402
+from drenet_jax.models.checkpoints import Checkpoints, save_converted  # noqa: E402
 from drenet_jax.models.drenet import PASSES  # noqa: E402
 from drenet_jax.models.pretrained import (  # noqa: E402
     class_head_names,
-    read_state_dict,
-    start_from,
     to_flax,
     whole_model_to_flax,
 )
+from drenet_jax.models.state_dicts import read_state_dict  # noqa: E402
+from drenet_jax.models.warm_start import start_from  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1.0, -2.0])}
@@ -213,7 +209,7 @@ def test_without_pytorch_the_extra_is_named_and_safetensors_are_read(tmp_path):
         "import pathlib, sys\n"
         "sys.modules['torch'] = None  # an import of it fails\n"
         "from drenet_jax.errors import InputError\n"
-        "from drenet_jax.models.pretrained import read_state_dict\n"
+        "from drenet_jax.models.state_dicts import read_state_dict\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "print(sorted(read_state_dict(folder / 'weights.safetensors')))\n"
         "try:\n"

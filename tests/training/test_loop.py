@@ -17,7 +17,7 @@ from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, has_checkpoint
-from drenet_jax.models.pretrained import start_from
+from drenet_jax.models.warm_start import start_from
 from drenet_jax.training import loop
 from drenet_jax.training.loop import train_and_evaluate
 from drenet_jax.training.validation import Validation

@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drenet_jax.models.layers import Conv1x1, batch_norm, max_pool_3x3
+from drenet_jax.models.layers import Conv1x1, max_pool_3x3
 from drenet_jax.models.model_outputs import probed
+from drenet_jax.models.norm import batch_norm
 
 # As torchvision draws them. Conv1x1 draws by what goes out; a batch norm follows and undoes it.
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")

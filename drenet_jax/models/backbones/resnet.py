@@ -14,8 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drenet_jax.models.layers import Conv1x1, StemConv, batch_norm, conv3x3, max_pool_3x3
+from drenet_jax.models.layers import Conv1x1, StemConv, conv3x3, max_pool_3x3
 from drenet_jax.models.model_outputs import probed
+from drenet_jax.models.norm import batch_norm
 
 
 class BasicBlock(nn.Module):
