@@ -41,8 +41,9 @@ def build_model(
     # Checkpoints of earlier versions do not say.
     remat = model.get("remat", False)
     _check(not remat or model.name not in vgg.ARCHITECTURES, "remat", remat, "is not for a VGG")
+    frozen_stages = config.train.frozen_stages
     if model.name == "drenet":
-        return _build_drenet(model, classes, remat, platform)
+        return _build_drenet(model, classes, remat, platform, frozen_stages)
     return classifier.Classifier(
         classes=classes,
         architecture=model.name,
@@ -53,11 +54,16 @@ def build_model(
         axis_name=AXIS,
         remat=remat,
         platform=platform,
+        frozen_stages=frozen_stages,
     )
 
 
 def _build_drenet(
-    model: ml_collections.ConfigDict, classes: int, remat: bool, platform: str | None
+    model: ml_collections.ConfigDict,
+    classes: int,
+    remat: bool,
+    platform: str | None,
+    frozen_stages: int,
 ) -> drenet.DRENet:
     # Checkpoints of earlier versions do not say.
     batch_statistics = model.get("batch_statistics", "shared")
@@ -99,6 +105,7 @@ def _build_drenet(
         axis_name=AXIS,
         remat=remat,
         platform=platform,
+        frozen_stages=frozen_stages,
     )
 
 

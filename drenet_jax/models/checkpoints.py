@@ -50,7 +50,7 @@ _CHECKSUMS = "crc32"
 # Orbax's name for a folder that is being written.
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
-# How often it is removed, and after how long again, when writing has failed.
+# Removals of an unfinished checkpoint after a failed write, and the pause between them.
 _REMOVALS = 3
 _REMOVAL_S = 0.2
 

@@ -27,6 +27,7 @@ class Classifier(nn.Module):
       axis_name: the pmap axis of batch statistics.
       remat: of a ResNet or DenseNet; see there.
       platform: see `layers.resolve_platform`.
+      frozen_stages: of the backbone; see `ResNet`.
     """
 
     classes: int
@@ -38,6 +39,7 @@ class Classifier(nn.Module):
     axis_name: str | None
     remat: bool = False
     platform: str | None = None
+    frozen_stages: int = 0
 
     def no_probes(self, batch: int) -> FeatureMaps:
         """The `probes` of a prediction that change nothing."""
@@ -87,5 +89,6 @@ def _backbone(model: Classifier, **place) -> nn.Module:
         model.axis_name,
         model.remat,
         model.platform,
+        model.frozen_stages,
         **place,
     )

@@ -25,15 +25,6 @@ BATCH_STATISTICS = ("shared", "per_pass")
 PASSES = ("backbone", "backbone_crops", "backbone_context")
 
 
-class _Named(nn.Module):
-    """A backbone by its name in the whole model, by which frozen stages are known."""
-
-    backbone: ResNet
-
-    def __call__(self, *args: jax.Array | bool | None) -> tuple[jax.Array, jax.Array]:
-        return self.backbone(*args)
-
-
 class DRENet(nn.Module):
     """Details Relation Extraction network.
 
@@ -59,6 +50,7 @@ class DRENet(nn.Module):
       axis_name: the pmap axis of batch statistics.
       remat: of the backbone; see `ResNet`.
       platform: see `layers.resolve_platform`.
+      frozen_stages: of the backbone; see `ResNet`.
     """
 
     classes: int
@@ -78,6 +70,7 @@ class DRENet(nn.Module):
     axis_name: str | None
     remat: bool = False
     platform: str | None = None
+    frozen_stages: int = 0
 
     def no_probes(self, batch: int) -> FeatureMaps:
         """The `probes` of a prediction that change nothing."""
@@ -170,18 +163,15 @@ class DRENet(nn.Module):
         own = self.variable(
             "batch_stats", PASSES[stream], lambda: self.variables["batch_stats"]["backbone"]
         )
-        result, updated = _Named(_backbone(self, parent=None), parent=None).apply(
-            {
-                "params": {"backbone": self.variables["params"]["backbone"]},
-                "batch_stats": {"backbone": own.value},
-            },
+        result, updated = _backbone(self, parent=None).apply(
+            {"params": self.variables["params"]["backbone"], "batch_stats": own.value},
             pixels,
             train,
             probe,
             mutable=["batch_stats"] if train else [],
         )
         if train:
-            own.value = updated["batch_stats"]["backbone"]
+            own.value = updated["batch_stats"]
         return result
 
     def _context(
@@ -218,6 +208,7 @@ def _backbone(model: DRENet, **place) -> ResNet:
         model.axis_name,
         model.remat,
         model.platform,
+        model.frozen_stages,
         **place,
     )
 

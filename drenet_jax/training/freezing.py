@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 
@@ -49,7 +47,7 @@ def stage_of(architecture: str, module: str) -> int:
 
 
 def frozen_rule(config: ml_collections.ConfigDict) -> Callable[[Sequence[str]], bool]:
-    """Whether the parameter or the module at a path is frozen.
+    """Whether the parameter at a path is frozen.
 
     Raises:
       InputError: `train.frozen_stages` is not from 0 to the backbone's number of stages.
@@ -83,7 +81,10 @@ def optimizer_groups(config: ml_collections.ConfigDict, params: PyTree) -> PyTre
 
 
 def stop_frozen_gradients(config: ml_collections.ConfigDict, params: PyTree) -> PyTree:
-    """The parameters, of which those that are frozen get no gradient, and none is computed."""
+    """The parameters, of which those that are frozen get no gradient, and none is computed.
+
+    Activations keep theirs: that of a weighted context image goes on to the proposal head.
+    """
     is_frozen = frozen_rule(config)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
@@ -91,19 +92,3 @@ def stop_frozen_gradients(config: ml_collections.ConfigDict, params: PyTree) -> 
         ),
         params,
     )
-
-
-def frozen_batch_norms(
-    config: ml_collections.ConfigDict,
-) -> contextlib.AbstractContextManager[None]:
-    """Within it, batch norms of frozen stages use their running statistics, and keep them."""
-    is_frozen = frozen_rule(config)
-
-    def intercept(call, args, kwargs, context):
-        module = context.module
-        if not isinstance(module, nn.BatchNorm) or not is_frozen(module.path):
-            return call(*args, **kwargs)
-        at_rest = module.clone(parent=None, name=None, use_running_average=True)
-        return at_rest.apply(module.variables, *args, **kwargs)
-
-    return nn.intercept_methods(intercept)

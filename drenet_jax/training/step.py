@@ -109,14 +109,13 @@ def make_gradient(
             brightness=config.data.brightness,
         )
         params = freezing.stop_frozen_gradients(config, params)
-        with freezing.frozen_batch_norms(config):
-            outputs, updates = model.apply(
-                {"params": params, "batch_stats": batch_stats},
-                image,
-                train=True,
-                dropout_keys=fold(keys, DROPOUT_STREAM),
-                mutable=["batch_stats"],
-            )
+        outputs, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            image,
+            train=True,
+            dropout_keys=fold(keys, DROPOUT_STREAM),
+            mutable=["batch_stats"],
+        )
         losses = all_losses(outputs, label, class_weights, rank_factor=config.train.rank_factor)
         accuracy = jnp.mean(jnp.argmax(outputs.logits, axis=1) == label)
         return losses["loss"], (updates["batch_stats"], {**losses, "accuracy": accuracy})

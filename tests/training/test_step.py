@@ -12,7 +12,6 @@ from drenet_jax.models.backbones import resnet
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
 from drenet_jax.models.drenet import PASSES
 from drenet_jax.training.freezing import (
-    frozen_batch_norms,
     optimizer_groups,
     stage_count,
     stage_of,
@@ -110,12 +109,12 @@ def test_batch_norms_of_frozen_stages_use_the_statistics_that_they_keep(short_re
 
     def logits(frozen_stages):
         config.train.frozen_stages = frozen_stages
-        with frozen_batch_norms(config):
-            apply = jax.vmap(
-                lambda image: model.apply(variables, image, train=True, mutable=["batch_stats"]),
-                axis_name=parallel.AXIS,
-            )
-            return apply(image[None])[0].logits[0]
+        model = build_model(config, 3)
+        apply = jax.vmap(
+            lambda image: model.apply(variables, image, train=True, mutable=["batch_stats"]),
+            axis_name=parallel.AXIS,
+        )
+        return apply(image[None])[0].logits[0]
 
     np.testing.assert_allclose(logits(4), expected, rtol=1e-5, atol=1e-6)
     assert np.abs(logits(3) - expected).max() > 1e-2
@@ -127,14 +126,13 @@ def test_batch_norms_of_frozen_stages_are_at_rest_in_every_pass(short_resnet, ti
     model = build_model(tiny_config, 3)
     variables = init_variables(model, 0)
     image = np.random.default_rng(0).uniform(size=(4, 96, 96)).astype(np.float32)
-    with frozen_batch_norms(tiny_config):
-        apply = jax.jit(
-            jax.vmap(
-                lambda image: model.apply(variables, image, train=True, mutable=["batch_stats"]),
-                axis_name=parallel.AXIS,
-            )
+    apply = jax.jit(
+        jax.vmap(
+            lambda image: model.apply(variables, image, train=True, mutable=["batch_stats"]),
+            axis_name=parallel.AXIS,
         )
-        updated = jax.tree.map(lambda x: x[0], apply(image[None])[1])
+    )
+    updated = jax.tree.map(lambda x: x[0], apply(image[None])[1])
     before, after = (_named(tree["batch_stats"]) for tree in (variables, updated))
     assert before.keys() == after.keys()
     assert {path[0] for path in before} == set(PASSES)

@@ -68,6 +68,7 @@ class DenseNet(nn.Module):
       axis_name: the pmap axis over which batch statistics are averaged while training.
       remat: whether the backward pass computes each layer anew rather than keep what is inside.
       platform: see `layers.resolve_platform`.
+      frozen_stages: the first so many stages use and keep their running statistics while training.
     """
 
     architecture: str
@@ -76,6 +77,7 @@ class DenseNet(nn.Module):
     axis_name: str | None
     remat: bool = False
     platform: str | None = None
+    frozen_stages: int = 0
 
     @property
     def channels(self) -> int:
@@ -103,7 +105,11 @@ class DenseNet(nn.Module):
         """
         block_sizes = ARCHITECTURES[self.architecture]
         dense_layer = nn.remat(DenseLayer) if self.remat and train else DenseLayer
-        norm = batch_norm(train, self.dtype, self.axis_name, self.platform)
+
+        def norm_of(stage: int) -> Callable[..., nn.Module]:
+            uses_batch = train and stage > self.frozen_stages
+            return batch_norm(uses_batch, self.dtype, self.axis_name, self.platform)
+
         x = nn.Conv(
             self.width,
             (7, 7),
@@ -114,19 +120,21 @@ class DenseNet(nn.Module):
             dtype=self.dtype,
             name="conv0",
         )(images)
-        x = norm(name="norm0")(x, relu=True)
+        x = norm_of(1)(name="norm0")(x, relu=True)
         x = max_pool_3x3(x, self.platform)
         for block, n_layers in enumerate(block_sizes, start=1):
             for layer in range(1, n_layers + 1):
                 x = dense_layer(
                     growth=self.width // 2,
-                    norm=norm,
+                    norm=norm_of(block),
                     dtype=self.dtype,
                     platform=self.platform,
                     name=f"denseblock{block}_denselayer{layer}",
                 )(x)
             if block < len(block_sizes):
-                x = Transition(norm, self.dtype, self.platform, name=f"transition{block}")(x)
-        x = probed(norm(name="norm5")(x, relu=True), probe)
+                x = Transition(
+                    norm_of(block), self.dtype, self.platform, name=f"transition{block}"
+                )(x)
+        x = probed(norm_of(len(block_sizes))(name="norm5")(x, relu=True), probe)
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return x, pooled

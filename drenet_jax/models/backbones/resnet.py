@@ -98,6 +98,7 @@ class ResNet(nn.Module):
       axis_name: the pmap axis over which batch statistics are averaged while training.
       remat: whether the backward pass computes each block anew rather than keep what is inside.
       platform: see `layers.resolve_platform`.
+      frozen_stages: the first so many stages use and keep their running statistics while training.
     """
 
     architecture: str
@@ -106,6 +107,7 @@ class ResNet(nn.Module):
     axis_name: str | None
     remat: bool = False
     platform: str | None = None
+    frozen_stages: int = 0
 
     @property
     def channels(self) -> int:
@@ -133,9 +135,13 @@ class ResNet(nn.Module):
         """
         block, stage_sizes = ARCHITECTURES[self.architecture]
         block = nn.remat(block) if self.remat and train else block
-        norm = batch_norm(train, self.dtype, self.axis_name, self.platform)
+
+        def norm_of(stage: int) -> Callable[..., nn.Module]:
+            uses_batch = train and stage > self.frozen_stages
+            return batch_norm(uses_batch, self.dtype, self.axis_name, self.platform)
+
         x = StemConv(self.width, self.dtype, self.platform, name="conv1")(images)
-        x = norm(name="bn1")(x, relu=True)
+        x = norm_of(1)(name="bn1")(x, relu=True)
         x = max_pool_3x3(x, self.platform)
         # Whoever captures what is between finds it in modules of their own only.
         is_captured = self.is_mutable_collection("intermediates")
@@ -147,7 +153,7 @@ class ResNet(nn.Module):
                     block,
                     features=self.width * 2**stage,
                     stride=2 if stage > 0 and i == 0 else 1,
-                    norm=norm,
+                    norm=norm_of(stage + 1),
                     dtype=self.dtype,
                     platform=self.platform,
                 )
