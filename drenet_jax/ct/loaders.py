@@ -64,7 +64,7 @@ def load_dicom(listing: Listing, series_uid: str = "", nth: int = 0) -> Series:
 
     Raises:
       NoSuchSeries: there is none with the `series_uid`, or no further one.
-      CtError: the slices of one series cannot be told from those of another.
+      CtError: the slices of one series cannot be distinguished from those of another.
     """
     path, source, guard = listing.path, listing.source, listing.guard
     others = [Excluded(name, "a volume beside a DICOM series") for name in listing.volumes]

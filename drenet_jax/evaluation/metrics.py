@@ -161,9 +161,7 @@ class BootstrapResult:
         why = {**other.why, **self.why}
         return BootstrapResult(
             values={
-                name: None if a is None or b is None else a - b
-                for name, a in self.values.items()
-                for b in (other.values[name],)
+                name: _difference(value, other.values[name]) for name, value in self.values.items()
             },
             why=why,
             drawn={name: drawn - other.drawn[name] for name, drawn in self.drawn.items()},
@@ -192,6 +190,10 @@ class BootstrapResult:
         low, high = interval or (None, None)
         metric: Metric = {"value": value, "low": low, "high": high}
         return metric | {"why": why} if why else metric
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
 
 
 def paired_bootstrap(

@@ -7,7 +7,6 @@ random from the lungs.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 
 from drenet_jax.ct.orientation import Box
 from drenet_jax.data.batches import CropGeometry
+from drenet_jax.data.csv_tables import write_rows
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation import statistics
 from drenet_jax.evaluation.decisions import MetricSettings
@@ -175,12 +175,14 @@ def pointing_metrics(
 
 def write_hits(path: str | os.PathLike[str], hits: Sequence[PointingHit]) -> None:
     """Writes `explain.csv`: a row for each slice with a lesion; hits are 1 or 0."""
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in dataclasses.fields(PointingHit))
-        for hit in hits:
-            row = dataclasses.astuple(hit)
-            writer.writerow([int(value) if isinstance(value, bool) else value for value in row])
+    write_rows(
+        path,
+        [field.name for field in dataclasses.fields(PointingHit)],
+        (
+            [int(value) if isinstance(value, bool) else value for value in dataclasses.astuple(hit)]
+            for hit in hits
+        ),
+    )
 
 
 def _in_crop(box: Box, place: CropGeometry) -> tuple[float, float, float, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
+from drenet_jax.data.csv_tables import write_rows
 from drenet_jax.data.records import PreparedData
 from drenet_jax.evaluation.calibration import Calibration, apply_temperature
 from drenet_jax.evaluation.decisions import MetricSettings, positive_class
@@ -145,7 +146,7 @@ def write_pooled(
     for name in ("slices", "persons"):
         sizes = [len(getattr(item, name)) for item in tested]
         _add_fold_columns(folder / f"{name}.csv", plan, sizes)
-    _write_rows(folder / FOLDS_FILE, rows)
+    write_rows(folder / FOLDS_FILE, list(rows[0]), (list(row.values()) for row in rows))
 
 
 def _read_fold(fold: Fold, workdir: Path, settings: MetricSettings, positive: int) -> _Tested:
@@ -270,15 +271,8 @@ def _add_fold_columns(path: Path, plan: Sequence[Fold], sizes: Sequence[int]) ->
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     made_by = [fold for fold, size in zip(plan, sizes, strict=True) for _ in range(size)]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*header, "repeat", "fold"])
-        for row, fold in zip(rows, made_by, strict=True):
-            writer.writerow([*row, fold.repeat, fold.name])
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(
+        path,
+        [*header, "repeat", "fold"],
+        ([*row, fold.repeat, fold.name] for row, fold in zip(rows, made_by, strict=True)),
+    )

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from drenet_jax.data.csv_tables import table_writer
 from drenet_jax.data.identities import clean, control_character, person_variants, value_variants
 from drenet_jax.errors import InputError
 
@@ -253,10 +254,8 @@ def _write_csv(
     table: SlicePredictions | PersonPredictions,
     columns: tuple[str, ...],
 ) -> None:
-    # A file name that is not UTF-8 reaches us with lone surrogates, which no encoding can write.
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*columns, *(_PROBABILITY + name for name in table.labels)])
+    header = [*columns, *(_PROBABILITY + name for name in table.labels)]
+    with table_writer(path, header) as writer:
         for i in range(len(table)):
             row = [
                 table.labels[table.label[i]] if name == "label" else getattr(table, name)[i]

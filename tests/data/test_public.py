@@ -367,9 +367,9 @@ def test_covid_ct_without_tables_guesses_by_figure_as_well_as_its_docstring_says
     right = [p for p, ids in guesses.items() if len(ids) == 1 and persons[min(ids)] == {p}]
     torn = [p for p, ids in guesses.items() if len(ids) > 1]
     numbers = (len(guesses), len(right), len(torn))
-    told = "289 persons .* gets {1} right and tears {2} apart".format(*numbers)
+    sentence = "289 persons .* gets {1} right and tears {2} apart".format(*numbers)
     assert numbers[0] == 289
-    assert re.search(told, " ".join(inspect.getdoc(DATASETS["covid_ct"]).split()))
+    assert re.search(sentence, " ".join(inspect.getdoc(DATASETS["covid_ct"]).split()))
     # Whatever a guess joins or tears apart, it keeps within the published split.
     assert len(found.rows) == len(manifest)
     assert ["COVID-CT-MetaInfo" in note for note in found.notes] == [True, True]

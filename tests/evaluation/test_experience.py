@@ -1,4 +1,4 @@
-"""What is told of how often such a score was right."""
+"""The observed rate of the validation record."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ def _experience(probabilities, label, calibrated=None):
 
 def test_persons_of_the_same_fifth_are_counted():
     known = _experience([0.05, 0.81, 0.9, 1.0, 0.79, 0.8], [0, 0, 1, 0, 0, 1])
-    told = known.observed_rate(0, 0.95, calibrated=False)
-    assert (told["from"], told["to"], told["n"], told["n_with_label"]) == (0.8, 1.0, 4, 2)
+    rate = known.observed_rate(0, 0.95, calibrated=False)
+    assert (rate["from"], rate["to"], rate["n"], rate["n_with_label"]) == (0.8, 1.0, 4, 2)
     expected = scipy.stats.binomtest(2, 4).proportion_ci(method="exact")
-    assert (told["low"], told["high"]) == pytest.approx((expected.low, expected.high))
+    assert (rate["low"], rate["high"]) == pytest.approx((expected.low, expected.high))
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 3), (3, 3), (7, 9), (1, 200)])
 def test_the_interval_is_the_exact_one(k, n):
     known = _experience([0.5] * n, [0] * k + [1] * (n - k))
-    told = known.observed_rate(0, 0.5, calibrated=False)
+    rate = known.observed_rate(0, 0.5, calibrated=False)
     expected = scipy.stats.binomtest(k, n).proportion_ci(method="exact")
-    assert (told["low"], told["high"]) == pytest.approx((expected.low, expected.high))
+    assert (rate["low"], rate["high"]) == pytest.approx((expected.low, expected.high))
 
 
 def test_nobody_with_such_a_score_is_said_and_not_guessed():
-    told = _experience([0.1], [1]).observed_rate(0, 0.7, calibrated=False)
-    assert told["n"] == 0
-    assert told["low"] is None
-    assert told["high"] is None
+    rate = _experience([0.1], [1]).observed_rate(0, 0.7, calibrated=False)
+    assert rate["n"] == 0
+    assert rate["low"] is None
+    assert rate["high"] is None
 
 
 def test_a_calibrated_score_is_compared_with_calibrated_ones():
@@ -80,7 +80,7 @@ def test_a_run_keeps_it_with_its_checkpoint_and_tells_whom_it_was_trained_on(tra
     assert pipeline.predictor.meta.trained_on["sites"] == ["A"]
     result = pipeline.person(next((phantoms / "dicom").iterdir()))
     assert result["model"]["trained_on"] == pipeline.predictor.meta.trained_on
-    told = result["person"]["validation"]
+    rate = result["person"]["validation"]
     assert (
-        told["from"] <= result["person"]["probabilities"][result["person"]["label"]] <= told["to"]
+        rate["from"] <= result["person"]["probabilities"][result["person"]["label"]] <= rate["to"]
     )

@@ -123,12 +123,12 @@ def test_random_points_hit_as_often_as_chance_says():
         y, x = rng.integers(10, 50), rng.integers(20, 100)
         lesions[f"{slices.patient_id[i]}", f"{slices.slice_name[i]}"] = [(y, x, y + 24, x + 48)]
     pointed = play(slices, Points.of(_scored(maps), SIZE_PX), _places(slices), lesions)
-    told = pointing_metrics(slices, pointed, SETTINGS)
-    assert told["n_slices"] == 800
-    assert told["heat_map"]["chance"]["value"] == pytest.approx(24 * 48 / (64 * 128), abs=0.02)
-    difference = told["heat_map"]["difference"]
+    game = pointing_metrics(slices, pointed, SETTINGS)
+    assert game["n_slices"] == 800
+    assert game["heat_map"]["chance"]["value"] == pytest.approx(24 * 48 / (64 * 128), abs=0.02)
+    difference = game["heat_map"]["difference"]
     assert difference["low"] < 0 < difference["high"]
-    assert told["box"] is None
+    assert game["box"] is None
 
 
 def test_the_top_slices_are_those_of_the_own_label():
@@ -137,9 +137,9 @@ def test_the_top_slices_are_those_of_the_own_label():
     marked = {(f"p{p}", f"{i}.dcm"): [(20, 30, 40, 60)] for p in (0, 1) for i in (1, 3)}
     maps = np.ones((len(slices), 2, 4, 4))
     pointed = play(slices, Points.of(_scored(maps), SIZE_PX), _places(slices), marked)
-    told = pointing_metrics(slices, pointed, SETTINGS)["top_slices"]
-    assert told["rate"]["value"] == pytest.approx(2 / 3)
-    assert told["chance"]["value"] == pytest.approx(2 / 6)
+    game = pointing_metrics(slices, pointed, SETTINGS)["top_slices"]
+    assert game["rate"]["value"] == pytest.approx(2 / 3)
+    assert game["chance"]["value"] == pytest.approx(2 / 6)
 
 
 def test_a_lesion_outside_the_crop_does_not_count_and_none_at_all_is_refused():
@@ -153,14 +153,14 @@ def test_a_lesion_outside_the_crop_does_not_count_and_none_at_all_is_refused():
 
 def test_evaluate_explains_a_trained_model_by_the_phantoms_lesions(trained, prepared, tmp_path):
     metrics = evaluate_split(trained, "test", tmp_path, explain=True)
-    told = json.loads((tmp_path / "metrics.json").read_text())["explain"]
-    assert told == metrics["explain"]
+    game = json.loads((tmp_path / "metrics.json").read_text())["explain"]
+    assert game == metrics["explain"]
     with (tmp_path / "explain.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == told["n_slices"] > 0
+    assert len(rows) == game["n_slices"] > 0
     for name in ("heat_map", "box", "chance"):
         mean = np.mean([float(row[name]) for row in rows])
-        figure = told["heat_map"]["chance"] if name == "chance" else told[name]["rate"]
+        figure = game["heat_map"]["chance"] if name == "chance" else game[name]["rate"]
         assert figure["value"] == pytest.approx(mean)
     assert "Pointing game" in (tmp_path / "report.html").read_text()
     # Every slice of the records with a lesion in its crop is there.
@@ -210,7 +210,7 @@ def test_without_a_table_of_lesions_the_sentence_says_where_to_name_one(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("patient_id,slice_name\np,1\n", "no column y0, x0, y1, x1"),
         ("patient_id,slice_name,y0,x0,y1,x1\np,1,5,5,5,9\n", "line 2: the box 5, 5, 5, 9"),
@@ -219,10 +219,10 @@ def test_without_a_table_of_lesions_the_sentence_says_where_to_name_one(
         ("patient_id,slice_name,y0,x0,y1,x1\n", "names no lesion"),
     ],
 )
-def test_a_broken_table_of_lesions_is_told_by_its_line(tmp_path, text, told):
+def test_a_broken_table_of_lesions_is_refused_by_its_line(tmp_path, text, message):
     path = tmp_path / "lesions.csv"
     path.write_text(text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         read_lesions(path)
 
 

@@ -7,7 +7,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
 import pydicom
@@ -89,7 +89,7 @@ def as_stream(data: bytes) -> io.BytesIO:
 
 
 def read_header_elements(
-    head: bytes, open_file: Callable[[], BinaryIO], tags: Sequence[BaseTag | int]
+    head: bytes, open_file: Callable[[], BinaryIO], tags: list[BaseTag | int]
 ) -> tuple[pydicom.Dataset, str]:
     """Reads elements from a file's first bytes, or from the whole file where they are too few.
 
@@ -122,7 +122,7 @@ def read_header_elements(
 
 
 def read_dataset(
-    stream: BinaryIO, tags: Sequence[BaseTag | int] | None, last: int | None = None
+    stream: BinaryIO, tags: list[BaseTag | int] | None, last: int | None = None
 ) -> tuple[pydicom.Dataset, str]:
     """Reads a file by the encoding that it has; `pydicom.dcmread` believes what group 0002 claims.
 
@@ -148,13 +148,11 @@ def read_dataset(
     else:
         encoding = _encoding_of_first_element(stream)
     if encoding is None:
-        dataset = pydicom.filereader.read_partial(
-            stream, stop, force=True, specific_tags=None if tags is None else list(tags)
-        )
+        dataset = pydicom.filereader.read_partial(stream, stop, force=True, specific_tags=tags)
         encoding = cast(tuple[bool, bool], dataset.original_encoding)
     else:
         dataset = pydicom.filereader.read_dataset(
-            stream, *encoding, stop_when=stop, specific_tags=None if tags is None else list(tags)
+            stream, *encoding, stop_when=stop, specific_tags=tags
         )
         if not dataset:  # pydicom only warns of it
             raise EOFError("an element that is longer than the file")

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -76,6 +76,7 @@ _OTHER_TAGS = (
 _ATTRIBUTES = (*_SEPARATING_TAGS, "Rows", "Columns", "PixelSpacing", "BitsStored")
 _TAGS = {keyword: Tag(keyword) for keyword in (*_SEPARATING_TAGS, *_OTHER_TAGS)}
 _MODALITY_LUT = Tag("ModalityLUTSequence")
+_READ_TAGS: list[BaseTag | int] = [*_TAGS.values(), _MODALITY_LUT]
 # Those that are numbers of two bytes.
 _SHORTS = ("Rows", "Columns", "PixelRepresentation", "BitsStored")
 _IDENTIFYING_TAGS = (
@@ -164,9 +165,7 @@ def read_header(
         with without_warnings():
             if _DIRECTORY_CLASS in head[:1024]:
                 return [], [Excluded(name, "a directory of DICOM files (DICOMDIR)")]
-            dataset, syntax = read_header_elements(
-                head, open_file, (*_TAGS.values(), _MODALITY_LUT)
-            )
+            dataset, syntax = read_header_elements(head, open_file, _READ_TAGS)
             raw = dict(dataset.items())
             is_swapped = dataset.original_encoding[1] is False
             values = {
@@ -239,8 +238,10 @@ def _slice(
     if frame is not None and not is_placed:
         raise NoSliceError("a DICOM file with several frames, but without the place of each")
     cosines, to_canonical = _plane(orientation if is_placed else ("1", "0", "0", "0", "1", "0"))
-    x, y, z = map(float, position) if is_placed else (0.0,) * 3
-    position_mm = (x, y, z) if is_placed else None
+    position_mm = None
+    if is_placed:
+        x, y, z = map(float, position)
+        position_mm = x, y, z
     if position_mm and not all(map(math.isfinite, position_mm)):
         raise NoSliceError(NO_PLACE)
     series_number = "".join(values["SeriesNumber"])

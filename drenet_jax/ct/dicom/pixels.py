@@ -11,7 +11,7 @@ import pydicom.uid
 from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import pixel_array
 from pydicom.pixels.decoders import gdcm
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 from drenet_jax.ct.dicom import elements
 from drenet_jax.ct.dicom.headers import DicomSlice
@@ -26,7 +26,7 @@ _NEGATIVE_FROM = 57_344
 # With this intercept or a lower one air is 0 or more, so that no stored value is negative.
 _USUAL_INTERCEPT_HU = -1000.0
 
-_PIXEL_TAGS = [
+_PIXEL_TAGS: list[BaseTag | int] = [
     Tag(keyword)
     for keyword in (
         "SamplesPerPixel",
