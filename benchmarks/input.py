@@ -110,7 +110,7 @@ def _measure(data_dir: Path, batch: int, rounds: int, seed: int) -> dict:
     import tensorflow as tf
 
     from drenet_jax.data.batches import train_batches
-    from drenet_jax.data.records import open_data
+    from drenet_jax.data.prepared_data import open_data
 
     data = open_data(data_dir)
     endless = train_batches(

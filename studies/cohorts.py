@@ -147,7 +147,7 @@ def _prepare(
 
 def _make_smaller(whole: Path, folder: Path, n: int) -> None:
     from drenet_jax.data.folds import persons_of_records
-    from drenet_jax.data.records import open_data, write_fold
+    from drenet_jax.data.prepared_data import open_data, write_fold
 
     data = open_data(whole)
     persons = persons_of_records(data)

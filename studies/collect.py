@@ -24,7 +24,7 @@ COVID_CT_LEFT_OUT = "covid_ct-left_out.csv"
 
 def collect_data(work: Path, results: Path) -> None:
     """Writes how many persons and slices each data set has, and what was left out of COVID-CT."""
-    from drenet_jax.data.records import open_data
+    from drenet_jax.data.prepared_data import open_data
 
     with (results / "data.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -88,7 +88,7 @@ def _start_worker(cores: multiprocessing.Queue, work: str) -> None:
 
 def make_run(run: Run, work: Path) -> float:
     """Trains and scores a run, and returns its processor seconds."""
-    from drenet_jax.data.records import open_data
+    from drenet_jax.data.prepared_data import open_data
     from drenet_jax.evaluation.predictor import Predictor
     from drenet_jax.training.loop import train_and_evaluate
     from studies.cohorts import data_folder

@@ -8,7 +8,7 @@ import pytest
 from ct import odd_inputs
 from ct.conftest import draw_chest
 
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 
 
 @pytest.mark.slow

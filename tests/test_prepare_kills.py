@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -207,7 +207,7 @@ def work(tmp_path_factory) -> Path:
 
 
 def test_a_run_is_made_scored_and_collected(work, tmp_path):
-    from drenet_jax.data.records import open_data
+    from drenet_jax.data.prepared_data import open_data
 
     whole, small = (open_data(work / "data" / name) for name in ("tiny", "tiny_3"))
     assert set(small.persons["train"]) < set(whole.persons["train"])

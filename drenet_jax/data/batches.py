@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from drenet_jax import parallel
 from drenet_jax.ct.orientation import Box, Orientation
 from drenet_jax.data.cohort_table import SPLITS
-from drenet_jax.data.records import PreparedData, read_all
+from drenet_jax.data.prepared_data import PreparedData, read_all
 from drenet_jax.errors import InputError
 
 FILLS = ("train", "always", "never")

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.duplicates import SharedSlices, require_together
-from drenet_jax.data.records import PreparedData, read_all
+from drenet_jax.data.prepared_data import PreparedData, read_all
 from drenet_jax.data.split import fold_persons, split_persons
 from drenet_jax.errors import InputError
 

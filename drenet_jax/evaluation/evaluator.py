@@ -15,7 +15,7 @@ from drenet_jax.data.batches import crop_geometries
 from drenet_jax.data.duplicates import named_persons
 from drenet_jax.data.identities import person_key
 from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
-from drenet_jax.data.records import PreparedData, open_data
+from drenet_jax.data.prepared_data import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature, fit_temperature
 from drenet_jax.evaluation.decisions import positive_class, settings_with_flags

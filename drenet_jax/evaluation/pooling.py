@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from drenet_jax.data.csv_tables import write_rows
-from drenet_jax.data.records import PreparedData
+from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.evaluation.calibration import Calibration, apply_temperature
 from drenet_jax.evaluation.decisions import MetricSettings, positive_class
 from drenet_jax.evaluation.metric_formulas import DECISION_METRICS

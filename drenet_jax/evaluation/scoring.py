@@ -19,7 +19,7 @@ from drenet_jax.models.grad_cam import grad_cam
 from drenet_jax.models.model_outputs import Outputs
 
 if TYPE_CHECKING:
-    from drenet_jax.data.records import PreparedData
+    from drenet_jax.data.prepared_data import PreparedData
 
 
 class SliceScorer:

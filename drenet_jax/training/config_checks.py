@@ -12,7 +12,7 @@ import ml_collections
 
 from drenet_jax import parallel
 from drenet_jax.data.batches import FILLS
-from drenet_jax.data.records import PreparedData
+from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.models.checkpoint_metadata import Meta

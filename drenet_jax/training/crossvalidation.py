@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 
 from drenet_jax.data.folds import persons_of_records, site_folds, stratified_folds
-from drenet_jax.data.records import PreparedData, open_data, write_fold
+from drenet_jax.data.prepared_data import PreparedData, open_data, write_fold
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.evaluation.pooling import FOLDS_FILE, Fold, write_pooled

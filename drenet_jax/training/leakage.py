@@ -9,7 +9,7 @@ import ml_collections
 from drenet_jax import parallel
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.duplicates import named_persons
-from drenet_jax.data.records import PreparedData
+from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.errors import InputError
 from drenet_jax.models.checkpoint_metadata import KnownSlices
 from drenet_jax.models.checkpoints import Checkpoints

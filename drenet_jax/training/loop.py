@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from drenet_jax import parallel
 from drenet_jax.data.batches import label_counts, train_batches
-from drenet_jax.data.records import PreparedData, open_data
+from drenet_jax.data.prepared_data import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import positive_class
 from drenet_jax.evaluation.scoring import SliceScorer

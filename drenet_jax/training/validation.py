@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import ml_collections
 import numpy as np
 
-from drenet_jax.data.records import PreparedData
+from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.evaluation.calibration import (
     ValidationRecord,
     fit_temperature,

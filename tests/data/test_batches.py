@@ -12,7 +12,7 @@ import pytest
 
 from drenet_jax import parallel
 from drenet_jax.data.batches import label_counts, split_batches, train_batches
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 
 

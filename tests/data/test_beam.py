@@ -17,7 +17,7 @@ import tensorflow as tf
 from drenet_jax import prepare
 from drenet_jax.data.cohort_table import SPLITS, read_cohort
 from drenet_jax.data.preparation import prepare_cohort
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 
 pytest.importorskip("apache_beam")

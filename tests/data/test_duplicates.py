@@ -31,7 +31,7 @@ from drenet_jax.data.duplicates import (
 )
 from drenet_jax.data.folds import persons_of_records, site_folds, stratified_folds
 from drenet_jax.data.preparation import prepare_cohort
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 
 # Digests

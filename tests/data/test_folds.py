@@ -12,7 +12,7 @@ import pytest
 from drenet_jax.data.batches import split_batches, train_batches
 from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.folds import PersonRecords, persons_of_records, site_folds, stratified_folds
-from drenet_jax.data.records import open_data, write_fold
+from drenet_jax.data.prepared_data import open_data, write_fold
 from drenet_jax.errors import InputError
 
 

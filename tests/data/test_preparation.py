@@ -17,7 +17,7 @@ from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.data import preparation
 from drenet_jax.data.cohort_table import SPLITS, read_cohort
 from drenet_jax.data.preparation import prepare_cohort
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 
 

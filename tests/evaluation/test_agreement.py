@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.evaluation.calibration import fit_temperature
 from drenet_jax.evaluation.decisions import MetricSettings, positive_class
 from drenet_jax.evaluation.metrics import evaluation_metrics

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from drenet_jax.data.batches import split_batches
 from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.preparation import prepare_cohort
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation import evaluator
 from drenet_jax.evaluation.decisions import positive_class

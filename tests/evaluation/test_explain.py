@@ -11,7 +11,7 @@ import pytest
 from drenet_jax.ct.orientation import Orientation
 from drenet_jax.data.batches import CropGeometry, crop_geometries
 from drenet_jax.data.lesions import read_lesions
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.evaluator import evaluate_split

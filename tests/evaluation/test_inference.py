@@ -11,7 +11,7 @@ import drenet_jax
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.data.batches import split_batches
 from drenet_jax.data.cohort_table import read_cohort
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.pipeline import _to_source
 from drenet_jax.models.checkpoints import Checkpoints, save_converted

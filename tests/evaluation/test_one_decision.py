@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import drenet_jax
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import DecisionRule, decide
 from drenet_jax.evaluation.evaluator import evaluate_split

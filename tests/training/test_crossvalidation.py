@@ -18,7 +18,7 @@ from html_pages import Page, assert_stands_alone
 from sklearn.metrics import roc_auc_score
 
 from drenet_jax.data.batches import split_batches
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.comparison import read_runs
 from drenet_jax.evaluation.decisions import MetricSettings

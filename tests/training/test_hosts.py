@@ -17,7 +17,7 @@ import pytest
 
 from drenet_jax import parallel
 from drenet_jax.data.batches import split_batches
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.predictions import SlicePredictions
 from drenet_jax.evaluation.scoring import score_split

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from drenet_jax import parallel
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.models.build import build_model
 from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.train import PREEMPTED

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from drenet_jax.data import batches
-from drenet_jax.data.records import open_data, write_fold
+from drenet_jax.data.prepared_data import open_data, write_fold
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.models.build import build_model, init_variables, variable_shapes

@@ -10,7 +10,7 @@ from typing import Any
 
 from drenet_jax.data.batches import split_batches
 from drenet_jax.data.cohort_table import SPLITS
-from drenet_jax.data.records import PreparedData
+from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation import plots
 from drenet_jax.evaluation.calibration import Calibration

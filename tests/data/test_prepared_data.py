@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from drenet_jax.data.batches import split_batches, train_batches
-from drenet_jax.data.records import open_data
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.training.loop import train_and_evaluate
