@@ -289,16 +289,8 @@ _DAMAGE = (
     OverflowError,
     struct.error,
 )
-# What zipfile raises of a damaged member.
-_DAMAGED_MEMBER = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    NotImplementedError,
-    RuntimeError,
-)
+# And of a damaged member: of a name that cannot be decoded, too, and of a place beyond the file.
+_DAMAGED_MEMBER = (*_DAMAGE, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
 def zip_members(path: Path) -> list[zipfile.ZipInfo]:

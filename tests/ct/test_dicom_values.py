@@ -238,6 +238,66 @@ def test_slices_of_a_wrong_scale_among_others_are_found(tmp_path, ct_settings, t
         prepare_person([tmp_path / "in"], ct_settings)
 
 
+BLANK = {
+    "slope": (b"\x28\x00\x53\x10DS\x04\x001.0 ", b"\x28\x00\x53\x10DS\x04\x00    "),
+    "intercept": (b"\x28\x00\x52\x10DS\x04\x000.0 ", b"\x28\x00\x52\x10DS\x04\x00    "),
+    "modality": (b"\x08\x00\x60\x00CS\x02\x00CT", b"\x08\x00\x60\x00CS\x02\x00  "),
+    "photometric": (b"CS\x0c\x00MONOCHROME2 ", b"CS\x0c\x00            "),
+}
+
+
+def blank(file: Path, *names: str) -> Path:
+    """Overwrites elements by spaces, which are no value (PS3.5 6.2)."""
+    data = file.read_bytes()
+    for name in names:
+        assert data.count(BLANK[name][0]) == 1
+        data = data.replace(*BLANK[name])
+    file.write_bytes(data)
+    return file
+
+
+@pytest.mark.parametrize(
+    "names", [("slope",), ("slope", "intercept"), ("modality",), ("photometric",)]
+)
+def test_a_blank_element_that_can_be_done_without_is_a_missing_one(tmp_path, names):
+    assert_right(blank(written(tmp_path), *names))
+
+
+@pytest.mark.parametrize(
+    ("names", "tags"),
+    [(("intercept",), {}), (("slope", "intercept"), {"PixelRepresentation": 0})],
+)
+def test_a_blank_intercept_that_is_needed_is_refused(tmp_path, names, tags):
+    with pytest.raises(CtError, match="without RescaleIntercept: no HU"):
+        open_series(blank(written(tmp_path, **tags), *names))
+
+
+def test_values_that_needed_a_blank_intercept_are_refused(tmp_path, ct_settings):
+    for i in range(5):
+        stored = (CHEST + 1024).astype(np.int16).tobytes()
+        file = write_dicom(tmp_path / "in" / f"{i}.dcm", CHEST, 5.0 * i, PixelData=stored)
+        blank(file, "slope", "intercept")
+    with pytest.raises(CtError, match="no HU of a chest"):
+        prepare_person([tmp_path / "in"], ct_settings)
+
+
+def test_a_blank_modality_of_another_class_is_refused(tmp_path):
+    file = written(tmp_path, SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
+    with pytest.raises(CtError, match="no CT \\(modality not given\\)"):
+        open_series(blank(file, "modality"))
+
+
+def test_a_long_element_of_undefined_length_hides_none_of_those_behind_it(tmp_path):
+    stored = (CHEST + 1024).astype(np.int16).tobytes()
+    file = written(tmp_path, PixelData=stored, RescaleIntercept=-1024, RescaleSlope=None)
+    data = file.read_bytes()
+    at = data.index(b"\x28\x00\x52\x10")  # before RescaleIntercept
+    start = struct.pack("<HH2sHI", 0x0028, 0x1041, b"OB", 0, 0xFFFFFFFF)
+    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    file.write_bytes(data[:at] + start + b"\1" * 40_000 + end + data[at:])
+    assert_right(file)
+
+
 # Files with several frames
 
 

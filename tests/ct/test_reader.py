@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,12 @@ def folder(write_series, write_slice, chest_hu):
     return folder
 
 
+def children() -> list[int]:
+    """This process's child processes, zombies included."""
+    files = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for file in files for pid in file.read_text().split()]
+
+
 def test_the_result_is_that_of_this_process(folder, ct_settings):
     with Reader() as reader:
         there = reader.prepare([folder], ct_settings)
@@ -80,8 +87,13 @@ def test_a_refusal_comes_as_it_is(tmp_path, ct_settings):
 )
 def test_a_crash_or_a_hang_costs_one_slice(what, why, wicked, folder, ct_settings):
     wicked(what)
+    before = os.listdir("/proc/self/fd")
     with Reader(timeout_s=1.5) as reader:
         prepared = reader.prepare([folder], ct_settings)
+        # The children before it were waited for.
+        assert children() == [reader._child.pid]
+    assert children() == []
+    assert len(os.listdir("/proc/self/fd")) == len(before)
     assert [one.name for one in prepared.kept] == ["000.dcm", "001.dcm", "003.dcm", "004.dcm"]
     # The others' places are what they were: the slice is known, though not its pixels.
     assert [one.index for one in prepared.kept] == [0, 1, 3, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import zipfile
@@ -62,6 +63,25 @@ def test_a_member_that_unpacks_to_more_than_the_directory_says_is_damaged(tmp_pa
     assert [one.file_size for one in zip_members(path)] == [100]
     with pytest.raises(ValueError, match="damaged member"):
         open_source(path).read("a.dcm")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), UnicodeDecodeError("utf-8", b"", 0, 1, "")]
+)
+def test_a_member_that_cannot_be_opened_is_damaged_and_costs_no_other(tmp_path, error, monkeypatch):
+    source = open_source(written(tmp_path, ["a.dcm", "b.dcm"]))
+    open_member = zipfile.ZipFile.open
+
+    def fail(archive, member, *args, **options):
+        if member.filename == "a.dcm":
+            raise error
+        return open_member(archive, member, *args, **options)
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", fail)
+    for read in (source.head, source.read):
+        with pytest.raises(ValueError, match=r"^a damaged member of the zip$"):
+            read("a.dcm")
+        assert read("b.dcm") == b"12345"
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,8 @@ def test_five_thousand_hostile_uploads_change_nothing(served, person):
         assert "<script>alert" not in text
     again = httpx.post(f"{served.url}/api/predict", files=form_of(person), timeout=60)
     assert again.json() == good
+    # No upload, whatever became of it, has kept its slot.
+    assert httpx.get(f"{served.url}/api/status").json() == {"places": 16, "present": 0}
     assert "error at" not in served.log
     assert "script" not in served.log
     assert "passwd" not in served.log

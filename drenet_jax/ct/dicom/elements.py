@@ -7,13 +7,15 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from typing import BinaryIO, cast
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import BinaryIO, NamedTuple, cast
 
 import pydicom
 import pydicom.errors
 import pydicom.filereader
 import pydicom.uid
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import FileMetaDataset
 from pydicom.tag import BaseTag
 
 from drenet_jax.ct.sources import HEAD_BYTES
@@ -88,9 +90,23 @@ def as_stream(data: bytes) -> io.BytesIO:
     return io.BytesIO(data[_PREAMBLE_BYTES:] if _has_preamble_alone(data) else data)
 
 
+class Elements(NamedTuple):
+    """Elements of a file, as they are encoded in it.
+
+    Attributes:
+      values: by tag; raw bytes, or what pydicom made of them.
+      is_big_endian: the byte order of the raw bytes.
+      syntax: UID of the transfer syntax that the file really has; '' if unknown.
+    """
+
+    values: dict[int, bytes | object]
+    is_big_endian: bool
+    syntax: str
+
+
 def read_header_elements(
-    head: bytes, open_file: Callable[[], BinaryIO], tags: list[BaseTag | int]
-) -> tuple[pydicom.Dataset, str]:
+    head: bytes, open_file: Callable[[], BinaryIO], tags: Collection[int]
+) -> Elements:
     """Reads elements from a file's first bytes, or from the whole file where they are too few.
 
     Args:
@@ -98,68 +114,90 @@ def read_header_elements(
       open_file: opens the whole file as a stream.
       tags: of the elements; what comes after the last one is not parsed.
 
-    Returns:
-      As `read_dataset`.
-
     Raises:
       One of `ERRORS`: the header is damaged.
       NoSliceError: the file is too large.
     """
-    last = int(max(tags))
     # In memory: pydicom moves in the stream at every element.
     stream = as_stream(head)
     is_whole_file = len(head) < HEAD_BYTES
     try:
-        result = read_dataset(stream, tags, last)
+        elements = _read_elements(stream, tags)
     except ERRORS:
         if is_whole_file:
             raise
     else:
         if is_whole_file or stream.tell() < len(stream.getbuffer()):
-            return result
+            return elements
     with open_file() as file:
-        return read_dataset(file, tags, last)
+        return _read_elements(file, tags)
 
 
-def read_dataset(
-    stream: BinaryIO, tags: list[BaseTag | int] | None, last: int | None = None
-) -> tuple[pydicom.Dataset, str]:
+def _read_elements(stream: BinaryIO, tags: Collection[int]) -> Elements:
+    last = max(tags)
+
+    def is_behind(tag: BaseTag, vr: str | None, length: int) -> bool:
+        return int.__gt__(tag, last)  # pydicom's own `>` is slow
+
+    claimed, encoding = _find_encoding(stream)
+    # Integers: pydicom's tags are compared in Python.
+    wanted: list[BaseTag | int] = list(tags)
+    elements: Iterable[RawDataElement | DataElement]
+    if encoding is None:
+        dataset = pydicom.filereader.read_partial(
+            stream, is_behind, force=True, specific_tags=wanted
+        )
+        encoding = cast(tuple[bool, bool], dataset.original_encoding)
+        elements = dataset.values()
+    else:
+        # Not `pydicom.filereader.read_dataset`, which returns what comes before a damaged element.
+        elements = pydicom.filereader.data_element_generator(
+            stream, *encoding, stop_when=is_behind, specific_tags=wanted
+        )
+    values = {int(element.tag): element.value for element in elements}
+    return Elements(values, encoding[1] is False, _actual_syntax(claimed, encoding))
+
+
+def read_dataset(stream: BinaryIO, tags: list[BaseTag | int] | None) -> pydicom.Dataset:
     """Reads a file by the encoding that it has; `pydicom.dcmread` believes what group 0002 claims.
 
     Args:
       stream: the file, seekable, at its start.
       tags: of the elements; None: all.
-      last: no element after this tag is parsed.
 
     Returns:
-      The elements, and the UID of the transfer syntax in which they are encoded; '' if unknown.
+      The elements as far as the file goes. `file_meta` has the transfer syntax that the file really
+      has.
 
     Raises:
       One of `ERRORS`: the file is damaged.
       NoSliceError: the file is too large.
     """
-    # Not `>`, which pydicom overloads: this runs for every element of every file.
-    stop = None if last is None else lambda tag, vr, length: int.__gt__(tag, last)
-    claimed = _claimed_syntax(stream)
-    encoding = None
+    claimed, encoding = _find_encoding(stream)
     dataset: pydicom.Dataset
-    if claimed == DEFLATED:
-        check_inflated(stream)
-    else:
-        encoding = _encoding_of_first_element(stream)
     if encoding is None:
-        dataset = pydicom.filereader.read_partial(stream, stop, force=True, specific_tags=tags)
+        dataset = pydicom.dcmread(stream, force=True, specific_tags=tags)
         encoding = cast(tuple[bool, bool], dataset.original_encoding)
     else:
-        dataset = pydicom.filereader.read_dataset(
-            stream, *encoding, stop_when=stop, specific_tags=tags
-        )
-        if not dataset:  # pydicom only warns of it
-            raise EOFError("an element that is longer than the file")
-        dataset.set_original_encoding(*encoding)
-    if encoding in _SYNTAX_OF and (not claimed or claimed in _UNCOMPRESSED):
-        claimed = _SYNTAX_OF[encoding]
-    return dataset, claimed
+        dataset = pydicom.filereader.read_dataset(stream, *encoding, specific_tags=tags)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(_actual_syntax(claimed, encoding))
+    return dataset
+
+
+def _find_encoding(stream: BinaryIO) -> tuple[str, tuple[bool, bool] | None]:
+    """The transfer syntax that group 0002 claims, and whether the elements are implicit and
+    little-endian: None if pydicom must find out."""
+    claimed = _claimed_syntax(stream)
+    if claimed == DEFLATED:
+        check_inflated(stream)
+        return claimed, None
+    return claimed, _encoding_of_first_element(stream)
+
+
+def _actual_syntax(claimed: str, encoding: tuple[bool, bool]) -> str:
+    is_uncompressed = not claimed or claimed in _UNCOMPRESSED
+    return _SYNTAX_OF.get(encoding, claimed) if is_uncompressed else claimed
 
 
 def _claimed_syntax(stream: BinaryIO) -> str:

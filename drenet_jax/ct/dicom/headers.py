@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -74,9 +74,9 @@ _OTHER_TAGS = (
 )
 # What slices of one stack have in common.
 _ATTRIBUTES = (*_SEPARATING_TAGS, "Rows", "Columns", "PixelSpacing", "BitsStored")
-_TAGS = {keyword: Tag(keyword) for keyword in (*_SEPARATING_TAGS, *_OTHER_TAGS)}
-_MODALITY_LUT = Tag("ModalityLUTSequence")
-_READ_TAGS: list[BaseTag | int] = [*_TAGS.values(), _MODALITY_LUT]
+_TAGS = {keyword: int(Tag(keyword)) for keyword in (*_SEPARATING_TAGS, *_OTHER_TAGS)}
+_MODALITY_LUT = int(Tag("ModalityLUTSequence"))
+_READ_TAGS = (*_TAGS.values(), _MODALITY_LUT)
 # Those that are numbers of two bytes.
 _SHORTS = ("Rows", "Columns", "PixelRepresentation", "BitsStored")
 _IDENTIFYING_TAGS = (
@@ -165,18 +165,16 @@ def read_header(
         with without_warnings():
             if _DIRECTORY_CLASS in head[:1024]:
                 return [], [Excluded(name, "a directory of DICOM files (DICOMDIR)")]
-            dataset, syntax = read_header_elements(head, open_file, _READ_TAGS)
-            raw = dict(dataset.items())
-            is_swapped = dataset.original_encoding[1] is False
+            raw, is_big_endian, syntax = read_header_elements(head, open_file, _READ_TAGS)
             values = {
-                keyword: _texts(keyword, raw[tag].value, is_swapped) if tag in raw else ()
+                keyword: _texts(keyword, raw.get(tag), is_big_endian)
                 for keyword, tag in _TAGS.items()
             }
             identifiers.update(_identifiers(values))
             why = _why_no_slice(values)
             if why:
                 return [], [Excluded(name, why)]
-            if _MODALITY_LUT in raw and raw[_MODALITY_LUT].value:
+            if raw.get(_MODALITY_LUT):
                 raise NoSliceError("a DICOM file with a modality lookup table: no HU")
             n_frames = int(float((values["NumberOfFrames"] or ("1",))[0]))
             if n_frames > 1 or "".join(values["SOPClassUID"]) in _ENHANCED_CLASSES:
@@ -191,7 +189,7 @@ def read_header(
 
 
 @functools.lru_cache(maxsize=1024)  # most values are the same in all files of a series
-def _texts(keyword: str, value: bytes | object, is_swapped: bool) -> tuple[str, ...]:
+def _texts(keyword: str, value: bytes | object, is_big_endian: bool) -> tuple[str, ...]:
     """An element's values, from the raw bytes: pydicom's conversions take longer than the reading
     of the file, and fail for odd values of elements that are not needed."""
     if not value:
@@ -199,7 +197,7 @@ def _texts(keyword: str, value: bytes | object, is_swapped: bool) -> tuple[str, 
     if not isinstance(value, bytes):  # pydicom has converted it already
         return (str(value),)
     if keyword in _SHORTS:
-        return (str(int.from_bytes(value[:2], "big" if is_swapped else "little")),)
+        return (str(int.from_bytes(value[:2], "big" if is_big_endian else "little")),)
     parts = tuple(part.strip(" \0") for part in value.decode("latin-1").split("\\"))
     return parts if any(parts) else ()
 

@@ -8,7 +8,6 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 import pydicom.uid
-from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import pixel_array
 from pydicom.pixels.decoders import gdcm
 from pydicom.tag import BaseTag, Tag
@@ -65,15 +64,13 @@ def read_dataset(stream: BinaryIO, *, is_whole: bool) -> pydicom.Dataset:
       One of `ERRORS`, or NoSliceError: it cannot be read.
     """
     with elements.without_warnings():
-        dataset, syntax = elements.read_dataset(stream, None if is_whole else _PIXEL_TAGS)
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+        dataset = elements.read_dataset(stream, None if is_whole else _PIXEL_TAGS)
         for keyword, value in (
             ("SamplesPerPixel", 1),
             ("PhotometricInterpretation", "MONOCHROME2"),
             ("BitsStored", dataset.get("BitsAllocated")),
         ):
-            if dataset.get(keyword) is None and value is not None:
+            if dataset.get(keyword) in (None, "") and value is not None:
                 setattr(dataset, keyword, value)
         return dataset
 
