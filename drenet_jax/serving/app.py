@@ -1,4 +1,4 @@
-"""The web page and the JSON API."""
+"""The web page and the JSON API: FastAPI routes."""
 
 from __future__ import annotations
 
@@ -70,59 +70,24 @@ class Problem(BaseModel):
     error: str = Field(description="One sentence.")
 
 
-_UPLOAD_SCHEMA = {
+class UploadForm(BaseModel):
+    """The CT of one patient: a zip, a volume, or files whose names may include subfolders."""
+
+    files: list[bytes]
+
+
+_FORM = {
     "requestBody": {
+        "description": UploadForm.__doc__,
+        "content": {"multipart/form-data": {"schema": UploadForm.model_json_schema()}},
         "required": True,
-        "description": "The CT of one patient: a zip, a volume, or files of one folder, whose "
-        "names may include subfolders.",
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [uploads.FIELD],
-                    "properties": {
-                        uploads.FIELD: {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                        }
-                    },
-                }
-            }
-        },
     }
 }
 
-_ERRORS = {
-    400: "The form is damaged or was cut off.",
-    401: "The token is missing or wrong.",
-    403: "The request comes from another site.",
-    404: "There is no such job, or its answer is no longer kept.",
-    408: "The upload is too slow.",
-    409: "The job has not ended.",
-    413: "Too many bytes, too many files, or a zip that unpacks to too much.",
-    415: "The body is no multipart form.",
-    422: "Invalid input: no chest CT.",
-    429: "The server is busy; Retry-After gives the seconds to wait.",
-    500: "Internal server error.",
-    503: "The server is stopping, out of order or out of disk space.",
-    504: "The work took too long.",
-}
-
-
-def _errors(*statuses: int) -> dict[int | str, dict]:
-    """The error responses of an operation, for the OpenAPI schema."""
-    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-    content = {"application/json": {"schema": schema}}
-    return {
-        status: {"description": _ERRORS[status], "content": content}
-        for status in sorted((*statuses, 401, 403))
-    }
-
-
-_UPLOAD_ERRORS = (400, 408, 413, 415, 429, 503)
-_ANSWER_ERRORS = (404, 409, 422, 500, 504)
-
-router = APIRouter(default_response_class=SafeJSONResponse)
+router = APIRouter(
+    default_response_class=SafeJSONResponse,
+    responses={"default": {"model": Problem, "description": "An error."}},
+)
 
 
 async def _jobs(request: Request) -> Jobs:
@@ -167,12 +132,8 @@ async def _receive_job(request: Request, queue: JobQueue) -> Job:
 UploadedJob = Annotated[Job, Depends(_receive_job)]
 
 
-def _finished(job: Job) -> Job:
-    """The job if it is done.
-
-    Raises:
-      HttpError: it has not ended, or ended without an answer.
-    """
+def _require_done(job: RequestedJob) -> Job:
+    """The job if it is done; HttpError if it has not ended, or ended without an answer."""
     if job.state not in jobs.ENDED:
         raise HttpError(409, f"the job has not ended: it is {job.state}.")
     if job.state != jobs.DONE:
@@ -181,27 +142,20 @@ def _finished(job: Job) -> Job:
     return job
 
 
-@router.post(
-    "/api/jobs",
-    status_code=202,
-    summary="Sends the CT of a patient",
-    responses=_errors(*_UPLOAD_ERRORS),
-    openapi_extra=_UPLOAD_SCHEMA,
-    response_description="The upload is complete and waits.",
-)
+DoneJob = Annotated[Job, Depends(_require_done)]
+
+
+@router.post("/api/jobs", status_code=202, openapi_extra=_FORM)
 async def post_job(job: UploadedJob, response: Response) -> Ticket:
+    """Queues the CT of a patient."""
     url = f"/api/jobs/{job.id}"
     response.headers["Location"] = url
     return Ticket(id=job.id, url=url)
 
 
-@router.get(
-    "/api/jobs/{id}",
-    summary="Returns the state of a job",
-    response_description="The job's state.",
-    responses=_errors(404),
-)
+@router.get("/api/jobs/{id}")
 async def get_job(job: RequestedJob, queue: JobQueue) -> Status:
+    """Returns the state of a job."""
     is_done = job.state == jobs.DONE
     return Status(
         id=job.id,
@@ -214,48 +168,27 @@ async def get_job(job: RequestedJob, queue: JobQueue) -> Status:
     )
 
 
-@router.delete(
-    "/api/jobs/{id}",
-    status_code=204,
-    summary="Cancels a job, or removes its answer",
-    response_description="It is removed.",
-    responses=_errors(404),
-)
+@router.delete("/api/jobs/{id}", status_code=204)
 async def delete_job(job: RequestedJob, queue: JobQueue) -> None:
+    """Cancels a job, or removes its answer."""
     await asyncio.to_thread(queue.remove, job)
 
 
-@router.get(
-    "/api/jobs/{id}/result",
-    response_model=dict,
-    summary="Returns the result",
-    response_description="What predict writes to result.json.",
-    responses=_errors(*_ANSWER_ERRORS),
-)
-async def get_result(job: RequestedJob) -> Response:
-    return Response(_finished(job).result, media_type="application/json")
+@router.get("/api/jobs/{id}/result", response_model=dict)
+async def get_result(job: DoneJob) -> Response:
+    """Returns the result, as predict writes it to result.json."""
+    return Response(job.result, media_type="application/json")
 
 
-@router.get(
-    "/api/jobs/{id}/report",
-    response_class=HTMLResponse,
-    summary="Returns the report",
-    response_description="What predict writes to report.html.",
-    responses=_errors(*_ANSWER_ERRORS),
-)
-async def get_report(job: RequestedJob) -> HTMLResponse:
-    return HTMLResponse(_finished(job).report, headers=_REPORT_HEADERS)
+@router.get("/api/jobs/{id}/report", response_class=HTMLResponse)
+async def get_report(job: DoneJob) -> HTMLResponse:
+    """Returns the report, as predict writes it to report.html."""
+    return HTMLResponse(job.report, headers=_REPORT_HEADERS)
 
 
-@router.post(
-    "/api/predict",
-    response_model=dict,
-    summary="Sends the CT of a patient and waits for the result",
-    response_description="What predict writes to result.json.",
-    responses=_errors(*_UPLOAD_ERRORS, 422, 500, 504),
-    openapi_extra=_UPLOAD_SCHEMA,
-)
+@router.post("/api/predict", response_model=dict, openapi_extra=_FORM)
 async def predict(request: Request, job: UploadedJob, queue: JobQueue) -> Response:
+    """Queues the CT of a patient and waits for the result, as predict writes it to result.json."""
     # Shielded: only the worker may end the job's future.
     ended = asyncio.shield(asyncio.wrap_future(job.ended))
     disconnected = asyncio.ensure_future(request.receive())
@@ -263,7 +196,7 @@ async def predict(request: Request, job: UploadedJob, queue: JobQueue) -> Respon
         await asyncio.wait((ended, disconnected), return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             raise ClientDisconnect
-        return Response(_finished(job).result, media_type="application/json")
+        return Response(_require_done(job).result, media_type="application/json")
     finally:
         disconnected.cancel()
         ended.cancel()
@@ -271,23 +204,15 @@ async def predict(request: Request, job: UploadedJob, queue: JobQueue) -> Respon
         queue.remove(job)
 
 
-@router.get(
-    "/api/status",
-    summary="Returns how busy the server is",
-    responses=_errors(),
-)
+@router.get("/api/status")
 async def get_status(request: Request, queue: JobQueue) -> dict:
+    """Returns how busy the server is."""
     return {"places": request.app.state.limits.places, "present": queue.n_in_flight}
 
 
-@router.get(
-    "/healthz",
-    response_model=dict,
-    summary="Returns whether the server works",
-    response_description="It works.",
-    responses={503: {"model": Problem, "description": "It is stopping or out of order."}},
-)
+@router.get("/healthz", response_model=dict)
 async def healthz(request: Request, queue: JobQueue) -> Response:
+    """Returns whether the server works; 503 if it is stopping or out of order."""
     model = request.app.state.model
     facts = {"model": model["name"], "step": model["step"], "version": __version__}
     if not queue.is_alive:
@@ -296,14 +221,9 @@ async def healthz(request: Request, queue: JobQueue) -> Response:
     return SafeJSONResponse({"status": "ok", **facts})
 
 
-@router.get(
-    "/metrics",
-    response_class=Response,
-    summary="Returns metrics for Prometheus",
-    response_description="Uploads by outcome, seconds by stage, in-flight requests, bytes.",
-    responses=_errors(),
-)
+@router.get("/metrics", response_class=Response)
 async def get_metrics() -> Response:
+    """Returns uploads by outcome, seconds by stage, in-flight requests and bytes for Prometheus."""
     return Response(monitoring.metrics_text(), headers={"Content-Type": monitoring.CONTENT_TYPE})
 
 

@@ -12,9 +12,9 @@ import shutil
 import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -27,8 +27,7 @@ from drenet_jax.serving.limits import Limits
 _PREFIX = "drenet_jax_serve."
 
 
-@contextlib.contextmanager
-def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
+def bound_socket(host: str, port: int) -> socket.socket:
     """A socket that is bound to its address, but does not listen yet; port 0 is any free one.
 
     Raises:
@@ -38,20 +37,17 @@ def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise InputError(f"--host={host} is no address of this machine; check it.") from error
-    with socket.socket(family, kind, protocol) as bound:
+        bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            bound.bind(address)
-        except OSError as error:
-            messages = {
-                errno.EADDRINUSE: f"--port={port} is taken by another program; use another port.",
-                errno.EACCES: f"--port={port} is reserved for the system; use a port above 1023.",
-            }
-            other = f"--host={host} is no address of this machine ({error.strerror}); check it."
-            raise InputError(messages.get(error.errno or 0, other)) from error
-        yield bound
+        bound.bind(address)
+    except (OSError, UnicodeError) as error:
+        messages = {
+            errno.EADDRINUSE: f"--port={port} is taken by another program; use another port.",
+            errno.EACCES: f"--port={port} is reserved for the system; use a port above 1023.",
+        }
+        other = f"--host={host} is no address of this machine; check it."
+        raise InputError(messages.get(getattr(error, "errno", 0), other)) from error
+    return bound
 
 
 @contextlib.contextmanager
@@ -139,17 +135,11 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         await stopping
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises the signal again at the end, before temporary folders are removed.
-        is_main = threading.current_thread() is threading.main_thread()
-        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
-        handlers = {number: signal.signal(number, self.handle_exit) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Does not note the signal, which uvicorn would raise again before the temporary folders
+        # are removed.
+        self.force_exit |= self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 class _Connection(H11Protocol):
