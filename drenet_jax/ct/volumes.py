@@ -46,10 +46,10 @@ def is_volume(name: str, head: bytes) -> bool:
     NIfTI is known by what it holds, packed or not, since both are saved under either name.
     """
     name = name.lower()
-    if nifti.is_nifti(head) or nifti.is_nifti(nifti.unpacked_head(head)):
+    if nifti.is_nifti(head):
         return True
     if name.endswith((".nii", ".nii.gz")):
-        return head.startswith(nifti.GZIP_MAGIC)  # which may be damaged
+        return nifti.is_packed(head)  # which may be damaged
     if name.endswith((".mha", ".mhd")):
         return b"ElementDataFile" in head[:8192]
     return name.endswith(".nrrd") and head.startswith(b"NRRD")
@@ -75,7 +75,7 @@ class Volume:
         Raises:
           VolumeError: it cannot be read, is no grey volume, or is too large.
         """
-        if nifti.is_nifti(head) or head.startswith(nifti.GZIP_MAGIC):
+        if nifti.is_nifti(head) or nifti.is_packed(head):
             self._voxels, axes_mm, notes, self._scale = _read_nifti(path)
         else:
             _check_data_inside(path.name.lower(), head)
@@ -123,19 +123,16 @@ def _read_nifti(
     """Voxels [k, j, i], the axes' steps in mm [3, 3], notes, slope and inter."""
     try:
         with nifti.open_unpacked(path) as stream:
-            try:
-                header = nifti.read_header(stream)
-            except (EOFError, OSError) as error:  # by gzip
-                raise VolumeError("a volume that was cut off or damaged") from error
+            header = nifti.read_header(stream)
             size = _size(header.shape)
-            if header.dtype is None:
+            if header.dtype.kind not in "iuf" or header.dtype.itemsize > 8:
                 raise VolumeError("no grey volume of three dimensions")
             voxels = nifti.read_voxels(stream, header)
     except nifti.NiftiError as error:
         raise VolumeError(str(error)) from error
     except MemoryError as error:
         raise VolumeError("a volume that cannot be read") from error
-    return voxels.reshape(size[::-1]), header.axes, header.notes, (header.slope, header.inter)
+    return voxels.reshape(size, order="F").T, header.axes_mm, header.notes, header.scale
 
 
 def _read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray, object]:
