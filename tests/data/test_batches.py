@@ -71,9 +71,9 @@ def _with_changed_split(prepared, tmp_path):
 
 def test_records_that_disagree_with_split_json_are_refused(prepared, tmp_path):
     changed = _with_changed_split(prepared, tmp_path)
-    with pytest.raises(InputError, match=r"whom split\.json has elsewhere"):
+    with pytest.raises(InputError, match=r"that split\.json assigns to another split"):
         _batches(changed, 1)
-    with pytest.raises(InputError, match=r"whom split\.json has elsewhere"):
+    with pytest.raises(InputError, match=r"that split\.json assigns to another split"):
         next(split_batches(open_data(changed), "test", batch_size=1, fill="train"))
 
 

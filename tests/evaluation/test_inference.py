@@ -126,7 +126,7 @@ def test_predict_sees_the_images_of_the_records(pipeline, prepared, phantoms):
 def test_calibrated_probabilities_are_those_of_the_checkpoint_s_temperature(
     trained, pipeline, monkeypatch
 ):
-    monkeypatch.setattr(Checkpoints, "figures", lambda self, step: {"temperature": 2.5})
+    monkeypatch.setattr(Checkpoints, "metrics", lambda self, step: {"temperature": 2.5})
     calibrated = drenet_jax.load(trained, calibrated=True)
     images = np.random.default_rng(0).integers(0, 255, (3, 96, 96), np.uint8)
     found, plain = calibrated.slices(images), pipeline.slices(images)
@@ -141,8 +141,8 @@ def test_calibrated_probabilities_are_those_of_the_checkpoint_s_temperature(
     ) == (2.5, 1.0)
 
 
-@pytest.mark.parametrize("figures", [{"auc": None}, {"auc": 1.0, "temperature": None}])
-def test_a_checkpoint_without_a_temperature_is_not_calibrated(trained, monkeypatch, figures):
-    monkeypatch.setattr(Checkpoints, "figures", lambda self, step: figures)
+@pytest.mark.parametrize("metrics", [{"auc": None}, {"auc": 1.0, "temperature": None}])
+def test_a_checkpoint_without_a_temperature_is_not_calibrated(trained, monkeypatch, metrics):
+    monkeypatch.setattr(Checkpoints, "metrics", lambda self, step: metrics)
     with pytest.raises(InputError, match="has no temperature"):
         drenet_jax.load(trained, calibrated=True)

@@ -478,6 +478,7 @@ def test_a_rival_without_batch_norm_starts_from_a_backbone(tmp_path):
         "dropout": 0.0,
         "dtype": "float32",
     }
+    config.train = {"frozen_stages": 0}
     model = build_model(config, 2)
     first, second = _drawn(model, 1), _drawn(model, 2)
     weights = {"params": {"backbone": first["params"]["backbone"]}, "batch_stats": {}}
