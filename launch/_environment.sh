@@ -21,7 +21,7 @@ choose_python() {
   return 1
 }
 
-# A training step on CPU allocates and frees gigabytes; in pages of 4 kB it takes a quarter longer
+# A training step on CPU allocates and frees gigabytes; in pages of 4 kB it takes 15% longer
 # (docs/performance.md). glibc reads the setting when a process starts. A GLIBC_TUNABLES that is set
 # already, empty or not, is kept.
 # shellcheck disable=SC2120 # a test passes another file
