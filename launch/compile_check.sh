@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Compiles prediction, explanation and training step of configs/drenet.py, in bfloat16, for GPUs and
-# TPUs, on a machine that has none.
+# TPUs, on a machine without them.
 #
 #   bash launch/compile_check.sh [--gpu=h100] [--tpu=v5e-4] [--batch=16] [--out=FOLDER] [--page]
 #
-#   --gpu, --tpu   targets, by commas (python -m drenet_jax.benchmark --help lists them); empty: none
+#   --gpu, --tpu   targets, separated by commas (python -m drenet_jax.benchmark --help lists them); empty: none
 #   --batch        slices on each device
 #   --out          a folder that gets gpu.json and tpu.json
 #   --page         write the results to docs/accelerators/, and the tables of docs/accelerators.md
 #
-# Makes an environment for either compiler (some 6 GB each). Takes about 5 minutes for a GPU and 20
+# Makes an environment for each compiler (about 6 GB each). Takes about 5 minutes for a GPU and 20
 # for a TPU, on two cores. Ends with exit code 0 if all was compiled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,7 +28,7 @@ for argument in "$@"; do
     *) refuse "the argument '$argument' is not known; see bash launch/compile_check.sh --help." ;;
   esac
 done
-[ -z "$page" ] || [ -z "$out" ] || refuse "--page writes to docs/accelerators; leave --out away."
+[ -z "$page" ] || [ -z "$out" ] || refuse "--page writes to docs/accelerators; omit --out."
 
 folder=${out:-$(mktemp -d)}
 mkdir -p "$folder"

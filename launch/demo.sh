@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# From nothing to a report: phantoms, preparation, training, evaluation, one person's prediction.
+# Phantoms, preparation, training, evaluation, and one patient's prediction.
 #
 #   bash launch/demo.sh [SEED] [FOLDER]       # default: 0 demo/SEED
 #
-# Called again with the same folder, it goes on where it stopped.
+# Called again with the same folder, it resumes.
 set -euo pipefail
 seed=${1:-0}
 folder=$(realpath -m "${2:-$(dirname "$0")/../demo/$seed}")
@@ -54,7 +54,7 @@ python - "$folder/test/metrics.json" <<'END'
 import json, sys
 metrics = json.load(open(sys.argv[1]))
 auc = metrics["person"]["auc"]
-# Where there is no error to draw from there is no interval.
+# Without any error there is no interval.
 interval = "no interval" if auc["low"] is None else f"95% {auc['low']:.3f} to {auc['high']:.3f}"
 positive, value = metrics["positive"], auc["value"]
 print(f"person AUC of the test split, {positive} against the rest: {value:.3f} ({interval})")

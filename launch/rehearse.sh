@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Rehearses training on several hosts on this machine: two processes with four virtual CPU devices
-# each, which meet over loopback, must get the weights that one process with eight gets.
+# Tests training on several hosts on this machine: two processes with four virtual CPU devices each,
+# connected over loopback, must get the weights that one process with eight gets.
 #
 #   bash launch/rehearse.sh        prints PASS or FAIL; the exit code is 0 or 1
 #
-# It draws twelve phantoms, prepares them and trains a very small DRENet for three steps each way.
+# It synthesizes twelve phantoms, prepares them and trains a very small DRENet for three steps each way.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/_commands.sh
@@ -28,12 +28,12 @@ export JAX_PLATFORMS=cpu
 fail() { # SENTENCE [LOG...]
   failed=1
   [ $# = 1 ] || tail -n 20 "${@:2}" >&2
-  echo "FAIL: $1 (what there is lies in $folder)"
+  echo "FAIL: $1 (see $folder)"
   exit 1
 }
 
 limited=(timeout --kill-after=10 600 "$python" -m)
-# SGD, since AdamW divides by the size of gradients and so enlarges differences of rounding.
+# SGD, since AdamW divides by the gradients' magnitude, which amplifies rounding differences.
 train=("${limited[@]}" drenet_jax.train --config=configs/drenet.py
   --config.data.dir="$folder/data" --config.train.steps=3 --config.train.accumulate=1
   --config.model.backbone=resnet18 --config.model.width=4 --config.model.image_size_px=96
@@ -55,8 +55,8 @@ XLA_FLAGS=$devices=8 "${train[@]}" --workdir="$folder/one" >"$folder/log" 2>&1 \
 
 echo "two processes with four devices each"
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-# Only the first process writes to the cache of compiled programs. With it, that one would be ahead by
-# more than the half minute which Gloo, JAX's transport between CPUs, waits for the others.
+# Only the first process writes to the cache of compiled programs, and would be ahead by more than the
+# 30 seconds that Gloo, JAX's transport between CPUs, waits for the others.
 for i in 0 1; do
   JAX_ENABLE_COMPILATION_CACHE=false XLA_FLAGS=$devices=4 "${train[@]}" --workdir="$folder/two" --num_processes=2 \
     --process_id="$i" --coordinator="127.0.0.1:$port" >"$folder/log$i" 2>&1 &

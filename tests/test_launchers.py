@@ -141,7 +141,7 @@ def test_help_shows_how_to_call(script):
         ("gpu/measure.sh", ("--out=/tmp",), "--out=/tmp exists already"),
         ("gpu/measure.sh", ("speed",), "'speed' is not known"),
         ("compile_check.sh", ("h100",), "'h100' is not known"),
-        ("compile_check.sh", ("--page", "--out=/nowhere"), "leave --out away"),
+        ("compile_check.sh", ("--page", "--out=/nowhere"), "omit --out"),
         ("docker/serve.sh", (), "--workdir is missing"),
         ("docker/serve.sh", ("--workdir=/nowhere",), "--workdir=/nowhere is no folder"),
         ("docker/serve.sh", ("--workdir=/", "--token_file=/t"), "cannot read --token_file=/t"),

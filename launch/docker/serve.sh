@@ -5,9 +5,9 @@
 #     [--port=8000] [any other flag of drenet_jax.serve] [--dry_run]
 #
 # Needs Docker with BuildKit. --host and --port are where this machine listens; others reach it with
-# --host=0.0.0.0. The API asks for the token in DRENET_TOKEN, even on this machine, since the server
-# cannot see from its container who may come; make one with: openssl rand -hex 32. The run's folder
-# is mounted for reading only. Ctrl-C ends the server, with all that it holds of its visitors.
+# --host=0.0.0.0. The API requires the token in DRENET_TOKEN, even on this machine, since the server
+# cannot see from its container where requests come from; make one with: openssl rand -hex 32. The
+# run's folder is mounted read-only. Ctrl-C ends the server and deletes all uploads and results.
 #
 # --dry_run prints the commands and runs none.
 set -euo pipefail
@@ -35,7 +35,7 @@ done
 [ -n "${DRENET_TOKEN:-}" ] || refuse "DRENET_TOKEN is not set; make one with: openssl rand -hex 32."
 
 run docker build --file=launch/docker/Dockerfile --tag=drenet_jax_serve .
-# The token goes by its name: its value would stand in the list of processes.
+# By its name, since its value would be visible in the list of processes.
 command=(docker run --rm --init --name="drenet_jax_serve_$port"
   --user="$(id -u):$(id -g)" --cap-drop=ALL --security-opt=no-new-privileges
   --publish="$host:$port:8000" --volume="$workdir:/run/model:ro" --env=DRENET_TOKEN

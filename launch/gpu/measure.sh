@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Measures on one NVIDIA GPU what docs/accelerators.md has from the compiler; about ten minutes.
+# Measures on one NVIDIA GPU the programs of docs/accelerators.md; about ten minutes.
 #
 #   bash launch/gpu/measure.sh --out=FOLDER [--batch=16] [--cpu]
 #
 #   --out     a folder to make
 #   --batch   slices in a step
-#   --cpu     on the CPU, with a small network: a rehearsal of the script
+#   --cpu     on the CPU, with a small network, to test the script
 #
 # FOLDER gets
-#   speed.json    training step, prediction and heat maps beside their bare passes; the parts of a
-#                 step, its operations by kind, and its share of the peak
+#   speed.json    training step, prediction and heat maps compared with their bare passes; the parts
+#                 of a step, its operations by kind, and its share of the peak
 #   parity.json   differences from the CPU in float32
 #   run/          200 steps on phantoms: metrics.jsonl, tensorboard/, checkpoints/
-#   log           all that was printed
+#   log           the output
 #
-# Needs an NVIDIA driver for CUDA 12; all else is installed into an environment of this checkout,
+# Needs an NVIDIA driver for CUDA 12; everything else is installed into an environment of this checkout,
 # unless DRENET_JAX_PYTHON names a Python that has the packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -46,7 +46,7 @@ mkdir -p "$out"
 exec > >(tee "$out/log") 2>&1
 
 benchmark=("$python" -m drenet_jax.benchmark --device="$device" --model="$config" --batch="$batch")
-# Parity first: it is short, and no speed of wrong results matters.
+# Parity first: it is short, and the speed of wrong results does not matter.
 "${benchmark[@]}" --suite=parity --out="$out/parity.json"
 "${benchmark[@]}" --suite=model --profile --dtype="$dtype" --rounds=5 --out="$out/speed.json"
 

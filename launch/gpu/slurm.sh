@@ -6,10 +6,10 @@
 #   bash launch/gpu/slurm.sh --dry_run --config=... --workdir=...     prints the commands
 #
 # Submit it from the root of the checkout, which all nodes must see at the same path, as they must
-# see the data and the workdir. What Slurm is asked for stands below; flags of sbatch go before it.
+# see the data and the workdir. The requested resources are below; flags of sbatch precede the script.
 # One process a node drives all the GPUs of that node. Two minutes before the time limit, and when
-# Slurm preempts the job, training saves and ends with exit code 75; the job is then queued again
-# and goes on. Any other failure ends the job.
+# Slurm preempts the job, training saves and ends with exit code 75; the job is then requeued
+# and resumes. Any other failure ends the job.
 #
 #SBATCH --job-name=drenet_jax
 #SBATCH --nodes=2
@@ -22,7 +22,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 set -euo pipefail
-# Slurm runs a copy of this script that lies elsewhere.
+# Slurm runs a copy of this script from another folder.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/../..}"
 if [ ! -e launch/_commands.sh ]; then
   echo "error: $PWD is not the root of the checkout; submit launch/gpu/slurm.sh from there." >&2
@@ -49,7 +49,7 @@ if [ -n "$dry_run" ]; then
 fi
 
 stopping=''
-# To the processes of the step: a SIGTERM for srun would make it kill them at once.
+# To the processes of the step: on SIGTERM srun would kill them at once.
 trap 'stopping=now; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 "${step[@]}" &
 training=$!

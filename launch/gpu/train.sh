@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of this machine, and goes on until the run ends.
+# Trains on all GPUs of this machine, and restarts after preemptions until the run ends.
 #
 #   bash launch/gpu/train.sh --config=configs/drenet.py --config.data.dir=data/mine \
 #     --workdir=runs/mine [any flag of drenet_jax.train] [--dry_run]
 #
-# Needs an NVIDIA driver for CUDA 12; all else is installed into an environment of this checkout.
-# If training receives SIGTERM, it saves, ends with exit code 75 and is started again.
+# Needs an NVIDIA driver for CUDA 12; everything else is installed into an environment of this checkout.
+# If training receives SIGTERM, it saves, ends with exit code 75 and is restarted.
 # If this script receives SIGTERM or Ctrl-C, training saves and both end with 75; call
-# it again to go on. Any other failure ends it with training's exit code.
+# it again to resume. Any other failure ends it with training's exit code.
 #
 # --dry_run prints the commands and runs none.
 set -euo pipefail
@@ -26,7 +26,7 @@ fi
 stopping=''
 trap 'stopping=now; kill -TERM "$training" 2>/dev/null || true' TERM INT
 while :; do
-  # In the background, since bash takes no signal while it waits for a command in the foreground.
+  # In the background, since bash handles no signal while it waits for a foreground command.
   "${command[@]}" &
   training=$!
   # A signal ends `wait` early.

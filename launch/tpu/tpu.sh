@@ -8,27 +8,28 @@
 #     -- FLAGS OF TRAIN
 #   bash launch/tpu/tpu.sh delete  --name=N --zone=Z [--spot]
 #
-# create    asks for a TPU VM, or with --spot for a queued spot resource, which comes when there is
-#           one and may be taken away (preempted) at any time. IT COSTS MONEY UNTIL `delete`.
+# create    requests a TPU VM, or with --spot a queued spot resource, which is granted when there is
+#           capacity and may be preempted at any time. IT COSTS MONEY UNTIL `delete`.
 # install   copies the committed state of this checkout to all workers and installs it there.
-# train     runs drenet_jax.train on all workers; called again, training goes on where it stopped.
-# resume    does all of it until training has ended: creates the spot resource where there is none,
-#           waits for it, installs, trains, and begins anew after each preemption. It is the one
-#           command that spends money by itself; Ctrl-C ends the watching, not the TPU.
-# delete    deletes the TPU with all that is on its disks. Nothing here deletes it otherwise, but for
-#           `resume`, which deletes a resource that was preempted before it asks for the next.
+# train     runs drenet_jax.train on all workers; called again, training resumes.
+# resume    does all of this until training has ended: creates the spot resource if there is none,
+#           waits for it, installs, trains, and starts over after each preemption. It is the only
+#           command that spends money by itself; Ctrl-C ends this script, not the TPU.
+# delete    deletes the TPU with its disks. Apart from it only `resume` deletes: a preempted resource
+#           before it requests the next one.
 #
 #   --name       of the TPU, and of its queued resource
 #   --type       accelerator type, such as v6e-8, v5litepod-16, v5p-8 or v4-8
 #   --runtime    software version; if not given, the one that fits --type
 #   --share      an NFS share in the TPU's network (a Filestore, say), which all workers mount at
-#                /mnt/share. Data and workdir must lie there where there is more than one worker or
-#                where the TPU is spot: disks of a TPU go with it. It must let your user write.
+#                /mnt/share. Data and workdir must be there if there is more than one worker or
+#                the TPU is spot, since its disks are deleted with it. Your user must have
+#                write access.
 #   --project    if not given, gcloud's
 #   --dry_run    prints the commands and runs none
 #
-# Needs the gcloud CLI, logged in. Run it where the connection holds (in tmux, say). TPU7x and later
-# are not to be had in this way (Google serves them through GKE and Compute Engine).
+# Needs the gcloud CLI, logged in. Run it in tmux or the like, so that a lost connection does not end
+# it. TPU7x and later are not supported (they are available through GKE and Compute Engine).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . launch/_commands.sh
@@ -44,7 +45,7 @@ esac
 
 name='' zone='' type='' runtime='' share='' spot='' project=()
 train_flags=()
-# Wherever it stands, after -- too: a trial must not spend money.
+# At any position, also after --: a dry run must not spend money.
 for argument in "$@"; do
   [ "$argument" != --dry_run ] || dry_run=1
 done
@@ -111,7 +112,7 @@ create() {
 }
 
 on_all_workers() { # SHELL COMMAND
-  # Kept alive, since training may say nothing for a while.
+  # Kept alive, since training may print nothing for a while.
   run gcloud compute tpus tpu-vm ssh "$name" --worker=all --ssh-flag=-oServerAliveInterval=60 \
     "${where[@]}" --command="$1"
 }
@@ -150,8 +151,8 @@ delete() {
   fi
 }
 
-# Prints the state of the queued resource; nothing where there is none, which `describe` would not
-# tell from a connection that failed.
+# Prints the state of the queued resource; nothing if there is none, which `describe` does not
+# distinguish from a failed connection.
 look() {
   run gcloud compute tpus queued-resources list "${where[@]}" \
     --filter="name~/queuedResources/$name\$" --format='value(state.state)'
@@ -177,7 +178,7 @@ resume() {
           echo "training has ended." >&2
           return
         fi
-        # A preemption takes a moment to show.
+        # A preemption is reported with a delay.
         sleep "$SECONDS_BETWEEN_LOOKS"
         if [ "$code" != 75 ] && [ "$(look)" = ACTIVE ]; then
           echo "error: it ended with exit code $code, and not by a preemption." >&2
