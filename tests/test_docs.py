@@ -81,7 +81,9 @@ def test_config_fields_exist(text):
 
 
 def test_files_exist(text):
-    for path in re.findall(r"(?<![$\w])((?:[\w.]+/)+[\w.]+\.(?:py|sh|md|ipynb|png|cff))\b(?![*/])", text):
+    for path in re.findall(
+        r"(?<![$\w])((?:[\w.]+/)+[\w.]+\.(?:py|sh|md|ipynb|png|cff))\b(?![*/])", text
+    ):
         if "NAME" not in path:
             assert any((root / path).exists() for root in ROOTS), path
 
