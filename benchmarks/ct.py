@@ -84,7 +84,9 @@ def _rows(path: Path, staged: Path, settings: CtSettings, seed: int, rounds: int
             "decode": lambda: [opened.read(index) for index in indices],
             "all": lambda: prepare_to_staging(person, staged, settings, seed),
             "open": lambda: open_series(path),
-            "lungs": lambda: segmentation.find_lungs_in_series(images, from_feet=opened.from_feet),
+            "lungs": lambda: segmentation.find_lungs_in_series(
+                images, from_feet=not opened.are_pictures
+            ),
             "person": lambda: prepare_person([path], settings),
             "fill": lambda: [filled(item, settings, seed) for item in prepared.kept],
         },

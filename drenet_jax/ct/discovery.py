@@ -6,13 +6,25 @@ import contextlib
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from drenet_jax.ct import image_files, volumes
 from drenet_jax.ct.dicom import elements, headers
-from drenet_jax.ct.loaders import Listing, load_dicom, load_pictures, load_volume, no_such_series
-from drenet_jax.ct.series import KINDS, Guard, NoSlices, Series, UnreadableSlice, no_guard
-from drenet_jax.ct.sources import CtError, Excluded, Source, is_zip, open_source
+from drenet_jax.ct.dicom.files import DicomFiles
+from drenet_jax.ct.loaders import Listing, NoSuchSeries, load_dicom, load_pictures, load_volume
+from drenet_jax.ct.series import Series
+from drenet_jax.ct.sources import (
+    KINDS,
+    CtError,
+    Excluded,
+    Guard,
+    Source,
+    UnreadableSlice,
+    is_zip,
+    no_guard,
+    open_source,
+)
 
 # More pictures than these beside a DICOM slice are no previews of it.
 _MOST_PICTURES_A_SLICE = 2
@@ -38,7 +50,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
       guard: asked before a file is opened; see `reader`.
 
     Raises:
-      CtError: `path` does not exist or holds no CT slice (NoSlices, or UnreadableSlice if it is a
+      CtError: `path` does not exist or holds no CT slice (an UnreadableSlice if it is a
         file); no series has the `series_uid`; there are several volumes.
     """
     path = Path(path)
@@ -58,7 +70,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
     if listing.dicom:
         series = load_dicom(listing, series_uid)
     elif series_uid:
-        raise no_such_series(path, "no DICOM series at all")
+        raise NoSuchSeries.of(path, "no DICOM series at all")
     elif len(listing.volumes) > 1:
         why = (
             f"{len(listing.volumes)} volumes ({listing.volumes[0]} and {listing.volumes[1]} first)"
@@ -73,7 +85,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
             path, listing.excluded[0].why, f"name a CT slice or series in {KINDS}"
         )
     else:
-        raise NoSlices.of(path, listing.excluded)
+        raise _no_slices(path, listing.excluded)
     return dataclasses.replace(
         series,
         is_single_image=is_file and len(series) == 1 and not listing.volumes,
@@ -110,8 +122,23 @@ def require_images(path: Path) -> None:
     open_series(path)  # which says what is wrong
 
 
+def _no_slices(folder: Path, excluded: Sequence[Excluded]) -> CtError:
+    """Says why files are no slices, by the three commonest reasons."""
+    reasons: dict[str, list[str]] = {}
+    for file in excluded:
+        reasons.setdefault(file.why, []).append(file.name)
+    most = sorted(reasons.items(), key=lambda reason: -len(reason[1]))[:3]
+    text = "; ".join(
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {why}"
+        for why, names in most
+    )
+    why = f"no CT slice ({text})"
+    return CtError(f"{folder} holds {why}; name a CT series in {KINDS}.", why, excluded)
+
+
 def _listed(path: Path, source: Source, guard: Guard) -> Listing:
     listing = Listing(path, source, guard, list(source.excluded))
+    files = DicomFiles(source, guard)
     excluded = listing.excluded
     for name in source.names:
         why = guard(str(source.place(name)), "header")
@@ -135,7 +162,7 @@ def _listed(path: Path, source: Source, guard: Guard) -> Listing:
             slices, others = headers.read_header(
                 name,
                 head,
-                functools.partial(listing.stream, name),
+                functools.partial(files.open, name),
                 identifiers=listing.identifiers,
             )
             listing.dicom.extend(slices)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
-import hashlib
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import pydicom
 
 from drenet_jax.ct import image_files, volumes
-from drenet_jax.ct.dicom import continuity, copies, elements, pixels, stacks
+from drenet_jax.ct.dicom import continuity, stacks
+from drenet_jax.ct.dicom.files import DicomFiles
 from drenet_jax.ct.dicom.headers import DicomSlice
-from drenet_jax.ct.dicom.instances import NoInstanceError, SourceInstance, read_instance
+from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.ct.orientation import Orientation
-from drenet_jax.ct.series import KINDS, Guard, NoSuchSeries, Series, UnreadableSlice
-from drenet_jax.ct.sources import CtError, Excluded, Source, TooLargeError, natural
+from drenet_jax.ct.series import Series
+from drenet_jax.ct.sources import (
+    KINDS,
+    CtError,
+    Excluded,
+    Guard,
+    Source,
+    UnreadableSlice,
+    natural,
+)
 
 # So many pictures with the same beginning of their names are a series.
 _LEAST_PICTURES_OF_A_SERIES = 3
@@ -33,7 +39,7 @@ class Listing:
     Attributes:
       path: as the user gave it.
       source: of the files.
-      guard: see `series.Guard`.
+      guard: see `sources.Guard`.
       excluded: files that are no slices.
       dicom: the DICOM slices' headers.
       volumes: names of volumes.
@@ -52,11 +58,42 @@ class Listing:
     heads: dict[str, bytes] = dataclasses.field(default_factory=dict)
     identifiers: set[str] = dataclasses.field(default_factory=set)
 
-    def stream(self, name: str) -> io.BytesIO:
-        return elements.as_stream(self.source.read(name))
-
     def sorted_excluded(self, *more: Excluded) -> tuple[Excluded, ...]:
-        return tuple(sorted((*self.excluded, *more), key=lambda item: natural(item.name)))
+        return tuple(sorted((*self.excluded, *more), key=lambda file: natural(file.name)))
+
+
+class NoSuchSeries(CtError):
+    """A folder without the series that was asked for."""
+
+    @classmethod
+    def of(cls, path: Path, there: str) -> NoSuchSeries:
+        why = f"no axial CT series with that series_uid (there is {there})"
+        return cls(f"{path} holds {why}; check --series_uid.", why)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _DicomSeries(Series):
+    listing: Listing
+    series_uid: str
+    nth: int
+    files: DicomFiles
+    slices: tuple[DicomSlice, ...]
+
+    def _read(self, index: int) -> np.ndarray:
+        return self.files.decode(self.slices[index])
+
+    def instance(self, index: int) -> SourceInstance:
+        return self.files.instance(self.slices[index])
+
+    def scale(self, index: int) -> object:
+        return self.slices[index].scale
+
+    def next_best(self) -> Series | None:
+        try:
+            series = load_dicom(self.listing, self.series_uid, self.nth + 1)
+        except NoSuchSeries:
+            return None
+        return dataclasses.replace(series, is_renamed=self.is_renamed)
 
 
 def load_dicom(listing: Listing, series_uid: str = "", nth: int = 0) -> Series:
@@ -66,92 +103,43 @@ def load_dicom(listing: Listing, series_uid: str = "", nth: int = 0) -> Series:
       NoSuchSeries: there is none with the `series_uid`, or no further one.
       CtError: the slices of one series cannot be distinguished from those of another.
     """
-    path, source, guard = listing.path, listing.source, listing.guard
+    files = DicomFiles(listing.source, listing.guard)
     others = [Excluded(name, "a volume beside a DICOM series") for name in listing.volumes]
     others += [Excluded(name, "a picture beside a DICOM series") for name in listing.pictures]
-
-    @functools.lru_cache(maxsize=1)
-    def dataset_of_frames(name: str) -> pydicom.Dataset:
-        return pixels.read_dataset(listing.stream(name), is_whole=True)
-
-    def dataset_of(item: DicomSlice) -> pydicom.Dataset:
-        if item.frame is not None:
-            return dataset_of_frames(item.name)
-        return pixels.read_dataset(listing.stream(item.name), is_whole=False)
-
-    def decode(item: DicomSlice) -> np.ndarray:
-        file = source.place(item.name)
-        why = guard(str(file), "pixels")
-        if why:
-            raise UnreadableSlice.of(file, why, "export it again")
-        try:
-            return pixels.read_hu(item, dataset_of(item))
-        except OSError as error:
-            why = f"a file that cannot be opened ({error.strerror or 'damaged'})"
-            raise UnreadableSlice.of(file, why, "check its permissions") from error
-        except (TooLargeError, elements.NoSliceError) as error:
-            raise UnreadableSlice.of(file, str(error), "export it again") from error
-        except UserWarning as error:
-            why = "a DICOM file that cannot be decoded (more pixels than rows and columns say)"
-            raise UnreadableSlice.of(file, why, "export it again") from error
-        except elements.ERRORS as error:
-            why = pixels.reason_undecodable(error, item.syntax)
-            raise UnreadableSlice.of(file, why, "export it again") from error
-
-    def digest(item: DicomSlice) -> object:
-        try:
-            return hashlib.sha256(source.read(item.name)).digest(), item.frame
-        except (OSError, ValueError):  # which decoding will report
-            return item.label
-
     try:
-        stack = stacks.choose(
-            listing.dicom, series_uid, pixels=copies.Pixels(decode, digest), nth=nth
-        )
+        stack = stacks.choose(listing.dicom, series_uid, files=files, nth=nth)
         if isinstance(stack, str):
-            raise no_such_series(path, stack)
-        continuity.check(stack, decode)
-    except copies.NoStackError as error:
+            raise NoSuchSeries.of(listing.path, stack)
+        continuity.check(stack, files)
+    except stacks.NoStackError as error:
         raise CtError(
-            f"{path} holds {error}; put the files of one series alone into a folder, or name the "
-            "series in series_uid.",
+            f"{listing.path} holds {error}; put the files of one series alone into a folder, or "
+            "name the series in series_uid.",
             str(error),
         ) from None
-
-    def instance(index: int) -> SourceInstance:
-        item = stack.slices[index]
-        file = source.place(item.name)
-        why = guard(str(file), "header")
-        try:
-            if why:
-                raise NoInstanceError(why)
-            if item.frame is not None:
-                return read_instance(item, dataset_of(item))
-            return read_instance(item, listing.stream(item.name))
-        except NoInstanceError as error:
-            raise UnreadableSlice.of(file, str(error), "export it again") from error
-        except elements.ERRORS as error:
-            # Not the error's text, nor the error itself: they may quote what a tag holds.
-            why = f"a DICOM file whose header cannot be read ({type(error).__name__})"
-            raise UnreadableSlice.of(file, why, "export it again") from None
-
-    return Series(
-        path=path,
-        names=tuple(item.label for item in stack.slices),
+    return _DicomSeries(
+        path=listing.path,
+        names=tuple(dicom_slice.label for dicom_slice in stack.slices),
         excluded=listing.sorted_excluded(*others, *stack.excluded),
         notes=stack.notes,
-        from_feet=True,
         orientation=stack.slices[0].orientation,
-        _read=lambda index: decode(stack.slices[index]),
-        _instance=instance,
-        _scale=lambda index: stack.slices[index].scale,
-        _next_best=lambda: load_dicom(listing, series_uid, nth + 1),
+        listing=listing,
+        series_uid=series_uid,
+        nth=nth,
+        files=files,
+        slices=stack.slices,
     )
 
 
-def no_such_series(path: Path, there: str) -> CtError:
-    why = f"no axial CT series with that series_uid (there is {there})"
-    return NoSuchSeries(f"{path} holds {why}; check --series_uid.", why)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _VolumeSeries(Series):
+    volume: volumes.Volume
+
+    def _read(self, index: int) -> np.ndarray:
+        return self.volume.read(index)
+
+    def stored_index(self, index: int) -> int:
+        return self.volume.file_index(index)
 
 
 def load_volume(listing: Listing) -> Series:
@@ -167,24 +155,51 @@ def load_volume(listing: Listing) -> Series:
     try:
         if why:
             raise volumes.VolumeError(why)
-        with source.on_disk(name) as place:
-            volume = volumes.Volume(place, listing.heads[name])
+        with source.on_disk(name) as file:
+            volume = volumes.Volume(file, listing.heads[name])
     except (ValueError, OSError) as error:
         why = str(error) if isinstance(error, ValueError) else "a volume that cannot be read"
         raise UnreadableSlice.of(
             source.place(name), why, f"give a CT volume, or another of {KINDS}"
         ) from error
-    return Series(
+    return _VolumeSeries(
         path=listing.path,
         names=tuple(f"{name}#{volume.file_index(i) + 1}" for i in range(volume.n_slices)),
         excluded=listing.sorted_excluded(*others),
         notes=tuple(volume.notes),
-        from_feet=True,
         orientation=volume.orientation,
-        _read=volume.read,
         axes=volume.axes,
-        _stored_index=volume.file_index,
+        volume=volume,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _PictureSeries(Series):
+    source: Source
+    guard: Guard
+    orientations: dict[int, Orientation] = dataclasses.field(default_factory=dict)
+    are_pictures: ClassVar[bool] = True
+
+    def _read(self, index: int) -> np.ndarray:
+        place = self.source.place(self.names[index])
+        try:
+            why = self.guard(str(place), "pixels")
+            if why:
+                raise image_files.PictureError(why)
+            data = self.source.read(self.names[index])
+            image = image_files.read_picture(data)
+            self.orientations[index] = image_files.read_orientation(data)
+            return image
+        except OSError as error:
+            why = f"a file that cannot be opened ({error.strerror})"
+            raise UnreadableSlice.of(place, why, "check its permissions") from error
+        except ValueError as error:
+            raise UnreadableSlice.of(place, str(error), "give a grey CT slice") from error
+
+    def orientation_of(self, index: int) -> Orientation:
+        if index not in self.orientations:
+            self._read(index)
+        return self.orientations[index]
 
 
 def load_pictures(listing: Listing) -> Series:
@@ -193,7 +208,7 @@ def load_pictures(listing: Listing) -> Series:
     Raises:
       CtError: their names are those of several series.
     """
-    names, source = listing.pictures, listing.source
+    names = listing.pictures
     _require_one_series(listing.path, names)
     notes: tuple[str, ...] = ()
     if len(names) > 2 and len(set(map(_beginning, names))) == len(names):
@@ -201,38 +216,14 @@ def load_pictures(listing: Listing) -> Series:
             "names of pictures without a number in common: whether they are one series, and in "
             "which order, is not known",
         )
-    orientations: dict[int, Orientation] = {}
-
-    def read(index: int) -> np.ndarray:
-        file = source.place(names[index])
-        try:
-            why = listing.guard(str(file), "pixels")
-            if why:
-                raise image_files.PictureError(why)
-            data = source.read(names[index])
-            image = image_files.read_picture(data)
-            orientations[index] = image_files.read_orientation(data)
-            return image
-        except OSError as error:
-            why = f"a file that cannot be opened ({error.strerror})"
-            raise UnreadableSlice.of(file, why, "check its permissions") from error
-        except ValueError as error:
-            raise UnreadableSlice.of(file, str(error), "give a grey CT slice") from error
-
-    def orientation_of(index: int) -> Orientation:
-        if index not in orientations:
-            read(index)
-        return orientations[index]
-
-    return Series(
+    return _PictureSeries(
         path=listing.path,
         names=tuple(names),
         excluded=listing.sorted_excluded(),
         notes=notes,
-        from_feet=False,
         orientation=Orientation(),
-        _read=read,
-        _orientation_of=orientation_of,
+        source=listing.source,
+        guard=listing.guard,
     )
 
 

@@ -16,9 +16,16 @@ from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.lungs import segmentation
 from drenet_jax.ct.orientation import FileAxes, Orientation
 from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice
-from drenet_jax.ct.series import Guard, Series, UnreadableSlice, no_guard
+from drenet_jax.ct.series import Series
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.ct.sources import CtError, Excluded, printable
+from drenet_jax.ct.sources import (
+    CtError,
+    Excluded,
+    Guard,
+    UnreadableSlice,
+    no_guard,
+    printable,
+)
 from drenet_jax.ct.window import window
 
 # A series of which less is kept is one of the abdomen, the neck or the whole body; then so many
@@ -193,7 +200,7 @@ def _prepare_series(
         instances.append(_instance(series, index, prefix) if with_instances else None)
     scales = [series.scale(index) for index in indices]
     images, value_notes = _checked_values(series, images, excluded, scales)
-    masks = segmentation.find_lungs_in_series(images, from_feet=series.from_feet)
+    masks = segmentation.find_lungs_in_series(images, from_feet=not series.are_pictures)
     value_notes += _checked_lungs(series, images, masks)
     segmented = [
         _SegmentedSlice(
@@ -254,7 +261,7 @@ def _checked_values(
     elif images and any(item.why == image_files.NEITHER for item in excluded):
         why = "pictures of 16 bits of which some are neither HU nor in a window"
     elif images and images[0].dtype != np.uint8:
-        if series.is_of_pictures:
+        if series.are_pictures:
             images, note = hu_checks.restored_hu(images)
         why = hu_checks.reason_not_hu(images) or _why_no_hu_of_some(images, scales)
     if why:

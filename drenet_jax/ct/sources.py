@@ -13,11 +13,13 @@ import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from drenet_jax.errors import InputError
+
+KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
 
 # How much of each file is read to tell what it is; most DICOM headers are shorter.
 HEAD_BYTES = 1 << 15
@@ -66,6 +68,23 @@ class CtError(InputError):
     @property
     def excluded(self) -> tuple[Excluded, ...]:
         return self.args[2]
+
+
+class UnreadableSlice(CtError):
+    """A file that is no CT slice or cannot be decoded; `why` is the reason without the path."""
+
+    @classmethod
+    def of(cls, file: Path, why: str, fix: str) -> UnreadableSlice:
+        return cls(f"{file} is {why}; {fix}.", why)
+
+
+# Asked before a file is opened, with its place and what is sought in it ("header" or "pixels"): ''
+# to go on, or why to leave it out.
+Guard = Callable[[str, str], str]
+
+
+def no_guard(place: str, what: str) -> str:
+    return ""
 
 
 # A sign and digits, or whatever lies before the next of them.

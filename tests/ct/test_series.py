@@ -10,8 +10,7 @@ from pydicom.uid import generate_uid
 
 from drenet_jax.ct.dicom.pixels import PADDING_HU
 from drenet_jax.ct.discovery import open_series
-from drenet_jax.ct.series import UnreadableSlice
-from drenet_jax.ct.sources import natural
+from drenet_jax.ct.sources import UnreadableSlice, natural
 from drenet_jax.errors import InputError
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -60,7 +59,7 @@ def test_pictures_are_in_natural_order(tmp_path):
         cv2.imwrite(str(tmp_path / name), flat(9).astype(np.uint8))
     series = open_series(tmp_path)
     assert series.names == ("im1.png", "im2.png", "im10.png")
-    assert not series.from_feet
+    assert series.are_pictures
     assert series.read(0).dtype == np.uint8
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
 from drenet_jax.ct.dicom.copies import NoStackError
-from drenet_jax.ct.dicom.headers import DicomSlice
+from drenet_jax.ct.dicom.files import DicomFiles
 from drenet_jax.ct.dicom.stacks import Stack
 from drenet_jax.ct.sources import CtError
 
@@ -37,7 +35,7 @@ _LEAST_JUMP_HU = 100.0
 _MOST_HU_PER_MM = 20.0
 
 
-def check(stack: Stack, decode: Callable[[DicomSlice], np.ndarray]) -> None:
+def check(stack: Stack, files: DicomFiles) -> None:
     """Compares the pixels of neighbours in a stack that its headers do not identify.
 
     Two stacks of one spacing, one shifted by half of it, lie as one stack of half the spacing.
@@ -47,7 +45,7 @@ def check(stack: Stack, decode: Callable[[DicomSlice], np.ndarray]) -> None:
 
     Args:
       stack: in order.
-      decode: gives HU [H, W]; raises CtError for slices that cannot be decoded, which are skipped.
+      files: of the slices; those that cannot be decoded are skipped.
 
     Raises:
       NoStackError: slices of two stacks take turns, or one stack goes on as another.
@@ -58,7 +56,7 @@ def check(stack: Stack, decode: Callable[[DicomSlice], np.ndarray]) -> None:
     shrunk: list[np.ndarray] = []
     for item, place_mm in zip(stack.slices, stack.places_mm, strict=True):
         try:
-            shrunk.append(_shrunk(decode(item)))
+            shrunk.append(_shrunk(files.decode(item)))
         except CtError:
             continue
         places_mm.append(place_mm)

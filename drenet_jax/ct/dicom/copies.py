@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
 from drenet_jax.ct.dicom import geometry
+from drenet_jax.ct.dicom.files import DicomFiles
 from drenet_jax.ct.dicom.grouping import AttributeTable
 from drenet_jax.ct.dicom.headers import DicomSlice
 from drenet_jax.ct.sources import CtError, Excluded
-
-
-class Pixels(NamedTuple):
-    """How pixels are reached, where headers do not suffice.
-
-    Attributes:
-      decode: gives the HU [H, W] of a slice; raises CtError.
-      digest: gives the same for slices whose files are equal byte by byte.
-    """
-
-    decode: Callable[[DicomSlice], np.ndarray]
-    digest: Callable[[DicomSlice], object]
 
 
 class NoStackError(Exception):
@@ -31,7 +19,7 @@ class NoStackError(Exception):
 
 
 def without_equal_files(
-    slices: Sequence[DicomSlice], pixels: Pixels
+    slices: Sequence[DicomSlice], files: DicomFiles
 ) -> tuple[list[DicomSlice], list[Excluded]]:
     """The slices without files that are there again, byte by byte.
 
@@ -45,7 +33,7 @@ def without_equal_files(
     for items in alike.values():
         first_of: dict[object, DicomSlice] = {}
         for item in sorted(items, key=lambda item: item.label) if len(items) > 1 else ():
-            first = first_of.setdefault(pixels.digest(item), item)
+            first = first_of.setdefault(files.digest(item), item)
             if first is not item:
                 why = f"at the same place as another slice: {first.label}"
                 excluded.append(Excluded(item.label, why))
@@ -54,7 +42,7 @@ def without_equal_files(
 
 
 def without_copies(
-    table: AttributeTable, rows: np.ndarray, pixels: Pixels
+    table: AttributeTable, rows: np.ndarray, files: DicomFiles
 ) -> tuple[np.ndarray, list[Excluded]]:
     """The rows in order, without second copies of a slice.
 
@@ -69,26 +57,26 @@ def without_copies(
     kept: list[int] = []
     excluded: list[Excluded] = []
     for group in at_one_place:
-        row, others = _one_of(table, sorted(group), pixels) if len(group) > 1 else (group[0], [])
+        row, others = _one_of(table, sorted(group), files) if len(group) > 1 else (group[0], [])
         kept.append(row)
         excluded += others
     return np.array(kept), excluded
 
 
 def _one_of(
-    table: AttributeTable, rows: Sequence[int], pixels: Pixels
+    table: AttributeTable, rows: Sequence[int], files: DicomFiles
 ) -> tuple[int, list[Excluded]]:
     """The first of some slices at the same place that can be decoded; the others with why not."""
-    files = {row: pixels.digest(table.slices[row]) for row in rows}
+    digests = {row: files.digest(table.slices[row]) for row in rows}
     decoded, excluded = {}, []
-    for row in {digest: row for row, digest in reversed(files.items())}.values():
+    for row in {digest: row for row, digest in reversed(digests.items())}.values():
         try:
-            decoded[row] = pixels.decode(table.slices[row])
+            decoded[row] = files.decode(table.slices[row])
         except CtError as error:
             excluded += [
                 Excluded(table.slices[copy].label, error.why)
                 for copy in rows
-                if files[copy] == files[row]
+                if digests[copy] == digests[row]
             ]
     if not decoded:
         return rows[0], excluded[1:]

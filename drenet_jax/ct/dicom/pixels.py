@@ -178,6 +178,8 @@ def reason_undecodable(error: BaseException, transfer_syntax: str) -> str:
     syntax = pydicom.uid.UID(transfer_syntax)
     if isinstance(error, MemoryError):
         return "a DICOM file that needs more memory than it may have"
+    if isinstance(error, UserWarning):
+        return "a DICOM file that cannot be decoded (more pixels than rows and columns say)"
     if syntax.is_transfer_syntax and syntax.is_compressed:
         return f"a DICOM file that cannot be decoded (compressed as {syntax.name})"
     return f"a DICOM file that cannot be decoded ({type(error).__name__})"

@@ -18,10 +18,10 @@ import numpy as np
 from drenet_jax.ct.dicom import geometry
 from drenet_jax.ct.dicom.copies import (
     NoStackError,
-    Pixels,
     without_copies,
     without_equal_files,
 )
+from drenet_jax.ct.dicom.files import DicomFiles
 from drenet_jax.ct.dicom.grouping import (
     IDENTITIES,
     MAY_FOLLOW,
@@ -82,7 +82,7 @@ def choose(
     slices: Sequence[DicomSlice],
     series_uid: str,
     *,
-    pixels: Pixels,
+    files: DicomFiles,
     nth: int = 0,
 ) -> Stack | str:
     """Takes one stack and orders it by place along the slice normal.
@@ -94,7 +94,7 @@ def choose(
     Args:
       slices: of all files, at least one.
       series_uid: takes a stack of this series; '': of all.
-      pixels: by which second copies of a slice are known.
+      files: of the slices; second copies of a slice are known by their pixels.
       nth: takes the best stack (0), the next best (1) and so on.
 
     Returns:
@@ -113,7 +113,7 @@ def choose(
         placed, without_place = without_place, []  # one slice needs no place
     if series_uid and all(item.series_uid != series_uid for item in placed):
         return _series_in_words(placed)
-    placed, excluded = without_equal_files(placed, pixels)
+    placed, excluded = without_equal_files(placed, files)
     table = AttributeTable(placed)
     leaves = list(split(table, table.rows_of_series(series_uid)))
     comparison = Comparison(table, [leaf.rows for leaf in leaves])
@@ -128,7 +128,7 @@ def choose(
         for row in np.setdiff1d(np.arange(len(table.slices)), best.rows).tolist()
     }
     excluded += [Excluded(table.slices[row].label, why) for row, why in why_left.items()]
-    kept, copies = without_copies(table, best.rows, pixels)
+    kept, copies = without_copies(table, best.rows, files)
     excluded += copies
     kept, strays = _without_strays(table, kept)
     excluded += strays
