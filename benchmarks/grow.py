@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 from benchmarks.model import TrainingStep, prediction
 from benchmarks.timing import Row, interleaved_timings, plain_row
 from drenet_jax.evaluation.decisions import MetricSettings
-from drenet_jax.evaluation.metrics import evaluation_metrics
+from drenet_jax.evaluation.evaluation_files import evaluation_metrics
 from drenet_jax.evaluation.plots import new_figure, save
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 

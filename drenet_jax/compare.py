@@ -34,7 +34,7 @@ def define_flags() -> None:
 def main() -> None:
     # Imported here: --help and mistyped flags need not wait for scikit-learn.
     from drenet_jax.evaluation.comparison import compare, read_runs
-    from drenet_jax.evaluation.report.formatting import metric_text
+    from drenet_jax.evaluation.metrics import metric_text
     from drenet_jax.output_files import new_folder
 
     cli.use_compilation_cache()

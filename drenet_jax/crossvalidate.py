@@ -41,7 +41,7 @@ def define_flags() -> None:
 
 def main() -> None:
     # Imported here: --help and mistyped flags need not wait for JAX and TensorFlow.
-    from drenet_jax.evaluation.report.formatting import auc_lines
+    from drenet_jax.evaluation.evaluation_files import summary_lines
     from drenet_jax.training.crossvalidation import cross_validate, fold_table
 
     cli.use_compilation_cache()
@@ -53,7 +53,7 @@ def main() -> None:
         print(
             f"repeat {row['repeat']}, fold {row['fold']}: {row['test_persons']} persons, AUC {auc}"
         )
-    for line in auc_lines(metrics):
+    for line in summary_lines(metrics):
         print(line)
     print(f"report: {workdir / 'result' / 'report.html'}")
 

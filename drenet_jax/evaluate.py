@@ -64,8 +64,8 @@ def define_flags() -> None:
 
 def main() -> None:
     # Imported here: --help and mistyped flags need not wait for JAX and TensorFlow.
+    from drenet_jax.evaluation.evaluation_files import summary_lines
     from drenet_jax.evaluation.evaluator import evaluate_split
-    from drenet_jax.evaluation.report.formatting import auc_lines, explain_lines
     from drenet_jax.output_files import new_folder
 
     cli.use_compilation_cache()
@@ -83,7 +83,7 @@ def main() -> None:
             lesions=values.lesions,
             other_persons=values.other_persons,
         )
-    for line in (*auc_lines(metrics), *explain_lines(metrics)):
+    for line in summary_lines(metrics):
         print(line)
     print(f"report: {Path(values.out) / 'report.html'}")
 

@@ -77,10 +77,10 @@ def main() -> None:
         reader = folders.enter_context(Reader())
         # The child process starts while this one imports JAX.
         reader.start()
+        from drenet_jax.evaluation.decisions import decision_text
+        from drenet_jax.evaluation.person_report import person_report
         from drenet_jax.evaluation.pipeline import PersonPipeline
         from drenet_jax.evaluation.predictor import Predictor
-        from drenet_jax.evaluation.report.formatting import decision_text
-        from drenet_jax.evaluation.report.person_report import person_report
 
         cli.use_compilation_cache()
         predictor = Predictor.load(

@@ -60,9 +60,9 @@ def main() -> None:
             "pip install 'drenet_jax[serve]'."
         ) from error
     from drenet_jax.ct.reader import Reader
+    from drenet_jax.evaluation.person_report import person_report
     from drenet_jax.evaluation.pipeline import PersonPipeline
     from drenet_jax.evaluation.predictor import Predictor
-    from drenet_jax.evaluation.report.person_report import person_report
     from drenet_jax.serving.limits import Limits
 
     cli.use_compilation_cache()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from drenet_jax.evaluation.metric_formulas import ranking_of_draws
+from drenet_jax.evaluation.metrics import ranking_metrics
 from drenet_jax.evaluation.statistics import person_draws
 from studies.predictions import Table
 
@@ -117,7 +117,7 @@ def _figures(table: Table, arm: str, measures: Mapping[str, Callable]) -> dict[s
 def _auc(
     is_positive: np.ndarray, score: np.ndarray, person: np.ndarray, times: np.ndarray
 ) -> np.ndarray:
-    return ranking_of_draws(is_positive, score, person, times, ())["auc"]
+    return ranking_metrics(is_positive, score, person, times, ())["auc"]
 
 
 def _mean(values: np.ndarray, person: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from drenet_jax.ct.dicom.elements import without_warnings
 from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.overlays import SlicePicture
-from drenet_jax.evaluation.report.person_report import top_slices
+from drenet_jax.evaluation.person_report import top_slices
 
 
 def require_highdicom(flag: str = "--dicom_out") -> None:

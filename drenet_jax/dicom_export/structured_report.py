@@ -46,8 +46,8 @@ from drenet_jax.dicom_export.header import (
     model_name,
     new_series,
 )
+from drenet_jax.evaluation.decisions import decision_text
 from drenet_jax.evaluation.overlays import LESION_BOX_MIN_PROBABILITY
-from drenet_jax.evaluation.report.formatting import decision_text
 
 SCHEME = "99DRENETJAX"
 _SCHEME_NAME = "Labels of drenet_jax models and their probabilities"

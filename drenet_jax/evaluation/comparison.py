@@ -12,21 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation import plots, statistics
+from drenet_jax.evaluation import comparison_tables, plots, statistics
 from drenet_jax.evaluation.decisions import (
     MetricSettings,
     confusion_counts,
     is_positive,
     predicted_labels,
 )
-from drenet_jax.evaluation.metrics import metrics_with_intervals, paired_bootstrap
+from drenet_jax.evaluation.person_report import PACKAGE, data_uri
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
     SlicePredictions,
     person_predictions,
 )
-from drenet_jax.evaluation.report import comparison_report
-from drenet_jax.evaluation.report.person_report import PACKAGE, data_uri
+from drenet_jax.evaluation.statistics import metrics_with_intervals, paired_bootstrap
 from drenet_jax.html_templates import render
 
 # The p-values that are adjusted together: one comparison of each run with the first.
@@ -49,14 +48,14 @@ def compare(runs: Sequence[ComparedRun], split: str, folder: Path) -> dict:
       the first the "differences": of each metric, and the tests with `p_value` and `p_holm`.
     """
     result = _compared(runs, split)
-    tables, notes = comparison_report.tables(result)
+    tables, notes = comparison_tables.tables(result)
     (folder / "compare.json").write_text(
         json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8"
     )
     for name, text in (
-        ("compare.md", comparison_report.markdown(tables, notes)),
-        ("tables.csv", comparison_report.csv_text(tables)),
-        ("tables.tex", comparison_report.latex(tables, notes)),
+        ("compare.md", comparison_tables.markdown(tables, notes)),
+        ("tables.csv", comparison_tables.csv_text(tables)),
+        ("tables.tex", comparison_tables.latex(tables, notes)),
     ):
         (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     files = {name: folder / f"{name}.png" for name in ("roc", "confusion")}

@@ -1,4 +1,4 @@
-"""Which label a case gets, by one rule for every command, and where that is wrong.
+"""Which label a case gets, by one rule for every command, and the settings of the metrics.
 
 With two labels a case is positive from the threshold of the positive label's probability on
 (`p >= threshold`, so a probability equal to the threshold is positive). With three or more, and
@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.predictions import (
@@ -25,21 +26,26 @@ from drenet_jax.evaluation.predictions import (
 THRESHOLD, LARGEST_PROBABILITY = "threshold", "largest_probability"
 
 
-def is_positive(probabilities: np.ndarray, positive: int, threshold: float) -> np.ndarray:
-    """[N] bool, whether each case [N, C] reaches the threshold of the positive class."""
+def is_positive(
+    probabilities: Float[np.ndarray, "cases classes"],
+    positive: int,
+    threshold: float | Float[np.ndarray, " cases"],
+) -> Bool[np.ndarray, " cases"]:
+    """Whether each case reaches the threshold of the positive class (one, or one for each)."""
     return probabilities[:, positive] >= threshold
 
 
-def decide(probabilities: np.ndarray, positive: int | None, threshold: float) -> np.ndarray:
-    """The label of each case.
+def decide(
+    probabilities: Float[np.ndarray, "cases classes"],
+    positive: int | None,
+    threshold: float | Float[np.ndarray, " cases"],
+) -> Int[np.ndarray, " cases"]:
+    """The index of each case's label.
 
     Args:
-      probabilities: [N, C] float, of slices or persons.
+      probabilities: of slices or persons.
       positive: the index of the positive class; None: there is none.
       threshold: of its probability; has no meaning with three or more classes.
-
-    Returns:
-      [N] int, the index of a class.
     """
     if positive is None or probabilities.shape[1] > 2:
         return probabilities.argmax(axis=1)
@@ -141,12 +147,9 @@ def settings_with_flags(
         raise InputError(f"--threshold={threshold:g} must be between 0 and 1.")
     if aggregate is not None and aggregate not in AGGREGATES:
         raise InputError(f"--aggregate={aggregate} must be one of {', '.join(AGGREGATES)}.")
-    settings = MetricSettings.from_config(evaluation)
-    if threshold is not None:
-        settings = dataclasses.replace(settings, threshold=threshold)
-    if aggregate is not None:
-        settings = dataclasses.replace(settings, aggregate=aggregate)
-    return settings
+    flags = {"threshold": threshold, "aggregate": aggregate}
+    given = {name: value for name, value in flags.items() if value is not None}
+    return MetricSettings.from_config({**evaluation, **given})
 
 
 def positive_class(labels: Sequence[str], name: str) -> int:
@@ -182,27 +185,6 @@ def _no_positive(labels: Sequence[str], given: str) -> InputError:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Misclassification:
-    """A patient with a wrong predicted label.
-
-    Attributes:
-      patient_id, site, truth: of the person.
-      predicted: the wrong label.
-      probability: of the wrong label.
-      probability_of_truth: of the true one.
-      n_slices: of the person.
-    """
-
-    patient_id: str
-    site: str
-    truth: str
-    predicted: str
-    probability: float
-    probability_of_truth: float
-    n_slices: int
-
-
 def predicted_labels(
     predictions: SlicePredictions | PersonPredictions, positive: int, threshold: float
 ) -> np.ndarray:
@@ -221,30 +203,56 @@ def confusion_counts(
     return counts
 
 
-def worst_errors(
-    persons: PersonPredictions, positive: int, threshold: float, most: int
-) -> list[Misclassification]:
-    """The misclassified patients, the most probable wrong labels first, each patient once."""
-    label = predicted_labels(persons, positive, threshold)
-    probability = persons.probabilities[np.arange(len(persons)), label]
-    of_truth = persons.probabilities[np.arange(len(persons)), persons.label]
-    wrong = np.flatnonzero(label != persons.label)
-    errors: dict[str, Misclassification] = {}
-    for i in wrong[np.argsort(-probability[wrong], kind="stable")]:
-        patient_id = str(persons.patient_id[i])
-        errors.setdefault(
-            patient_id,
-            Misclassification(
-                patient_id=patient_id,
-                site=str(persons.site[i]),
-                truth=persons.labels[persons.label[i]],
-                predicted=persons.labels[label[i]],
-                probability=float(probability[i]),
-                probability_of_truth=float(of_truth[i]),
-                n_slices=int(persons.n_slices[i]),
-            ),
+def decision_text(decision: Mapping, n_slices: int) -> str:
+    """The decision rule of a person's label, as a sentence.
+
+    Args:
+      decision: from `DecisionRule.to_dict`.
+      n_slices: of the person.
+    """
+    slices = f"{n_slices} slice{'' if n_slices == 1 else 's'}"
+    made = f"from the {decision['aggregate'].replace('_', ' ')} of {slices}."
+    if decision["rule"] == "threshold":
+        return (
+            f"{decision['positive']} if its probability is {decision['threshold']:g} or more; the "
+            f"probability is {made}"
         )
-    return list(errors.values())[:most]
+    return f"The model's most probable label, {made}"
+
+
+# Of thresholds that are equally good, the one nearest to this is taken.
+_MIDDLE = 0.5
+
+
+def youden_threshold(
+    is_positive: Bool[np.ndarray, " cases"], score: Float[np.ndarray, " cases"]
+) -> float | None:
+    """The threshold of `score >= threshold` with the highest recall + specificity - 1 (Youden's J).
+
+    Every threshold between two neighbouring scores decides alike; the midpoint is taken, since the
+    few persons of a validation split say nothing of where between them the line should be. Of
+    thresholds that are equally good, the one nearest to 0.5.
+
+    Args:
+      is_positive: the truth.
+      score: the probability of the positive class.
+
+    Returns:
+      The threshold, or None where one of the two classes is absent.
+    """
+    if is_positive.all() or not is_positive.any():
+        return None
+    # `at[i]` decides as the midpoint of `at[i - 1]` and `at[i]` does.
+    at = np.unique(score)
+    passed = score[None, :] >= at[:, None]
+    recall = passed[:, is_positive].mean(axis=1)
+    specificity = 1 - passed[:, ~is_positive].mean(axis=1)
+    # A midpoint of neighbouring floats may round down onto the lower one, which would pass too.
+    middle = np.r_[at[0], (at[:-1] + at[1:]) / 2]
+    middle = np.where(np.r_[False, middle[1:] <= at[:-1]], at, middle)
+    youden = recall + specificity - 1
+    best = np.flatnonzero(np.isclose(youden, youden.max(), rtol=0, atol=1e-12))
+    return float(middle[best[np.argmin(np.abs(middle[best] - _MIDDLE))]])
 
 
 @dataclasses.dataclass(frozen=True)

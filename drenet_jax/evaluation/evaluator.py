@@ -18,21 +18,24 @@ from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
 from drenet_jax.data.prepared_data import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import apply_temperature, fit_temperature
-from drenet_jax.evaluation.decisions import positive_class, settings_with_flags
-from drenet_jax.evaluation.metrics import evaluation_metrics, youden_threshold
+from drenet_jax.evaluation.decisions import (
+    positive_class,
+    settings_with_flags,
+    youden_threshold,
+)
+from drenet_jax.evaluation.evaluation_files import (
+    Calibration,
+    context_of_run,
+    evaluation_metrics,
+    write_evaluation,
+)
 from drenet_jax.evaluation.pointing_game import Points, play, pointing_metrics, write_hits
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
     SlicePredictions,
     person_predictions,
 )
-from drenet_jax.evaluation.predictor import Predictor
-from drenet_jax.evaluation.report.result_files import (
-    Calibration,
-    context_of_run,
-    write_evaluation,
-)
-from drenet_jax.evaluation.scoring import score_split
+from drenet_jax.evaluation.predictor import Predictor, score_split
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints
 

@@ -1,7 +1,7 @@
-"""The metrics of paper 2.3 (equations 1-5; docs/method.md), each with its 95% interval.
+"""The metrics of paper 2.3 (equations 1-5; docs/method.md): of a sample, and of bootstrap draws.
 
 One class is the positive one (COVID-19), all others are the rest. TP, FP, TN and FN count cases
-(slices or persons) whose probability of the positive class is at least the threshold.
+(slices or patients) whose probability of the positive class is at least the threshold.
 
 | name | what it is |
 | --- | --- |
@@ -36,299 +36,266 @@ a macro average is None where one of its labels' metrics is.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from drenet_jax.evaluation import statistics
-from drenet_jax.evaluation.decisions import DecisionRule, MetricSettings
-from drenet_jax.evaluation.metric_formulas import (
-    DECISION_METRICS,
-    reason_undefined,
-    values_of_draws,
-    values_of_sample,
-)
-from drenet_jax.evaluation.predictions import (
-    PersonPredictions,
-    SlicePredictions,
-    person_predictions,
-)
+from drenet_jax.evaluation.calibration import bin_of
+from drenet_jax.evaluation.decisions import MetricSettings, decide, is_positive
 
-Predictions = SlicePredictions | PersonPredictions
-
-# value, low, high, and `why` where one of them is None.
+# A metric with its 95% interval: value, low, high, and `why` where one of them is None.
 Metric = dict[str, float | str | None]
 
-# Of thresholds that are equally good, the one nearest to this is taken.
-_MIDDLE = 0.5
+# The metrics that depend on the threshold.
+DECISION_METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "precision",
+    "recall",
+    "specificity",
+    "f1",
+    "f1_paper",
+)
+
+# Draws are processed in blocks of so many weights, which keeps them in the cache.
+_BLOCK_WEIGHTS = 1 << 18
+
+# In cases: far below one, far above the rounding of a share times a number of cases.
+_ROUNDING = 1e-6
+
+
+def of_label(metric: str, label: str) -> str:
+    """The name of a metric of one label against the rest, such as `auc[healthy]`.
+
+    No other name has a bracket, so a label may be called `macro` or `paper`.
+    """
+    return f"{metric}[{label}]"
+
+
+def recall_at(specificity: float) -> str:
+    """The name of the recall at a fixed specificity, such as `recall_at_specificity_0.90`."""
+    return f"recall_at_specificity_{max(f'{specificity:.2f}', repr(specificity), key=len)}"
 
 
 def classification_metrics(
-    label: np.ndarray,
-    probabilities: np.ndarray,
+    label: Int[np.ndarray, " cases"],
+    probabilities: Float[np.ndarray, "cases classes"],
     labels: Sequence[str],
     positive: int,
     settings: MetricSettings | None = None,
+    threshold: float | Float[np.ndarray, " cases"] | None = None,
 ) -> dict[str, float | None]:
     """The metrics of the module's tables.
 
     Args:
-      label: [N] int, the true class of each slice or person.
-      probabilities: [N, C] float.
-      labels: the C class names.
+      label: the true class of each slice or patient.
+      probabilities: of each class.
+      labels: the class names.
       positive: the index of the positive class.
       settings: of the metrics; None: the defaults of `MetricSettings`.
+      threshold: instead of `settings.threshold`, for all cases or for each.
 
     Returns:
       The value of each metric; None where the data do not define it.
     """
-    settings = settings or MetricSettings()
-    values = values_of_sample(label, probabilities, labels, positive, settings)
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
+    values = metrics_of_draws(
+        label,
+        probabilities,
+        labels,
+        positive,
+        settings or MetricSettings(),
+        np.zeros(len(label), np.int64),
+        np.ones((1, 1)),
+        threshold,
+    )
+    return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in values.items()}
 
 
-def metrics_with_intervals(
-    predictions: Predictions,
+def metrics_of_draws(
+    label: Int[np.ndarray, " cases"],
+    probabilities: Float[np.ndarray, "cases classes"],
+    labels: Sequence[str],
     positive: int,
     settings: MetricSettings,
-    threshold: float | None = None,
-) -> dict[str, Metric]:
-    """The metrics of the module's tables, each with a 95% bootstrap interval over persons.
+    person: Int[np.ndarray, " cases"],
+    times: Float[np.ndarray, "draws persons"],
+    threshold: float | Float[np.ndarray, " cases"] | None = None,
+) -> dict[str, Float[np.ndarray, " draws"]]:
+    """Every metric of each of many draws of persons.
 
     Args:
-      predictions: of slices or of persons.
-      positive: the index of the positive class.
-      settings: of the metrics and the draws.
-      threshold: instead of `settings.threshold`.
+      label, probabilities, labels, positive, settings, threshold: as of `classification_metrics`.
+      person: each case's person (`statistics.person_draws`).
+      times: how many times each person counts.
 
     Returns:
-      For each metric `value`, `low`, `high`, and `why` where one of them is None. Fit for JSON.
+      The values of each metric; NaN where undefined.
     """
-    return BootstrapResult.of(predictions, positive, _at(settings, threshold)).table()
+    assert probabilities.shape == (len(label), len(labels)), (probabilities.shape, labels)
+    assert len(labels) >= 2, labels
+    assert 0 <= positive < len(labels), positive
+    assert np.isfinite(probabilities).all()
+    probabilities = probabilities.astype(np.float64)
+    n_persons = times.shape[1]
+    if threshold is None:
+        threshold = settings.threshold
 
+    def count(cases: np.ndarray) -> np.ndarray:
+        return times @ np.bincount(person, weights=cases, minlength=n_persons)
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class BootstrapResult:
-    """Metrics of a sample, and of its bootstrap draws.
+    n = count(np.ones(len(label)))
 
-    Attributes:
-      values: each metric, or None.
-      why: of the metrics that are None.
-      drawn: [D] for each metric, of the draws; NaN where undefined.
-      left_out: [J] for each metric, with one person after the other left out.
-      n_persons: of the sample.
-      are_differences: of two models' metrics.
-    """
+    def rates(truth: np.ndarray, decision: np.ndarray) -> dict[str, np.ndarray]:
+        tp, fp = count(truth & decision), count(~truth & decision)
+        tn, fn = count(~truth & ~decision), count(truth & ~decision)
+        precision, recall = _ratio(tp, tp + fp), _ratio(tp, tp + fn)
+        specificity = _ratio(tn, tn + fp)
+        return {
+            "accuracy": _ratio(tp + tn, n),
+            "balanced_accuracy": (recall + specificity) / 2,
+            "precision": precision,
+            "recall": recall,
+            "specificity": specificity,
+            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+            "f1_paper": (precision + recall) / 2,
+        }
 
-    values: dict[str, float | None]
-    why: dict[str, str]
-    drawn: dict[str, np.ndarray]
-    left_out: dict[str, np.ndarray]
-    n_persons: int
-    are_differences: bool = False
+    def calibration_error(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
+        bins = settings.calibration_bins
+        cell = person * bins + bin_of(score, bins)
+        excess = np.bincount(cell, weights=truth - score, minlength=n_persons * bins)
+        # Of each bin: its share of the cases times the difference of its two means.
+        return _ratio(np.abs(times @ excess.reshape(-1, bins)).sum(axis=1), n)
 
-    @classmethod
-    def of(
-        cls, predictions: Predictions, positive: int, settings: MetricSettings
-    ) -> BootstrapResult:
-        """Computes them; see `metrics_with_intervals`."""
-        cases = predictions.label, predictions.probabilities, predictions.labels, positive, settings
-        values = classification_metrics(*cases)
-        person, times = statistics.person_draws(
-            predictions.patient_id, settings.bootstrap_draws, settings.bootstrap_seed
-        )
-        n_persons = times.shape[1]
-        return cls(
-            values=values,
-            why={
-                name: reason_undefined(
-                    name, predictions.labels, positive, settings, len(predictions)
-                )
-                for name, value in values.items()
-                if value is None
-            },
-            drawn=values_of_draws(*cases, person, times),
-            left_out=values_of_draws(*cases, person, statistics.all_but_one(n_persons)),
-            n_persons=n_persons,
-        )
+    def of_scores(truth: np.ndarray, score: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            **ranking_metrics(truth, score, person, times, settings.specificities),
+            "brier": _ratio(count((score - truth) ** 2), n),
+            "ece": calibration_error(truth, score),
+        }
 
-    def difference(self, other: BootstrapResult) -> BootstrapResult:
-        """The differences of these metrics and those of `other`, of the same draws of persons."""
-        assert self.values.keys() == other.values.keys()
-        assert self.n_persons == other.n_persons
-        why = {**other.why, **self.why}
-        return BootstrapResult(
-            values={
-                name: _difference(value, other.values[name]) for name, value in self.values.items()
-            },
-            why=why,
-            drawn={name: drawn - other.drawn[name] for name, drawn in self.drawn.items()},
-            left_out={name: left - other.left_out[name] for name, left in self.left_out.items()},
-            n_persons=self.n_persons,
-            are_differences=True,
-        )
-
-    def table(self) -> dict[str, Metric]:
-        """`value`, `low`, `high`, and `why` where one of them is None, of each metric."""
-        return {name: self._metric(name) for name in self.values}
-
-    def _metric(self, name: str) -> Metric:
-        value, interval, why = self.values[name], None, self.why.get(name, "")
-        if value is not None and self.n_persons == 1:
-            why = "one person alone gives no interval"
-        elif value is not None:
-            drawn = self.drawn[name]
-            is_error = name.startswith("ece") and not self.are_differences
-            if is_error:
-                interval = statistics.calibration_interval(value, drawn)
-            else:
-                interval = statistics.bca_interval(value, drawn, self.left_out[name])
-            if interval is None:
-                why = statistics.reason_no_interval(value, drawn, one_sided=is_error)
-        low, high = interval or (None, None)
-        metric: Metric = {"value": value, "low": low, "high": high}
-        return metric | {"why": why} if why else metric
-
-
-def _difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
-
-
-def paired_bootstrap(
-    a: Predictions,
-    b: Predictions,
-    positive: int,
-    settings: MetricSettings,
-    threshold: float | None = None,
-) -> dict[str, Metric]:
-    """Differences of all metrics, with 95% intervals by bootstrap over persons.
-
-    Both models are judged on the same draws of persons.
-
-    Args:
-      a, b: both of slices or both of persons; of the same persons and labels.
-      positive: the index of the positive class.
-      settings: of the metrics and the draws.
-      threshold: instead of `settings.threshold`.
-
-    Returns:
-      For each metric `value` (a's less b's), `low`, `high`, and `why` where one of them is None.
-    """
-    assert a.labels == b.labels, (a.labels, b.labels)
-    assert set(a.patient_id.tolist()) == set(b.patient_id.tolist())
-    of_a, of_b = (BootstrapResult.of(item, positive, _at(settings, threshold)) for item in (a, b))
-    return of_a.difference(of_b).table()
-
-
-def evaluation_metrics(
-    slices: SlicePredictions,
-    persons: PersonPredictions,
-    *,
-    split: str,
-    positive: int,
-    settings: MetricSettings,
-    validation_threshold: float | None = None,
-    aggregate: str = "mean",
-) -> dict:
-    """What `evaluate` writes to metrics.json.
-
-    Args:
-      slices: of one split.
-      persons: of the same split, from `person_predictions(slices, aggregate, positive)`.
-      split: the name of the split.
-      positive: the index of the positive class.
-      settings: of the metrics and the draws.
-      validation_threshold: `youden_threshold` of the validation persons; None where there is none.
-      aggregate: how `persons` were made of `slices`.
-
-    Returns:
-      {"split", "labels", "positive", "aggregate", "threshold", "calibration_bins", "draws", "seed",
-      "n_persons", "n_slices", "image": {...}, "person": {...}, "validation_threshold":
-      {"threshold", "person": the `DECISION_METRICS` of the persons at that threshold}, or there
-      {"threshold": None, "why"}, "sites": [{"site", "n_persons", "n_slices", "image", "person"}]},
-      one for each site where there are several. A person who was at two sites counts at each, with
-      the slices from there. And "decision": by which rule a case gets its label
-      (`DecisionRule.to_dict`), as `predict` says of a person.
-    """
-    result = {
-        "split": split,
-        "labels": list(slices.labels),
-        "positive": slices.labels[positive],
-        "aggregate": aggregate,
-        "threshold": settings.threshold,
-        "calibration_bins": settings.calibration_bins,
-        "draws": settings.bootstrap_draws,
-        "seed": settings.bootstrap_seed,
-        **_levels(slices, persons, positive, settings),
+    scored = {
+        index: of_scores(label == index, probabilities[:, index])
+        for index in (range(len(labels)) if len(labels) > 2 else [positive])
     }
-    if validation_threshold is None:
-        result["validation_threshold"] = {
-            "threshold": None,
-            "why": "there are no validation persons of both kinds to choose it on",
-        }
-    else:
-        moved = metrics_with_intervals(persons, positive, settings, validation_threshold)
-        result["validation_threshold"] = {
-            "threshold": float(validation_threshold),
-            "person": {name: moved[name] for name in DECISION_METRICS},
-        }
-    sites = np.unique(slices.site).tolist()
-    result["sites"] = []
-    for site in sites if len(sites) > 1 else []:
-        there = slices.of(slices.site == site)
-        there_persons = person_predictions(there, aggregate, positive)
-        result["sites"].append({"site": site, **_levels(there, there_persons, positive, settings)})
-    rule = DecisionRule(slices.labels, positive, settings.threshold, aggregate)
-    result["decision"] = rule.to_dict()
-    return result
+    decision = is_positive(probabilities, positive, threshold)
+    values = {**rates(label == positive, decision), **scored[positive]}
+    if len(labels) == 2:
+        return values
+
+    chosen = decide(probabilities, positive, threshold)
+    values["accuracy_argmax"] = _ratio(count(chosen == label), n)
+    values["ece_argmax"] = calibration_error(chosen == label, probabilities.max(axis=1))
+    of_labels = [
+        {**rates(label == index, chosen == index), **scored[index]} for index in range(len(labels))
+    ]
+    for name in of_labels[0]:
+        # Against the rest, a label that is rare is right nearly always.
+        if name != "accuracy":
+            values[f"{name}_macro"] = np.mean([of_one[name] for of_one in of_labels], axis=0)
+            for text, of_one in zip(labels, of_labels, strict=True):
+                values[of_label(name, text)] = of_one[name]
+    return values
 
 
-def _levels(
-    slices: SlicePredictions,
-    persons: PersonPredictions,
-    positive: int,
-    settings: MetricSettings,
-) -> dict:
+def ranking_metrics(
+    is_positive: Bool[np.ndarray, " cases"],
+    score: Float[np.ndarray, " cases"],
+    person: Int[np.ndarray, " cases"],
+    times: Float[np.ndarray, "draws persons"],
+    specificities: Sequence[float],
+) -> dict[str, Float[np.ndarray, " draws"]]:
+    """`auc`, `average_precision` and the recall at each specificity, of each of many draws.
+
+    As scikit-learn's, which would take a minute for 2,000 draws. The recall at a specificity is the
+    highest of all thresholds whose specificity is no lower; nothing is interpolated.
+
+    Args:
+      is_positive: the truth.
+      score: higher is more positive.
+      person: each row's person (`statistics.person_draws`).
+      times: how many times each person counts.
+      specificities: each in (0, 1).
+
+    Returns:
+      The values of each metric; NaN where undefined.
+    """
+    names = ["auc", "average_precision", *map(recall_at, specificities)]
+    values = {name: np.full(len(times), np.nan) for name in names}
+    if len(score) == 0:
+        return values
+    order = np.argsort(-score, kind="stable")
+    positive, person = is_positive[order], person[order]
+    # Rows of equal score pass a threshold together: where each such group ends.
+    ends = np.flatnonzero(np.r_[np.diff(score[order]) != 0, True])
+    block = max(1, _BLOCK_WEIGHTS // len(score))
+    for first in range(0, len(times), block):
+        rows = slice(first, first + block)
+        weight = times[rows, person]
+        tp = np.cumsum(weight * positive, axis=1)[:, ends]
+        fp = np.cumsum(weight * ~positive, axis=1)[:, ends]
+        n_positive, n_negative = tp[:, -1], fp[:, -1]
+        gained = np.diff(tp, axis=1, prepend=0)
+        lost = np.diff(fp, axis=1, prepend=0)
+        # A positive case wins against the negative ones below it, and half against its equals.
+        won = np.sum(lost * (tp - gained / 2), axis=1)
+        pairs = n_positive * n_negative
+        values["auc"][rows] = _ratio(won, pairs)
+        precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=gained > 0)
+        values["average_precision"][rows] = _ratio(np.sum(gained * precision, axis=1), n_positive)
+        for specificity in specificities:
+            allowed = (1 - specificity) * n_negative + _ROUNDING
+            passed = (fp <= allowed[:, None]).sum(axis=1)
+            recalled = np.where(passed > 0, tp[np.arange(len(tp)), passed - 1], 0)
+            recalled[pairs == 0] = np.nan
+            values[recall_at(specificity)][rows] = _ratio(recalled, n_positive)
+    return values
+
+
+def reason_undefined(
+    name: str, labels: Sequence[str], positive: int, settings: MetricSettings, n: int
+) -> str:
+    """Why the metric called `name` of n cases is undefined, for the reader of a report."""
+    if n == 0:
+        return "there are no cases"
+    metric, _, text = name.partition("[")
+    if not text and metric.endswith("_macro"):
+        return "undefined for at least one of the labels"
+    label = text[:-1] if text else labels[positive]
+    one_class = "only one class present"
     return {
-        "n_persons": len(persons),
-        "n_slices": len(slices),
-        "image": metrics_with_intervals(slices, positive, settings),
-        "person": metrics_with_intervals(persons, positive, settings),
-    }
+        "precision": f"no case is predicted as {label}",
+        "recall": f"no case is {label}",
+        "specificity": f"every case is {label}",
+        "balanced_accuracy": "recall or specificity is undefined",
+        "f1": f"no case is {label} or is predicted as {label}",
+        "f1_paper": "precision or recall is undefined",
+        "auc": one_class,
+        "average_precision": f"no case is {label}",
+        **{recall_at(specificity): one_class for specificity in settings.specificities},
+    }[metric]
 
 
-def _at(settings: MetricSettings, threshold: float | None) -> MetricSettings:
-    return settings if threshold is None else dataclasses.replace(settings, threshold=threshold)
-
-
-def youden_threshold(label_is_positive: np.ndarray, score: np.ndarray) -> float | None:
-    """The threshold of `score >= threshold` with the highest recall + specificity - 1 (Youden's J).
-
-    Every threshold between two neighbouring scores decides alike; the midpoint is taken, since the
-    few persons of a validation split say nothing of where between them the line should be. Of
-    thresholds that are equally good, the one nearest to 0.5.
+def metric_text(metric: Mapping, *, plus: bool = False) -> str:
+    """A metric with its 95% interval, such as "0.912 (0.850 to 0.960)".
 
     Args:
-      label_is_positive: [N] bool.
-      score: [N] float, the probability of the positive class.
-
-    Returns:
-      The threshold, or None where one of the two classes is absent.
+      metric: value, low, high, and `why` where one of them is None.
+      plus: positive numbers get a sign, as differences do.
     """
-    is_positive = np.asarray(label_is_positive, bool)
-    score = np.asarray(score, np.float64)
-    if is_positive.all() or not is_positive.any():
-        return None
-    # `at[i]` decides as the midpoint of `at[i - 1]` and `at[i]` does.
-    at = np.unique(score)
-    passed = score[None, :] >= at[:, None]
-    recall = passed[:, is_positive].mean(axis=1)
-    specificity = 1 - passed[:, ~is_positive].mean(axis=1)
-    # A midpoint of neighbouring floats may round down onto the lower one, which would pass too.
-    middle = np.r_[at[0], (at[:-1] + at[1:]) / 2]
-    middle = np.where(np.r_[False, middle[1:] <= at[:-1]], at, middle)
-    youden = recall + specificity - 1
-    best = np.flatnonzero(np.isclose(youden, youden.max(), rtol=0, atol=1e-12))
-    return float(middle[best[np.argmin(np.abs(middle[best] - _MIDDLE))]])
+    value, low, high = (number_text(metric[name], plus=plus) for name in ("value", "low", "high"))
+    if not value:
+        return f"undefined ({metric['why']})"
+    return f"{value} ({low} to {high})" if low else f"{value} (no interval: {metric['why']})"
+
+
+def number_text(number: float | None, *, plus: bool = False) -> str:
+    """A number with three decimals, such as "−0.125"; "" for None."""
+    if number is None:
+        return ""
+    return f"{number:{'+' if plus else ''}.3f}".replace("-", "−")
+
+
+def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return np.divide(part, total, out=np.full(len(total), np.nan), where=total > 0)

@@ -10,7 +10,7 @@ import numpy as np
 
 from drenet_jax.evaluation.calibration import brier_score, reliability
 from drenet_jax.evaluation.decisions import confusion_counts
-from drenet_jax.evaluation.metric_formulas import of_label
+from drenet_jax.evaluation.metrics import of_label
 from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from drenet_jax.data.csv_tables import write_rows
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation import statistics
 from drenet_jax.evaluation.decisions import MetricSettings
-from drenet_jax.evaluation.metrics import BootstrapResult, Metric
+from drenet_jax.evaluation.metrics import Metric
 from drenet_jax.evaluation.predictions import SlicePredictions
 
 # Paper, Fig. 3: the top 3 slices of a patient.
@@ -221,10 +221,12 @@ def _against_chance(
         with np.errstate(invalid="ignore"):  # with the only person left out, none is left
             return {name: times @ total / weight for name, total in zip(names, sums, strict=True)}
 
-    return BootstrapResult(
-        values=dict(zip(names, rows.mean(axis=1).tolist(), strict=True)),
-        why={},
-        drawn=means(times),
-        left_out=means(statistics.all_but_one(n_persons)),
-        n_persons=n_persons,
-    ).table()
+    values, drawn, left_out = (
+        rows.mean(axis=1).tolist(),
+        means(times),
+        means(statistics.all_but_one(n_persons)),
+    )
+    return {
+        name: statistics.with_interval(value, drawn[name], left_out[name])
+        for name, value in zip(names, values, strict=True)
+    }

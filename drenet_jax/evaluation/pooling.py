@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -15,19 +14,18 @@ from drenet_jax.data.csv_tables import write_rows
 from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.evaluation.calibration import Calibration, apply_temperature
 from drenet_jax.evaluation.decisions import MetricSettings, positive_class
-from drenet_jax.evaluation.metric_formulas import DECISION_METRICS
-from drenet_jax.evaluation.metrics import evaluation_metrics, metrics_with_intervals
+from drenet_jax.evaluation.evaluation_files import (
+    evaluation_metrics,
+    excluded,
+    pictures_of,
+    write_evaluation,
+)
+from drenet_jax.evaluation.evaluation_report import ReportContext
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
     SlicePredictions,
     concatenate,
     person_predictions,
-)
-from drenet_jax.evaluation.report.evaluation_report import ReportContext
-from drenet_jax.evaluation.report.result_files import (
-    excluded,
-    pictures_of,
-    write_evaluation,
 )
 
 FOLDS_FILE = "folds.csv"
@@ -104,25 +102,28 @@ def write_pooled(
     positive = positive_class(data.labels, config.evaluation.positive_label)
     settings = MetricSettings.from_config(config.evaluation)
     tested = [_read_fold(fold, workdir, settings, positive) for fold in plan]
-    slices = concatenate([item.slices for item in tested])
+    slices = concatenate([fold.slices for fold in tested])
     # Each repeat tests everybody once: a person is one case in each, and the bootstrap, which draws
     # persons, draws all of a person's cases together.
-    persons = concatenate([item.persons for item in tested])
+    persons = concatenate([fold.persons for fold in tested])
+    thresholds = [fold.metrics["validation_threshold"]["threshold"] for fold in tested]
+    is_complete = None not in thresholds
     metrics = evaluation_metrics(
         slices,
         persons,
         split="cross-validation",
         positive=positive,
         settings=settings,
+        validation_threshold=np.repeat(thresholds, [len(fold.persons) for fold in tested])
+        if is_complete
+        else None,
         aggregate=settings.aggregate,
+        # Of several repeats a person has several cases; all are of one site.
+        site_persons=lambda site: persons.of(persons.site == site),
     )
-    metrics |= {
-        "folds": len(plan),
-        "n_persons": len(np.unique(persons.patient_id)),
-        "validation_threshold": _at_own_thresholds(tested, persons, positive, settings),
-        "sites": _sites(slices, persons, positive, settings),
-    }
-    rows = [_row(item) for item in tested]
+    metrics["folds"] = len(plan)
+    metrics["validation_threshold"]["why"] = _own_values(is_complete)
+    rows = [_row(fold) for fold in tested]
     context = ReportContext(
         title=f"{config.model.name}, cross-validation",
         model={"name": config.model.name, "workdir": str(workdir), "data": str(data.path)},
@@ -143,9 +144,13 @@ def write_pooled(
         context=context,
         settings=settings,
     )
-    for name in ("slices", "persons"):
-        sizes = [len(getattr(item, name)) for item in tested]
-        _add_fold_columns(folder / f"{name}.csv", plan, sizes)
+    for name, table in (("slices", slices), ("persons", persons)):
+        made_by = [fold.fold for fold in tested for _ in range(len(getattr(fold, name)))]
+        origin: dict[str, list] = {
+            "repeat": [fold.repeat for fold in made_by],
+            "fold": [fold.name for fold in made_by],
+        }
+        table.to_csv(folder / f"{name}.csv", origin)
     write_rows(folder / FOLDS_FILE, list(rows[0]), (list(row.values()) for row in rows))
 
 
@@ -157,59 +162,6 @@ def _read_fold(fold: Fold, workdir: Path, settings: MetricSettings, positive: in
     return _Tested(fold, slices, persons, metrics)
 
 
-def _at_own_thresholds(
-    tested: Sequence[_Tested],
-    persons: PersonPredictions,
-    positive: int,
-    settings: MetricSettings,
-) -> dict:
-    """As in `evaluation_metrics`, each fold's persons decided at their model's own threshold."""
-    thresholds = [item.metrics["validation_threshold"]["threshold"] for item in tested]
-    if None in thresholds:
-        return {"threshold": None, "why": "not every fold has one, see folds.csv"}
-    # Shifted, so that one threshold decides of all as their own ones would.
-    own = np.repeat(thresholds, [len(item.persons) for item in tested])
-    score = persons.probabilities[:, positive]
-    moved_score = score - (own - settings.threshold)
-    # Rounding must not move a case over the line.
-    below = np.nextafter(settings.threshold, -np.inf)
-    moved_score = np.where(
-        score >= own,
-        np.maximum(moved_score, settings.threshold),
-        np.minimum(moved_score, below),
-    )
-    shifted = persons.probabilities.copy()
-    shifted[:, positive] = moved_score
-    moved = metrics_with_intervals(
-        dataclasses.replace(persons, probabilities=shifted), positive, settings
-    )
-    return {
-        "threshold": None,
-        "why": "each fold has its own, see folds.csv",
-        "person": {name: moved[name] for name in DECISION_METRICS},
-    }
-
-
-def _sites(
-    slices: SlicePredictions,
-    persons: PersonPredictions,
-    positive: int,
-    settings: MetricSettings,
-) -> list[dict]:
-    """As in `evaluation_metrics`, where a person may be several cases, but is of one site."""
-    sites = np.unique(slices.site).tolist()
-    return [
-        {
-            "site": site,
-            "n_persons": len(np.unique(persons.patient_id[persons.site == site])),
-            "n_slices": int(np.sum(slices.site == site)),
-            "image": metrics_with_intervals(slices.of(slices.site == site), positive, settings),
-            "person": metrics_with_intervals(persons.of(persons.site == site), positive, settings),
-        }
-        for site in (sites if len(sites) > 1 else [])
-    ]
-
-
 def _calibration(
     tested: Sequence[_Tested],
     slices: SlicePredictions,
@@ -218,16 +170,22 @@ def _calibration(
     positive: int,
 ) -> Calibration:
     versions = [("as the models give it", slices, persons)]
-    moved = [calibrated for fold in tested if (calibrated := fold.calibrated()) is not None]
-    why = "each fold has its own, see folds.csv"
-    if len(moved) < len(tested):
-        why = "not every fold has one, see folds.csv"
-    else:
-        after = [person_predictions(item, aggregate, positive) for item in moved]
+    calibrated = [fold.calibrated() for fold in tested]
+    known = [slices for slices in calibrated if slices is not None]
+    is_complete = len(known) == len(tested)
+    if is_complete:
+        after = [person_predictions(slices, aggregate, positive) for slices in known]
         versions.append(
-            ("each fold at its own temperature", concatenate(moved), concatenate(after))
+            ("each fold at its own temperature", concatenate(known), concatenate(after))
         )
-    return Calibration(temperature=None, why=why, used=False, versions=versions)
+    return Calibration(
+        temperature=None, why=_own_values(is_complete), used=False, versions=versions
+    )
+
+
+def _own_values(is_complete: bool) -> str:
+    """Why there is no one threshold or temperature."""
+    return f"{'each fold has its own' if is_complete else 'not every fold has one'}, see folds.csv"
 
 
 def _design(plan: Sequence[Fold], by_site: bool) -> str:
@@ -247,32 +205,20 @@ def _design(plan: Sequence[Fold], by_site: bool) -> str:
     return f"{how}. Of each model's other persons {numbers} chose the checkpoint (validation)."
 
 
-def _row(item: _Tested) -> dict[str, object]:
+def _row(fold: _Tested) -> dict[str, object]:
     """A line of the table of folds."""
-    auc, accuracy = (item.metrics["person"][name]["value"] for name in ("auc", "accuracy"))
+    auc, accuracy = (fold.metrics["person"][name]["value"] for name in ("auc", "accuracy"))
     return {
-        "repeat": item.fold.repeat,
-        "fold": item.fold.name,
-        **{f"{split}_persons": len(members) for split, members in item.fold.data.persons.items()},
+        "repeat": fold.fold.repeat,
+        "fold": fold.fold.name,
+        **{f"{split}_persons": len(members) for split, members in fold.fold.data.persons.items()},
         "person_auc": _text(auc),
-        "image_auc": _text(item.metrics["image"]["auc"]["value"]),
+        "image_auc": _text(fold.metrics["image"]["auc"]["value"]),
         "person_accuracy": _text(accuracy),
-        "validation_threshold": _text(item.metrics["validation_threshold"]["threshold"]),
-        "temperature": _text(item.metrics["calibration"]["temperature"]),
+        "validation_threshold": _text(fold.metrics["validation_threshold"]["threshold"]),
+        "temperature": _text(fold.metrics["calibration"]["temperature"]),
     }
 
 
 def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _add_fold_columns(path: Path, plan: Sequence[Fold], sizes: Sequence[int]) -> None:
-    """Says of each row which model made it."""
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    made_by = [fold for fold, size in zip(plan, sizes, strict=True) for _ in range(size)]
-    write_rows(
-        path,
-        [*header, "repeat", "fold"],
-        ([*row, fold.repeat, fold.name] for row, fold in zip(rows, made_by, strict=True)),
-    )

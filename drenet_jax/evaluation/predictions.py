@@ -5,28 +5,72 @@ A patient's probabilities are aggregated from those of the patient's slices (pap
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
-from drenet_jax.data.csv_tables import table_writer
+from drenet_jax.data.csv_tables import read_rows, write_rows
 from drenet_jax.data.identities import clean, control_character, person_variants, value_variants
 from drenet_jax.errors import InputError
 
 _PROBABILITY = "p_"
-# Columns of names, of which each has one spelling; a slice's name is its file's.
-_NAMES = ("patient_id", "site", "label")
-_SLICE_COLUMNS = ("patient_id", "slice_name", "slice_index", "site", "label")
+
+
+class _Predictions:
+    """What the tables of slices and of persons have in common: columns of one length."""
+
+    csv_columns: ClassVar[tuple[str, ...]]
+    labels: tuple[str, ...]
+    patient_id: np.ndarray
+    site: np.ndarray
+    label: np.ndarray
+    probabilities: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.patient_id)
+        assert len(self.labels) >= 2, self.labels
+        assert len(set(self.labels)) == len(self.labels), self.labels
+        for name, column in self.columns().items():
+            shape = (n, len(self.labels)) if name == "probabilities" else (n,)
+            assert column.shape == shape, (name, column.shape, shape)
+        assert np.isfinite(self.probabilities).all()
+        assert np.all((self.label >= 0) & (self.label < len(self.labels)))
+
+    def __len__(self) -> int:
+        return len(self.patient_id)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """All attributes but `labels`."""
+        return {name: array for name, array in vars(self).items() if name != "labels"}
+
+    def of(self, rows: np.ndarray) -> Self:
+        """The chosen rows: [N] bool, or their indices."""
+        chosen: dict[str, Any] = {name: array[rows] for name, array in self.columns().items()}
+        return dataclasses.replace(self, **chosen)  # type: ignore[type-var]
+
+    def to_csv(
+        self, path: str | os.PathLike[str], extra: Mapping[str, Sequence[object]] | None = None
+    ) -> None:
+        """Writes a table of `csv_columns` and `p_<label>` of each label.
+
+        Args:
+          path: the file.
+          extra: more columns, [N] each.
+        """
+        columns: dict[str, Any] = {name: getattr(self, name) for name in self.csv_columns}
+        columns["label"] = [self.labels[i] for i in self.label]
+        for name, column in zip(self.labels, self.probabilities.T, strict=True):
+            columns[_PROBABILITY + name] = [repr(float(p)) for p in column]
+        columns |= extra or {}
+        write_rows(path, list(columns), zip(*columns.values(), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SlicePredictions:
-    """Predictions and metadata of N slices.
+class SlicePredictions(_Predictions):
+    """Predictions and metadata of N slices; `slices.csv`.
 
     Attributes:
       labels: the names of the C classes, in the order of the columns of `probabilities`.
@@ -38,6 +82,7 @@ class SlicePredictions:
       probabilities: [N, C] float, the softmax of each slice; a row sums to 1.
     """
 
+    csv_columns = ("patient_id", "slice_name", "slice_index", "site", "label")
     labels: tuple[str, ...]
     patient_id: np.ndarray
     slice_name: np.ndarray
@@ -46,22 +91,8 @@ class SlicePredictions:
     label: np.ndarray
     probabilities: np.ndarray
 
-    def __post_init__(self):
-        _check_columns(self)
-
-    def __len__(self) -> int:
-        return len(self.patient_id)
-
-    def of(self, rows: np.ndarray) -> SlicePredictions:
-        """The chosen rows: [N] bool, or their indices."""
-        return dataclasses.replace(self, **{k: v[rows] for k, v in _columns(self).items()})
-
-    def to_csv(self, path: str | os.PathLike) -> None:
-        """Writes `slices.csv`: patient_id, slice_name, slice_index, site, label, p_<label>..."""
-        _write_csv(path, self, _SLICE_COLUMNS)
-
     @classmethod
-    def from_csv(cls, path: str | os.PathLike) -> SlicePredictions:
+    def from_csv(cls, path: str | os.PathLike[str]) -> SlicePredictions:
         """Reads what `to_csv` wrote; the probabilities come back to the last bit.
 
         Names are read in the spelling of `identities.clean`, as `prepare` stores them.
@@ -70,17 +101,19 @@ class SlicePredictions:
           InputError: the file is missing or is not such a table, or two persons, labels or sites
             differ only in how they are written.
         """
-        header, rows = _read_csv(path)
-        missing = [name for name in _SLICE_COLUMNS if name not in header]
+        usage = "give the slices.csv that evaluate wrote"
+        header, rows = read_rows(path, required=cls.csv_columns, usage=usage)
         labels = tuple(
             name.removeprefix(_PROBABILITY) for name in header if name.startswith(_PROBABILITY)
         )
-        if missing or len(labels) < 2:
-            wanted = missing or [f"{_PROBABILITY}<label> for each of two or more labels"]
+        if len(labels) < 2:
             raise InputError(
-                f"{path} has no column {', '.join(wanted)}; "
-                "give the slices.csv that evaluate wrote."
+                f"{path} has no column {_PROBABILITY}<label> for each of two or more labels; "
+                f"{usage}."
             )
+        for _, row in rows:
+            # A slice's name is its file's, which has one spelling.
+            row.update({name: clean(row[name]) for name in ("patient_id", "site", "label")})
         _check_names(path, labels, rows)
         numbers = []
         for line, row in rows:
@@ -113,8 +146,8 @@ class SlicePredictions:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PersonPredictions:
-    """Predictions of P patients.
+class PersonPredictions(_Predictions):
+    """Predictions of P patients; `persons.csv`.
 
     Attributes:
       labels: the names of the C classes, in the order of the columns of `probabilities`.
@@ -125,26 +158,13 @@ class PersonPredictions:
       probabilities: [P, C] float64.
     """
 
+    csv_columns = ("patient_id", "label", "n_slices", "site")
     labels: tuple[str, ...]
     patient_id: np.ndarray
     site: np.ndarray
     label: np.ndarray
     n_slices: np.ndarray
     probabilities: np.ndarray
-
-    def __post_init__(self):
-        _check_columns(self)
-
-    def __len__(self) -> int:
-        return len(self.patient_id)
-
-    def of(self, rows: np.ndarray) -> PersonPredictions:
-        """The chosen rows: [P] bool, or their indices."""
-        return dataclasses.replace(self, **{k: v[rows] for k, v in _columns(self).items()})
-
-    def to_csv(self, path: str | os.PathLike) -> None:
-        """Writes `persons.csv`: patient_id, label, n_slices, site, p_<label>..."""
-        _write_csv(path, self, ("patient_id", "label", "n_slices", "site"))
 
 
 def person_predictions(
@@ -197,31 +217,11 @@ _Table = TypeVar("_Table", SlicePredictions, PersonPredictions)
 
 def concatenate(tables: Sequence[_Table]) -> _Table:
     """The rows of several tables with the same labels, in order."""
-    columns = [_columns(table) for table in tables]
+    columns = [table.columns() for table in tables]
     joined: dict[str, Any] = {
-        name: np.concatenate([c[name] for c in columns]) for name in columns[0]
+        name: np.concatenate([part[name] for part in columns]) for name in columns[0]
     }
     return dataclasses.replace(tables[0], **joined)
-
-
-def _columns(table: SlicePredictions | PersonPredictions) -> dict[str, Any]:
-    names = (field.name for field in dataclasses.fields(table) if field.name != "labels")
-    return {name: getattr(table, name) for name in names}
-
-
-def _check_columns(table: SlicePredictions | PersonPredictions) -> None:
-    n = len(table.patient_id)
-    for field in dataclasses.fields(table):
-        column = getattr(table, field.name)
-        if field.name == "labels":
-            assert len(column) >= 2, column
-            assert len(set(column)) == len(column), column
-        elif field.name == "probabilities":
-            assert column.shape == (n, len(table.labels)), (column.shape, n, table.labels)
-            assert np.isfinite(column).all()
-        else:
-            assert column.shape == (n,), (field.name, column.shape, n)
-    assert np.all((table.label >= 0) & (table.label < len(table.labels)))
 
 
 def _check_names(
@@ -247,47 +247,6 @@ def _check_names(
 def _strings(values: list[str]) -> np.ndarray:
     # Without a dtype, NumPy would make an empty list a column of floats.
     return np.array(values, dtype=np.str_)
-
-
-def _write_csv(
-    path: str | os.PathLike,
-    table: SlicePredictions | PersonPredictions,
-    columns: tuple[str, ...],
-) -> None:
-    header = [*columns, *(_PROBABILITY + name for name in table.labels)]
-    with table_writer(path, header) as writer:
-        for i in range(len(table)):
-            row = [
-                table.labels[table.label[i]] if name == "label" else getattr(table, name)[i]
-                for name in columns
-            ]
-            writer.writerow([*row, *(repr(float(p)) for p in table.probabilities[i])])
-
-
-def _read_csv(path: str | os.PathLike) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The header and the rows of a table, each row with its line number, names cleaned."""
-    path = Path(path)
-    try:
-        # utf-8-sig: spreadsheets put a mark before the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval=None, strict=True)
-            header = [clean(name) for name in reader.fieldnames or ()]
-            reader.fieldnames = header
-            rows = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a CSV table in UTF-8 ({error}).") from error
-    twice = [name for name in header if name and header.count(name) > 1]
-    if twice:
-        raise InputError(f"{path} has the column {twice[0]!r} twice; remove one.")
-    for line, row in rows:
-        if None in row or None in row.values():
-            raise InputError(
-                f"{path}, line {line}: the row has not {len(header)} fields; fix or remove it."
-            )
-        row.update({name: clean(row[name]) for name in _NAMES if name in row})
-    return header, rows
 
 
 _TOP = 3

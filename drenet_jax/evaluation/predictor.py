@@ -1,22 +1,239 @@
-"""A trained model with its settings: scores slices and decides a person's label. Arrays only."""
+"""A trained model applied to slices, as validation, evaluate, predict and serve share it.
+
+`SliceScorer` is the compiled forward pass; `score_split` applies it to a prepared split; a
+`Predictor` has the settings and weights of a checkpoint with it. Arrays only; `pipeline` reads
+files.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, UInt8
+from tqdm import tqdm
 
 from drenet_jax import parallel
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import ValidationRecord, apply_temperature
 from drenet_jax.evaluation.decisions import DecisionRule
-from drenet_jax.evaluation.scoring import SliceScorer
+from drenet_jax.evaluation.predictions import SlicePredictions
 from drenet_jax.models.build import Model, build_model, variable_shapes
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints, PyTree
+from drenet_jax.models.grad_cam import grad_cam
+from drenet_jax.models.model_outputs import Outputs
+
+if TYPE_CHECKING:
+    from drenet_jax.data.prepared_data import PreparedData
+
+
+class SliceScorer:
+    """A model on all local devices of this host, compiled for one batch size."""
+
+    def __init__(self, model: Model, batch_size: int, *, heat_maps: bool = False):
+        """Prepares the forward pass; it is compiled at the first call.
+
+        Args:
+          model: the network.
+          batch_size: slices in a forward pass, over all local devices; rounded up to a multiple of
+            their number.
+          heat_maps: whether to compute Grad-CAM too.
+        """
+        self.batch_size = parallel.round_up_to_devices(batch_size)
+        self._image_size_px = model.image_size_px
+        self._forward = parallel.map_over_devices(make_forward(model, heat_maps=heat_maps))
+        self._lowered = None
+
+    def trace(self, shapes: dict) -> None:
+        """Traces the forward pass, so that `compile` has only XLA's part to do.
+
+        Args:
+          shapes: of the weights of the calls to come, on one device.
+
+        Raises:
+          Exception: of many kinds, if the model has other weights.
+        """
+        images = np.zeros((self.batch_size, *(self._image_size_px,) * 2), np.uint8)
+        self._lowered = self._forward.lower(  # type: ignore[attr-defined]
+            parallel.replicated_shapes(shapes), parallel.shard(images)
+        )
+
+    def compile(self) -> None:
+        """Compiles what `trace` has traced, if it is not compiled, without running it."""
+        if self._lowered is not None:
+            self._forward, self._lowered = self._lowered.compile(), None
+
+    def __call__(
+        self, variables: dict, images: UInt8[np.ndarray, "slices size size"]
+    ) -> dict[str, np.ndarray]:
+        """Scores slices, each exactly once, whatever the number of devices.
+
+        Args:
+          variables: `params` and `batch_stats`, replicated over the devices.
+          images: prepared slices, at least one.
+
+        Returns:
+          probabilities, logits, raw_logits: [N, C].
+          boxes: [N, K, 4], y0, x0, y1, x1 in pixels of the input, half open, best first.
+          scores: [N, K], the proposal logits.
+          part_probabilities: [N, K, C], the prediction from each box alone.
+          heat_maps: [N, C, h, w], Grad-CAM of each class over the input, at least 0, not scaled,
+            and crop_heat_maps: [N, C, K, h', w'], over each box; only with `heat_maps`.
+
+        Raises:
+          InputError: a result is not finite, or the batch does not fit the memory.
+        """
+        batches = (
+            images[start : start + self.batch_size]
+            for start in range(0, len(images), self.batch_size)
+        )
+        parts = list(self.padded(variables, batches))
+        outputs = {
+            name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]
+        }
+        check_finite(outputs["logits"])
+        return outputs
+
+    def padded(
+        self, variables: dict, batches: Iterable[np.ndarray]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Scores batches and the black images that fill them up; with several hosts, all call it.
+
+        The devices have the next batch before they are asked for the results of one.
+
+        Args:
+          variables: as above.
+          batches: each uint8 [n, S, S], n from 0 to `batch_size`.
+
+        Yields:
+          as above for each batch, with `batch_size` rows of which the first n count; they may not
+          be finite.
+        """
+        pending = None
+        with parallel.translate_out_of_memory(
+            f"--config.evaluation.batch_size={self.batch_size} slices do not fit the memory; "
+            "train with a smaller one (it may change when a run goes on)"
+        ):
+            self.compile()
+            for images in batches:
+                padded = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
+                padded[: len(images)] = images
+                scored = self._forward(variables, parallel.shard_on_devices(padded))
+                if pending is not None:
+                    yield parallel.unshard(pending)
+                pending = scored
+            if pending is not None:
+                yield parallel.unshard(pending)
+
+
+def check_finite(logits: np.ndarray) -> None:
+    """Raises InputError unless all are finite."""
+    if not np.isfinite(logits).all():
+        raise InputError(
+            "the model's output is not finite; use an earlier checkpoint, or lower "
+            "--config.optimizer.learning_rate."
+        )
+
+
+def make_forward(model: Model, *, heat_maps: bool) -> Callable:
+    """For one device: what `SliceScorer` returns of uint8 images [b, S, S]."""
+
+    def forward(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
+        pixels = images.astype(jnp.float32) / 255
+        maps = {}
+        if heat_maps:
+            outputs, heat = grad_cam(model, variables, pixels)
+            maps = {"heat_maps": heat.image, "crop_heat_maps": heat.crops}
+        else:
+            outputs = cast(Outputs, model.apply(variables, pixels, train=False))
+        return maps | {
+            "probabilities": jax.nn.softmax(outputs.logits),
+            "logits": outputs.logits,
+            "raw_logits": outputs.raw_logits,
+            "boxes": outputs.boxes,
+            "scores": outputs.scores,
+            "part_probabilities": jax.nn.softmax(outputs.part_logits),
+        }
+
+    return forward
+
+
+def score_split(
+    scorer: SliceScorer,
+    variables: dict,
+    data: PreparedData,
+    split: str,
+    fill: str,
+    *,
+    watch: Callable[[np.ndarray, dict[str, np.ndarray]], None] | None = None,
+) -> tuple[SlicePredictions, Float[np.ndarray, "slices classes"]]:
+    """Scores every slice of a split exactly once, in the order of the records.
+
+    With several hosts, each scores its part of every batch, and all get the whole result.
+
+    Args:
+      scorer: the model.
+      variables: its weights, replicated over the devices.
+      data: what `prepare` wrote.
+      split: `train`, `validation` or `test`; it must hold slices.
+      fill: when the blank is filled (`data.fill`).
+      watch: called with this host's images of each batch, uint8 [b, S, S], and their outputs.
+
+    Returns:
+      the predictions, and the logits in the same order.
+
+    Raises:
+      InputError: a result is not finite, or a batch does not fit the memory.
+    """
+    from drenet_jax.data.batches import split_batches  # TensorFlow, which predict does not need
+
+    columns: dict[str, list] = {
+        name: [] for name in ("patient_id", "slice_name", "slice_index", "site", "label")
+    }
+    probabilities, logits = [], []
+    batch_size = scorer.batch_size * parallel.host_count()
+    # Read once for the scorer, which is a batch ahead, and once for what belongs to its results.
+    batches, images = itertools.tee(split_batches(data, split, batch_size=batch_size, fill=fill))
+    scored = scorer.padded(variables, (batch["image"] for batch in images))
+    for batch, outputs in tqdm(
+        zip(batches, scored, strict=True),
+        desc=f"score {split}",
+        total=-(-data.n_slices[split] // batch_size),
+        unit="batch",
+        leave=False,
+        disable=not parallel.is_first_host(),
+    ):
+        probabilities.append(outputs["probabilities"])
+        logits.append(outputs["logits"])
+        for name, column in columns.items():
+            column.extend(batch[name])
+        if watch is not None:
+            n = len(batch["image"])
+            watch(batch["image"], {name: array[:n] for name, array in outputs.items()})
+    assert probabilities, split
+    # Hosts follow each other in a batch, and the last batch alone is not full: padding comes last.
+    n = len(columns["label"])
+    all_probabilities = parallel.gather_rows(np.stack(probabilities))[:n]
+    all_logits = parallel.gather_rows(np.stack(logits))[:n]
+    check_finite(all_logits)
+    predictions = SlicePredictions(
+        labels=data.labels,
+        patient_id=np.array(columns["patient_id"], np.str_),
+        slice_name=np.array(columns["slice_name"], np.str_),
+        slice_index=np.array(columns["slice_index"], np.int64),
+        site=np.array(columns["site"], np.str_),
+        label=np.array(columns["label"], np.int64),
+        probabilities=all_probabilities.astype(np.float64),
+    )
+    return predictions, all_logits
 
 
 class Predictor:
@@ -110,11 +327,7 @@ class Predictor:
             `data.fill` is "always").
 
         Returns:
-          probabilities (calibrated, if asked for), logits, raw_logits [N, C]; boxes [N, K, 4]
-          (y0, x0, y1, x1 in pixels of the model's input, half open, best first); scores [N, K], the
-          proposal logits; part_probabilities [N, K, C], what each box alone predicts; heat_maps
-          [N, C, h, w], Grad-CAM of each class over the input, at least 0, not scaled;
-          crop_heat_maps [N, C, K, h', w'], the same over each box.
+          as `SliceScorer`, with heat maps; probabilities at the temperature, if there is one.
 
         Raises:
           InputError: the images have another type or size.

@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals over patients, and paired tests of two models."""
+"""Bootstrap confidence intervals of the metrics over patients, and paired tests of two models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
+
+from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.metrics import (
+    Metric,
+    classification_metrics,
+    metrics_of_draws,
+    reason_undefined,
+)
+from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
+
+Predictions = SlicePredictions | PersonPredictions
 
 NORMAL = statistics.NormalDist()
 # A normal variable lies within so many standard deviations with a probability of 95%.
@@ -17,6 +29,124 @@ _MAX_GROUPS = 500
 
 # Values nearer than this are equal: the same ratio, computed in another order.
 _EQUAL = 1e-12
+
+
+def metrics_with_intervals(
+    predictions: Predictions,
+    positive: int,
+    settings: MetricSettings,
+    threshold: float | np.ndarray | None = None,
+) -> dict[str, Metric]:
+    """The metrics of `metrics`, each with a 95% bootstrap interval over persons.
+
+    Args:
+      predictions: of slices or of persons.
+      positive: the index of the positive class.
+      settings: of the metrics and the draws.
+      threshold: instead of `settings.threshold`; may be another for each case, [N].
+
+    Returns:
+      For each metric `value`, `low`, `high`, and `why` where one of them is None. Fit for JSON.
+    """
+    values, drawn, left_out = _resample(predictions, positive, settings, threshold)
+    n = len(predictions)
+    return {
+        name: with_interval(
+            value,
+            drawn[name],
+            left_out[name],
+            why=reason_undefined(name, predictions.labels, positive, settings, n)
+            if value is None
+            else "",
+            is_calibration_error=name.startswith("ece"),
+        )
+        for name, value in values.items()
+    }
+
+
+def paired_bootstrap(
+    a: Predictions, b: Predictions, positive: int, settings: MetricSettings
+) -> dict[str, Metric]:
+    """Differences of all metrics, with 95% intervals by bootstrap over persons.
+
+    Both models are judged on the same draws of persons.
+
+    Args:
+      a, b: both of slices or both of persons; of the same persons and labels.
+      positive: the index of the positive class.
+      settings: of the metrics and the draws.
+
+    Returns:
+      For each metric `value` (a's less b's), `low`, `high`, and `why` where one of them is None.
+    """
+    assert a.labels == b.labels, (a.labels, b.labels)
+    assert set(a.patient_id.tolist()) == set(b.patient_id.tolist())
+    values_a, drawn_a, left_out_a = _resample(a, positive, settings)
+    values_b, drawn_b, left_out_b = _resample(b, positive, settings)
+    differences = {}
+    for name, value_a in values_a.items():
+        value_b, difference, why = values_b[name], None, ""
+        if value_a is None or value_b is None:
+            why = reason_undefined(name, a.labels, positive, settings, len(a))
+        else:
+            difference = value_a - value_b
+        differences[name] = with_interval(
+            difference,
+            drawn_a[name] - drawn_b[name],
+            left_out_a[name] - left_out_b[name],
+            why=why,
+        )
+    return differences
+
+
+def _resample(
+    predictions: Predictions,
+    positive: int,
+    settings: MetricSettings,
+    threshold: float | np.ndarray | None = None,
+) -> tuple[dict[str, float | None], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The metrics of the sample, of the bootstrap draws, and without each person."""
+    p = predictions
+    cases = p.label, p.probabilities, p.labels, positive, settings
+    person, times = person_draws(p.patient_id, settings.bootstrap_draws, settings.bootstrap_seed)
+    without = all_but_one(times.shape[1])
+    return (
+        classification_metrics(*cases, threshold),
+        metrics_of_draws(*cases, person, times, threshold),
+        metrics_of_draws(*cases, person, without, threshold),
+    )
+
+
+def with_interval(
+    value: float | None,
+    drawn: Float[np.ndarray, " draws"],
+    left_out: Float[np.ndarray, " groups"],
+    *,
+    why: str = "",
+    is_calibration_error: bool = False,
+) -> Metric:
+    """A metric with its interval.
+
+    Args:
+      value: of the sample; None where undefined.
+      drawn: of the bootstrap draws; NaN where undefined.
+      left_out: with one person after the other left out.
+      why: `value` is None.
+      is_calibration_error: see `calibration_interval`.
+    """
+    interval = None
+    if value is not None and len(left_out) == 1:
+        why = "one person alone gives no interval"
+    elif value is not None:
+        if is_calibration_error:
+            interval = calibration_interval(value, drawn)
+        else:
+            interval = bca_interval(value, drawn, left_out)
+        if interval is None:
+            why = reason_no_interval(value, drawn, one_sided=is_calibration_error)
+    low, high = interval or (None, None)
+    metric: Metric = {"value": value, "low": low, "high": high}
+    return metric | {"why": why} if why else metric
 
 
 def person_draws(patient_id: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from drenet_jax.evaluation.report.person_report import REPORT_POLICY
+from drenet_jax.evaluation.person_report import REPORT_POLICY
 from drenet_jax.html_templates import render
 from drenet_jax.serving import jobs, monitoring, uploads
 from drenet_jax.serving.jobs import Job, Jobs

@@ -20,7 +20,7 @@ from drenet_jax.data.batches import label_counts, train_batches
 from drenet_jax.data.prepared_data import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import positive_class
-from drenet_jax.evaluation.scoring import SliceScorer
+from drenet_jax.evaluation.predictor import SliceScorer
 from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.models.build import Model, build_model, init_variables
 from drenet_jax.models.checkpoint_metadata import KnownSlices, Meta

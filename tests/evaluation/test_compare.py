@@ -17,8 +17,8 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.comparison import compare, read_runs, short_names
 from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.evaluation_files import evaluation_metrics
 from drenet_jax.evaluation.evaluator import evaluate_split
-from drenet_jax.evaluation.metrics import evaluation_metrics
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 
 LABELS = ("COVID-19", "bacterial", "healthy")

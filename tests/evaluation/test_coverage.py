@@ -11,13 +11,14 @@ import pytest
 from scipy.stats import norm
 
 from drenet_jax.evaluation.decisions import MetricSettings
-from drenet_jax.evaluation.metric_formulas import ranking_of_draws
-from drenet_jax.evaluation.metrics import metrics_with_intervals, paired_bootstrap
+from drenet_jax.evaluation.metrics import ranking_metrics
 from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
 from drenet_jax.evaluation.statistics import (
     all_but_one,
     bca_interval,
     delong,
+    metrics_with_intervals,
+    paired_bootstrap,
     person_draws,
 )
 
@@ -37,7 +38,7 @@ def auc_intervals(is_positive, score, patient_id, seed):
     """The library's interval, and that of plain percentiles, of the same draws."""
     person, times = person_draws(patient_id, DRAWS, seed)
     value, drawn, left_out = (
-        ranking_of_draws(is_positive, score, person, weights, ())["auc"]
+        ranking_metrics(is_positive, score, person, weights, ())["auc"]
         for weights in (np.ones((1, times.shape[1])), times, all_but_one(times.shape[1]))
     )
     return bca_interval(value[0], drawn, left_out), tuple(np.quantile(drawn, (0.025, 0.975)))

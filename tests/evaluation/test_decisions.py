@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from drenet_jax.evaluation.decisions import confusion_counts, predicted_labels, worst_errors
+from drenet_jax.evaluation.decisions import confusion_counts, predicted_labels
+from drenet_jax.evaluation.evaluation_report import worst_errors
 from drenet_jax.evaluation.predictions import PersonPredictions
 
 

@@ -18,9 +18,9 @@ from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation import evaluator
 from drenet_jax.evaluation.decisions import positive_class
+from drenet_jax.evaluation.evaluation_files import pictures_of
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
-from drenet_jax.evaluation.report.result_files import pictures_of
 from drenet_jax.output_files import new_folder
 from drenet_jax.synthesize import synthesize
 

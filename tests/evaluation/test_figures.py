@@ -8,7 +8,7 @@ import pytest
 
 from drenet_jax.evaluation import plots
 from drenet_jax.evaluation.decisions import MetricSettings
-from drenet_jax.evaluation.metrics import evaluation_metrics
+from drenet_jax.evaluation.evaluation_files import evaluation_metrics
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 
 SETTINGS = MetricSettings(bootstrap_draws=20)

@@ -12,15 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drenet_jax.evaluation import statistics
-from drenet_jax.evaluation.decisions import MetricSettings
-from drenet_jax.evaluation.metric_formulas import DECISION_METRICS, of_label
-from drenet_jax.evaluation.metrics import (
-    classification_metrics,
-    evaluation_metrics,
-    metrics_with_intervals,
-    youden_threshold,
-)
+from drenet_jax.evaluation.decisions import MetricSettings, youden_threshold
+from drenet_jax.evaluation.evaluation_files import evaluation_metrics
+from drenet_jax.evaluation.metrics import DECISION_METRICS, classification_metrics, of_label
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
+from drenet_jax.evaluation.statistics import metrics_with_intervals
 
 BINARY = ("COVID-19", "healthy")
 THREE = ("COVID-19", "bacterial", "healthy")
@@ -382,7 +378,9 @@ def test_no_threshold_beats_youdens(cases):
 
 
 def test_youdens_threshold_lies_halfway_between_separable_classes():
-    threshold = youden_threshold(np.array([False, True, False, True]), [0.1, 0.9, 0.3, 0.8])
+    threshold = youden_threshold(
+        np.array([False, True, False, True]), np.array([0.1, 0.9, 0.3, 0.8])
+    )
     assert threshold == pytest.approx(0.55)
 
 

@@ -32,8 +32,8 @@ from drenet_jax.evaluation.overlays import (
     composite,
     layers,
 )
+from drenet_jax.evaluation.person_report import top_slices
 from drenet_jax.evaluation.pipeline import PersonResult
-from drenet_jax.evaluation.report.person_report import top_slices
 
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed (extra `pacs`)")
 from drenet_jax.dicom_export import structured_report  # noqa: E402

@@ -13,7 +13,6 @@ from oracles.statistics import bca, delong_covariance
 from sklearn.metrics import roc_auc_score
 
 from drenet_jax.evaluation.decisions import MetricSettings
-from drenet_jax.evaluation.metrics import paired_bootstrap
 from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
 from drenet_jax.evaluation.statistics import (
     PairedTest,
@@ -21,6 +20,7 @@ from drenet_jax.evaluation.statistics import (
     delong_variance,
     holm,
     mcnemar,
+    paired_bootstrap,
     person_draws,
 )
 

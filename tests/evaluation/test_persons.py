@@ -168,14 +168,14 @@ HEADER = "patient_id,slice_name,slice_index,site,label,p_a,p_b\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column patient_id"),
-        ("patient_id,label\n", "no column slice_name, slice_index, site"),
+        ("", "no column 'patient_id'"),
+        ("patient_id,label\n", "no column 'slice_name'"),
         ("patient_id,slice_name,slice_index,site,label,p_a\n", "two or more labels"),
         (HEADER + "x,y,0,,c,0.5,0.5\n", "line 2: the label 'c'.*the labels there are a, b"),
         (HEADER + "x,y,one,,a,0.5,0.5\n", "line 2: .*'one'"),
         (HEADER + "x,y,0,,a,nan,0.5\n", "line 2: a probability is not finite"),
-        (HEADER + "x,y,0,,a,0.5\n", "line 2: the row has not 7 fields"),
-        (HEADER + "x,y,0,,a,0.5,0.5,0.5\n", "line 2: the row has not 7 fields"),
+        (HEADER + "x,y,0,,a,0.5\n", "line 2: the row has not as many fields"),
+        (HEADER + "x,y,0,,a,0.5,0.5,0.5\n", "line 2: the row has not as many fields"),
         (HEADER.replace("site", "label"), "has the column 'label' twice"),
         (HEADER.replace("p_b", "p_a"), "has the column 'p_a' twice"),
         (HEADER.replace("p_b", "p_A"), "column p_A: the label 'A' and 'a' .column p_a. differ"),
@@ -188,7 +188,7 @@ HEADER = "patient_id,slice_name,slice_index,site,label,p_a,p_b\n"
             r"line 3: the site 'a' and 'A' \(line 2\) differ only",
         ),
         (HEADER + "x\0,y,0,,a,0.5,0.5\n", r"line 2: patient_id 'x\\x00' holds a control"),
-        ("\udcff", "not a CSV table in UTF-8"),
+        ("\udcff", "not a CSV file in UTF-8"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_told_by_file_and_line(tmp_path, text, message):

@@ -17,7 +17,7 @@ import sklearn.metrics as sk
 from sklearn.calibration import calibration_curve
 
 from drenet_jax.evaluation.decisions import MetricSettings
-from drenet_jax.evaluation.metrics import evaluation_metrics
+from drenet_jax.evaluation.evaluation_files import evaluation_metrics
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 
 SETTINGS = MetricSettings(

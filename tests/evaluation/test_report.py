@@ -20,7 +20,7 @@ from drenet_jax.evaluation.overlays import (
     ScoredBox,
     SlicePicture,
 )
-from drenet_jax.evaluation.report.person_report import REPORT_POLICY, person_report
+from drenet_jax.evaluation.person_report import REPORT_POLICY, person_report
 
 LABELS = ("COVID-19", "bacterial", "healthy")
 EVIL = '<script>alert("x")</script>&\'.dcm'
@@ -420,8 +420,8 @@ def test_print_has_no_controls(open_page, full_report):
 
 def test_a_report_is_made_without_jax_scikit_learn_or_matplotlib():
     program = (
-        "import sys, drenet_jax.evaluation.report.person_report;"
-        "import drenet_jax.evaluation.report.evaluation_report;"
+        "import sys, drenet_jax.evaluation.person_report;"
+        "import drenet_jax.evaluation.evaluation_report;"
         "print({'jax', 'tensorflow', 'sklearn', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run(

@@ -14,7 +14,7 @@ import drenet_jax
 from drenet_jax import parallel
 from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.evaluation.evaluator import evaluate_split
-from drenet_jax.evaluation.report.person_report import person_report
+from drenet_jax.evaluation.person_report import person_report
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
 from drenet_jax.models.proposals import group_anchors, select_proposals
 from drenet_jax.training.loop import train_and_evaluate

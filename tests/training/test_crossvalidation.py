@@ -22,7 +22,7 @@ from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.comparison import read_runs
 from drenet_jax.evaluation.decisions import MetricSettings
-from drenet_jax.evaluation.metrics import evaluation_metrics
+from drenet_jax.evaluation.evaluation_files import evaluation_metrics
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 from drenet_jax.training import crossvalidation
 from drenet_jax.training.crossvalidation import cross_validate

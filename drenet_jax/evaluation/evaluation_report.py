@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import importlib.metadata
-import itertools
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from drenet_jax.evaluation.decisions import Misclassification
-from drenet_jax.evaluation.predictions import SlicePredictions
-from drenet_jax.evaluation.report.claim import claim_rows
-from drenet_jax.evaluation.report.formatting import POINTERS, Footnotes, metric_text
-from drenet_jax.evaluation.report.person_report import PACKAGE, data_uri, facts
+from drenet_jax.evaluation.decisions import predicted_labels
+from drenet_jax.evaluation.metrics import metric_text
+from drenet_jax.evaluation.person_report import PACKAGE, data_uri, facts
+from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
 from drenet_jax.html_templates import render
 from drenet_jax.version import __version__
 
@@ -42,6 +40,13 @@ _TITLES = {
     "ece": "expected calibration error",
 }
 _RECALL_AT = "recall_at_specificity_"
+
+# Keys of the part `explain` of metrics.json.
+POINTERS = {
+    "heat_map": "heat map's maximum in a lesion",
+    "box": "best box's centre in a lesion",
+    "top_slices": "slices with a lesion among the top three",
+}
 
 # Of each site.
 _SITE_METRICS = ("auc", "accuracy", "recall", "specificity")
@@ -106,6 +111,53 @@ class ReportContext:
     folds: Sequence[Mapping[str, object]] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Misclassification:
+    """A patient with a wrong predicted label.
+
+    Attributes:
+      patient_id, site, truth: of the person.
+      predicted: the wrong label.
+      probability: of the wrong label.
+      probability_of_truth: of the true one.
+      n_slices: of the person.
+    """
+
+    patient_id: str
+    site: str
+    truth: str
+    predicted: str
+    probability: float
+    probability_of_truth: float
+    n_slices: int
+
+
+def worst_errors(
+    persons: PersonPredictions, positive: int, threshold: float, most: int
+) -> list[Misclassification]:
+    """The misclassified patients, the most probable wrong labels first, each patient once."""
+    label = predicted_labels(persons, positive, threshold)
+    probability = persons.probabilities[np.arange(len(persons)), label]
+    of_truth = persons.probabilities[np.arange(len(persons)), persons.label]
+    wrong = np.flatnonzero(label != persons.label)
+    errors: dict[str, Misclassification] = {}
+    for i in wrong[np.argsort(-probability[wrong], kind="stable")]:
+        patient_id = str(persons.patient_id[i])
+        errors.setdefault(
+            patient_id,
+            Misclassification(
+                patient_id=patient_id,
+                site=str(persons.site[i]),
+                truth=persons.labels[persons.label[i]],
+                predicted=persons.labels[label[i]],
+                probability=float(probability[i]),
+                probability_of_truth=float(of_truth[i]),
+                n_slices=int(persons.n_slices[i]),
+            ),
+        )
+    return list(errors.values())[:most]
+
+
 def evaluation_report(
     context: ReportContext,
     metrics: Mapping[str, Any],
@@ -134,27 +186,13 @@ def evaluation_report(
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _SOFTWARE},
     }
-    claim = claim_rows(
-        metrics=metrics,
-        design=context.design,
-        ct=context.ct,
-        config=context.config,
-        software=software,
-        n_excluded=len(context.excluded),
-        n_sites=len(np.unique(slices.site)),
-        # The last of the counts is of all labels.
-        n_persons={
-            label: n
-            for label, (n, _) in zip(metrics["labels"], cohort[-1]["counts"][:-1], strict=True)
-        },
-    )
     return render(
         PACKAGE,
         "evaluation.html.j2",
         title=context.title,
         person_auc=metric_text(metrics["person"]["auc"]),
         image_auc=metric_text(metrics["image"]["auc"]),
-        whys=Footnotes(),
+        whys={},
         metrics=metrics,
         moved=metrics["validation_threshold"],
         moved_metrics=metrics["validation_threshold"].get("person"),
@@ -192,9 +230,15 @@ def evaluation_report(
             if (part[0] != "folds" or context.folds)
             and (part[0] != "explain" or "explain" in metrics)
         ],
-        claim=[
-            (part, list(rows)) for part, rows in itertools.groupby(claim, lambda row: row["part"])
-        ],
+        ct=context.ct,
+        config=context.config,
+        software=software,
+        n_sites=len(np.unique(slices.site)),
+        n_evaluated=cohort[-1]["counts"][-1][0],
+        counts_by_label=", ".join(
+            f"{n} {label}"
+            for label, (n, _) in zip(metrics["labels"], cohort[-1]["counts"][:-1], strict=True)
+        ),
         model=facts({**context.model, "labels": metrics["labels"], "ct": context.ct}),
         settings=facts({**context.config, "software": software}),
     )

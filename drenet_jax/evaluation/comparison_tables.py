@@ -7,7 +7,7 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 
-from drenet_jax.evaluation.report.formatting import Footnotes, metric_text, number_text
+from drenet_jax.evaluation.metrics import metric_text, number_text
 
 # Columns of the paper's Table 1, and the F1 that everybody else means.
 _BINARY = {
@@ -94,12 +94,13 @@ def tables(result: Mapping) -> tuple[list[Table], list[str]]:
 
 def _numbered(tables: Sequence[Table]) -> tuple[list[Table], list[str]]:
     """The tables with a number behind every missing one, and the reasons in their order."""
-    reasons = Footnotes()
+    reasons: dict[str, int] = {}
 
     def numbered_cell(cell: Cell) -> Cell:
         if not cell.why:
             return cell
-        return dataclasses.replace(cell, text=f"{cell.text} [{reasons.number(cell.why)}]")
+        number = reasons.setdefault(cell.why, len(reasons) + 1)
+        return dataclasses.replace(cell, text=f"{cell.text} [{number}]")
 
     numbered = [
         dataclasses.replace(
@@ -108,7 +109,7 @@ def _numbered(tables: Sequence[Table]) -> tuple[list[Table], list[str]]:
         )
         for table in tables
     ]
-    return numbered, reasons.texts
+    return numbered, list(reasons)
 
 
 def _notes(result: Mapping) -> list[str]:

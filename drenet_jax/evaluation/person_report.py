@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
+from drenet_jax.evaluation.decisions import decision_text
 from drenet_jax.evaluation.overlays import (
     HEAT_OPACITY,
     LESION_BOX_MIN_PROBABILITY,
@@ -20,7 +21,6 @@ from drenet_jax.evaluation.overlays import (
     heat_scale,
     layers,
 )
-from drenet_jax.evaluation.report.formatting import decision_text
 from drenet_jax.html_templates import render
 
 PACKAGE = "drenet_jax.evaluation"

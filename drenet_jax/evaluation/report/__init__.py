@@ -1,1 +1,0 @@
-"""Reports: HTML pages and the files of an evaluation."""
