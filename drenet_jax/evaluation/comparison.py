@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation import comparison_tables, plots, statistics
+from drenet_jax.evaluation import comparison_tables, plots
 from drenet_jax.evaluation.decisions import (
     MetricSettings,
     confusion_counts,
+    decide,
     is_positive,
-    predicted_labels,
+    positive_class,
 )
 from drenet_jax.evaluation.person_report import PACKAGE, data_uri
 from drenet_jax.evaluation.predictions import (
@@ -25,7 +26,13 @@ from drenet_jax.evaluation.predictions import (
     SlicePredictions,
     person_predictions,
 )
-from drenet_jax.evaluation.statistics import metrics_with_intervals, paired_bootstrap
+from drenet_jax.evaluation.statistics import (
+    delong,
+    holm,
+    mcnemar,
+    metrics_with_intervals,
+    paired_bootstrap,
+)
 from drenet_jax.html_templates import render
 
 # The p-values that are adjusted together: one comparison of each run with the first.
@@ -64,7 +71,7 @@ def compare(runs: Sequence[ComparedRun], split: str, folder: Path) -> dict:
     report = render(
         PACKAGE,
         "compare.html.j2",
-        title=f"{len(runs)} runs on the same {result['n_persons']} persons",
+        title=f"{len(runs)} runs on the same {result['n_persons']} patients",
         result=result,
         tables=tables,
         notes=notes,
@@ -82,9 +89,9 @@ def _compared(runs: Sequence[ComparedRun], split: str) -> dict:
     differences = [_difference(run, first) for run in runs[1:]]
     for test in _TESTS:
         tests = [difference[test] for difference in differences if test in difference]
-        adjusted = statistics.holm([entry["p_value"] for entry in tests])
-        for entry, p_holm in zip(tests, adjusted, strict=True):
-            entry["p_holm"] = p_holm
+        adjusted = holm([row["p_value"] for row in tests])
+        for row, p_holm in zip(tests, adjusted, strict=True):
+            row["p_holm"] = p_holm
     return {
         "split": split,
         "labels": list(first.slices.labels),
@@ -99,7 +106,7 @@ def _compared(runs: Sequence[ComparedRun], split: str) -> dict:
             {
                 "name": run.name,
                 "source": run.source,
-                "aggregate": run.aggregate,
+                "aggregate": run.settings.aggregate,
                 "image": metrics_with_intervals(run.slices, positive, settings),
                 "person": metrics_with_intervals(run.persons, positive, settings),
                 "confusion": confusion_counts(run.persons, positive, settings.threshold).tolist(),
@@ -113,31 +120,23 @@ def _compared(runs: Sequence[ComparedRun], split: str) -> dict:
 def _difference(run: ComparedRun, first: ComparedRun) -> dict:
     """A run less the first: metrics at both levels, and tests of its persons."""
     settings, positive = first.settings, first.positive
-    truth = first.persons.label == positive
-    scores, first_scores = (item.persons.probabilities[:, positive] for item in (run, first))
-    predicted, first_predicted = (
-        is_positive(item.persons.probabilities, positive, settings.threshold)
-        for item in (run, first)
-    )
-    result = {
+    truth = first.persons.label
+    both = [item.persons.probabilities for item in (run, first)]
+    difference = {
         "run": run.name,
         "against": first.name,
         "image": paired_bootstrap(run.slices, first.slices, positive, settings),
         "person": paired_bootstrap(run.persons, first.persons, positive, settings),
-        "delong_auc": statistics.delong(truth, scores, first_scores).to_dict(),
-        "mcnemar_accuracy": statistics.mcnemar(
-            predicted == truth, first_predicted == truth
+        "delong_auc": delong(truth == positive, *(p[:, positive] for p in both)).to_dict(),
+        "mcnemar_accuracy": mcnemar(
+            *(is_positive(p, positive, settings.threshold) == (truth == positive) for p in both)
         ).to_dict(),
     }
     if len(first.slices.labels) > 2:
-        right = [
-            np.equal(
-                predicted_labels(item.persons, positive, settings.threshold), item.persons.label
-            )
-            for item in (run, first)
-        ]
-        result["mcnemar_accuracy_argmax"] = statistics.mcnemar(*right).to_dict()
-    return result
+        difference["mcnemar_accuracy_argmax"] = mcnemar(
+            *(decide(p, positive, settings.threshold) == truth for p in both)
+        ).to_dict()
+    return difference
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,7 +146,6 @@ class ComparedRun:
     Attributes:
       name: for tables and legends.
       source: the folder.
-      aggregate: how persons were made of slices.
       positive: the index of the positive class.
       slices, persons: of the split.
       settings: of the metrics.
@@ -155,7 +153,6 @@ class ComparedRun:
 
     name: str
     source: str
-    aggregate: str
     positive: int
     slices: SlicePredictions
     persons: PersonPredictions
@@ -214,10 +211,10 @@ def _read_run(folder: str, split: str, name: str) -> ComparedRun:
     # What crossvalidate wrote has its tables one folder down.
     candidates = [Path(folder), Path(folder) / "result"]
     evaluated = [path for path in candidates if _is_evaluation(path)]
-    run = (
-        _of_evaluation(evaluated[0], split, name) if evaluated else _of_workdir(folder, split, name)
+    slices, positive, settings = (
+        _of_evaluation(evaluated[0], split) if evaluated else _of_workdir(folder, split)
     )
-    keys = _keys(run.slices)
+    keys = _keys(slices)
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise InputError(
@@ -225,24 +222,25 @@ def _read_run(folder: str, split: str, name: str) -> ComparedRun:
             "repeated cross-validation does; compare runs without repeats."
         )
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
-    slices = run.slices.of(order)
-    persons = person_predictions(slices, run.aggregate, run.positive)
-    return dataclasses.replace(run, slices=slices, persons=persons)
+    slices = slices.of(order)
+    persons = person_predictions(slices, settings.aggregate, positive)
+    source = str(evaluated[0]) if evaluated else folder
+    return ComparedRun(name, source, positive, slices, persons, settings)
 
 
 def _is_evaluation(folder: Path) -> bool:
     return (folder / "slices.csv").is_file() and (folder / "metrics.json").is_file()
 
 
-def _of_evaluation(folder: Path, split: str, name: str) -> ComparedRun:
+def _of_evaluation(folder: Path, split: str) -> tuple[SlicePredictions, int, MetricSettings]:
     slices = SlicePredictions.from_csv(folder / "slices.csv")
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        result, aggregate = metrics["split"], metrics["aggregate"]
+        evaluated_split = metrics["split"]
         positive = slices.labels.index(metrics["positive"])
         settings = MetricSettings(
             threshold=metrics["threshold"],
-            aggregate=aggregate,
+            aggregate=metrics["aggregate"],
             calibration_bins=metrics["calibration_bins"],
             bootstrap_draws=metrics["draws"],
             bootstrap_seed=metrics["seed"],
@@ -251,29 +249,29 @@ def _of_evaluation(folder: Path, split: str, name: str) -> ComparedRun:
         raise InputError(
             f"{folder / 'metrics.json'} is not what evaluate writes ({error}); evaluate again."
         ) from error
-    if result != split:
+    if evaluated_split != split:
         raise InputError(
-            f"--split={split}, but {folder} holds an evaluation of {result}; name that split, or "
-            "evaluate this one."
+            f"--split={split}, but {folder} holds an evaluation of {evaluated_split}; name "
+            "that split, or evaluate this one."
         )
-    persons = person_predictions(slices, aggregate, positive)
-    return ComparedRun(name, str(folder), aggregate, positive, slices, persons, settings)
+    return slices, positive, settings
 
 
-def _of_workdir(folder: str, split: str, name: str) -> ComparedRun:
+def _of_workdir(folder: str, split: str) -> tuple[SlicePredictions, int, MetricSettings]:
     # Imported here: tables that are read need neither JAX nor TensorFlow.
-    from drenet_jax.evaluation.evaluator import ScoredRun
+    from drenet_jax.evaluation.evaluator import open_run
 
     if split == "cross-validation":
         raise InputError(
             f"--split={split}, but {folder} is not a folder that crossvalidate has finished; name "
             "another folder or split."
         )
-    run = ScoredRun(Path(folder), split)
-    settings = MetricSettings.from_config(run.predictor.meta.config.evaluation)
-    slices = run.slices(calibrated=False)
-    persons = person_predictions(slices, settings.aggregate, run.positive)
-    return ComparedRun(name, folder, settings.aggregate, run.positive, slices, persons, settings)
+    run = open_run(Path(folder), split)
+    evaluation = run.predictor.meta.config.evaluation
+    settings = MetricSettings.from_config(evaluation)
+    positive = positive_class(run.data.labels, evaluation.positive_label)
+    slices, _ = run.score(run.data, split)
+    return slices, positive, settings
 
 
 def _keys(slices: SlicePredictions) -> list[tuple[str, int, str]]:
@@ -328,8 +326,8 @@ def _roc_figure(path: str | os.PathLike, runs: Sequence[ComparedRun], result: Ma
       result: what compare.json holds of them.
     """
     figure, (full, corner) = plots.new_figure(10.8, 5.4, columns=2)
-    plots.roc_axes(full, f"{result['positive']} against the rest, persons")
-    plots.roc_axes(corner, "the corner of few false positives")
+    plots.roc_axes(full, f"{result['positive']} against the rest, patients")
+    plots.roc_axes(corner, "few false positives")
     lowest = 1.0
     for number, (run, report) in enumerate(zip(runs, result["runs"], strict=True)):
         auc = report["person"]["auc"]

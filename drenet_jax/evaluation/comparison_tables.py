@@ -73,7 +73,7 @@ def tables(result: Mapping) -> tuple[list[Table], list[str]]:
     A number that is missing has a note on why.
     """
     positive, labels = result["positive"], result["labels"]
-    persons = f"{result['n_persons']} {result['split']} persons"
+    persons = f"{result['n_persons']} {result['split']} patients"
     slices = f"{result['n_slices']} {result['split']} slices"
     binary, several = f"{positive} against the rest", f"{len(labels)} classes"
     all_tables = [
@@ -116,21 +116,19 @@ def _notes(result: Mapping) -> list[str]:
     first, n = result["runs"][0]["name"], len(result["differences"])
     aggregates = sorted({run["aggregate"] for run in result["runs"]})
     return [
-        f"In brackets: 95% intervals by BCa bootstrap over persons ({result['draws']} draws, seed "
-        f"{result['seed']}); a person's slices are drawn with the person, and all runs are judged "
-        "on the same draws.",
-        f"A case is {result['positive']} from a probability of {result['threshold']:g} on; with "
-        "three or more classes the most probable one is decided for. A person's probability is "
-        f"made of the slices' by: {', '.join(aggregates)}.",
-        f"Differences are each run less {first}. An interval that holds 0 says that the order of "
-        "the two may be chance.",
-        "AUCs of persons are compared by DeLong's test, accuracies by McNemar's. "
+        f"In parentheses: 95% confidence intervals (BCa bootstrap, {result['draws']} draws of "
+        f"patients with all their slices, seed {result['seed']}, the same draws for all runs).",
+        f"A case is positive if its probability of {result['positive']} is at least "
+        f"{result['threshold']:g}; with three or more classes, the most probable label is "
+        f"predicted. Slice probabilities are aggregated to patients by: {', '.join(aggregates)}.",
+        f"Differences are each run minus {first}.",
+        "Patient AUCs are compared by DeLong's test, accuracies by McNemar's. "
         + (
             f"The p-values of the {n} comparisons of each test are adjusted by Holm's method."
             if n > 1
-            else "There is one comparison a test, so Holm's method adjusts nothing."
+            else "With one comparison, Holm's method changes nothing."
         )
-        + " Slices of one person are not independent, so slices are not tested.",
+        + " Slices of one patient are not independent, so they are not tested.",
         "F1 as in the paper is the mean of precision and recall; F1 is their harmonic mean.",
     ]
 

@@ -211,13 +211,13 @@ def decision_text(decision: Mapping, n_slices: int) -> str:
       n_slices: of the person.
     """
     slices = f"{n_slices} slice{'' if n_slices == 1 else 's'}"
-    made = f"from the {decision['aggregate'].replace('_', ' ')} of {slices}."
+    aggregate = f"{decision['aggregate'].replace('_', ' ')} of {slices}"
     if decision["rule"] == "threshold":
         return (
-            f"{decision['positive']} if its probability is {decision['threshold']:g} or more; the "
-            f"probability is {made}"
+            f"{decision['positive']} if its probability ({aggregate}) is at least "
+            f"{decision['threshold']:g}."
         )
-    return f"The model's most probable label, {made}"
+    return f"The most probable label ({aggregate})."
 
 
 # Of thresholds that are equally good, the one nearest to this is taken.

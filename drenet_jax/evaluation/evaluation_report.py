@@ -58,7 +58,7 @@ _PARTS = (
     ("metrics", "Metrics"),
     ("explain", "Pointing game"),
     ("plots", "Plots"),
-    ("misses", "Worst misses"),
+    ("misses", "Misclassified patients"),
     ("claim", "CLAIM checklist"),
     ("model", "Model"),
     ("settings", "Settings"),
@@ -66,17 +66,17 @@ _PARTS = (
 
 _PLOTS = {
     "roc": (
-        "ROC curves; in the legend the AUC (95% interval).",
-        "ROC curves of persons and slices; the AUCs are in the metrics table.",
+        "ROC curves; AUC (95% confidence interval) in the legend.",
+        "ROC curves of patients and slices; the AUCs are in the metrics table.",
     ),
     "confusion": (
-        "Counts, and shares of the true label.",
-        "Confusion matrices of persons and slices.",
+        "Confusion matrices: counts, and percentages of the true label.",
+        "Confusion matrices of patients and slices.",
     ),
     "calibration": (
-        "How often a predicted probability holds, before and (where there is a temperature) after "
-        "calibration; bars: 95% intervals (Wilson) of the persons.",
-        "Reliability diagrams of persons and slices, and the distribution of their probabilities.",
+        "Reliability diagrams before and (where there is a temperature) after calibration; bars: "
+        "95% confidence intervals (Wilson) of patients.",
+        "Reliability diagrams of patients and slices, and histograms of their probabilities.",
     ),
 }
 
@@ -270,7 +270,7 @@ def _rows_by_label(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
                 for title, suffix in [*columns, ("macro average", "_macro")]
             ],
         }
-        for level, name in (("person", "persons"), ("image", "slices"))
+        for level, name in (("person", "patients"), ("image", "slices"))
     ]
 
 
@@ -317,7 +317,7 @@ def _shown_miss(
         tiles.append(
             {
                 "uri": data_uri(png.tobytes()),
-                "alt": f"slice {index} of {miss.patient_id}, as the model saw it",
+                "alt": f"slice {index} of {miss.patient_id}, the model input",
                 "index": index,
                 "probability": probability[i],
             }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -83,156 +82,116 @@ def evaluate_split(
         the model knows, the split is empty, there is no temperature to calibrate with, or no table
         of lesions to explain by.
     """
-    run = ScoredRun(
-        workdir,
-        split,
-        data_dir,
-        lesions=lesions if explain else None,
-        other_persons=other_persons,
-    )
+    run = open_run(workdir, split, data_dir, other_persons=other_persons)
     config = run.predictor.meta.config
+    positive = positive_class(run.data.labels, config.evaluation.positive_label)
     settings = settings_with_flags(config.evaluation, aggregate=aggregate, threshold=threshold)
-    if calibrated:
-        run.require_temperature()
-    to_persons = functools.partial(
-        person_predictions, aggregate=settings.aggregate, positive=run.positive
-    )
-    slices, validation = run.slices(calibrated), run.validation(calibrated)
+    known_lesions = _read_lesions(run.data, lesions) if explain else {}
+    points: list[Points] = []
+
+    def keep_points(images: np.ndarray, scored: Mapping[str, np.ndarray]) -> None:
+        points.append(Points.of(scored, images.shape[-1]))
+
+    scored = run.score(run.data, split, keep_points if explain else None)
+    validation = temperature = None
+    if run.own_data is run.data and split == "validation":
+        validation = scored
+    elif run.own_data is not None and run.own_data.n_slices["validation"]:
+        validation = run.score(run.own_data, "validation")
+    if validation is not None:
+        temperature = fit_temperature(validation[1], validation[0].label)
+    if calibrated and temperature is None:
+        raise InputError(f"--calibrated: {workdir}: {NO_TEMPERATURE}; leave the flag out.")
+
+    def to_persons(slices: SlicePredictions) -> PersonPredictions:
+        return person_predictions(slices, settings.aggregate, positive)
+
+    used_temperature = temperature if calibrated else None
+    slices = _at_temperature(scored, used_temperature)
     persons = to_persons(slices)
     metrics = evaluation_metrics(
         slices,
         persons,
         split=split,
-        positive=run.positive,
+        positive=positive,
         settings=settings,
         validation_threshold=None
         if validation is None
-        else _threshold(to_persons(validation), run.positive),
+        else _threshold(to_persons(_at_temperature(validation, used_temperature)), positive),
         aggregate=settings.aggregate,
     )
     if explain:
-        pointed = play(slices, run.points, crop_geometries(run.data, split), run.lesions)
-        metrics["explain"] = pointing_metrics(slices, pointed, settings)
-        write_hits(folder / "explain.csv", pointed)
-    versions = [("as the model gives it", run.slices(calibrated=False))]
-    if run.temperature is not None:
-        title = f"at the temperature {run.temperature:.3g}, fitted on validation"
-        versions.append((title, run.slices(calibrated=True)))
+        hits = play(slices, Points.join(points), crop_geometries(run.data, split), known_lesions)
+        metrics["explain"] = pointing_metrics(slices, hits, settings)
+        write_hits(folder / "explain.csv", hits)
+    versions = [("before calibration", scored[0])]
+    if temperature is not None:
+        title = f"temperature {temperature:.3g}, fitted on validation"
+        versions.append((title, _at_temperature(scored, temperature)))
     calibration = Calibration(
-        temperature=run.temperature,
-        why="" if run.temperature is not None else NO_TEMPERATURE,
+        temperature=temperature,
+        why="" if temperature is not None else NO_TEMPERATURE,
         used=calibrated,
         versions=[(title, slices, to_persons(slices)) for title, slices in versions],
     )
-    identity, config = run.predictor.identity, json.loads(config.to_json())
     return write_evaluation(
         folder,
         metrics,
         slices,
         persons,
         calibration=calibration,
-        context=context_of_run(run.data, split, identity, config, is_other=run.is_other),
+        context=context_of_run(
+            run.data,
+            split,
+            run.predictor.identity,
+            json.loads(config.to_json()),
+            is_other=run.own_data is not run.data,
+        ),
         settings=settings,
     )
 
 
-class ScoredRun:
-    """A run's predictions of a split, and of its validation split where there is one.
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenRun:
+    """The best checkpoint of a run, and data that it may be evaluated on.
 
     Attributes:
-      predictor: the best checkpoint.
-      data: the data set that is scored.
-      is_other: whether it is not the one that the run was trained on.
-      positive: the index of the positive class.
-      lesions: those that are known, where the model is asked to point at them; else none.
+      predictor: the checkpoint.
+      data: the data set to score.
+      own_data: the one that it was trained on, whose validation split selected the weights; None
+        where that is gone.
     """
 
-    def __init__(
-        self,
-        workdir: Path,
-        split: str,
-        data_dir: str = "",
-        *,
-        lesions: str | None = None,
-        other_persons: bool = False,
-    ):
-        """Scores; see `evaluate_split` for the arguments and errors.
+    predictor: Predictor
+    data: PreparedData
+    own_data: PreparedData | None
 
-        Without `lesions` the model is not asked to point.
-        """
-        self._workdir = workdir
-        self._points: list[Points] = []
-        self.predictor = Predictor.load(workdir)
-        self.data, self._own_data = _open_data(
-            self.predictor, workdir, split, data_dir, other_persons
-        )
-        _require_unknown(self.predictor.meta, workdir, self.data, split, other_persons)
-        self.is_other = self._own_data is not self.data
-        config = self.predictor.meta.config
-        self.positive = positive_class(self.data.labels, config.evaluation.positive_label)
-        self._split = split
-        is_pointing = lesions is not None
-        # Before the scoring, which takes longer.
-        self.lesions = {} if lesions is None else _read_lesions(self.data, lesions)
-        self._scored = self._score(self.data, split, self._keep_points if is_pointing else None)
-
-    @functools.cached_property
-    def temperature(self) -> float | None:
-        """Fitted on the validation slices; None where there are none, or none fits."""
-        if self._validation is None:
-            return None
-        slices, logits = self._validation
-        return fit_temperature(logits, slices.label)
-
-    @functools.cached_property
-    def _validation(self) -> tuple[SlicePredictions, np.ndarray] | None:
-        if self._own_data is None or not self._own_data.n_slices["validation"]:
-            return None
-        if self._own_data is self.data and self._split == "validation":
-            return self._scored
-        return self._score(self._own_data, "validation")
-
-    @property
-    def points(self) -> Points:
-        """Where the model points on the split's slices, if it was asked to."""
-        return Points.join(self._points)
-
-    def _keep_points(self, images: np.ndarray, scored: Mapping[str, np.ndarray]) -> None:
-        self._points.append(Points.of(scored, images.shape[-1]))
-
-    def slices(self, calibrated: bool) -> SlicePredictions:
-        """The split's slices, at the temperature or as the model gives them."""
-        return self._at_temperature(self._scored, calibrated)
-
-    def validation(self, calibrated: bool) -> SlicePredictions | None:
-        """Likewise those of the run's own validation split; None where there is none."""
-        if self._validation is None:
-            return None
-        return self._at_temperature(self._validation, calibrated)
-
-    def require_temperature(self) -> None:
-        """Raises InputError if there is no temperature."""
-        if self.temperature is None:
-            raise InputError(
-                f"--calibrated: {self._workdir}: {NO_TEMPERATURE}; leave the flag out."
-            )
-
-    def _score(
+    def score(
         self, data: PreparedData, split: str, watch: Callable | None = None
     ) -> tuple[SlicePredictions, np.ndarray]:
+        """As `score_split`."""
         fill = self.predictor.meta.config.data.fill
         scorer, variables = self.predictor.scorer, self.predictor.variables
         return score_split(scorer, variables, data, split, fill, watch=watch)
 
-    def _at_temperature(
-        self, scored: tuple[SlicePredictions, np.ndarray], calibrated: bool
-    ) -> SlicePredictions:
-        slices, logits = scored
-        if not calibrated:
-            return slices
-        assert self.temperature is not None
-        probabilities = apply_temperature(logits, self.temperature)
-        return dataclasses.replace(slices, probabilities=probabilities)
+
+def open_run(
+    workdir: Path, split: str, data_dir: str = "", *, other_persons: bool = False
+) -> OpenRun:
+    """Loads a run's best checkpoint; see `evaluate_split` for arguments and errors."""
+    predictor = Predictor.load(workdir)
+    data, own_data = _open_data(predictor.meta, workdir, split, data_dir, other_persons)
+    _require_unknown(predictor.meta, workdir, data, split, other_persons)
+    return OpenRun(predictor, data, own_data)
+
+
+def _at_temperature(
+    scored: tuple[SlicePredictions, np.ndarray], temperature: float | None
+) -> SlicePredictions:
+    slices, logits = scored
+    if temperature is None:
+        return slices
+    return dataclasses.replace(slices, probabilities=apply_temperature(logits, temperature))
 
 
 def _read_lesions(data: PreparedData, path: str) -> dict[tuple[str, str], list[Box]]:
@@ -246,10 +205,9 @@ def _read_lesions(data: PreparedData, path: str) -> dict[tuple[str, str], list[B
 
 
 def _open_data(
-    predictor: Predictor, workdir: Path, split: str, data_dir: str, other_persons: bool
+    meta: Meta, workdir: Path, split: str, data_dir: str, other_persons: bool
 ) -> tuple[PreparedData, PreparedData | None]:
     """The data set to score, and the run's own, whose validation split chose the weights."""
-    meta = predictor.meta
     data = open_data(data_dir or meta.config.data.dir)
     if data.labels != meta.labels:
         raise InputError(

@@ -174,7 +174,7 @@ def _strip(
     tiles += [
         {
             "uri": _slice_uri(_thumbnail(item.source)),
-            "alt": f"Slice {item.index}, left out: {item.why}",
+            "alt": f"Slice {item.index}, excluded: {item.why}",
             "index": item.index,
             # The text after a colon is of the one slice.
             "why": item.why.split(":")[0],
@@ -196,7 +196,7 @@ def _shown_slice(picture: SlicePicture, label: str) -> dict:
         {"probability": box.probability, "place": _place(*box.centre, picture.source.shape)}
         for box in picture.lesion_boxes
     ]
-    listed = "; ".join(f"{box['probability']:.2f} in {box['place']}" for box in boxes)
+    listed = "; ".join(f"{box['probability']:.2f} {box['place']}" for box in boxes)
     peak_location = picture.peak_location and _place(*picture.peak_location, picture.source.shape)
     probability = picture.probabilities[label]
     return {
@@ -206,11 +206,11 @@ def _shown_slice(picture: SlicePicture, label: str) -> dict:
         **_images(drawn),
         "marks": _layer_uri(drawn.marks),
         "alt": f"CT slice {picture.index}, file {picture.name}: {label} {probability:.2f}",
-        "heat_alt": f"Heat map, peak in {peak_location} of the picture",
+        "heat_alt": f"Heat map, peak: {peak_location}",
         "marks_alt": (
-            f"Red box{'es' if len(boxes) > 1 else ''}: {listed} of the picture"
+            f"Red box{'es' if len(boxes) > 1 else ''}: {listed}"
             if boxes
-            else "No lesion box; the thin grey box is the lungs' crop"
+            else "No lesion box; the thin grey box is the lung crop"
         ),
         "is_cold": picture.heat_map is not None and drawn.heat is None,
         "peak_location": peak_location,
@@ -226,7 +226,7 @@ def _shown_crop(picture: SlicePicture, k: int, label: str) -> dict:
     return {
         **_images(drawn),
         "marks": None,
-        "alt": f"Region {k + 1} in {place} of slice {picture.index}: {label} {box.probability:.2f}",
+        "alt": f"Region {k + 1}, {place} of slice {picture.index}: {label} {box.probability:.2f}",
         "heat_alt": f"Heat map of region {k + 1}",
         "probability": box.probability,
         "passed": box.probability > LESION_BOX_MIN_PROBABILITY,
@@ -247,8 +247,8 @@ def _place(y: float, x: float, shape: tuple[int, int]) -> str:
     """The ninth of an image that a point lies in, in words."""
     row, column = (min(2, max(0, int(3 * at / n))) for at, n in zip((y, x), shape, strict=True))
     if row == column == 1:
-        return "the centre"
-    return f"the {('upper', 'middle', 'lower')[row]} {('left', 'middle', 'right')[column]}"
+        return "centre"
+    return f"{('upper', 'middle', 'lower')[row]} {('left', 'middle', 'right')[column]}"
 
 
 def facts(values: Mapping[str, object]) -> list[tuple[str, str]]:

@@ -170,14 +170,14 @@ def roc_figure(
     figure, axes = new_figure(5.2 * (1 + many), 5.2, columns=1 + many)
     roc_axes(axes[0], f"{metrics['positive']} against the rest")
     curves: tuple[tuple[PersonPredictions | SlicePredictions, str, str], ...] = (
-        (persons, "person", "persons"),
+        (persons, "person", "patients"),
         (slices, "image", "slices"),
     )
     for i, (predictions, level, name) in enumerate(curves):
         roc_curve(axes[0], predictions, positive, name, metrics[level]["auc"], style(i))
     legend(axes[0])
     if many:
-        roc_axes(axes[1], "each label against the rest, persons")
+        roc_axes(axes[1], "each label against the rest, patients")
         for i, label in enumerate(labels):
             auc = metrics["person"][of_label("auc", label)]
             roc_curve(axes[1], persons, i, label, auc, style(i))
@@ -201,7 +201,7 @@ def confusion_figure(
     size = 1.6 + 0.9 * max(2, len(persons.labels))
     figure, axes = new_figure(2 * size + 1.4, size + 0.6, columns=2)
     positive = list(persons.labels).index(metrics["positive"])
-    for ax, predictions, name in ((axes[0], persons, "persons"), (axes[1], slices, "slices")):
+    for ax, predictions, name in ((axes[0], persons, "patients"), (axes[1], slices, "slices")):
         confusion_axes(
             ax, predictions, positive, metrics["threshold"], f"{len(predictions)} {name}"
         )
@@ -255,7 +255,7 @@ def _reliability_axes(
 
     top.plot([0, 1], [0, 1], label="perfect", **GUIDE)
     for predictions, level, colour, style, marker in (
-        (persons, "persons", PERSON_COLOUR, "-", "o"),
+        (persons, "patients", PERSON_COLOUR, "-", "o"),
         (slices, "slices", SLICE_COLOUR, "--", "s"),
     ):
         if len(predictions) == 0:
@@ -268,12 +268,12 @@ def _reliability_axes(
             share,
             color=colour,
             # A line through the persons' few points would look like a course that is not there.
-            linestyle="" if level == "persons" else style,
+            linestyle="" if level == "patients" else style,
             marker=marker,
             markersize=5,
             label=f"{level}, Brier score {brier_score(truth, score):.3f}",
         )
-        if level == "persons":
+        if level == "patients":
             intervals = [
                 binomtest(k, total).proportion_ci(method="wilson")
                 for k, total in zip(np.rint(share * n).astype(int), n, strict=True)

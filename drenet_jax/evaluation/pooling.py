@@ -169,7 +169,7 @@ def _calibration(
     aggregate: str,
     positive: int,
 ) -> Calibration:
-    versions = [("as the models give it", slices, persons)]
+    versions = [("before calibration", slices, persons)]
     calibrated = [fold.calibrated() for fold in tested]
     known = [slices for slices in calibrated if slices is not None]
     is_complete = len(known) == len(tested)

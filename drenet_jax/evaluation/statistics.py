@@ -248,7 +248,7 @@ def reason_no_interval(value: float, drawn: np.ndarray, *, one_sided: bool = Fal
     if 2 * len(defined) < len(drawn) or not len(defined):
         return f"undefined in {len(drawn) - len(defined)} of {len(drawn)} bootstrap draws"
     if np.ptp(defined) <= _EQUAL:
-        return "every bootstrap draw gives the same value, which tells nothing of its error"
+        return "every bootstrap draw gives the same value, so there is no estimate of its error"
     if one_sided or (defined.min() <= value + _EQUAL and defined.max() >= value - _EQUAL):
         return ""
     return "every bootstrap draw lies on the same side of the value"

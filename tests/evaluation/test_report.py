@@ -172,7 +172,7 @@ def test_left_out_slices_stand_in_the_strip_at_their_place_with_the_reason():
         "Slice 10: COVID-19 0.90",
     ]
     assert any(why in one["alt"] for one in Page(page).all("img"))
-    assert "left out: small lung area" in text_of(page)
+    assert "excluded: small lung area" in text_of(page)
 
 
 def test_fewer_than_three_slices_are_all_shown():
@@ -187,12 +187,12 @@ def test_the_layers_of_a_picture_are_of_one_size_and_say_what_is_seen():
     assert {one["height"] for one in large} == {"512"}
     assert [one["alt"] for one in large] == [
         "CT slice 0, file IM000.dcm: COVID-19 0.90",
-        "Heat map, peak in the lower left of the picture",
-        "Red boxes: 0.97 in the centre; 0.85 in the upper left of the picture",
+        "Heat map, peak: lower left",
+        "Red boxes: 0.97 centre; 0.85 upper left",
     ]
     text = text_of(page)
-    assert "2 red boxes: 0.970 in the centre of the picture 0.850 in the upper left" in text
-    assert "peak in the lower left of the picture" in text
+    assert "2 red boxes: 0.970 centre 0.850 upper left" in text
+    assert "peak: lower left" in text
 
 
 def test_each_region_has_a_picture_with_its_score():
@@ -200,9 +200,9 @@ def test_each_region_has_a_picture_with_its_score():
     page = person_report(*person([0.9], boxes, heat=warm_at(5, 0)))
     crops = [one for one in Page(page).all("img") if "egion" in one["alt"]]
     assert [one["alt"] for one in crops] == [
-        "Region 1 in the middle left of slice 0: COVID-19 0.90",
+        "Region 1, middle left of slice 0: COVID-19 0.90",
         "Heat map of region 1",
-        "Region 2 in the centre of slice 0: COVID-19 0.50",
+        "Region 2, centre of slice 0: COVID-19 0.50",
         "Heat map of region 2",
     ]
     assert [(one["width"], one["height"]) for one in crops[::2]] == [("96", "192"), ("192", "192")]
@@ -227,12 +227,12 @@ def test_how_often_such_an_answer_was_right_is_told():
     result["person"]["validation"] = VALIDATION
     text = text_of(person_report(result, pictures))
     assert (
-        "Of 14 validation persons whose COVID-19 probability was between 0.8 and 1, 12 were "
-        "labelled COVID-19: 86%, 95% interval 57 to 98%." in text
+        "Of 14 patients in the validation split with a predicted probability of COVID-19 between "
+        "0.8 and 1, 12 were labelled COVID-19: 86%, 95% confidence interval 57 to 98%." in text
     )
     result["person"]["validation"] = {**VALIDATION, "n": 1, "n_with_label": 1, "from": 0.55}
     text = text_of(person_report(result, pictures))
-    assert "Of 1 validation person whose" in text
+    assert "Of 1 patient in the validation split" in text
     assert "between 0.55 and 1, 1 was labelled COVID-19: 100%" in text
 
 
@@ -241,7 +241,7 @@ def test_nothing_is_claimed_where_no_validation_person_had_such_a_score(validati
     result, pictures = person([0.9])
     result["person"]["validation"] = validation
     text = text_of(person_report(result, pictures))
-    assert "no validation persons with such a probability on record, so how often" in text
+    assert "no record of validation patients with such a probability" in text
     assert "interval" not in text
 
 
@@ -251,7 +251,7 @@ def test_the_model_and_its_persons_are_told():
     text = text_of(person_report(result, pictures))
     assert "A drenet network of drenet_jax 0.1.0, with the weights of step 1200" in text
     assert (
-        "It was trained on 40 persons, and 5 persons were used for model selection; from the sites"
+        "It was trained on 40 patients, and 5 patients were used for model selection; from the sites"
         in text
     )
     assert "Basel, Bern." in text
@@ -294,7 +294,7 @@ def test_a_file_name_that_is_not_utf8_can_be_written():
 
 def test_left_out_files_are_told_with_the_reason():
     result, pictures = person([0.9])
-    assert "Nothing was left out" in person_report(result, pictures)
+    assert "No file or slice was excluded" in person_report(result, pictures)
     result["excluded"] = [{"name": "notes.dcm", "why": "not a DICOM file"}]
     text = text_of(person_report(result, pictures))
     assert "notes.dcm not a DICOM file" in text
@@ -303,7 +303,7 @@ def test_left_out_files_are_told_with_the_reason():
 def test_boxes_at_or_below_the_threshold_are_not_drawn_and_that_is_said():
     weak = [box(20, 20, 60, 60, LESION_BOX_MIN_PROBABILITY), box(20, 20, 60, 60, 0.1)]
     page = person_report(*person([0.9], weak))
-    assert "No lesion box: no region scores above 0.80" in text_of(page)
+    assert "No lesion box: no region has a probability above 0.80" in text_of(page)
     assert not any((picture == RED).all(axis=2).any() for picture in pictures_of(page))
 
 

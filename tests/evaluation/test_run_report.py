@@ -107,7 +107,7 @@ def test_an_evaluation_report_stands_alone_and_holds_all_parts(tmp_path):
         "North & South",
         "not given",
         "12 / 24",
-        "3 files or persons left out",
+        "3 files or patients excluded",
         "2 × not a DICOM file",
         "1 × no lungs found",
         EVIL,
@@ -121,7 +121,7 @@ def test_an_evaluation_report_stands_alone_and_holds_all_parts(tmp_path):
         assert wanted in page.text, wanted
 
 
-def test_the_misses_are_shown_with_the_slices_that_speak_for_the_wrong_label(tmp_path):
+def test_the_misses_are_shown_with_the_slices_of_the_wrong_label(tmp_path):
     text, _, _, misses = evaluation(tmp_path)
     page = Page(text)
     assert misses
@@ -130,12 +130,12 @@ def test_the_misses_are_shown_with_the_slices_that_speak_for_the_wrong_label(tmp
     ]
     # Three plots, and the two slices of each.
     assert len(pictures_of(text)) == 3 + 2 * len(misses)
-    shown = [image["alt"] for image in page.all("img") if "as the model saw it" in image["alt"]]
+    shown = [image["alt"] for image in page.all("img") if "the model input" in image["alt"]]
     assert f"of {misses[0].patient_id}," in shown[0]
 
 
 def test_nobody_wrong_is_said(tmp_path):
-    assert "No person was misclassified." in evaluation(tmp_path, misses=[])[0]
+    assert "No patient was misclassified." in evaluation(tmp_path, misses=[])[0]
 
 
 def test_a_cross_validation_has_a_table_of_folds(tmp_path):
@@ -167,7 +167,7 @@ def test_every_claim_item_is_answered_or_left_to_the_authors(tmp_path):
 def test_two_classes_have_no_table_by_label(tmp_path):
     text = evaluation(tmp_path, labels=("COVID-19", "healthy"))[0]
     assert "macro average" not in text
-    assert "No threshold of validation" in text
+    assert "No validation threshold" in text
 
 
 def test_one_site_has_no_table_of_sites(tmp_path):
@@ -181,4 +181,4 @@ def test_a_cohort_of_one_class_says_why_a_metric_is_missing(tmp_path):
 
 
 def test_an_empty_split_has_a_report(tmp_path):
-    assert "There are no persons in this split." in evaluation(tmp_path, n_persons=0)[0]
+    assert "There are no patients in this split." in evaluation(tmp_path, n_persons=0)[0]

@@ -88,7 +88,7 @@ def test_the_report_has_the_folds_and_stands_alone(whole):
     text = (whole / "result" / "report.html").read_text()
     assert_stands_alone(text)
     assert "2-fold cross-validation by person" in Page(text).text
-    assert "12 persons: with so few" in Page(text).text
+    assert "12 patients: with so few" in Page(text).text
 
 
 def _files(workdir):
