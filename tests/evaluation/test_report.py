@@ -251,8 +251,8 @@ def test_the_model_and_its_persons_are_told():
     text = text_of(person_report(result, pictures))
     assert "A drenet network of drenet_jax 0.1.0, with the weights of step 1200" in text
     assert (
-        "It was trained on 40 patients, and 5 patients were used for model selection; from the sites"
-        in text
+        "It was trained on 40 patients, and 5 patients were used for model selection; from the "
+        "sites" in text
     )
     assert "Basel, Bern." in text
     for row in ("COVID-19 20 4", "bacterial 9 0", "healthy 11 1", "all 40 5"):
