@@ -1,1 +1,1 @@
-"""Speed of training, inference and preprocessing beside their references."""
+"""Speed of training, inference and preprocessing, compared with references."""

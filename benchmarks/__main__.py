@@ -1,17 +1,17 @@
-"""The project's speeds beside their references, measured in turn in one run.
+"""Times training, inference and preprocessing, alternating with references, in one run.
 
 Suites:
-  model    a training step and a prediction beside the ResNet passes they need, and beside the
-           published model in PyTorch where torch and the repository's tests are
-  input    slices that one core feeds, beside a training step
-  ct       `prepare`'s transform of a series beside the decoding of its picked files
-  predict  `predict` of one person, cold and warm, beside its forward passes
-  parity   a device's results beside those of the CPU in float32
-  compile  (alone, and only when named) prediction, explanation and training step compiled for GPUs
-           and TPUs that are not here (--target), beside their bare ResNet passes; nothing is run
+  model    a training step and a prediction, compared with their bare ResNet passes and, if torch
+           and tests/oracles are available, with the published model in PyTorch
+  input    slices per second that one core reads, compared with a training step
+  ct       `prepare`'s transform of a series, compared with the decoding of its sampled files
+  predict  `predict` of one patient, cold and warm, compared with its forward passes
+  parity   a device's results, compared with those of the CPU in float32
+  compile  (only alone) prediction, explanation and training step, compiled ahead of time for GPUs
+           and TPUs (--target), compared with their bare ResNet passes; nothing is run
 
---profile tells where a training step spends its time, --memory what a step needs by batch size,
---grow how the cost grows, with a plot each in --plots.
+--profile breaks down the time of a training step, --memory prints the memory of a step by batch
+size, --grow shows how the cost scales, with a plot for each in --plots.
 
 Examples:
 
@@ -63,12 +63,12 @@ def define_flags() -> None:
         "target", ["h100"], f"Of --suite={COMPILE}, the devices: {', '.join(TARGETS)}."
     )
     flags.DEFINE_list("programs", list(PROGRAMS), f"Of --suite={COMPILE}: {', '.join(PROGRAMS)}.")
-    flags.DEFINE_string("page", "", f"Of --suite={COMPILE}: a page to put the tables into.")
-    flags.DEFINE_list("results", [], "Files of --out whose tables --page gets.")
-    flags.DEFINE_bool("profile", False, "Tell where a training step spends its time.")
-    flags.DEFINE_bool("memory", False, "Tell what a training step needs, by batch size.")
-    flags.DEFINE_list("grow", [], f"How the cost grows with: {', '.join(GROW)}.")
-    flags.DEFINE_string("plots", "", "A folder to make for the plots of --grow.")
+    flags.DEFINE_string("page", "", f"Of --suite={COMPILE}: a page to write the tables to.")
+    flags.DEFINE_list("results", [], "Files of --out whose tables are written to --page.")
+    flags.DEFINE_bool("profile", False, "Break down the time of a training step.")
+    flags.DEFINE_bool("memory", False, "Print the memory of a training step by batch size.")
+    flags.DEFINE_list("grow", [], f"How the cost scales with: {', '.join(GROW)}.")
+    flags.DEFINE_string("plots", "", "A new folder for the plots of --grow.")
     flags.DEFINE_enum("device", "cpu", DEVICES, "Where the network runs.")
     flags.DEFINE_integer(
         "batch",
@@ -77,11 +77,11 @@ def define_flags() -> None:
         f"--suite={COMPILE}.",
         lower_bound=1,
     )
-    flags.DEFINE_enum("dtype", "", DTYPES, "Of the convolutions; empty: as the model says.")
+    flags.DEFINE_enum("dtype", "", DTYPES, "Of the convolutions; empty: that of the config.")
     flags.DEFINE_string("model", str(_MODEL_CONFIG), "The config of a DRENet to measure.")
     flags.DEFINE_string("out", "", "A JSON file to write; it must not exist yet.")
     flags.DEFINE_list("series", [], "DICOM series; none: a phantom's.")
-    flags.DEFINE_integer("rounds", 7, "How often each piece of work is timed.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 7, "How often each workload is timed.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of phantoms and fills.", lower_bound=0)
     cli.define_config("prepare", "the preprocessing")
 
@@ -103,30 +103,30 @@ def main() -> None:
         from benchmarks.model import PACKAGES
 
         packages += PACKAGES
-    series = [Path(item) for item in values.series]
+    series = [Path(path) for path in values.series]
     settings = CtSettings.from_dict(values.config.to_dict())
     rounds, seed = values.rounds, values.seed
 
-    def take(matches: tuple) -> None:
-        rows.extend(matches[0])
-        notes.extend(matches[1])
+    def add(rows_and_notes: tuple) -> None:
+        rows.extend(rows_and_notes[0])
+        notes.extend(rows_and_notes[1])
 
     if "model" in suites:
         from benchmarks import model
 
-        take(model.run(config, batch, rounds, values.device))
+        add(model.run(config, batch, rounds, values.device))
     if PARITY in suites:
         from benchmarks import parity
 
-        take(parity.run(config, batch, values.device))
+        add(parity.run(config, batch, values.device))
     if values.profile:
         from benchmarks import profile
 
-        take(profile.run(config, batch, rounds, values.device))
+        add(profile.run(config, batch, rounds, values.device))
     if "input" in suites:
         from benchmarks import input as feeding
 
-        take(feeding.run(config, settings, series, batch, rounds, seed))
+        add(feeding.run(config, settings, series, batch, rounds, seed))
         packages += feeding.PACKAGES
     if "ct" in suites:
         from benchmarks import ct
@@ -136,21 +136,21 @@ def main() -> None:
     if "predict" in suites:
         from benchmarks import person
 
-        take(person.run(config, settings, series, rounds, seed))
+        add(person.run(config, settings, series, rounds, seed))
         packages += person.PACKAGES
     if values.memory:
         from benchmarks import memory
 
-        take(memory.run(config))
+        add(memory.run(config))
     if values.grow:
         from benchmarks import grow
         from drenet_jax.output_files import new_folder
 
         if values.plots:
             with new_folder(values.plots) as folder:
-                take(grow.run(values.grow, config, rounds, folder))
+                add(grow.run(values.grow, config, rounds, folder))
         else:
-            take(grow.run(values.grow, config, rounds, None))
+            add(grow.run(values.grow, config, rounds, None))
     machine = timing.machine(sorted(set(packages)), device)
     print(timing.table(rows))
     print(
@@ -190,7 +190,7 @@ def _compile(values: flags.FlagValues) -> None:
         result = {"machine": machine, "plans": [dataclasses.asdict(plan) for plan in plans]}
         Path(values.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if values.page:
-        ahead_of_time.write_page(Path(values.page), [Path(item) for item in values.results])
+        ahead_of_time.write_page(Path(values.page), [Path(path) for path in values.results])
     if any(plan.error for plan in plans):
         sys.exit(1)
 
@@ -226,9 +226,9 @@ def _model_config(values: flags.FlagValues):
 
 
 def _use_device(device: str) -> str:
-    """Makes JAX use it and tells its name."""
+    """Selects the device for JAX; returns its name."""
     os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda,cpu"}[device]
-    # PyTorch, and `predict` in a process of its own, take their share of the same memory.
+    # PyTorch, and `predict` in a separate process, take their share of the same memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
@@ -241,8 +241,8 @@ def _use_device(device: str) -> str:
         ) from error
     if len(devices) > 1:
         raise InputError(
-            f"--device={device}: {len(devices)} devices are in sight, and speeds of one are "
-            "measured; set CUDA_VISIBLE_DEVICES=0."
+            f"--device={device}: {len(devices)} devices are visible, but the benchmarks "
+            "measure one; set CUDA_VISIBLE_DEVICES=0."
         )
     return devices[0].device_kind
 

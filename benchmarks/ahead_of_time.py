@@ -198,85 +198,85 @@ _COLUMNS = (
     "kernels",
     "all-reduces",
     "float32 convolutions",
-    "beside bare passes: operations, traffic",
-    "compiler's own count (beside bare passes)",
+    "relative to bare passes: operations, traffic",
+    "compiler's own count (relative to bare passes)",
 )
 
 
 def table(plans: Sequence[Plan]) -> str:
-    """The plans in Markdown, each beside its bare passes."""
+    """The plans in Markdown, each relative to its bare passes."""
     rows = [_COLUMNS, ["---"] * len(_COLUMNS)]
-    for item in plans:
-        row = [item.target, f"{item.program}, {item.per_device} {item.dtype}"]
-        row += [item.error] if item.error else _cells(item, bare_of(item, plans))
+    for plan in plans:
+        row = [plan.target, f"{plan.program}, {plan.per_device} {plan.dtype}"]
+        row += [plan.error] if plan.error else _cells(plan, bare_of(plan, plans))
         rows.append(row + [""] * (len(_COLUMNS) - len(row)))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _cells(item: Plan, bare: Plan | None) -> list[str]:
+def _cells(plan: Plan, bare: Plan | None) -> list[str]:
     cells = [
-        f"{item.flops / 1e12:.2f}",
-        f"{item.traffic_bytes / 1e9:.1f}",
-        f"{1e3 * item.roofline_s():.1f} "
-        f"({1e3 * item.compute_s():.1f}, {1e3 * item.memory_s():.1f})",
-        f"{item.per_device / item.roofline_s():.0f}",
-        f"{item.memory_bytes / GIB:.1f}",
-        f"{item.largest_batch()}",
-        f"{item.kernels}",
-        f"{item.all_reduces}",
-        f"{item.convolutions.get('f32', 0)} of {sum(item.convolutions.values())}",
+        f"{plan.flops / 1e12:.2f}",
+        f"{plan.traffic_bytes / 1e9:.1f}",
+        f"{1e3 * plan.roofline_s():.1f} "
+        f"({1e3 * plan.compute_s():.1f}, {1e3 * plan.memory_s():.1f})",
+        f"{plan.per_device / plan.roofline_s():.0f}",
+        f"{plan.memory_bytes / GIB:.1f}",
+        f"{plan.largest_batch()}",
+        f"{plan.kernels}",
+        f"{plan.all_reduces}",
+        f"{plan.convolutions.get('f32', 0)} of {sum(plan.convolutions.values())}",
         "",
         "",
     ]
     if bare is not None:
-        cells[-2] = f"{item.flops / bare.flops:.3f}, {item.traffic_bytes / bare.traffic_bytes:.3f}"
-    if item.accessed_bytes:
-        cells[-1] = f"{item.accessed_bytes / 1e9:.1f} GB, {item.estimated_cycles / 1e6:.1f} Mcycles"
+        cells[-2] = f"{plan.flops / bare.flops:.3f}, {plan.traffic_bytes / bare.traffic_bytes:.3f}"
+    if plan.accessed_bytes:
+        cells[-1] = f"{plan.accessed_bytes / 1e9:.1f} GB, {plan.estimated_cycles / 1e6:.1f} Mcycles"
         if bare is not None:
-            bytes_ratio = item.accessed_bytes / bare.accessed_bytes
-            cycles_ratio = item.estimated_cycles / bare.estimated_cycles
+            bytes_ratio = plan.accessed_bytes / bare.accessed_bytes
+            cycles_ratio = plan.estimated_cycles / bare.estimated_cycles
             cells[-1] += f" ({bytes_ratio:.3f}, {cycles_ratio:.3f})"
     return cells
 
 
-def bare_of(item: Plan, plans: Sequence[Plan]) -> Plan | None:
+def bare_of(plan: Plan, plans: Sequence[Plan]) -> Plan | None:
     """The plan of the bare passes of a program, compiled in the same way."""
     for other in plans:
-        if (other.target, other.program, other.error) == (item.target, BARE.get(item.program), ""):
+        if (other.target, other.program, other.error) == (plan.target, BARE.get(plan.program), ""):
             return other
     return None
 
 
 def failures(plans: Sequence[Plan]) -> list[str]:
-    """Which programs were not compiled, or need more than the aims allow."""
-    matches = []
-    for item in plans:
-        if item.error:
-            matches.append(f"{item.target}: {item.program}: {item.error}")
+    """The programs that were not compiled or miss their targets."""
+    shortfalls = []
+    for plan in plans:
+        if plan.error:
+            shortfalls.append(f"{plan.target}: {plan.program}: {plan.error}")
             continue
-        bare = bare_of(item, plans)
+        bare = bare_of(plan, plans)
         if bare is None:
             continue
-        ratios = item.traffic_bytes / bare.traffic_bytes, item.flops / bare.flops
+        ratios = plan.traffic_bytes / bare.traffic_bytes, plan.flops / bare.flops
         for ratio, aim, what in zip(ratios, _AIMS, ("traffic", "operations"), strict=True):
             if ratio > aim:
-                matches.append(
-                    f"{item.target}: {item.program}: {ratio:.3f} of the {what} of its bare passes; "
-                    f"the aim is {aim}."
+                shortfalls.append(
+                    f"{plan.target}: {plan.program}: {ratio:.3f} of the {what} of its bare passes; "
+                    f"the target is {aim}."
                 )
-    return matches
+    return shortfalls
 
 
 def calls(plans: Sequence[Plan]) -> str:
     """Which library functions each program calls, in Markdown."""
     lines = ["| target | program | library calls |", "| --- | --- | --- |"]
-    for item in plans:
-        if not item.error:
+    for plan in plans:
+        if not plan.error:
             named = ", ".join(
                 f"{count} {name.removeprefix('__')}"
-                for name, count in sorted(item.custom_calls.items())
+                for name, count in sorted(plan.custom_calls.items())
             )
-            lines.append(f"| {item.target} | {item.program} | {named or 'none'} |")
+            lines.append(f"| {plan.target} | {plan.program} | {named or 'none'} |")
     return "\n".join(lines) + "\n"
 
 
@@ -302,11 +302,11 @@ def page_tables(results: Sequence[Path]) -> str:
     plans, versions = [], []
     for path in results:
         data = json.loads(path.read_text(encoding="utf-8"))
-        plans += [Plan(**item) for item in data["plans"]]
+        plans += [Plan(**fields) for fields in data["plans"]]
         named = ", ".join(
             f"{name} {version}" for name, version in data["machine"]["versions"].items()
         )
-        targets = dict.fromkeys(item["target"] for item in data["plans"])
+        targets = dict.fromkeys(plan["target"] for plan in data["plans"])
         versions.append(f"- {', '.join(targets)}: {named}")
     return "\n".join([table(plans), *versions, "", calls(plans)])
 

@@ -88,7 +88,7 @@ def _rows(path: Path, staged: Path, settings: CtSettings, seed: int, rounds: int
                 images, from_feet=not opened.are_pictures
             ),
             "person": lambda: prepare_person([path], settings),
-            "fill": lambda: [filled(item, settings, seed) for item in prepared.kept],
+            "fill": lambda: [filled(slice_, settings, seed) for slice_ in prepared.kept],
         },
         rounds,
     )

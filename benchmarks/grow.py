@@ -54,8 +54,8 @@ def run(
     rows, notes = [], []
     for axis in axes:
         title, measure = measures[axis]
-        result, curves = measure(config, rounds)
-        rows += result
+        new_rows, curves = measure(config, rounds)
+        rows += new_rows
         for curve, points in curves.items():
             grows = exponent(points)
             notes.append(
@@ -105,7 +105,9 @@ def _sizes(config, rounds):
             config,
             image_size_px=size,
             crop_size_px=round(config.model.crop_size_px * scale),
-            anchor_sizes_px=tuple(round(item * scale) for item in config.model.anchor_sizes_px),
+            anchor_sizes_px=tuple(
+                round(size_px * scale) for size_px in config.model.anchor_sizes_px
+            ),
         )
 
     return _measure(
@@ -165,8 +167,8 @@ def _persons(config, rounds):
         slices = _simulated(persons)
 
         def work() -> None:
-            result = person_predictions(slices)
-            evaluation_metrics(slices, result, split="test", positive=0, settings=settings)
+            persons = person_predictions(slices)
+            evaluation_metrics(slices, persons, split="test", positive=0, settings=settings)
 
         return work
 

@@ -67,16 +67,18 @@ class Program:
         another memory space (a TPU's on-chip memory), not at all. Of an operand from which a kernel
         only cuts slices, the slices count.
         """
-        shapes = {entry.name: entry.shape for entry in self.entry()}
+        shapes = {instruction.name: instruction.shape for instruction in self.entry()}
         total = 0
-        for item in self.entry():
-            if not _runs(item):
+        for instruction in self.entry():
+            if not _runs(instruction):
                 continue
-            if item.opcode in _ASYNCHRONOUS_COPIES:
-                total += _copied_bytes(item, shapes[item.operands[0]])
+            if instruction.opcode in _ASYNCHRONOUS_COPIES:
+                total += _copied_bytes(instruction, shapes[instruction.operands[0]])
                 continue
-            read = [_memory_bytes(shapes.get(name, "")) for name in item.operands]
-            total += sum(map(min, read, self._used_bytes(item))) + _memory_bytes(item.shape)
+            read = [_memory_bytes(shapes.get(name, "")) for name in instruction.operands]
+            total += sum(map(min, read, self._used_bytes(instruction))) + _memory_bytes(
+                instruction.shape
+            )
         return total
 
     def _used_bytes(self, instruction: Instruction) -> list[float]:
@@ -88,9 +90,9 @@ class Program:
             return [math.inf] * len(instruction.operands)
         body = self._computations[called[1]]
         users = collections.defaultdict(list)
-        for item in body:
-            for name in item.operands:
-                users[name].append(item)
+        for instruction in body:
+            for name in instruction.operands:
+                users[name].append(instruction)
 
         def used(name: str) -> float:
             sizes = []
@@ -102,10 +104,10 @@ class Program:
             return sum(sizes)
 
         parameters = {}
-        for item in body:
-            if item.opcode == "parameter":
-                number = re.search(r"parameter\((\d+)\)", item.line)
-                parameters[int(number[1])] = item.name
+        for instruction in body:
+            if instruction.opcode == "parameter":
+                number = re.search(r"parameter\((\d+)\)", instruction.line)
+                parameters[int(number[1])] = instruction.name
         return [used(parameters[i]) for i in range(len(instruction.operands))]
 
     def kernels(self) -> int:
@@ -116,31 +118,35 @@ class Program:
         """How often each library's function is called."""
         return collections.Counter(
             target[1]
-            for item in self.all()
-            if item.opcode == "custom-call"
-            and (target := re.search(r'custom_call_target="([^"]*)"', item.line))
+            for instruction in self.all()
+            if instruction.opcode == "custom-call"
+            and (target := re.search(r'custom_call_target="([^"]*)"', instruction.line))
         )
 
     def estimated_cycles(self) -> int:
         """The compiler's estimate for the entry computation; a GPU's compiler gives none."""
         return sum(
             int(cycles[1])
-            for item in self.entry()
-            if (cycles := re.search(r'"estimated_cycles":"?(\d+)', item.line))
+            for instruction in self.entry()
+            if (cycles := re.search(r'"estimated_cycles":"?(\d+)', instruction.line))
         )
 
     def all_reduces(self) -> int:
-        return sum(item.opcode in ("all-reduce", "all-reduce-start") for item in self.all())
+        return sum(
+            instruction.opcode in ("all-reduce", "all-reduce-start") for instruction in self.all()
+        )
 
     def convolutions(self) -> collections.Counter[str]:
         """How many convolutions read operands of each type, such as "bf16"; cuDNN's too."""
         counter: collections.Counter[str] = collections.Counter()
         for computation in self._computations.values():
-            shapes = {entry.name: entry.shape for entry in computation}
-            for item in computation:
-                is_call = item.opcode == "custom-call" and _CONVOLUTION_CALL.search(item.line)
-                if (item.opcode == "convolution" or is_call) and item.operands:
-                    array = _ARRAY.search(shapes.get(item.operands[0], ""))
+            shapes = {instruction.name: instruction.shape for instruction in computation}
+            for instruction in computation:
+                is_call = instruction.opcode == "custom-call" and _CONVOLUTION_CALL.search(
+                    instruction.line
+                )
+                if (instruction.opcode == "convolution" or is_call) and instruction.operands:
+                    array = _ARRAY.search(shapes.get(instruction.operands[0], ""))
                     counter[array[1] if array else "unknown"] += 1
         return counter
 
@@ -196,7 +202,7 @@ def _copied_bytes(instruction: Instruction, source: str) -> int:
 
 def _memory_bytes(shape: str) -> int:
     """Of the arrays of a shape that lie in the main memory."""
-    return sum(_array_bytes(item) for item in _ARRAY.finditer(shape) if _is_in_main_memory(item))
+    return sum(_array_bytes(match) for match in _ARRAY.finditer(shape) if _is_in_main_memory(match))
 
 
 def _shape_bytes(shape: str) -> int:

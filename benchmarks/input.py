@@ -33,7 +33,7 @@ def run(
     rounds: int,
     seed: int,
 ) -> tuple[list[Row], list[str]]:
-    """The pipeline on one core, beside a training step on this machine's device.
+    """The pipeline on one core, compared with a training step on this machine's device.
 
     Args:
       config: of a model; its size is that of the crops.
@@ -90,7 +90,7 @@ def _records(
         writer = csv.writer(file)
         writer.writerow(("patient_id", "path", "label", "site"))
         writer.writerows(
-            (f"p{i}", item.resolve(), "ab"[i % 2], "") for i, item in enumerate(series)
+            (f"p{i}", path.resolve(), "ab"[i % 2], "") for i, path in enumerate(series)
         )
     with new_folder(folder / "data") as made:
         prepare_cohort(
@@ -126,7 +126,7 @@ def _measure(data_dir: Path, batch: int, rounds: int, seed: int) -> dict:
         split="train",
         decoders={name: _skip() for name in ("image", "lung_mask")},
     )
-    records = [(item["image"].numpy(), item["lung_mask"].numpy()) for item in read]
+    records = [(record["image"].numpy(), record["lung_mask"].numpy()) for record in read]
     batches = -(-_SLICES // batch)
     workloads = {
         "batches": (lambda: [next(endless) for _ in range(batches)], batches * batch),

@@ -1,4 +1,4 @@
-"""A training step and a prediction beside the bare passes and beside the published model."""
+"""A training step and a prediction, compared with bare passes and with the published model."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ def run(
             workloads["heat maps"] = prediction(config, batch, heat_maps=True)
         if has_reference:
             workloads |= published.workloads(config, batch, device, train=train)
-        times = {name: item.per(n) for name, item in interleaved_timings(workloads, rounds).items()}
+        times = {
+            name: timing.per(n) for name, timing in interleaved_timings(workloads, rounds).items()
+        }
         bare = f"bare passes ({_passes(config, train=train)})"
         rows.append(
             ratio_row(SUITE, what, times["ours"], bare, times["bare"], 1.04 if train else 1.02)
@@ -149,7 +151,7 @@ def run(
             )
         layouts = {name: time for name, time in times.items() if name.startswith("PyTorch")}
         if layouts:
-            name, best = min(layouts.items(), key=lambda item: item[1].median)
+            name, best = min(layouts.items(), key=lambda layout: layout[1].median)
             others = ", ".join(
                 f"{other}: {1e3 * time.median:.1f} ms"
                 for other, time in layouts.items()

@@ -33,9 +33,9 @@ def run(config: ml_collections.ConfigDict, batch: int, device: str) -> tuple[lis
     on_device = jax.local_devices()[0]
     rows = []
     for dtype, precision in (("float32", "highest"), ("float32", None), ("bfloat16", None)):
-        result = _results(config, batch, on_device, dtype, precision)
+        outputs = _results(config, batch, on_device, dtype, precision)
         name = f"{device}, {dtype}{f', precision {precision}' if precision else ''}"
-        rows += _rows(name, result, exact)
+        rows += _rows(name, outputs, exact)
     return rows, [
         "Differences from the CPU in float32, of random weights and slices. Where rounding "
         "changes which boxes are picked, everything behind them differs; a gradient's difference "

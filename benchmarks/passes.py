@@ -52,7 +52,7 @@ class Passes(nn.Module):
         pooled, updates = self.apply(
             {"params": params, "batch_stats": batch_stats}, stacks, True, mutable=["batch_stats"]
         )
-        return sum(jnp.mean(jnp.square(item)) for item in pooled), updates
+        return sum(jnp.mean(jnp.square(features)) for features in pooled), updates
 
     def gradient(
         self, params: dict, batch_stats: dict, stacks: list[jax.Array]

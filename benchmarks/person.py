@@ -41,7 +41,7 @@ def run(
     rounds: int,
     seed: int,
 ) -> tuple[list[Row], list[str]]:
-    """`predict` in processes of their own, beside the forward passes of the same slices.
+    """`predict` in separate processes, compared with the forward passes of the same slices.
 
     Args:
       config: of the model, whose weights are random.
@@ -126,8 +126,8 @@ def _batch_rows(model, variables: dict, images: np.ndarray, rounds: int) -> list
 
 
 def _kept_phantom(folder: Path, settings: CtSettings, seed: int) -> Path:
-    """A phantom of which every picked slice is kept, as the aim counts them."""
-    # Somewhat more lung than is asked for, since lungs are found a little smaller than they are.
+    """A phantom of which every sampled slice is kept, as the target assumes."""
+    # More lung than required, since segmented lungs are a little smaller than the drawn ones.
     return phantom_series(folder / "phantom", seed, 1.2 * settings.min_area_share)
 
 

@@ -80,8 +80,8 @@ def run(
     compiled = lowered.compile()
     rows += _kind_rows(compiled, lambda: jax.block_until_ready(compiled(*_arguments(step))))
     return rows, [
-        "Parts of a step were timed apart and need not add up to it; operations of XLA run beside "
-        "each other, and their durations are as its own trace tells them."
+        "The parts of a step were timed separately and need not add up to it; XLA's operations run in "
+        "parallel, with durations from its own trace."
     ]
 
 
@@ -128,7 +128,7 @@ def _kind_rows(compiled, work: Callable[[], object]) -> list[Row]:
         for plane in profile.planes:
             for line in plane.lines:
                 for event in line.events:
-                    # A GPU's kernels have names of their own and tell the operation beside it.
+                    # A GPU's kernels have their own names; the operation is in another field.
                     name = dict(event.stats).get("hlo_op", event.name)
                     if name in operations:
                         spent[_kind(name, operations[name])] += event.duration_ns
@@ -151,13 +151,13 @@ def _kind_rows(compiled, work: Callable[[], object]) -> list[Row]:
 
 def _operations(hlo: str) -> dict[str, str]:
     """name of an operation -> what it was made of; of a compiled program's text."""
-    result = {}
+    sources = {}
     for line in hlo.splitlines():
         match = re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = ", line)
         if match:
             made_of = re.search(r'op_name="([^"]*)"', line)
-            result[match[1]] = made_of[1] if made_of else _inside(line)
-    return result
+            sources[match[1]] = made_of[1] if made_of else _inside(line)
+    return sources
 
 
 def _inside(line: str) -> str:

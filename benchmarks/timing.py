@@ -30,7 +30,7 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of the table: a figure, what it is measured against, and what we aim at.
+    """A row of the table: a measurement, its reference and its target.
 
     Attributes:
       suite: of the row.
@@ -38,9 +38,9 @@ class Row:
       value: the figure.
       low, high: its extremes over the rounds.
       unit: of the three.
-      reference: what was measured beside it in the same rounds; '' if nothing.
+      reference: what it is compared with, measured in the same rounds; '' if nothing.
       ratio: the figure over the reference's, or None.
-      aim: what the ratio (or the figure) should be, in words; '' if there is no aim.
+      aim: the target of the ratio or the measurement, in words; '' if there is none.
       reached: whether it is, or None.
     """
 
@@ -79,10 +79,10 @@ def interleaved_timings(
 
 
 def ratio_row(
-    suite: str, what: str, timing: Timing, reference: str, beside: Timing, at_most: float
+    suite: str, what: str, timing: Timing, reference: str, baseline: Timing, at_most: float
 ) -> Row:
-    """A row whose aim is a ratio of two times; rounds are compared with their own reference."""
-    ratios = np.array(timing.seconds) / np.array(beside.seconds)
+    """A row whose target is a ratio of two times, compared round by round."""
+    ratios = np.array(timing.seconds) / np.array(baseline.seconds)
     ratio = float(np.median(ratios))
     return Row(
         suite=suite,
@@ -91,7 +91,7 @@ def ratio_row(
         low=1e3 * min(timing.seconds),
         high=1e3 * max(timing.seconds),
         unit="ms",
-        reference=f"{reference}: {1e3 * beside.median:.1f} ms",
+        reference=f"{reference}: {1e3 * baseline.median:.1f} ms",
         ratio=ratio,
         aim=f"≤ {at_most:g}",
         reached=ratio <= at_most,
@@ -99,11 +99,11 @@ def ratio_row(
 
 
 def faster_row(
-    suite: str, what: str, timing: Timing, reference: str, beside: Timing, at_least: float
+    suite: str, what: str, timing: Timing, reference: str, baseline: Timing, at_least: float
 ) -> Row:
     """As `ratio_row`, but how many times as long the reference takes, at least `at_least` times."""
-    row = ratio_row(suite, what, timing, reference, beside, 1 / at_least)
-    ratio = float(np.median(np.array(beside.seconds) / np.array(timing.seconds)))
+    row = ratio_row(suite, what, timing, reference, baseline, 1 / at_least)
+    ratio = float(np.median(np.array(baseline.seconds) / np.array(timing.seconds)))
     return dataclasses.replace(row, ratio=ratio, aim=f"≥ {at_least:g}", reached=ratio >= at_least)
 
 
@@ -153,7 +153,7 @@ def _processor() -> str:
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown."""
     lines = [
-        "| suite | what | measured (lowest to highest) | beside it | ratio | aim | reached |",
+        "| suite | what | median (min to max) | reference | ratio | target | reached |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:

@@ -98,7 +98,7 @@ def test_the_command_writes_the_table_it_prints(command, phantoms, tmp_path):
         ("--out=.", "exists already"),
         ("--model=none.py", "--model=none.py is no file"),
         # The tests have eight.
-        ("--suite=model", "8 devices are in sight"),
+        ("--suite=model", "8 devices are visible"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(flag, said, command):
