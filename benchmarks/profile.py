@@ -80,8 +80,8 @@ def run(
     compiled = lowered.compile()
     rows += _kind_rows(compiled, lambda: jax.block_until_ready(compiled(*_arguments(step))))
     return rows, [
-        "The parts of a step were timed separately and need not add up to it; XLA's operations run in "
-        "parallel, with durations from its own trace."
+        "The parts of a step were timed separately and need not add up to it; XLA's operations run "
+        "in parallel, with durations from its own trace."
     ]
 
 
