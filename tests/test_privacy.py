@@ -1,4 +1,4 @@
-"""Nothing of a patient but the cohort's patient_id reaches any output (issue: privacy)."""
+"""No output contains patient data other than the cohort's patient_id."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-# What tags of a hospital's files hold: each must not be found anywhere in what we write or say.
+# Tags of a hospital's files: no output may contain their values.
 PLANTED = {
     "PatientName": "MUSTERFRAU^ERIKA",
     "PatientID": "HOSP-77120934",
@@ -45,7 +45,7 @@ def hospital(phantoms, tmp_path_factory):
     for number, row in enumerate(cohort):
         _, path, label, *_ = row.split(",")
         target = folder / f"p{number}"
-        # Two persons have what identifies them in the names below their folder, too.
+        # Two patients have identifiers in the names below their folder, too.
         inner = target / "MUSTERFRAU_ERIKA" if number < 2 else target
         inner.mkdir(parents=True)
         for i, file in enumerate(sorted((phantoms / path).iterdir())):
@@ -57,7 +57,7 @@ def hospital(phantoms, tmp_path_factory):
             dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
             name = f"CT.{dataset.SOPInstanceUID}.dcm" if number == 1 else file.name
             dataset.save_as(inner / name)
-        # What is left out is told, and must not tell either.
+        # Messages about excluded files must not contain them either.
         (inner / "broken.dcm").write_bytes((inner / name).read_bytes()[:600])
         odd = pydicom.dcmread(inner / name)
         odd.RescaleSlope = None
@@ -86,7 +86,7 @@ def _check_tree(folder) -> int:
     return len(files)
 
 
-def test_prepare_tells_nothing_of_the_patients(hospital, tmp_path, command):
+def test_prepare_writes_no_patient_data(hospital, tmp_path, command):
     out = tmp_path / "data"
     done = command(
         "prepare",
@@ -98,12 +98,12 @@ def test_prepare_tells_nothing_of_the_patients(hospital, tmp_path, command):
     )
     assert done.returncode == 0, done.stderr
     assert _check_tree(out) > 8
-    _check((done.stdout + done.stderr).encode(), "what prepare says")
-    # The test can fail: what was left out is in the account.
+    _check((done.stdout + done.stderr).encode(), "the output of prepare")
+    # The test can fail: the excluded files are listed.
     assert (out / "excluded.csv").read_text().count("anon-") > 12
 
 
-def test_predict_tells_nothing_of_the_patient(hospital, tmp_path, command, trained):
+def test_predict_writes_no_patient_data(hospital, tmp_path, command, trained):
     for number in (1, 2):
         out = tmp_path / f"person{number}"
         done = command(
@@ -114,13 +114,15 @@ def test_predict_tells_nothing_of_the_patient(hospital, tmp_path, command, train
         )
         assert done.returncode == 0, done.stderr
         assert _check_tree(out) == 2
-        _check((done.stdout + done.stderr).encode(), "what predict says")
-        names = [one["name"] for one in json.loads((out / "result.json").read_text())["slices"]]
+        _check((done.stdout + done.stderr).encode(), "the output of predict")
+        names = [
+            slice_["name"] for slice_ in json.loads((out / "result.json").read_text())["slices"]
+        ]
         if number == 1:
             assert all(name.startswith("file ") for name in names)
 
 
-def test_a_refusal_tells_nothing_of_the_patient(hospital, tmp_path, command, trained):
+def test_a_refusal_contains_no_patient_data(hospital, tmp_path, command, trained):
     bad = tmp_path / "bad"
     bad.mkdir()
     source = hospital.parent / "p2" / "words.dcm"

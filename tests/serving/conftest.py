@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving.visitors import Served, Stage, default_limits, start
+from serving.servers import Served, Stage, default_limits, start
 
 from drenet_jax.serving import monitoring, server
 from drenet_jax.serving.app import make_app

@@ -1,4 +1,4 @@
-"""The page as a visitor has it, in the system's Chromium."""
+"""The web page in the system's Chromium."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from serving.visitors import TOKEN, answer, start
+from serving.servers import TOKEN, answer, start
 
 WIDE = {"width": 1280, "height": 900}
 NARROW = {"width": 360, "height": 740}
@@ -25,26 +25,26 @@ def browser() -> Iterator:
     if chromium is None:
         pytest.skip("Chromium is not installed (apt-get install chromium)")
     with sync_api.sync_playwright() as playwright:
-        one = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield one
-        one.close()
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
-class Visit:
-    """A page, and all that the browser complains of."""
+class Tab:
+    """A page with the errors and warnings of the browser."""
 
     def __init__(self, page, url: str):
         self.page = page
-        self.complaints: list[str] = []
+        self.problems: list[str] = []
         page.on("console", lambda message: self._note(message.type, message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.goto(url)
         # It asks the server first whether a token is needed.
         page.wait_for_selector("#choose:not([hidden]), #login:not([hidden])")
 
     def _note(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
-            self.complaints.append(text)
+            self.problems.append(text)
 
     def drop(self, *paths: Path) -> None:
         """Drops files or folders onto the zone, as the system's file manager does."""
@@ -94,11 +94,11 @@ class Visit:
         return self.page.inner_text("#problem")
 
     def assert_fits(self) -> None:
-        """Nothing reaches over the page's edge."""
+        """Nothing overflows the page horizontally."""
         assert self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
     def status(self) -> str:
-        """What a screen reader says."""
+        """The text for screen readers."""
         return self.page.inner_text("#status")
 
 
@@ -108,18 +108,18 @@ def size(request) -> dict:
 
 
 @pytest.fixture
-def visit(browser, served):
-    """`visit(size)`; in the end the browser must not have complained."""
-    visits = []
+def open_tab(browser, served):
+    """`open_tab(size)`; the browser must not report errors or warnings."""
+    tabs = []
 
-    def make(size: dict = WIDE, url: str = served.url) -> Visit:
-        visits.append(Visit(browser.new_page(viewport=size), url))
-        return visits[-1]
+    def make(size: dict = WIDE, url: str = served.url) -> Tab:
+        tabs.append(Tab(browser.new_page(viewport=size), url))
+        return tabs[-1]
 
     yield make
-    for one in visits:
-        one.page.close()
-    assert not [complaint for one in visits for complaint in one.complaints]
+    for tab in tabs:
+        tab.page.close()
+    assert not [problem for tab in tabs for problem in tab.problems]
 
 
 @pytest.fixture(scope="module")
@@ -128,44 +128,44 @@ def real_zip(shared_data, tmp_path_factory) -> Path:
     return Path(shutil.make_archive(str(out), "zip", shared_data / "covid_ct_md" / "COVID-19"))
 
 
-def test_a_real_zip_is_dropped_watched_and_reported(visit, real_zip, size):
-    one = visit(size)
-    one.assert_fits()
-    one.drop(real_zip)
-    assert "P001.zip" in one.page.inner_text("#chosen")
-    one.watch_stages()
-    one.page.click("#start")
-    frame = one.wait_for_answer()
-    stages = one.seen_stages()
+def test_a_real_zip_is_dropped_and_reported(open_tab, real_zip, size):
+    tab = open_tab(size)
+    tab.assert_fits()
+    tab.drop(real_zip)
+    assert "P001.zip" in tab.page.inner_text("#chosen")
+    tab.watch_stages()
+    tab.page.click("#start")
+    frame = tab.wait_for_answer()
+    stages = tab.seen_stages()
     assert stages[0] == "sending"
     assert set(stages) & {"waiting", "reading"}
     assert "research only, not for clinical use" in frame.locator("body").inner_text().lower()
     assert frame.locator("img").count() >= 3
-    assert re.search(r": 0\.\d\d$|: 1\.00$", one.page.inner_text("#answer-title"))
-    assert one.status().startswith("The report is ready")
-    one.assert_fits()
+    assert re.search(r": 0\.\d\d$|: 1\.00$", tab.page.inner_text("#answer-title"))
+    assert tab.status().startswith("The report is ready")
+    tab.assert_fits()
 
 
-def test_pictures_are_dropped(visit, shared_data, size):
+def test_images_are_dropped(open_tab, shared_data, size):
     folder = shared_data / "authors_demo" / "COVID-19" / "person001"
-    one = visit(size)
-    one.drop(*sorted(folder.iterdir()))
-    assert "15 files" in one.page.inner_text("#chosen")
-    one.page.click("#start")
-    frame = one.wait_for_answer()
+    tab = open_tab(size)
+    tab.drop(*sorted(folder.iterdir()))
+    assert "15 files" in tab.page.inner_text("#chosen")
+    tab.page.click("#start")
+    frame = tab.wait_for_answer()
     assert "109054_" in frame.locator("body").inner_text()
 
 
-def test_a_folder_is_dropped(visit, person, predictor_of_page):
-    one = visit()
-    one.drop(person)
+def test_a_folder_is_dropped(open_tab, person, predictor_of_page):
+    tab = open_tab()
+    tab.drop(person)
     n_files = len(list(person.iterdir()))
-    assert f"{n_files} files" in one.page.inner_text("#chosen")
-    assert f"{person.name}/" in one.page.inner_text("#chosen")
-    one.page.click("#start")
-    one.wait_for_answer()
-    with one.page.expect_download() as saved:
-        one.page.click("#save-result")
+    assert f"{n_files} files" in tab.page.inner_text("#chosen")
+    assert f"{person.name}/" in tab.page.inner_text("#chosen")
+    tab.page.click("#start")
+    tab.wait_for_answer()
+    with tab.page.expect_download() as saved:
+        tab.page.click("#save-result")
     assert saved.value.suggested_filename == "result.json"
     result = json.loads(Path(saved.value.path()).read_text())
     expected = predictor_of_page.person(person)
@@ -180,39 +180,39 @@ def predictor_of_page(trained):
     return drenet_jax.load(trained)
 
 
-def test_a_holiday_photo_is_invalid_input(visit, tmp_path, size):
+def test_a_holiday_photo_is_invalid_input(open_tab, tmp_path, size):
     photo = np.zeros((480, 640, 3), np.uint8)
     photo[:240], photo[240:] = (220, 160, 60), (90, 190, 230)
     cv2.circle(photo, (500, 90), 50, (0, 210, 255), -1)
     cv2.imwrite(str(tmp_path / "beach.jpg"), photo)
-    one = visit(size)
-    one.drop(tmp_path / "beach.jpg")
-    one.page.click("#start")
-    told = one.wait_for_problem()
-    assert "Invalid input" in told
-    assert "a colour picture, no CT slice" in told
-    assert "Invalid input" in one.status()
-    one.assert_fits()
-    one.page.click("#others")
-    assert one.page.is_visible("#choose")
-    assert not one.page.is_visible("#chosen")
+    tab = open_tab(size)
+    tab.drop(tmp_path / "beach.jpg")
+    tab.page.click("#start")
+    problem = tab.wait_for_problem()
+    assert "Invalid input" in problem
+    assert "a colour picture, no CT slice" in problem
+    assert "Invalid input" in tab.status()
+    tab.assert_fits()
+    tab.page.click("#others")
+    assert tab.page.is_visible("#choose")
+    assert not tab.page.is_visible("#chosen")
 
 
-def test_names_are_shown_as_text(visit, person, tmp_path):
+def test_names_are_shown_as_text(open_tab, person, tmp_path):
     evil = tmp_path / '<img src=x onerror="document.title=1">.dcm'
     shutil.copy(sorted(person.iterdir())[10], evil)
-    one = visit()
-    one.drop(evil)
-    assert evil.name in one.page.inner_text("#chosen")
-    assert one.page.locator("#chosen img").count() == 0
-    one.page.click("#start")
-    one.page.wait_for_selector("#answer:not([hidden]), #problem:not([hidden])")
-    assert "chest CT" in one.page.title()
+    tab = open_tab()
+    tab.drop(evil)
+    assert evil.name in tab.page.inner_text("#chosen")
+    assert tab.page.locator("#chosen img").count() == 0
+    tab.page.click("#start")
+    tab.page.wait_for_selector("#answer:not([hidden]), #problem:not([hidden])")
+    assert "chest CT" in tab.page.title()
 
 
-def test_it_goes_by_keyboard_alone(visit, person):
-    one = visit()
-    page = one.page
+def test_it_works_by_keyboard_alone(open_tab, person):
+    tab = open_tab()
+    page = tab.page
     page.bring_to_front()
     for _ in range(10):
         page.keyboard.press("Tab")
@@ -225,7 +225,7 @@ def test_it_goes_by_keyboard_alone(visit, person):
     page.wait_for_selector("#chosen:not([hidden])")
     assert page.evaluate("document.activeElement.id") == "start"
     page.keyboard.press("Enter")
-    one.wait_for_answer()
+    tab.wait_for_answer()
     assert page.evaluate("document.activeElement.id") == "answer-title"
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "alone"
@@ -237,29 +237,29 @@ def test_it_goes_by_keyboard_alone(visit, person):
     alone.close()
 
 
-def test_the_report_cannot_reach_the_page(visit, person):
-    one = visit()
-    one.page.set_input_files("#files", sorted(person.iterdir()))
-    one.page.click("#start")
-    one.wait_for_answer()
-    frame = next(frame for frame in one.page.frames if "/reports/" in frame.url)
+def test_the_report_cannot_reach_the_page(open_tab, person):
+    tab = open_tab()
+    tab.page.set_input_files("#files", sorted(person.iterdir()))
+    tab.page.click("#start")
+    tab.wait_for_answer()
+    frame = next(frame for frame in tab.page.frames if "/reports/" in frame.url)
     assert frame.evaluate("window.origin") == "null"
-    assert one.page.get_attribute("#report", "sandbox") == "allow-scripts"
+    assert tab.page.get_attribute("#report", "sandbox") == "allow-scripts"
 
 
-def test_an_answer_is_forgotten_on_demand(visit, person):
-    one = visit()
-    one.page.set_input_files("#files", sorted(person.iterdir()))
-    one.page.click("#start")
-    one.wait_for_answer()
-    view = one.page.get_attribute("#alone", "href")
-    one.page.click("#forget")
-    one.page.wait_for_selector("#choose:not([hidden])")
-    one.page.wait_for_function("document.getElementById('status').textContent.includes('deleted')")
-    assert one.page.request.get(one.page.url.rstrip("/") + view).status == 404
+def test_an_answer_is_deleted_on_request(open_tab, person):
+    tab = open_tab()
+    tab.page.set_input_files("#files", sorted(person.iterdir()))
+    tab.page.click("#start")
+    tab.wait_for_answer()
+    view = tab.page.get_attribute("#alone", "href")
+    tab.page.click("#forget")
+    tab.page.wait_for_selector("#choose:not([hidden])")
+    tab.page.wait_for_function("document.getElementById('status').textContent.includes('deleted')")
+    assert tab.page.request.get(tab.page.url.rstrip("/") + view).status == 404
 
 
-def test_the_stages_and_the_place_in_the_queue_are_shown(visit, stage, person):
+def test_the_stages_and_the_queue_position_are_shown(open_tab, stage, person):
     gates = {name: threading.Event() for name in ("reading", "scoring")}
 
     def explain(path, *, watch):
@@ -269,16 +269,16 @@ def test_the_stages_and_the_place_in_the_queue_are_shown(visit, stage, person):
                 watch(name)
         return answer()
 
-    at = stage(explain, places=2)
-    first, second = visit(url=at.url), visit(url=at.url)
-    for one in (first, second):
-        one.page.set_input_files("#files", sorted(person.iterdir())[:2])
-        one.page.click("#start")
-        text = "Reading" if one is first else "1 job before yours"
-        one.page.wait_for_selector(f"#stages .now:has-text('{text}')")
+    server = stage(explain, places=2)
+    first, second = open_tab(url=server.url), open_tab(url=server.url)
+    for tab in (first, second):
+        tab.page.set_input_files("#files", sorted(person.iterdir())[:2])
+        tab.page.click("#start")
+        text = "Reading" if tab is first else "1 job before yours"
+        tab.page.wait_for_selector(f"#stages .now:has-text('{text}')")
     assert "1 job before yours" in second.status()
-    # A third is told that it is busy, and comes again by itself.
-    third = visit(url=at.url)
+    # A third gets "busy" and retries by itself.
+    third = open_tab(url=server.url)
     third.page.set_input_files("#files", sorted(person.iterdir())[:2])
     third.page.click("#start")
     assert "busy" in third.wait_for_problem()
@@ -288,30 +288,30 @@ def test_the_stages_and_the_place_in_the_queue_are_shown(visit, stage, person):
     second.page.wait_for_selector("#choose:not([hidden])")
     third.page.wait_for_selector("#work:not([hidden])", timeout=20_000)
     gates["scoring"].set()
-    for one in (first, third):
-        one.page.wait_for_selector("#answer:not([hidden])")
-        assert one.page.inner_text("#answer-title") == "healthy: 0.75"
+    for tab in (first, third):
+        tab.page.wait_for_selector("#answer:not([hidden])")
+        assert tab.page.inner_text("#answer-title") == "healthy: 0.75"
 
 
-def test_a_token_is_asked_for(browser, trained, tmp_path, person):
+def test_a_token_is_required(browser, trained, tmp_path, person):
     served = start(tmp_path, trained, token=TOKEN)
     try:
         page = browser.new_page(viewport=NARROW)
-        one = Visit(page, served.url)
+        tab = Tab(page, served.url)
         page.wait_for_selector("#login:not([hidden])")
         assert page.evaluate("document.activeElement.id") == "token"
         page.fill("#token", "wrong")
         page.keyboard.press("Enter")
-        page.wait_for_selector("#login-error:has-text('not the right one')")
+        page.wait_for_selector("#login-error:has-text('not the right tab')")
         page.fill("#token", TOKEN)
         page.keyboard.press("Enter")
         page.wait_for_selector("#choose:not([hidden])")
         page.set_input_files("#files", sorted(person.iterdir()))
         page.click("#start")
-        one.wait_for_answer()
-        # The browser notes the two refusals; nothing else.
-        assert len(one.complaints) == 2
-        assert all("401" in complaint for complaint in one.complaints)
+        tab.wait_for_answer()
+        # The browser reports the two refusals, nothing else.
+        assert len(tab.problems) == 2
+        assert all("401" in problem for problem in tab.problems)
         page.close()
     finally:
         served.stop()

@@ -1,4 +1,4 @@
-"""The API of the real server: its answers are predict's, and nothing stays behind."""
+"""The API of the real server answers as predict does and leaves no files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from html_pages import Page
-from serving.visitors import FORM_HEADERS, TOKEN, form, form_of, multipart, start
+from serving.servers import FORM_HEADERS, TOKEN, form, form_of, multipart, start
 
 import drenet_jax
 
@@ -31,7 +31,7 @@ def zipped(folder) -> bytes:
 
 
 def finished(client: httpx.Client, url: str) -> dict:
-    """Asks until the job has ended; returns its last state."""
+    """Polls until the job has ended; returns its last state."""
     states = []
     for _ in range(600):
         status = client.get(url).json()
@@ -52,10 +52,10 @@ def assert_same(served: dict, predicted: dict) -> None:
         predicted["person"]["probabilities"], abs=1e-4
     )
     assert len(served["slices"]) == len(predicted["slices"])
-    for one, two in zip(served["slices"], predicted["slices"], strict=True):
-        assert (one["name"], one["index"]) == (two["name"], two["index"])
-        for box, other in zip(one["boxes"], two["boxes"], strict=True):
-            assert box == pytest.approx(other, abs=1e-3)
+    for slice_, expected in zip(served["slices"], predicted["slices"], strict=True):
+        assert (slice_["name"], slice_["index"]) == (expected["name"], expected["index"])
+        for box, expected_box in zip(slice_["boxes"], expected["boxes"], strict=True):
+            assert box == pytest.approx(expected_box, abs=1e-3)
 
 
 def test_a_folder_gets_the_answer_of_predict(client, pipeline, person):
@@ -78,7 +78,7 @@ def test_a_single_slice_gets_the_answer_of_predict(client, pipeline, person):
     assert_same(served.json(), pipeline.person(path))
 
 
-def test_the_command_predict_says_the_same(client, command, trained, person, tmp_path):
+def test_the_predict_command_gives_the_same_result(client, command, trained, person, tmp_path):
     done = command(
         "predict", f"--workdir={trained}", f"--input={person}", f"--out={tmp_path / 'o'}"
     )
@@ -87,7 +87,7 @@ def test_the_command_predict_says_the_same(client, command, trained, person, tmp
     assert_same(client.post("/api/predict", files=form_of(person)).json(), predicted)
 
 
-def test_a_job_goes_its_way_and_is_forgotten_on_demand(client, served, person):
+def test_a_job_runs_and_is_deleted_on_request(client, served, person):
     sent = client.post("/api/jobs", files=form_of(person))
     assert sent.status_code == 202
     url = sent.json()["url"]
@@ -99,7 +99,7 @@ def test_a_job_goes_its_way_and_is_forgotten_on_demand(client, served, person):
     assert result.json()["person"]["n_slices"] == len(result.json()["slices"])
     assert report.headers["content-type"].startswith("text/html")
     assert "research only, not for clinical use" in report.text.lower()
-    # A browser, which sends no token with a page, sees it under a name of its own.
+    # A browser, which sends no token with a page, uses an unguessable URL.
     seen = client.get(status["view"])
     assert seen.text == report.text
     policy = seen.headers["content-security-policy"]
@@ -111,7 +111,7 @@ def test_a_job_goes_its_way_and_is_forgotten_on_demand(client, served, person):
     assert not served.left_files()
 
 
-def test_names_are_those_given_made_safe(client, served, person):
+def test_file_names_are_sanitized(client, served, person):
     evil = '../../<img src=x onerror="alert(1)">'
     files = [
         (f"{evil}/{i}.dcm", path.read_bytes()) for i, path in enumerate(sorted(person.iterdir()))
@@ -121,12 +121,12 @@ def test_names_are_those_given_made_safe(client, served, person):
     status = finished(client, sent["url"])
     result = client.get(status["result"])
     assert "<img" not in result.text
-    names = [one["name"] for one in result.json()["slices"]]
+    names = [slice_["name"] for slice_ in result.json()["slices"]]
     assert all(name.endswith(".dcm") and "<img src=x onerror=" in name for name in names)
-    assert {one["name"] for one in result.json()["excluded"]} >= {"notes_.txt"}
+    assert {file["name"] for file in result.json()["excluded"]} >= {"notes_.txt"}
     report = client.get(status["report"]).text
     assert "<img src=x" not in report
-    assert not [one for one in Page(report).all("img") if one["src"] == "x"]
+    assert not [image for image in Page(report).all("img") if image["src"] == "x"]
     assert str(served.temporary) not in result.text + report
 
 
@@ -147,7 +147,7 @@ def picture(colour: bool) -> bytes:
         (("cut.zip", b"PK\x03\x04" + b"0" * 50), "a damaged zip"),
     ],
 )
-def test_what_is_no_chest_ct_is_invalid_input_with_its_reason(file, why, client, served):
+def test_input_that_is_no_chest_ct_is_refused_with_a_reason(file, why, client, served):
     refused = client.post("/api/predict", files=form(file))
     assert refused.status_code == 422
     assert refused.json()["error"].startswith("invalid input: ")
@@ -172,7 +172,7 @@ def test_what_is_no_chest_ct_is_invalid_input_with_its_reason(file, why, client,
         ({"Content-Type": "multipart/form-data; boundary=" + "y" * 300}, b"", 400),
     ],
 )
-def test_a_form_that_is_none_is_told(headers, body, status, client):
+def test_a_malformed_form_is_refused(headers, body, status, client):
     refused = client.post("/api/jobs", content=body, headers=headers)
     assert refused.status_code == status
     assert list(refused.json()) == ["error"]
@@ -190,14 +190,14 @@ def test_a_form_that_is_none_is_told(headers, body, status, client):
         ("GET", "/api/predict", 405),
     ],
 )
-def test_what_is_not_there_is_told_in_one_sentence(method, path, status, client):
+def test_unknown_paths_get_a_json_error(method, path, status, client):
     missing = client.request(method, path)
     assert missing.status_code == status
     assert list(missing.json()) == ["error"]
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_pages_load_nothing_from_elsewhere(path, client):
+def test_pages_load_nothing_from_other_servers(path, client):
     got = client.get(path)
     policy = dict(
         part.strip().split(" ", 1) for part in got.headers["content-security-policy"].split(";")
@@ -228,7 +228,7 @@ def test_the_docs_name_every_path(client):
     assert set(schema["paths"]) >= {"/api/jobs", "/api/predict", "/healthz", "/metrics"}
 
 
-def test_every_answer_guards_itself(client):
+def test_every_response_has_security_headers(client):
     for path in ("/", "/docs", "/healthz", "/openapi.json", "/static/serve.js", "/nowhere"):
         headers = client.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -250,20 +250,20 @@ def test_every_answer_guards_itself(client):
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_pages_of_other_sites_are_turned_away(headers, client):
+def test_cross_site_requests_are_refused(headers, client):
     refused = client.post("/api/predict", files=form(("a", b"b")), headers=headers)
     assert refused.status_code == 403
     assert list(refused.json()) == ["error"]
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
-def test_this_machine_has_several_names(host, client):
+def test_local_host_names_are_accepted(host, client):
     assert client.get("/healthz", headers={"Host": f"{host}:8000"}).is_success
     origin = {"Host": f"{host}:8000", "Origin": f"http://{host}:8000"}
     assert client.post("/api/jobs", headers=origin).status_code == 415
 
 
-def test_health_and_figures(client, person):
+def test_health_and_metrics(client, person):
     health = client.get("/healthz").json()
     assert health["status"] == "ok"
     assert health["model"] == "drenet"
@@ -275,7 +275,7 @@ def test_health_and_figures(client, person):
     assert "drenet_upload_bytes_total" in text
 
 
-def test_the_log_names_nobody(client, served, person):
+def test_the_log_has_no_patient_data(client, served, person):
     files = [(f"MUSTERFRAU^ERIKA/{p.name}", p.read_bytes()) for p in sorted(person.iterdir())]
     client.post("/api/predict", files=form(*files))
     client.post("/api/predict", files=form(("MUSTERFRAU.dcm", b"PatientName MUSTERFRAU")))
@@ -287,7 +287,7 @@ def test_the_log_names_nobody(client, served, person):
     assert ".dcm" not in served.log
 
 
-def test_a_token_guards_the_api_and_no_more(trained, tmp_path, person):
+def test_a_token_protects_the_api_only(trained, tmp_path, person):
     served = start(tmp_path, trained, token=TOKEN)
     try:
         with httpx.Client(base_url=served.url, timeout=60) as client:

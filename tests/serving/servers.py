@@ -1,4 +1,4 @@
-"""Servers on free ports of this machine, and what to send them."""
+"""Servers on free ports of this machine, and requests for them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def start(folder: Path, workdir: Path, *flags: str, token: str = "") -> Served:
     temporary.mkdir(parents=True, exist_ok=True)
     log_file = folder / "log"
     environment = {**os.environ, "TMPDIR": str(temporary), "DRENET_TOKEN": token}
-    # A server has one device; with the eight of the tests each pass would take longer.
+    # One device; with the tests' eight, each pass would take longer.
     environment["XLA_FLAGS"] = ""
     with log_file.open("w") as log:
         process = subprocess.Popen(
@@ -76,11 +76,11 @@ def start(folder: Path, workdir: Path, *flags: str, token: str = "") -> Served:
             text=True,
         )
     line = process.stdout.readline()
-    found = re.search(r"http://\S+(?=/ )", line)
-    if found is None:
+    match = re.search(r"http://\S+(?=/ )", line)
+    if match is None:
         process.stdout.close()
         pytest.fail(f"the server did not start: {line}{log_file.read_text()} ({process.wait(9)})")
-    return Served(process, found[0], temporary, log_file)
+    return Served(process, match[0], temporary, log_file)
 
 
 def form(*files: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
@@ -118,14 +118,14 @@ def default_limits(**others) -> Limits:
 
 
 def answer(label: str = "healthy") -> types.SimpleNamespace:
-    """What a stand-in for the model may return."""
+    """A result of a fake model."""
     person = {"label": label, "probabilities": {label: 0.75}, "n_slices": 1}
     return types.SimpleNamespace(result={"person": person}, pictures=())
 
 
 @dataclasses.dataclass
 class Stage:
-    """The server in this process, with a stand-in for the model."""
+    """The server in this process, with a fake model."""
 
     url: str
     port: int

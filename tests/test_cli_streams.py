@@ -157,7 +157,7 @@ def test_streams_that_are_closed_from_the_start(closed, trained, phantoms, tmp_p
     assert done.returncode == 2
 
 
-def test_a_full_disk_under_stdout_is_told(trained, phantoms, tmp_path):
+def test_a_full_disk_under_stdout_is_reported(trained, phantoms, tmp_path):
     person = sorted((phantoms / "dicom").iterdir())[0]
     flags = [f"--workdir={trained}", f"--input={person}", f"--out={tmp_path / 'out'}"]
     done = _run("predict", *flags, shell="> /dev/full")

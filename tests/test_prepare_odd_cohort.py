@@ -18,7 +18,7 @@ def test_every_odd_person_is_in_a_split_or_told(tmp_path, command):
     for name, case in odd_inputs.CASES.items():
         path = odd_inputs.make(name, tmp_path)
         if name in ("an_empty_folder", "files_of_no_bytes", "text_called_dcm"):
-            continue  # refused before all work: see test_errors
+            continue  # refused before all work: see test_cli_errors
         rows.append(f"{name},{path.relative_to(tmp_path)},a,train")
         expected[name] = case.n_kept
     other = tmp_path / "other"

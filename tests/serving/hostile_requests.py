@@ -1,4 +1,4 @@
-"""Uploads that mean harm: each kind makes the bytes of one HTTP request."""
+"""Hostile uploads: each kind makes the bytes of one HTTP request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from serving.visitors import multipart
+from serving.servers import multipart
 
 EVIL_NAMES = (
     b"../../../../etc/passwd",
@@ -77,9 +77,9 @@ def overlapping_bomb(n_members: int, member_mib: int, name: str = "%d.dcm") -> b
     local = b"PK\x03\x04" + fields + struct.pack("<2H", 5, 0) + b"0.dcm" + packed
     directory = b""
     for i in range(n_members):
-        called = (name % i).encode()
+        file_name = (name % i).encode()
         directory += b"PK\x01\x02" + struct.pack("<H", 20) + fields
-        directory += struct.pack("<5H2I", len(called), 0, 0, 0, 0, 0, 0) + called
+        directory += struct.pack("<5H2I", len(file_name), 0, 0, 0, 0, 0, 0) + file_name
     end = struct.pack("<4H2IH", 0, 0, n_members, n_members, len(directory), len(local), 0)
     return local + directory + b"PK\x05\x06" + end
 
@@ -95,7 +95,7 @@ def nifti_header(shape: tuple[int, ...]) -> bytes:
     return bytes(header)
 
 
-# Made once: the same bytes do for many visits.
+# Made once, for many requests.
 _BOMBS = {
     "far_too_much": overlapping_bomb(200, 40),
     "just_allowed": overlapping_bomb(90, 40),
@@ -118,10 +118,10 @@ def _pick(rng: np.random.Generator, of):
 
 
 def _damaged(rng: np.random.Generator, data: bytes) -> bytes:
-    found = bytearray(data)
-    for at in rng.integers(len(found), size=int(rng.integers(1, 40))):
-        found[at] = int(rng.integers(256))
-    return bytes(found)
+    damaged = bytearray(data)
+    for at in rng.integers(len(damaged), size=int(rng.integers(1, 40))):
+        damaged[at] = int(rng.integers(256))
+    return bytes(damaged)
 
 
 @kind
@@ -144,14 +144,14 @@ def evil_names(rng):
 def evil_names_of_slices(rng):
     slices = _GIVEN["dicom"]
     start = int(rng.integers(len(slices) - 3))
-    files = [(_pick(rng, EVIL_NAMES), one) for one in slices[start : start + 3]]
+    files = [(_pick(rng, EVIL_NAMES), slice_) for slice_ in slices[start : start + 3]]
     return request(multipart(*files), path="/api/jobs")
 
 
 @kind
 def evil_names_in_zips(rng):
     names = [name.decode("latin-1") for name in EVIL_NAMES if name and b"\0" not in name]
-    members = {_pick(rng, names): one for one in _GIVEN["dicom"][5:8]}
+    members = {_pick(rng, names): slice_ for slice_ in _GIVEN["dicom"][5:8]}
     return request(multipart((b"a.zip", zip_of(members))), path="/api/jobs")
 
 
@@ -197,22 +197,22 @@ def empty(rng):
 def truncated_forms(rng):
     body = multipart((b"a.dcm", _pick(rng, _GIVEN["dicom"])))
     cut = int(rng.integers(len(body)))
-    # The announced length never comes, or it is that of the cut.
+    # The body is shorter than its Content-Length, or as long.
     return request(body[:cut], length=None if rng.random() < 0.5 else len(body))
 
 
 @kind
 def damaged_slices(rng):
     files = [
-        (b"%d.dcm" % i, _damaged(rng, one) if rng.random() < 0.7 else one)
-        for i, one in enumerate(_GIVEN["dicom"][4:10])
+        (b"%d.dcm" % i, _damaged(rng, slice_) if rng.random() < 0.7 else slice_)
+        for i, slice_ in enumerate(_GIVEN["dicom"][4:10])
     ]
     return request(multipart(*files))
 
 
 @kind
 def damaged_zips(rng):
-    data = zip_of({f"{i}.dcm": one for i, one in enumerate(_GIVEN["dicom"][4:8])})
+    data = zip_of({f"{i}.dcm": slice_ for i, slice_ in enumerate(_GIVEN["dicom"][4:8])})
     data = _damaged(rng, data)[: int(rng.integers(len(data) // 2, len(data) + 1))]
     return request(multipart((b"a.zip", data)))
 

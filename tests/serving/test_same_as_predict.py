@@ -1,4 +1,4 @@
-"""Odd inputs: the server answers what `predict` answers, notes and refusals included."""
+"""For odd inputs the server answers as `predict` does, notes and refusals included."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from serving.visitors import FORM_HEADERS, form_of
+from serving.servers import FORM_HEADERS, form_of
 
 import drenet_jax
 from drenet_jax.ct.sources import CtError

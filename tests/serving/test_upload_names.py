@@ -1,4 +1,4 @@
-"""Names of uploaded files: safe as paths, recognisable, no two alike."""
+"""Names of uploaded files become safe, recognizable, unique paths."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from drenet_jax.serving.uploads import safe_name, unique_paths
         ("Lungen-Übersicht.dcm", ("Lungen-Übersicht.dcm",)),
     ],
 )
-def test_a_name_becomes_parts_that_lead_nowhere_else(given_name, expected):
+def test_a_name_becomes_safe_path_parts(given_name, expected):
     assert safe_name(given_name) == expected
 
 
 @given(st.text(max_size=400))
-def test_any_name_is_one_that_the_disk_takes(name):
+def test_any_name_becomes_valid_path_parts(name):
     parts = safe_name(name)
     assert 1 <= len(parts) <= 12
     for part in parts:
@@ -50,7 +50,7 @@ def test_a_long_name_keeps_its_end():
     assert len(name.encode()) <= 200
 
 
-def test_the_one_folder_that_holds_all_is_left_out_as_predict_does():
+def test_a_common_top_folder_is_removed_as_in_predict():
     assert unique_paths([("P1", "a"), ("P1", "s", "b")]) == [("a",), ("s", "b")]
     assert unique_paths([("P1", "a"), ("P2", "a")]) == [("P1", "a"), ("P2", "a")]
     assert unique_paths([("P1", "a")]) == [("a",)]
@@ -65,14 +65,14 @@ def test_the_one_folder_that_holds_all_is_left_out_as_predict_does():
         max_size=30,
     )
 )
-def test_no_two_files_share_a_place_and_no_file_is_a_folder(tmp_path_factory, paths):
-    found = unique_paths(paths)
-    assert len(set(found)) == len(paths)
-    folders = {path[:depth] for path in found for depth in range(1, len(path))}
-    assert not folders & set(found)
+def test_paths_are_unique_and_no_file_is_a_folder(tmp_path_factory, paths):
+    unique = unique_paths(paths)
+    assert len(set(unique)) == len(paths)
+    folders = {path[:depth] for path in unique for depth in range(1, len(path))}
+    assert not folders & set(unique)
 
 
-def test_many_of_one_name_take_no_time(tmp_path):
-    found = unique_paths([("same.dcm",)] * 5000)
-    assert found[:3] == [("same.dcm",), ("same~2.dcm",), ("same~3.dcm",)]
-    assert len({Path(*path) for path in found}) == 5000
+def test_many_equal_names_are_fast(tmp_path):
+    unique = unique_paths([("same.dcm",)] * 5000)
+    assert unique[:3] == [("same.dcm",), ("same~2.dcm",), ("same~3.dcm",)]
+    assert len({Path(*path) for path in unique}) == 5000

@@ -1,4 +1,4 @@
-"""Thousands of uploads that mean harm, and hundreds that do not: the server goes on as it was."""
+"""Thousands of hostile uploads and hundreds of correct ones do not change the server."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from serving import hostile
-from serving.visitors import REPOSITORY, form_of, start
+from serving import hostile_requests
+from serving.servers import REPOSITORY, form_of, start
 
 pytestmark = pytest.mark.slow
 
 SEED = 8
-# So many for all of whom there is a place; then so many for most of whom there is none.
+# Uploads and clients at once: first with a slot for each, then without for most.
 CALM, CALM_AT_ONCE = 3500, 12
 RUSH, RUSH_AT_ONCE = 1500, 300
 LIMIT_S = 560
@@ -32,7 +32,7 @@ LIMIT_S = 560
 # Server and reader together. Measured: see docs/serving.md.
 MOST_MIB = 3000
 
-# 500 would be a mistake of ours, 503 and 504 a server that does not keep up.
+# 500 would be a bug, 503 and 504 a server that does not keep up.
 EXPECTED = {200, 202, 400, 403, 404, 408, 413, 415, 422, 429}
 
 
@@ -69,14 +69,14 @@ def _resident_mib(pid: int) -> float:
 
 
 def _children(pid: int) -> list[int]:
-    found = []
+    pids = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found += map(int, file.read_text().split())
-    return found
+            pids += map(int, file.read_text().split())
+    return pids
 
 
-def _say(port: int, name: str, data: bytes) -> tuple[int, bytes, bytes]:
+def _send(port: int, name: str, data: bytes) -> tuple[int, bytes, bytes]:
     """Sends a request; returns the status (0 if none came), the head and the body."""
     answer = b""
     try:
@@ -85,9 +85,9 @@ def _say(port: int, name: str, data: bytes) -> tuple[int, bytes, bytes]:
                 for at in range(0, len(data), max(1, len(data) // 5)):
                     connection.sendall(data[at : at + len(data) // 5 + 1])
                     time.sleep(0.05)
-                # And it leaves without an answer.
+                # It disconnects without an answer.
                 return 0, b"", b""
-            # The server may answer before it has heard all.
+            # The server may answer before it has received everything.
             with contextlib.suppress(OSError):
                 connection.sendall(data)
                 if name in ("truncated_forms", "no_http"):
@@ -97,8 +97,8 @@ def _say(port: int, name: str, data: bytes) -> tuple[int, bytes, bytes]:
     except OSError:
         pass
     head, _, body = answer.partition(b"\r\n\r\n")
-    found = re.match(rb"HTTP/1.1 (\d+)", head)
-    return int(found[1]) if found else 0, head, body
+    match = re.match(rb"HTTP/1.1 (\d+)", head)
+    return int(match[1]) if match else 0, head, body
 
 
 def _assert_harmless(head: bytes, body: bytes) -> None:
@@ -112,23 +112,23 @@ def _assert_harmless(head: bytes, body: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def served(trained, tmp_path_factory):
-    # Short patience, so that slow visitors do not take the test's time.
-    one = start(
+    # Short patience, so that slow clients do not slow down the test.
+    running = start(
         tmp_path_factory.mktemp("hostile"),
         trained,
         "--config.patience_seconds=3",
         "--config.places=16",
     )
-    yield one
-    assert one.stop() == 0
+    yield running
+    assert running.stop() == 0
 
 
 def test_five_thousand_hostile_uploads_change_nothing(served, person):
-    hostile.use_slices(person)
+    hostile_requests.use_slices(person)
     port = int(served.url.rpartition(":")[2])
     good = httpx.post(f"{served.url}/api/predict", files=form_of(person), timeout=60).json()
-    names = sorted(hostile.KINDS)
-    told: collections.Counter = collections.Counter()
+    names = sorted(hostile_requests.KINDS)
+    outcomes: collections.Counter = collections.Counter()
     urls: list[str] = []
     lock = threading.Lock()
     end = time.monotonic() + LIMIT_S
@@ -137,10 +137,10 @@ def test_five_thousand_hostile_uploads_change_nothing(served, person):
         assert time.monotonic() < end, f"only {number} uploads in {LIMIT_S} s"
         rng = np.random.default_rng((SEED, number))
         name = names[int(rng.integers(len(names)))]
-        status, head, body = _say(port, name, hostile.KINDS[name](rng))
+        status, head, body = _send(port, name, hostile_requests.KINDS[name](rng))
         _assert_harmless(head, body)
         with lock:
-            told[name, status] += 1
+            outcomes[name, status] += 1
             if status == 202:
                 urls.append(json.loads(body)["url"])
 
@@ -152,20 +152,19 @@ def test_five_thousand_hostile_uploads_change_nothing(served, person):
             with ThreadPoolExecutor(at_once) as pool:
                 list(pool.map(visit, range(first, last)))
         reports = _reports(served, urls)
-    summary = "\n".join(f"{name} {status}: {n}" for (name, status), n in sorted(told.items()))
-    print(f"{summary}\n{len(reports)} reports looked at")
+    summary = "\n".join(f"{name} {status}: {n}" for (name, status), n in sorted(outcomes.items()))
+    print(f"{summary}\n{len(reports)} reports checked")
     print(f"most memory: server {memory.server_mib:.0f} MiB, both {memory.most_mib:.0f} MiB")
 
-    assert sum(told.values()) == CALM + RUSH
-    assert {status for _, status in told} <= EXPECTED | {0}, summary
-    # Unless it broke off itself, every visitor of an open house was told something.
+    assert sum(outcomes.values()) == CALM + RUSH
+    assert {status for _, status in outcomes} <= EXPECTED | {0}, summary
     assert reports
     for text in reports:
         assert "<img src=x" not in text
         assert "<script>alert" not in text
     again = httpx.post(f"{served.url}/api/predict", files=form_of(person), timeout=60)
     assert again.json() == good
-    # No upload, whatever became of it, has kept its slot.
+    # Every slot is free again.
     assert httpx.get(f"{served.url}/api/status").json() == {"places": 16, "present": 0}
     assert "error at" not in served.log
     assert "script" not in served.log
@@ -176,7 +175,7 @@ def test_five_thousand_hostile_uploads_change_nothing(served, person):
 
 def _reports(served, urls: list[str]) -> list[str]:
     """The reports that are still kept."""
-    found = []
+    reports = []
     for url in urls:
         for _ in range(200):
             status = httpx.get(served.url + url).json()
@@ -184,11 +183,11 @@ def _reports(served, urls: list[str]) -> list[str]:
                 break
             time.sleep(0.1)
         if status.get("report"):
-            found.append(httpx.get(served.url + status["report"]).text)
-    return found
+            reports.append(httpx.get(served.url + status["report"]).text)
+    return reports
 
 
-def test_two_hundred_correct_requests_are_answered_as_predict_does_or_told_429(
+def test_two_hundred_correct_requests_are_answered_as_predict_does_or_get_429(
     trained, phantoms, tmp_path
 ):
     folders = sorted((phantoms / "dicom").iterdir())[:4]
@@ -211,19 +210,19 @@ def test_two_hundred_correct_requests_are_answered_as_predict_does_or_told_429(
         )
         expected.append(json.loads((out / "result.json").read_text()))
     forms = [form_of(folder) for folder in folders]
-    # Fewer places than visitors, so that some are told to come again.
+    # Fewer slots than clients, so that some have to retry.
     served = start(tmp_path, trained, "--config.places=6")
     try:
 
         def visit(number: int) -> int:
-            """Comes again until it is answered; returns how often it was told 429."""
-            for n_told in range(1000):
+            """Retries until it is answered; returns how often it got 429."""
+            for n_refused in range(1000):
                 answer = httpx.post(
                     f"{served.url}/api/predict", files=forms[number % len(forms)], timeout=120
                 )
                 if answer.status_code == 200:
                     assert answer.json() == expected[number % len(forms)]
-                    return n_told
+                    return n_refused
                 assert answer.status_code == 429
                 assert int(answer.headers["retry-after"]) >= 1
                 time.sleep(0.3)
@@ -231,9 +230,9 @@ def test_two_hundred_correct_requests_are_answered_as_predict_does_or_told_429(
 
         start_s = time.monotonic()
         with ThreadPoolExecutor(8) as pool:
-            told = list(pool.map(visit, range(200)))
-        print(f"200 answers in {time.monotonic() - start_s:.0f} s, {sum(told)} times told 429")
-        assert sum(told) > 0
+            n_refused = list(pool.map(visit, range(200)))
+        print(f"200 answers in {time.monotonic() - start_s:.0f} s, {sum(n_refused)} times 429")
+        assert sum(n_refused) > 0
         assert not served.left_files()
         assert "error at" not in served.log
     finally:

@@ -1,4 +1,4 @@
-"""`python -m drenet_jax.serve`: what it refuses, and how it ends."""
+"""`python -m drenet_jax.serve`: refused flags and shutdown."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving.visitors import form_of, start
+from serving.servers import form_of, start
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "workstation"])
-def test_others_are_let_in_with_a_token_only(host, command, tmp_path, monkeypatch):
+def test_other_hosts_require_a_token(host, command, tmp_path, monkeypatch):
     monkeypatch.delenv("DRENET_TOKEN", raising=False)
     done = command("serve", f"--workdir={tmp_path}", f"--host={host}")
     assert done.returncode == 2
@@ -24,7 +24,7 @@ def test_others_are_let_in_with_a_token_only(host, command, tmp_path, monkeypatc
     assert "DRENET_TOKEN" in done.stderr
 
 
-def test_a_token_that_can_be_guessed_or_read_is_refused(command, tmp_path, monkeypatch):
+def test_a_short_or_unreadable_token_is_refused(command, tmp_path, monkeypatch):
     monkeypatch.setenv("DRENET_TOKEN", "secret")
     done = command("serve", f"--workdir={tmp_path}")
     assert done.returncode == 2
@@ -35,7 +35,7 @@ def test_a_token_that_can_be_guessed_or_read_is_refused(command, tmp_path, monke
     assert "cannot be read" in done.stderr
 
 
-def test_a_port_that_is_taken_is_told(command, tmp_path):
+def test_a_port_in_use_is_reported(command, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = command("serve", f"--workdir={tmp_path}", f"--port={port}")
@@ -44,7 +44,7 @@ def test_a_port_that_is_taken_is_told(command, tmp_path):
     assert f"--port={port} is taken" in done.stderr
 
 
-def test_a_workdir_without_a_model_is_told(command, tmp_path, monkeypatch):
+def test_a_workdir_without_a_model_is_reported(command, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     done = command("serve", f"--workdir={tmp_path}", "--port=0")
     assert done.returncode == 2
@@ -52,15 +52,15 @@ def test_a_workdir_without_a_model_is_told(command, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("drenet_jax_serve*"))
 
 
-def test_a_limit_that_limits_nothing_is_told(command, tmp_path):
+def test_a_limit_of_zero_is_refused(command, tmp_path):
     done = command("serve", f"--workdir={tmp_path}", "--config.places=0")
     assert done.returncode == 2
     assert "--config.places=0 must be above 0" in done.stderr
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_cleanly_with_its_child_and_its_files(by, trained, tmp_path, person):
-    # A folder that a killed server left, and one of a server that runs.
+def test_it_shuts_down_with_its_child_and_removes_its_files(by, trained, tmp_path, person):
+    # A folder left by a killed server, and one in use by a running server.
     left = tmp_path / "tmp" / "drenet_jax_serve.left"
     held = tmp_path / "tmp" / "drenet_jax_serve.held"
     for folder in (left, held):
@@ -82,13 +82,13 @@ def test_it_ends_cleanly_with_its_child_and_its_files(by, trained, tmp_path, per
         asking = threading.Thread(target=ask)
         asking.start()
         children = _children(served)
-        # Told while a person is in work.
+        # Stopped while a job is running.
         end = time.monotonic() + 20
         while not children and time.monotonic() < end:
             children = _children(served)
         assert served.stop(by) == 0
         asking.join(20)
-        assert [one.status_code for one in answers] == [200]
+        assert [answer.status_code for answer in answers] == [200]
         assert children
         assert not [child for child in children if Path(f"/proc/{child}").exists()]
         assert [path.name for path in (tmp_path / "tmp").iterdir()] == [held.name]
