@@ -1,4 +1,4 @@
-"""What a page of ours must be: whole, and in need of nothing outside it."""
+"""Checks of HTML pages: complete, and without external resources."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def assert_own_scripts(text: str) -> None:
     """A page runs no script but those whose hash is in its own policy."""
     page = Page(text)
     (policy,) = (
-        one["content"]
-        for one in page.all("meta")
-        if one.get("http-equiv") == "Content-Security-Policy"
+        meta["content"]
+        for meta in page.all("meta")
+        if meta.get("http-equiv") == "Content-Security-Policy"
     )
     assert policy.startswith("default-src 'none';")
     scripts = re.findall("<script>(.*?)</script>", text, re.DOTALL)
@@ -67,7 +67,7 @@ def assert_own_scripts(text: str) -> None:
         styles = re.findall("<style>(.*?)</style>", text, re.DOTALL)
         assert len(styles) == len(page.all("style"))
         assert all(source_of(style) in policy for style in styles)
-        assert not [one for _, one in page.elements if "style" in one]
+        assert not [attributes for _, attributes in page.elements if "style" in attributes]
 
 
 def source_of(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The benchmark's table holds what was measured, beside its reference."""
+"""The benchmarks: timings, ratios, tables, and the documented results."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_works_are_timed_in_turn_each_after_a_call_unmeasured():
         {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3
     )
     assert calls == ["a", "a", "b", "b"] * 3
-    assert [len(one.seconds) for one in times.values()] == [3, 3]
+    assert [len(timing_.seconds) for timing_ in times.values()] == [3, 3]
 
 
 def test_a_ratio_is_of_rounds_with_their_own_reference():
@@ -81,17 +81,17 @@ def test_the_command_writes_the_table_it_prints(command, phantoms, tmp_path):
     out = tmp_path / "speed.json"
     done = command("benchmark", "--suite=ct", f"--series={series}", "--rounds=1", f"--out={out}")
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert {"processor", "cores", "versions"} <= found["machine"].keys()
-    whole = found["rows"][0]
-    assert whole["what"] == f"{series.name}: the whole transform"
-    assert whole["ratio"] > 1
-    assert whole["reached"] == (whole["ratio"] <= 2.5)
-    assert f"{whole['value']:.1f} ms" in done.stdout
+    written = json.loads(out.read_text())
+    assert {"processor", "cores", "versions"} <= written["machine"].keys()
+    transform = written["rows"][0]
+    assert transform["what"] == f"{series.name}: the whole transform"
+    assert transform["ratio"] > 1
+    assert transform["reached"] == (transform["ratio"] <= 2.5)
+    assert f"{transform['value']:.1f} ms" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [
         ("--suite=speed", "--suite=speed is not known"),
         ("--grow=hair", "--grow=hair is not known"),
@@ -101,10 +101,10 @@ def test_the_command_writes_the_table_it_prints(command, phantoms, tmp_path):
         ("--suite=model", "8 devices are visible"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(flag, said, command):
+def test_what_cannot_be_measured_is_refused(flag, message, command):
     done = command("benchmark", flag)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_a_speed_above_the_reference_is_told_as_so_many_times():
@@ -118,12 +118,12 @@ def test_a_speed_above_the_reference_is_told_as_so_many_times():
 
 def test_every_pass_of_the_bare_reference_has_its_own_images(tiny_config):
     stacks = passes.stacks_of(tiny_config, 3, train=True)
-    assert [one.shape for one in stacks] == [(3, 96, 96, 3), (3, 96, 96, 3), (6, 32, 32, 3)]
+    assert [stack.shape for stack in stacks] == [(3, 96, 96, 3), (3, 96, 96, 3), (6, 32, 32, 3)]
     assert (stacks[0] != stacks[1]).any()
     tiny_config.model.context = "none"
     assert len(passes.stacks_of(tiny_config, 3, train=False)) == 2
     pooled = passes.bare_passes(tiny_config, stacks, train=False)()
-    assert [one.shape for one in pooled] == [(3, 32), (3, 32), (6, 32)]
+    assert [features.shape for features in pooled] == [(3, 32), (3, 32), (6, 32)]
 
 
 def test_the_published_model_takes_a_step(tiny_config):
@@ -139,13 +139,13 @@ def test_the_published_model_takes_a_step(tiny_config):
 
 @pytest.mark.slow
 def test_model_and_profile_have_their_rows(on_one_device):
-    found = on_one_device("--suite=", "--profile", "--batch=1")
-    shares = {row["what"]: row["ratio"] for row in found["rows"]}
+    written = on_one_device("--suite=", "--profile", "--batch=1")
+    shares = {row["what"]: row["ratio"] for row in written["rows"]}
     assert shares["the whole step, batch 1"] == 1
     kinds = [share for what, share in shares.items() if what.startswith("operations: ")]
     assert sum(kinds) == pytest.approx(1)
     assert 0 < shares["operations of a training step"] < 1
-    assert any("need not add up" in note for note in found["notes"])
+    assert any("need not add up" in note for note in written["notes"])
 
 
 @pytest.mark.slow
@@ -164,13 +164,13 @@ def test_differences_from_the_cpu_are_relative_and_boxes_are_counted():
         "loss": np.array(2.0),
         "gradient": [np.array([3.0]), np.array([0.0, 4.0])],
     }
-    found = exact | {
+    outputs = exact | {
         "probabilities": np.array([[0.35, 0.65]]),
         "boxes": np.array([[[0, 0, 4, 4], [2, 2, 9, 8]]]),
         "loss": np.array(1.5),
         "gradient": [np.array([3.0]), np.array([0.5, 4.0])],
     }
-    values = {row.what: row.value for row in parity._rows("gpu", found, exact)}
+    values = {row.what: row.value for row in parity._rows("gpu", outputs, exact)}
     assert values == {
         "gpu: largest difference of a probability": pytest.approx(1e5),
         "gpu: relative difference of the loss": pytest.approx(2.5e5),
@@ -206,11 +206,11 @@ def test_operations_of_a_compiled_program_are_told_by_kind():
 @pytest.mark.slow
 def test_a_step_takes_more_memory_with_more_slices_and_less_with_remat(tiny_config):
     tiny_config.model.update(width=16)
-    one, four, four_anew = (
+    alone, four, four_remat = (
         memory.step_bytes(tiny_config, batch, remat=remat)
         for batch, remat in ((1, False), (4, False), (4, True))
     )
-    assert one < four_anew < four
+    assert alone < four_remat < four
     assert tiny_config.model.remat is False
 
 
@@ -226,23 +226,23 @@ def test_growth_is_an_exponent_of_the_last_two_points(tiny_config, tmp_path):
     tiny_config.evaluation.bootstrap_draws = 20
     grow.PERSONS, before = (10, 20), grow.PERSONS
     try:
-        rows, (said,) = grow.run(["persons"], tiny_config, 1, tmp_path)
+        rows, (note,) = grow.run(["persons"], tiny_config, 1, tmp_path)
     finally:
         grow.PERSONS = before
     assert len(rows) == 2
-    assert "from 10 to 20" in said
+    assert "from 10 to 20" in note
     assert (tmp_path / "persons.png").stat().st_size < 100_000
 
 
 def test_the_documentation_has_the_figures_of_the_run_that_it_names():
     docs = REPOSITORY / "docs"
     text = (docs / "performance.md").read_text(encoding="utf-8")
-    found = sorted((docs / "performance").glob("*.json"))
-    assert found
-    for path in found:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        rows = [timing.Row(**row) for row in told["rows"]]
+    paths = sorted((docs / "performance").glob("*.json"))
+    assert paths
+    for path in paths:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        rows = [timing.Row(**row) for row in result["rows"]]
         for line in timing.table(rows).splitlines():
             assert line in text, (path.name, line)
-        for note in told["notes"]:
+        for note in result["notes"]:
             assert note in " ".join(text.split()), note

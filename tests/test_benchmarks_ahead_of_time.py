@@ -1,4 +1,4 @@
-"""What is said of programs that were compiled for accelerators that are not here."""
+"""Plans of programs that are compiled ahead of time for GPUs and TPUs."""
 
 from __future__ import annotations
 
@@ -131,17 +131,17 @@ def test_without_the_compiler_the_command_says_what_to_install(command):
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [
         ("--target=h1000", "--target=h1000 is not known"),
         ("--programs=speed", "--programs=speed is not known"),
         ("--suite=compile,ct", "--suite=compile measures nothing; name it alone"),
     ],
 )
-def test_flags_of_the_suite_are_checked(flag, said, command):
+def test_flags_of_the_suite_are_checked(flag, message, command):
     done = command("benchmark", "--suite=compile", flag)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_the_page_holds_the_tables_of_the_results_beside_it():
@@ -149,9 +149,11 @@ def test_the_page_holds_the_tables_of_the_results_beside_it():
     results = [docs / "accelerators" / f"{name}.json" for name in ("gpu", "tpu")]
     text = (docs / "accelerators.md").read_text(encoding="utf-8")
     assert suite.page_tables(results) in text
-    plans = [suite.Plan(**one) for path in results for one in json.loads(path.read_text())["plans"]]
-    assert {one.program for one in plans} == set(suite.PROGRAMS)
-    assert not [one for one in plans if one.error]
+    plans = [
+        suite.Plan(**fields) for path in results for fields in json.loads(path.read_text())["plans"]
+    ]
+    assert {plan.program for plan in plans} == set(suite.PROGRAMS)
+    assert not [plan for plan in plans if plan.error]
 
 
 def test_a_page_without_marks_is_refused_and_left_alone(tmp_path):
@@ -177,8 +179,8 @@ def test_all_programs_compile_for_a_gpu_and_a_tpu(flags, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (result,) = tmp_path.glob("*.json")
-    plans = [suite.Plan(**one) for one in json.loads(result.read_text())["plans"]]
-    assert [one.program for one in plans] == list(suite.PROGRAMS)
+    plans = [suite.Plan(**fields) for fields in json.loads(result.read_text())["plans"]]
+    assert [plan.program for plan in plans] == list(suite.PROGRAMS)
     step = plans[0]
     if step.target == "h100":
         assert step.traffic_bytes < 90e9

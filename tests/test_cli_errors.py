@@ -28,17 +28,17 @@ def cohort(tmp_path, phantoms):
     return write
 
 
-def _check(done, *said):
+def _check(done, *messages):
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
-    for text in said:
+    for text in messages:
         assert text in lines[0]
 
 
 @pytest.mark.parametrize(
-    ("rows", "flags", "said"),
+    ("rows", "flags", "messages"),
     [
         (["p1,a,ill", "p2,empty,well"], [], ["/empty is an empty folder", "name one with"]),
         (["p1,a,ill", "p2,text,well"], [], ["1.dcm", "name a CT series in DICOM"]),
@@ -52,11 +52,11 @@ def _check(done, *said):
         (["p1,a,ill"], ["oops"], ["'oops' is not a flag"]),
     ],
 )
-def test_prepare_refuses(rows, flags, said, cohort, tmp_path, command):
+def test_prepare_refuses(rows, flags, messages, cohort, tmp_path, command):
     path = cohort(*rows)
     before = _tree(tmp_path)
     done = command("prepare", f"--cohort={path}", f"--out={tmp_path / 'out'}", *flags)
-    _check(done, *said)
+    _check(done, *messages)
     assert _tree(tmp_path) == before
 
 

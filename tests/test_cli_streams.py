@@ -1,4 +1,4 @@
-"""Whatever becomes of stdout and stderr: the work is done, and no traceback is seen."""
+"""Closed, full or ASCII-only stdout and stderr cause no traceback and lose no output files."""
 
 from __future__ import annotations
 
@@ -194,15 +194,15 @@ def test_a_nul_in_a_flag_is_refused_by_its_name(name, line, tmp_path):
         (tmp_path / "flags").write_bytes(line + b"\n")
         flags = [f"--flagfile={tmp_path / 'flags'}"]
     given = line.split(b"=")[0].decode()
-    for one in ("--input", "--out", "--workdir", "--cohort"):
+    for flag in ("--input", "--out", "--workdir", "--cohort"):
         needed = {
             "predict": ("--input", "--out", "--workdir"),
             "evaluate": ("--out", "--workdir"),
             "prepare": ("--cohort", "--out"),
             "train": ("--workdir",),
         }[name]
-        if one in needed and one != given:
-            flags.append(f"{one}={tmp_path / 'x'}")
+        if flag in needed and flag != given:
+            flags.append(f"{flag}={tmp_path / 'x'}")
     done = _run(name, *flags)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: {given}=".encode()), done.stderr

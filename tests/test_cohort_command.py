@@ -1,4 +1,4 @@
-"""`python -m drenet_jax.cohort` as a user runs it."""
+"""`python -m drenet_jax.cohort` as a command."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_bad_root_dataset_or_out_exits_with_2_and_one_sentence(tmp_path, comma
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     out = f"--out={tmp_path / 'new' / 'cohort.csv'}"
-    for flags, said in (
+    for flags, message in (
         (["--dataset=mosmed", f"--root={tmp_path / 'empty'}", out], "found nothing; give --root"),
         (["--dataset=mosmed", f"--root={tmp_path / 'file'}", out], "is no folder that can be read"),
         (["--dataset=odd", f"--root={tmp_path}", out], "covid_ct_md|covid_ct|covidx_ct"),
@@ -69,7 +69,7 @@ def test_a_bad_root_dataset_or_out_exits_with_2_and_one_sentence(tmp_path, comma
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
-        assert said in done.stderr
+        assert message in done.stderr
         assert done.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
 

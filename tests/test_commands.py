@@ -1,4 +1,4 @@
-"""The commands as a user runs them, from nothing to a report."""
+"""All commands in sequence, from phantoms to a report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_from_nothing_to_a_report(tmp_path, command):
         return done.stdout
 
     run("synthesize", f"--out={tmp_path}/phantoms", "--persons=9", "--size=96", "--workers=1")
-    said = run(
+    output = run(
         "prepare",
         f"--cohort={tmp_path}/phantoms/cohort.csv",
         f"--out={tmp_path}/data",
@@ -34,13 +34,13 @@ def test_from_nothing_to_a_report(tmp_path, command):
         "--fractions=40,30,30",
         "--workers=2",
     )
-    assert "train: 3 persons" in said
-    assert f"{tmp_path}/data/qc.html" in said
+    assert "train: 3 persons" in output
+    assert f"{tmp_path}/data/qc.html" in output
     run("train", *flags, f"--config.data.dir={tmp_path}/data", f"--workdir={tmp_path}/run")
-    said = run("evaluate", f"--workdir={tmp_path}/run", f"--out={tmp_path}/test")
-    assert "person AUC, COVID-19 against the rest" in said
-    said = run("compare", f"--runs={tmp_path}/run,{tmp_path}/test", f"--out={tmp_path}/compared")
-    assert "test less run: AUC +0.000" in said
+    output = run("evaluate", f"--workdir={tmp_path}/run", f"--out={tmp_path}/test")
+    assert "person AUC, COVID-19 against the rest" in output
+    output = run("compare", f"--runs={tmp_path}/run,{tmp_path}/test", f"--out={tmp_path}/compared")
+    assert "test less run: AUC +0.000" in output
     assert "| test |" in (tmp_path / "compared" / "compare.md").read_text()
     refused = command(
         "crossvalidate",
@@ -54,9 +54,11 @@ def test_from_nothing_to_a_report(tmp_path, command):
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "folds").exists()
     person = next((tmp_path / "phantoms" / "dicom").iterdir())
-    said = run("predict", f"--workdir={tmp_path}/run", f"--input={person}", f"--out={tmp_path}/one")
+    output = run(
+        "predict", f"--workdir={tmp_path}/run", f"--input={person}", f"--out={tmp_path}/one"
+    )
     result = json.loads((tmp_path / "one" / "result.json").read_text())
-    assert said.startswith(result["person"]["label"])
+    assert output.startswith(result["person"]["label"])
     report = (tmp_path / "one" / "report.html").read_text()
     assert result["person"]["label"] in report
     assert "http://" not in report

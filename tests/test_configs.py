@@ -31,7 +31,7 @@ def test_the_learning_rate_follows_the_batch_size(name):
 
 @pytest.mark.parametrize("name", ["drenet_gpu", "drenet_tpu"])
 def test_a_config_for_accelerators_changes_no_part_of_the_method(name):
-    plain, other = (_config(one).copy_and_resolve_references() for one in ("drenet", name))
+    plain, other = (_config(other).copy_and_resolve_references() for other in ("drenet", name))
     differing = {
         f"{group}.{field}"
         for group in ("data", "model", "optimizer", "train", "init", "evaluation")

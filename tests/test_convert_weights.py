@@ -63,12 +63,12 @@ def test_the_flag_knows_all_architectures():
 
 
 def test_what_was_taken_and_left_out_and_the_next_command_are_told(converted):
-    out, said = converted
-    assert "100 arrays" in said
-    assert "left out, as class heads: fc.bias, fc.weight" in said
-    assert "--config=configs/drenet.py --config.model.backbone=resnet18 " in said
-    assert f"--config.init.weights={out}" in said
-    assert "drenet_jax.predict" not in said
+    out, output = converted
+    assert "100 arrays" in output
+    assert "left out, as class heads: fc.bias, fc.weight" in output
+    assert "--config=configs/drenet.py --config.model.backbone=resnet18 " in output
+    assert f"--config.init.weights={out}" in output
+    assert "drenet_jax.predict" not in output
 
 
 class _FirstStep(Exception):
@@ -97,11 +97,11 @@ def test_training_starts_from_converted_weights(
     images = images.reshape(-1, 96, 96).astype(np.float32) / 255
     backbone = {name: tree["backbone"] for name, tree in variables.items()}
     network = flax_resnet.ResNet("resnet18", 64, jnp.float32, None)
-    found = jax.jit(lambda *args: network.apply(*args, train=False))(backbone, normalise(images))
+    outputs = jax.jit(lambda *args: network.apply(*args, train=False))(backbone, normalise(images))
     with torch.no_grad():
         feature_map, pooled = resnet18.features(_to_torch(images))
     assert images.std() > 0.05
-    for ours, theirs in zip(found, (feature_map.permute(0, 2, 3, 1), pooled), strict=True):
+    for ours, theirs in zip(outputs, (feature_map.permute(0, 2, 3, 1), pooled), strict=True):
         error = np.abs(np.asarray(ours) - theirs.numpy()).max()
         assert error <= 1e-4 * theirs.abs().max()
 
@@ -163,13 +163,13 @@ def test_a_converted_whole_model_predicts_as_pytorch_does(authors, tmp_path):
     assert pipeline.predictor.meta.labels == ("ill", "well")
     assert pipeline.predictor.meta.ct.image_size_px == 448
     images = _slices(np.random.default_rng(1))
-    found = pipeline.slices(images)
+    predicted = pipeline.slices(images)
     with torch.no_grad():
         expected = reference.eval()(_to_torch(images.astype(np.float32) / 255))
-    np.testing.assert_array_equal(found["boxes"], expected.boxes)
+    np.testing.assert_array_equal(predicted["boxes"], expected.boxes)
     for name in ("logits", "raw_logits", "scores"):
         theirs = getattr(expected, name).numpy()
-        assert np.abs(found[name] - theirs).max() <= 1e-3 * np.abs(theirs).max(), name
+        assert np.abs(predicted[name] - theirs).max() <= 1e-3 * np.abs(theirs).max(), name
 
 
 def test_a_whole_model_without_its_heads_is_a_start_only(authors, tmp_path):
@@ -203,7 +203,7 @@ def test_class_heads_for_other_classes_are_refused_unless_left_out(authors, tmp_
 
 
 @pytest.mark.parametrize(
-    ("architecture", "labels", "said"),
+    ("architecture", "labels", "message"),
     [
         ("resnet18", ["a", "b"], "--labels=a,b: a resnet18 comes without classes"),
         ("nts_net", [], "--labels must name the classes of a nts_net"),
@@ -211,8 +211,8 @@ def test_class_heads_for_other_classes_are_refused_unless_left_out(authors, tmp_
         ("nts_net", ["a", ""], "--labels=a, names a class twice or not at all"),
     ],
 )
-def test_labels_that_do_not_fit_are_told(architecture, labels, said, imagenet, tmp_path):
-    with pytest.raises(InputError, match=said):
+def test_labels_that_do_not_fit_are_refused(architecture, labels, message, imagenet, tmp_path):
+    with pytest.raises(InputError, match=message):
         convert_weights.convert(imagenet, architecture, tmp_path, labels=labels)
     assert not os.listdir(tmp_path)
 
@@ -231,7 +231,7 @@ def _incomplete(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "flags", "said"),
+    ("write", "flags", "message"),
     [
         (_evil, ["--arch=resnet18"], "weights.pth was refused"),
         (_cut, ["--arch=resnet18"], "weights.pth is damaged"),
@@ -241,7 +241,7 @@ def _incomplete(path: Path) -> None:
     ],
 )
 def test_the_command_refuses_in_one_sentence_and_leaves_nothing(
-    write, flags, said, tmp_path, command
+    write, flags, message, tmp_path, command
 ):
     write(tmp_path / "weights.pth")
     done = command(
@@ -253,7 +253,7 @@ def test_the_command_refuses_in_one_sentence_and_leaves_nothing(
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert said in line
+    assert message in line
     assert os.listdir(tmp_path) == ["weights.pth"]
 
 

@@ -1,4 +1,4 @@
-"""The launchers ask glibc for huge pages."""
+"""The launchers enable huge pages in glibc."""
 
 from __future__ import annotations
 

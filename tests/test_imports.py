@@ -1,4 +1,4 @@
-"""One direction of flow: no module imports one above it, and light commands stay light."""
+"""Imports go in one direction, and --help and ct import neither JAX nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def _modules() -> dict[str, Path]:
 
 def _imports(path: Path) -> set[str]:
     """Modules of the package that a file imports, anywhere in it."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
             if not all(f"{node.module}.{alias.name}" in _modules() for alias in node.names):
-                found.add(node.module)
+                names.add(node.module)
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return {name for name in found if name in _modules()}
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name in _modules()}
 
 
 def _part(module: str) -> str:

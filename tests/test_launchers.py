@@ -1,4 +1,4 @@
-"""The launchers: what they print, refuse and go on with; stand-ins play the clouds."""
+"""The launchers: printed commands, refusals and restarts, with mocks of cloud tools."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ def test_bash_can_read_every_script(script):
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing():
-    found = subprocess.run(
+    done = subprocess.run(
         ["shellcheck", *SCRIPTS], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
-    assert found.returncode == 0, found.stdout
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_help_shows_how_to_call(script):
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "told"),
+    ("script", "arguments", "message"),
     [
         ("gpu/train.sh", TRAIN_FLAGS[1:], "--config is missing"),
         ("gpu/train.sh", TRAIN_FLAGS[:1], "--workdir is missing"),
@@ -160,7 +160,7 @@ def test_help_shows_how_to_call(script):
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_sentence(
-    script, arguments, told, stand_in, calls, monkeypatch
+    script, arguments, message, stand_in, calls, monkeypatch
 ):
     for name in ("SLURM_JOB_ID", "DRENET_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -168,7 +168,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(
     assert result.returncode == 2
     (sentence,) = result.stderr.splitlines()
     assert sentence.startswith("error: ")
-    assert told in sentence
+    assert message in sentence
     assert not calls()
 
 
@@ -345,14 +345,14 @@ def test_gpu_training_goes_on_after_preemptions_and_ends_with_its_code(
     assert calls() == [f"-m drenet_jax.train {' '.join(TRAIN_FLAGS)}"] * 3
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_gpu_launcher_that_is_told_to_stop_lets_training_save_and_stops(
-    told, stand_in, calls, monkeypatch, tmp_path
+    signal_number, stand_in, calls, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("DRENET_JAX_PYTHON", str(stand_in("python-of-mine", SAVES_WHEN_TOLD)))
     process = start("gpu/train.sh", *TRAIN_FLAGS)
     wait_for(tmp_path / "started")
-    process.send_signal(told)
+    process.send_signal(signal_number)
     process.communicate(timeout=30)
     assert process.returncode == 75
     assert len(calls()) == 1
@@ -431,7 +431,7 @@ echo "$4" >> "$HERE/calls"
     [
         # Asked for, waited for, trained.
         ("none WAITING_FOR_RESOURCES ACTIVE", "0", 0, "create scp ssh train"),
-        # Preempted while training, which the state shows only later; a new one is asked for.
+        # Preempted while training, which the state shows only later; a new one is requested.
         (
             "ACTIVE ACTIVE SUSPENDING SUSPENDED none ACTIVE",
             "75 1 0",
@@ -458,7 +458,7 @@ def test_tpu_resume_goes_on_until_training_has_ended(
     result = launch("tpu/tpu.sh", "resume", *SHARED, "--", "--config=c")
     assert result.returncode == code, result.stderr
     assert " ".join(calls()) == done
-    # However it ends, one is told how to stop the bill.
+    # In any case it prints how to delete the TPU.
     assert result.stderr.splitlines()[-1] == (
         "n costs money until: bash launch/tpu/tpu.sh delete --name=n --zone=z --spot"
     )

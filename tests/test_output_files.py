@@ -1,4 +1,4 @@
-"""Folders that exist only when they are whole."""
+"""Output folders appear only when they are complete."""
 
 from __future__ import annotations
 

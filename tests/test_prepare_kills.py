@@ -1,4 +1,4 @@
-"""`prepare` killed at any moment: --out is absent or whole, and calling it again mends all."""
+"""`prepare` killed at any moment: --out is absent or complete, and calling it again succeeds."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ class _Run:
 
 
 def _processes_of_session(session: int) -> list[str]:
-    found = []
+    processes = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             # pid (command) state parent group session ...; a command may hold anything.
             state, _, _, its_session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
             if int(its_session) == session and state != "Z":
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
+                processes.append((folder / "cmdline").read_text().replace("\0", " "))
         except OSError:
             continue
-    return found
+    return processes
 
 
 def _is_whole(out: Path, n_slices: dict[str, int]) -> bool:

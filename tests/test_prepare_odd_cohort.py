@@ -1,4 +1,4 @@
-"""A cohort of nothing but odd and broken inputs goes through `prepare`; all is accounted for."""
+"""`prepare` reports every patient of a cohort of odd and broken inputs."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ def test_every_odd_person_is_in_a_split_or_told(tmp_path, command):
     assert kept == {name for name, n in expected.items() if n}
     assert sum(data.n_slices.values()) == sum(expected.values())
     with (out / "excluded.csv").open() as file:
-        told = {row["patient_id"] for row in csv.DictReader(file) if not row["file"]}
-    assert told == expected.keys() - kept
+        excluded = {row["patient_id"] for row in csv.DictReader(file) if not row["file"]}
+    assert excluded == expected.keys() - kept

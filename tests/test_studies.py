@@ -1,4 +1,4 @@
-"""The studies: what docs/study.md says is what the result files say, and the harness runs."""
+"""The studies: docs/study.md agrees with the result files, and the harness runs."""
 
 from __future__ import annotations
 
@@ -80,18 +80,18 @@ def test_the_main_table_has_five_seeds_of_the_paper_s_networks():
 def test_a_figure_is_scikit_learns_and_its_interval_holds_it():
     table = read_table(RESULTS / "phantoms-persons.csv")
     arm = figures.main_arm("resnet")
-    found = intervals.persons_figures(table, arm, "COVID-19")
+    metrics = intervals.persons_figures(table, arm, "COVID-19")
     is_positive = table.label == "COVID-19"
     by_seed = [roc_auc_score(is_positive, table.values[arm][s]["COVID-19"]) for s in SEEDS]
-    np.testing.assert_allclose(found["person_auc"].by_seed, by_seed)
-    assert found["person_auc"].value == pytest.approx(np.mean(by_seed))
+    np.testing.assert_allclose(metrics["person_auc"].by_seed, by_seed)
+    assert metrics["person_auc"].value == pytest.approx(np.mean(by_seed))
     rows = is_positive | (table.label == "healthy")
     p = table.values[arm][0]
     score = p["COVID-19"] / (p["COVID-19"] + p["healthy"])
-    against_healthy = found["person_auc_healthy"].by_seed[0]
+    against_healthy = metrics["person_auc_healthy"].by_seed[0]
     assert against_healthy == pytest.approx(roc_auc_score(is_positive[rows], score[rows]))
-    low, high = found["person_auc"].interval
-    assert low < found["person_auc"].value < high
+    low, high = metrics["person_auc"].interval
+    assert low < metrics["person_auc"].value < high
 
 
 def test_intervals_are_paired_and_grow_with_the_spread_of_the_seeds():
@@ -151,8 +151,8 @@ def test_every_method_can_be_built_and_has_its_budget_in_steps(method):
 
 def test_methods_change_what_they_say_and_nothing_else():
     base, *others = (
-        method_config(one, seed=0, data_dir=Path("x"), train_slices=250).to_dict()
-        for one in ("drenet", "k1", "no_ranking", "no_confidence_gradient", "fill_never")
+        method_config(method, seed=0, data_dir=Path("x"), train_slices=250).to_dict()
+        for method in ("drenet", "k1", "no_ranking", "no_confidence_gradient", "fill_never")
     )
     for group, field, value, config in zip(
         ("model", "train", "model", "data"),
@@ -192,9 +192,9 @@ def test_smaller_training_sets_are_nested_and_keep_the_tested_persons():
     assert cohort_of("phantoms_50") == cohort_of("phantoms") == "phantoms"
     assert cohort_of("site_b_5") == "site_b"
     assert cohort_of("covid_ct") == "covid_ct"
-    for name, (whole, n) in SMALLER.items():
-        assert name == f"{whole}_{n}"
-        assert n < COHORTS[whole].train
+    for name, (full, n) in SMALLER.items():
+        assert name == f"{full}_{n}"
+        assert n < COHORTS[full].train
 
 
 @pytest.fixture(scope="module")
@@ -209,10 +209,10 @@ def work(tmp_path_factory) -> Path:
 def test_a_run_is_made_scored_and_collected(work, tmp_path):
     from drenet_jax.data.prepared_data import open_data
 
-    whole, small = (open_data(work / "data" / name) for name in ("tiny", "tiny_3"))
-    assert set(small.persons["train"]) < set(whole.persons["train"])
-    assert small.persons["test"] == whole.persons["test"]
-    labels = [small.diagnoses[one][0] for one in small.persons["train"]]
+    full, small = (open_data(work / "data" / name) for name in ("tiny", "tiny_3"))
+    assert set(small.persons["train"]) < set(full.persons["train"])
+    assert small.persons["test"] == full.persons["test"]
+    labels = [small.diagnoses[person][0] for person in small.persons["train"]]
     assert sorted(labels) == sorted(["COVID-19", "bacterial", "healthy"])
 
     run = Run("resnet", "tiny_3", 0, tests=(("tiny", "test"),), steps=2)

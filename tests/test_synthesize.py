@@ -1,4 +1,4 @@
-"""The synthetic cohort on disk, and how bad flags are told."""
+"""The synthetic cohort on disk, and refused flags."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def test_the_cohort_lists_every_person_with_a_series(cohort):
 
 
 def test_lesion_boxes_are_those_of_the_masks_on_the_named_slices(cohort):
-    found = rows(cohort / "lesions.csv")
+    lesions = rows(cohort / "lesions.csv")
     for i, person in enumerate(rows(cohort / "cohort.csv")):
         seed = np.random.SeedSequence(GOOD["seed"], spawn_key=(i,))
         phantom = make_phantom(person["label"], seed, 64, "A")
-        mine = [row for row in found if row["patient_id"] == person["patient_id"]]
+        mine = [row for row in lesions if row["patient_id"] == person["patient_id"]]
         columns = ("slice_index", "lesion", "y0", "x0", "y1", "x1")
         assert [tuple(int(row[c]) for c in columns) for row in mine] == lesion_boxes(phantom)
         for row in mine[::7]:

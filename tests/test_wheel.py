@@ -1,4 +1,4 @@
-"""Installed from a wheel, far from a checkout, every command finds what it needs."""
+"""Every command works when installed from a wheel, without a checkout."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _environment():
 
 def _run(arguments, folder):
     done = subprocess.run(
-        [str(one) for one in arguments],
+        [str(argument) for argument in arguments],
         cwd=folder,
         env=_environment(),
         capture_output=True,
@@ -109,7 +109,7 @@ def test_the_wheel_s_configs_are_those_of_the_checkout(installed):
         text=True,
         check=True,
     )
-    place, found = json.loads(done.stdout)
+    place, names = json.loads(done.stdout)
     assert Path(place).is_relative_to(installed.site)
     wanted = {
         path.stem: json.loads(
@@ -117,8 +117,8 @@ def test_the_wheel_s_configs_are_those_of_the_checkout(installed):
         )
         for path in (REPOSITORY / "configs").glob("[a-z]*.py")
     }
-    assert found == wanted
-    assert len(found) > 9
+    assert names == wanted
+    assert len(names) > 9
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_the_wheel_s_configs_are_those_of_the_checkout(installed):
 )
 def test_training_finds_its_config(flags, installed, tmp_path, prepared):
     data = tmp_path / "none"
-    told = f"error: {data} is not a folder that prepare wrote"
+    message = f"error: {data} is not a folder that prepare wrote"
     done = installed("drenet_jax.train", *flags, f"--config.data.dir={data}", "--workdir=run")
     assert done.returncode == 2
-    assert done.stderr.startswith(told), done.stderr
+    assert done.stderr.startswith(message), done.stderr
     # The config that was meant: they differ in the size of the input.
     done = installed("drenet_jax.train", *flags, f"--config.data.dir={prepared}", "--workdir=run")
     assert done.returncode == 2
