@@ -25,6 +25,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from drenet_jax.ct.arrays import GreySlice, HuSlice, LungMask
 from drenet_jax.ct.lungs import segmentation
 from drenet_jax.ct.lungs.thresholding import disc
 
@@ -100,12 +101,15 @@ _NOT_AXIAL = (
 )
 
 
-def judge(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Verdict:
+def judge(
+    images: Sequence[HuSlice | GreySlice],
+    masks: Sequence[LungMask],
+) -> Verdict:
     """Checks the sampled slices of a series, or a single one.
 
     Args:
-      images: float32 [H, W] in HU, or uint8 [H, W] in a window that shows the lungs dark.
-      masks: bool [H, W], the lungs that were found in each.
+      images: in HU (float32), or in a window that shows the lungs dark (uint8).
+      masks: the lungs that were found in each.
     """
     # Every second slice of many is evidence enough, at half of the time.
     step = 2 if len(images) >= _MANY_SLICES else 1
@@ -144,13 +148,9 @@ def judge(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Verdict:
 
 
 def _on_grid(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scale = _GRID_PX / max(image.shape)
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return (
-        cv2.resize(image, size, interpolation=how),
-        cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).view(bool),
-    )
+    small = segmentation.to_grid(image, _GRID_PX)
+    size = small.shape[::-1]
+    return small, cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).view(bool)
 
 
 def _gap(mask: np.ndarray) -> float:
@@ -200,10 +200,10 @@ def _features(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     inside = mask[y : y + height, x : x + width]
 
-    def empty(rows: np.ndarray) -> np.ndarray:
+    def empty(rows: np.ndarray) -> float:
         """How many rows from the first on have no lung, for each of the middle columns."""
         rows = rows[:, round(0.4 * width) : round(0.6 * width)]
-        return np.where(rows.any(axis=0), rows.argmax(axis=0), height).mean() / height
+        return float(np.where(rows.any(axis=0), rows.argmax(axis=0), height).mean()) / height
 
     columns = slice(x + round(0.38 * width), x + round(0.62 * width))
     lower = image[y + round(0.6 * height) : y + round(1.1 * height), columns].ravel()

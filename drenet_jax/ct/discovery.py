@@ -157,7 +157,6 @@ def _listed(path: Path, source: Source, guard: Guard) -> Listing:
             listing.pictures.append(name)
         elif volumes.is_volume(name, head):
             listing.volumes.append(name)
-            listing.heads[name] = head
         elif elements.is_dicom(head):
             slices, others = headers.read_header(
                 name,
@@ -181,12 +180,13 @@ def _renamed(listing: Listing) -> Listing:
         source=numbered,
         # What could not be read has no number; its name may identify the patient, too.
         excluded=[
-            Excluded(number_of.get(item.name, "(not named)"), item.why) for item in listing.excluded
+            Excluded(number_of.get(file.name, "(not named)"), file.why) for file in listing.excluded
         ],
-        dicom=[dataclasses.replace(item, name=number_of[item.name]) for item in listing.dicom],
+        dicom=[
+            dataclasses.replace(slice_, name=number_of[slice_.name]) for slice_ in listing.dicom
+        ],
         volumes=[number_of[name] for name in listing.volumes],
         pictures=[number_of[name] for name in listing.pictures],
-        heads={number_of[name]: head for name, head in listing.heads.items()},
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from drenet_jax.ct.arrays import GreySlice, LungMask
+
 
 def fill_blank(
-    image: np.ndarray,
-    lung_mask: np.ndarray,
+    image: GreySlice,
+    lung_mask: LungMask,
     copies: int,
     seed: tuple[int, ...] | np.random.SeedSequence,
-) -> np.ndarray:
+) -> GreySlice:
     """Covers the blank with shifted copies of the masked lungs (paper 2.2.1, Fig. 1).
 
     A copy is moved by up to half of the image up, down, left and right, without wrap-around. Later
@@ -18,13 +20,10 @@ def fill_blank(
     untouched. What no copy covers is 0.
 
     Args:
-      image: uint8 [H, W], the lung crop.
-      lung_mask: bool [H, W].
+      image: the lung crop.
+      lung_mask: the lungs in it.
       copies: how many copies; 0 gives the masked crop.
       seed: what the shifts are drawn from; the same seed gives the same shifts.
-
-    Returns:
-      uint8 [H, W].
     """
     assert image.shape == lung_mask.shape
     height, width = image.shape

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from drenet_jax.ct.arrays import GreySlice, HuSlice, LungMask
 from drenet_jax.ct.lungs import segmentation
 
 # Values of 16 bits without a sign that were signed: -1024 is 64512, padding of -3024 is 62512.
@@ -35,11 +36,11 @@ _LOWEST_HU, _HIGHEST_HU = -1024, 3072
 _SMOOTH_HU = 15
 
 
-def unwrapped(hu: np.ndarray) -> np.ndarray:
+def unwrapped(hu: HuSlice) -> HuSlice:
     """Undoes a confusion of signed and unsigned integers.
 
     Args:
-      hu: float32 [H, W], one slice, before values below air are cut off.
+      hu: one slice, before values below air are cut off.
 
     Returns:
       The slice as it was, or with 65536 taken from values of air that had lost their sign, or with
@@ -85,12 +86,8 @@ class Histogram:
         above.
     """
 
-    def __init__(self, images: Sequence[np.ndarray]):
-        """Counts.
-
-        Args:
-          images: float32 [H, W] in HU.
-        """
+    def __init__(self, images: Sequence[HuSlice]):
+        """Counts the values of slices in HU."""
         self.counts = np.zeros(_HIGHEST_HU - _LOWEST_HU, np.int64)
         for image in images:
             part = _thinned(image)
@@ -137,14 +134,14 @@ _MANY_SLICES = 12
 _LEAST_LUNG_SHARE = 0.04
 
 
-def reason_not_hu(images: Sequence[np.ndarray]) -> str:
+def reason_not_hu(images: Sequence[HuSlice]) -> str:
     """Why values cannot be HU of a chest; '' if they can.
 
     Air and lung, fat, muscle and bone must occur where HU have them and in such shares as a chest
     has them, with white lungs, contrast medium, metal and padding, too.
 
     Args:
-      images: float32 [H, W], the slices that were picked.
+      images: the slices that were picked.
     """
     if not images:
         return ""
@@ -178,12 +175,15 @@ def reason_not_hu(images: Sequence[np.ndarray]) -> str:
     return f"values from {lowest:.0f} to {highest:.0f}, which are no HU of a chest ({what})"
 
 
-def reason_not_lung_hu(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> str:
+def reason_not_lung_hu(
+    images: Sequence[HuSlice],
+    masks: Sequence[LungMask],
+) -> str:
     """Why the values in the lungs cannot be HU; '' if they can.
 
     Args:
-      images: float32 [H, W] in HU, at least -1024.
-      masks: bool [H, W], the lungs in each.
+      images: in HU, at least -1024.
+      masks: the lungs in each.
     """
     inside = []
     # Some slices of many have lung enough.
@@ -203,7 +203,9 @@ def reason_not_lung_hu(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
     return ""
 
 
-def restored_hu(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], str]:
+def restored_hu(
+    images: Sequence[HuSlice],
+) -> tuple[list[HuSlice], str]:
     """Finds out whether pictures of 16 bits hold HU + 1000 rather than HU + 1024.
 
     The air around the body has -1000 HU; read with the wrong offset it has -1024. Real series and
@@ -211,7 +213,7 @@ def restored_hu(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], str]:
     Where in between, the offset is left as it is.
 
     Args:
-      images: float32 [H, W] in HU if 1024 was added.
+      images: in HU if 1024 was added.
 
     Returns:
       The images in HU, and a note or ''.
@@ -252,12 +254,15 @@ _LEAST_CORRELATION = 0.8
 _SATURATED = 250
 
 
-def reason_not_windowed(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> str:
+def reason_not_windowed(
+    images: Sequence[GreySlice],
+    masks: Sequence[LungMask],
+) -> str:
     """Why pictures are in no window that shows the lungs dark and their texture; '' if they are.
 
     Args:
-      images: uint8 [H, W].
-      masks: bool [H, W], what was found as lungs in each.
+      images: the pictures.
+      masks: what was found as lungs in each.
     """
     if _are_inverted(images, masks):
         return f"pictures whose greys are inverted, with light lungs ({_HOW_TO_EXPORT}, air black)"
@@ -307,7 +312,7 @@ def _are_inverted(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> 
     ]
     if len(doubtful) < needed:
         return False
-    result = 0
+    n_inverted = 0
     for image in doubtful:
         negative = 255 - image
         mask = segmentation.find_lungs(negative)
@@ -315,8 +320,8 @@ def _are_inverted(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> 
             continue
         if not _lies_on_both_sides(mask):
             continue
-        result += _corner_level(negative) - float(np.median(negative[mask])) < 0.2 * 255
-    return result >= needed
+        n_inverted += _corner_level(negative) - float(np.median(negative[mask])) < 0.2 * 255
+    return n_inverted >= needed
 
 
 def _lies_on_both_sides(mask: np.ndarray) -> bool:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from drenet_jax.ct import hu_checks
+from drenet_jax.ct.arrays import GreySlice, HuSlice
 from drenet_jax.ct.orientation import Orientation
 
 # A pixel is coloured if its channels lie further apart than this: JPEG blurs colour, and scans of
@@ -44,14 +45,16 @@ def is_picture(head: bytes) -> bool:
     return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
-def read_picture(data: bytes) -> np.ndarray:
+def read_picture(
+    data: bytes,
+) -> GreySlice | HuSlice:
     """Decodes a slice.
 
     Args:
       data: the file.
 
     Returns:
-      uint8 [H, W] in the lung window; or, of 16 bits that hold HU, float32 [H, W] in HU.
+      The slice in the lung window (uint8); or, of 16 bits that hold HU, in HU (float32).
 
     Raises:
       PictureError: it is damaged, in colour, or of 16 bits that are neither.

@@ -44,7 +44,6 @@ class Listing:
       dicom: the DICOM slices' headers.
       volumes: names of volumes.
       pictures: names of pictures.
-      heads: first bytes of the volumes, by name.
       identifiers: values of DICOM tags that identify the patient.
     """
 
@@ -55,7 +54,6 @@ class Listing:
     dicom: list[DicomSlice] = dataclasses.field(default_factory=list)
     volumes: list[str] = dataclasses.field(default_factory=list)
     pictures: list[str] = dataclasses.field(default_factory=list)
-    heads: dict[str, bytes] = dataclasses.field(default_factory=dict)
     identifiers: set[str] = dataclasses.field(default_factory=set)
 
     def sorted_excluded(self, *more: Excluded) -> tuple[Excluded, ...]:
@@ -156,7 +154,7 @@ def load_volume(listing: Listing) -> Series:
         if why:
             raise volumes.VolumeError(why)
         with source.on_disk(name) as file:
-            volume = volumes.Volume(file, listing.heads[name])
+            volume = volumes.Volume(file, source.head(name))
     except (ValueError, OSError) as error:
         why = str(error) if isinstance(error, ValueError) else "a volume that cannot be read"
         raise UnreadableSlice.of(
@@ -228,11 +226,7 @@ def load_pictures(listing: Listing) -> Series:
 
 
 def _require_one_series(path: Path, names: Sequence[str]) -> None:
-    """Refuses pictures whose names tell of several series, as of several patients.
-
-    Raises:
-      CtError: they lie in several folders, or have several beginnings.
-    """
+    """Refuses pictures in several folders, or with several beginnings of their names."""
     folders = collections.Counter(name.rpartition("/")[0] for name in names)
     beginnings = collections.Counter(map(_beginning, names))
     large = [name for name, n in beginnings.items() if n >= _LEAST_PICTURES_OF_A_SERIES]

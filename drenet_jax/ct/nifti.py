@@ -11,7 +11,7 @@ import gzip
 import io
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -67,14 +67,14 @@ def is_packed(head: bytes) -> bool:
     return head.startswith(_GZIP_MAGIC)
 
 
-def open_unpacked(path: Path) -> BinaryIO:
+def open_unpacked(path: Path) -> io.BufferedIOBase:
     """The file's bytes, unpacked if it is a gzip file, whatever its name."""
     with path.open("rb") as stream:
         packed = is_packed(stream.read(2))
-    return cast(BinaryIO, gzip.open(path)) if packed else path.open("rb")
+    return gzip.GzipFile(path) if packed else path.open("rb")
 
 
-def read_header(stream: BinaryIO) -> NiftiHeader:
+def read_header(stream: io.BufferedIOBase) -> NiftiHeader:
     """Reads the header.
 
     Args:
@@ -147,7 +147,7 @@ def _axes_mm(header: Nifti1Header) -> tuple[np.ndarray, tuple[str, ...]]:
 def _is_regular(axes: np.ndarray) -> bool:
     if not np.isfinite(axes).all() or not axes.any(axis=0).all():
         return False
-    return abs(np.linalg.det(axes / np.linalg.norm(axes, axis=0))) > 1e-3
+    return bool(abs(np.linalg.det(axes / np.linalg.norm(axes, axis=0))) > 1e-3)
 
 
 def _largest_angle_deg(axes: np.ndarray, others: np.ndarray) -> float:
@@ -155,7 +155,7 @@ def _largest_angle_deg(axes: np.ndarray, others: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip((axes * others).sum(axis=0), -1, 1))).max())
 
 
-def read_voxels(stream: BinaryIO, header: NiftiHeader) -> np.ndarray:
+def read_voxels(stream: io.BufferedIOBase, header: NiftiHeader) -> np.ndarray:
     """Reads the voxels [i, j, k, ...] as the file holds them, not scaled.
 
     Args:
@@ -168,9 +168,7 @@ def read_voxels(stream: BinaryIO, header: NiftiHeader) -> np.ndarray:
     from nibabel.volumeutils import array_from_file
 
     try:
-        voxels = array_from_file(
-            header.shape, header.dtype, cast(io.IOBase, stream), header.offset, mmap=False
-        )
+        voxels = array_from_file(header.shape, header.dtype, stream, header.offset, mmap=False)
         stream.read(1)  # at its end gzip compares the checksum
     except (EOFError, OSError, zlib.error) as error:
         raise NiftiError(_CUT_OFF) from error

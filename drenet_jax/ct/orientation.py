@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 Box = tuple[float, float, float, float]
 
@@ -42,8 +43,10 @@ class Orientation(NamedTuple):
     flip_rows: bool = False
     flip_columns: bool = False
 
-    def to_canonical(self, stored: np.ndarray) -> np.ndarray:
-        """The slice [H, W] (or [W, H] if transposed) as it is looked at."""
+    def to_canonical(
+        self, stored: Shaped[np.ndarray, "rows columns"]
+    ) -> Shaped[np.ndarray, "height width"]:
+        """A slice as it is looked at."""
         turned = stored.T if self.transpose else stored
         turned = turned[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
         return np.ascontiguousarray(turned)
@@ -72,13 +75,15 @@ class Orientation(NamedTuple):
         return self._replace(transpose=False).stored_box(box, stored_shape)
 
 
-def orientation_of(row_cosines: np.ndarray, column_cosines: np.ndarray) -> Orientation:
+def orientation_of(
+    row_cosines: Float[np.ndarray, " 3"], column_cosines: Float[np.ndarray, " 3"]
+) -> Orientation:
     """The turn for a slice in the patient's coordinates (x to the left, y to the back, z to the
     head).
 
     Args:
-      row_cosines: [3], the direction in which the column index grows.
-      column_cosines: [3], the direction in which the row index grows.
+      row_cosines: the direction in which the column index grows.
+      column_cosines: the direction in which the row index grows.
     """
     if abs(row_cosines[0]) >= abs(row_cosines[1]):
         return Orientation(False, bool(column_cosines[1] < 0), bool(row_cosines[0] < 0))

@@ -10,7 +10,9 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 
+from drenet_jax.ct.arrays import GreySlice, LungMask
 from drenet_jax.ct.fill import fill_blank
 from drenet_jax.ct.orientation import Box, FileAxes, Orientation
 from drenet_jax.ct.settings import CtSettings
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from drenet_jax.ct.dicom.instances import SourceInstance
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class SampledSlice:
     """One picked slice of a person, kept or not.
 
@@ -28,12 +30,12 @@ class SampledSlice:
       index: its place in the ordered series (in the list of paths for single images), from 0. The
         slices of a volume are ordered from the feet to the head, whichever way they are stored.
       name: its file name, relative to the series' folder.
-      source: uint8 [H, W], the original slice, lung-windowed and upright.
-      source_mask: bool [H, W], the lungs; all False if none were found.
+      source: the original slice, lung-windowed and upright.
+      source_mask: the lungs; all False if none were found.
       source_box: the lungs' box (y0, x0, y1, x1) in pixels of the source, half open, or None.
       orientation: how the slice as stored became upright.
-      image: uint8 [S, S], the lungs' box resized, neither masked nor filled; None if not kept.
-      lung_mask: bool [S, S], the lungs in `image`; None if not kept.
+      image: the lungs' box resized, neither masked nor filled; None if not kept.
+      lung_mask: the lungs in `image`; None if not kept.
       why_excluded: '' if the slice is kept.
       instance: the DICOM instance that it comes from, if that was asked for. It identifies the
         patient; nothing else here does.
@@ -45,13 +47,13 @@ class SampledSlice:
 
     index: int
     name: str
-    source: np.ndarray
-    source_mask: np.ndarray
-    source_box: Box | None
+    source: GreySlice
+    source_mask: LungMask
     orientation: Orientation
-    image: np.ndarray | None
-    lung_mask: np.ndarray | None
-    why_excluded: str
+    source_box: Box | None = None
+    image: UInt8[np.ndarray, "size size"] | None = None
+    lung_mask: Bool[np.ndarray, "size size"] | None = None
+    why_excluded: str = ""
     instance: SourceInstance | None = None
     stored_index: int | None = None
     file_axes: FileAxes | None = None
@@ -77,8 +79,8 @@ class SampledSlice:
         return self.orientation.stored_box(self.source_box, self.source.shape)
 
     @property
-    def masked(self) -> np.ndarray:
-        """uint8 [S, S]: the crop with 0 outside the lungs. For kept slices only."""
+    def masked(self) -> UInt8[np.ndarray, "size size"]:
+        """The crop with 0 outside the lungs. For kept slices only."""
         assert self.image is not None
         assert self.lung_mask is not None
         return np.where(self.lung_mask, self.image, np.uint8(0))
@@ -102,10 +104,10 @@ class PreparedPerson:
 
     @property
     def kept(self) -> tuple[SampledSlice, ...]:
-        return tuple(item for item in self.picked if item.kept)
+        return tuple(slice_ for slice_ in self.picked if slice_.kept)
 
 
-def filled(picked: SampledSlice, settings: CtSettings, seed: int) -> np.ndarray:
+def filled(picked: SampledSlice, settings: CtSettings, seed: int) -> UInt8[np.ndarray, "size size"]:
     """The crop with its blank filled, the same in every run for the same arguments.
 
     Args:
@@ -113,9 +115,6 @@ def filled(picked: SampledSlice, settings: CtSettings, seed: int) -> np.ndarray:
       settings: how many copies fill the blank.
       seed: the seed of the data set. Chance depends on it and on the picture, not on names, so a
         slice is filled alike in a data set and in a prediction.
-
-    Returns:
-      uint8 [S, S].
     """
     assert picked.image is not None
     assert picked.lung_mask is not None

@@ -14,7 +14,6 @@ from drenet_jax.ct import chest_checks, hu_checks, image_files, sampling
 from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.lungs import segmentation
-from drenet_jax.ct.orientation import FileAxes, Orientation
 from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice
 from drenet_jax.ct.series import Series
 from drenet_jax.ct.settings import CtSettings
@@ -126,8 +125,8 @@ def _prepare_paths(
         parts.append(_prepare_single_images(singles, names, excluded, settings, with_instances))
         excluded = []
     return PreparedPerson(
-        picked=tuple(item for part in parts for item in part.picked),
-        excluded=(*excluded, *(item for part in parts for item in part.excluded)),
+        picked=tuple(slice_ for part in parts for slice_ in part.picked),
+        excluded=(*excluded, *(file for part in parts for file in part.excluded)),
         notes=tuple(note for part in parts for note in part.notes),
         n_slices=sum(part.n_slices for part in parts),
     )
@@ -136,11 +135,7 @@ def _prepare_paths(
 def _prepare_best_series(
     series: Series, prefix: str, settings: CtSettings, with_instances: bool
 ) -> PreparedPerson:
-    """Prepares one series, or a further one of the folder if the first does not show the lungs.
-
-    Raises:
-      CtError: as `_prepare_series` of the first series, if no other shows the lungs either.
-    """
+    """Prepares one series, or a further one of the folder if the first does not show the lungs."""
     first: PreparedPerson | CtError
     try:
         first = _prepare_series(series, prefix, settings, with_instances)
@@ -177,7 +172,7 @@ def _prepare_series(
     series: Series, prefix: str, settings: CtSettings, with_instances: bool
 ) -> PreparedPerson:
     """Prepares one series; `prefix` is put before all names."""
-    excluded = [Excluded(prefix + item.name, item.why) for item in series.excluded]
+    excluded = [Excluded(prefix + file.name, file.why) for file in series.excluded]
     indices: list[int] = []
     images: list[np.ndarray] = []
     instances: list[SourceInstance | None] = []
@@ -202,23 +197,23 @@ def _prepare_series(
     images, value_notes = _checked_values(series, images, excluded, scales)
     masks = segmentation.find_lungs_in_series(images, from_feet=not series.are_pictures)
     value_notes += _checked_lungs(series, images, masks)
-    segmented = [
-        _SegmentedSlice(
-            index,
-            prefix + series.names[index],
-            _windowed(image, settings),
-            mask,
-            series.orientation_of(index),
-            instance,
-            series.stored_index(index),
-            series.axes,
+    picked = [
+        SampledSlice(
+            index=index,
+            name=prefix + series.names[index],
+            source=_windowed(image, settings),
+            source_mask=mask,
+            orientation=series.orientation_of(index),
+            instance=instance,
+            stored_index=series.stored_index(index),
+            file_axes=series.axes,
         )
         for index, image, mask, instance in zip(indices, images, masks, instances, strict=True)
     ]
-    turned = sum(item.orientation != series.orientation for item in segmented)
+    turned = sum(slice_.orientation != series.orientation for slice_ in picked)
     notes = (*series.notes, *value_notes, *_reoriented_notes(turned))
     notes = tuple(f"{prefix}: {note}" if prefix else note for note in notes)
-    return _person(segmented, excluded, notes, len(series), settings.min_area_share, settings)
+    return _person(picked, excluded, notes, len(series), settings.min_area_share, settings)
 
 
 def _instance(series: Series, index: int, prefix: str) -> SourceInstance | None:
@@ -250,15 +245,11 @@ def _checked_values(
     excluded: Sequence[Excluded],
     scales: Sequence[object] = (),
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """The slices in HU or in a window, and notes on their values.
-
-    Raises:
-      CtError: slices of two scales are in one series, or values cannot be HU of a chest.
-    """
+    """The slices in HU or in a window, and notes on their values; refuses what is neither."""
     why, note = "", ""
     if len({image.dtype for image in images}) > 1:
         why = "pictures of 8 bits and pictures of 16 bits in HU"
-    elif images and any(item.why == image_files.NEITHER for item in excluded):
+    elif images and any(file.why == image_files.NEITHER for file in excluded):
         why = "pictures of 16 bits of which some are neither HU nor in a window"
     elif images and images[0].dtype != np.uint8:
         if series.are_pictures:
@@ -272,11 +263,7 @@ def _checked_values(
 def _checked_lungs(
     series: Series, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
 ) -> tuple[str, ...]:
-    """Notes on what the slices show.
-
-    Raises:
-      CtError: the lungs have no texture, pictures have light lungs, or the chest is not upright.
-    """
+    """Notes on what the slices show; refuses lungs without texture and chests that lie wrongly."""
     if images and images[0].dtype == np.uint8:
         why = hu_checks.reason_not_windowed(images, masks)
     else:
@@ -298,7 +285,7 @@ def _prepare_single_images(
     settings: CtSettings,
     with_instances: bool,
 ) -> PreparedPerson:
-    excluded, result, notes, turned = list(excluded), [], [], 0
+    excluded, picked, notes, turned = list(excluded), [], [], 0
     for index, (single, name) in enumerate(zip(singles, names, strict=True)):
         try:
             (image,), value_notes = _checked_values(single, [single.read(0)], [])
@@ -312,12 +299,19 @@ def _prepare_single_images(
         instance = single.instance(0) if with_instances else None
         orientation = single.orientation_of(0)
         turned += orientation != single.orientation
-        result.append(
-            _SegmentedSlice(index, name, _windowed(image, settings), mask, orientation, instance)
+        picked.append(
+            SampledSlice(
+                index=index,
+                name=name,
+                source=_windowed(image, settings),
+                source_mask=mask,
+                orientation=orientation,
+                instance=instance,
+            )
         )
         notes += [*single.notes, *value_notes]
     all_notes = (*dict.fromkeys(notes), *_reoriented_notes(turned))
-    return _person(result, excluded, all_notes, len(singles) + len(excluded), 0.0, settings)
+    return _person(picked, excluded, all_notes, len(singles) + len(excluded), 0.0, settings)
 
 
 def _reoriented_notes(count: int) -> tuple[str, ...]:
@@ -328,18 +322,6 @@ def _reoriented_notes(count: int) -> tuple[str, ...]:
     return (f"{what} turned as EXIF says; boxes are in pixels as the files store them",)
 
 
-@dataclasses.dataclass(frozen=True)
-class _SegmentedSlice:
-    index: int
-    name: str
-    source: np.ndarray
-    mask: np.ndarray
-    orientation: Orientation
-    instance: SourceInstance | None
-    stored_index: int | None = None
-    file_axes: FileAxes | None = None
-
-
 def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
     if image.dtype == np.uint8:
         return image
@@ -347,7 +329,7 @@ def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
 
 
 def _person(
-    slices: Sequence[_SegmentedSlice],
+    slices: Sequence[SampledSlice],
     excluded: Sequence[Excluded],
     notes: tuple[str, ...],
     n_slices: int,
@@ -355,51 +337,42 @@ def _person(
     settings: CtSettings,
 ) -> PreparedPerson:
     # In a chest some slice is full of lung; what is found elsewhere is gas in gut or sinuses.
-    is_chest = any(slice_.mask.mean() > _LEAST_LUNG_SHARE for slice_ in slices)
-    areas = [int(slice_.mask.sum()) if is_chest else 0 for slice_ in slices]
+    is_chest = any(slice_.source_mask.mean() > _LEAST_LUNG_SHARE for slice_ in slices)
+    areas = [int(slice_.source_mask.sum()) if is_chest else 0 for slice_ in slices]
     largest = max(areas, default=0)
     picked = []
     for slice_, area in zip(slices, areas, strict=True):
-        why = ""
         if area == 0:
-            slice_ = dataclasses.replace(slice_, mask=np.zeros_like(slice_.mask))
-            why = "no lungs found"
+            no_lungs = np.zeros_like(slice_.source_mask)
+            slice_ = dataclasses.replace(
+                slice_, source_mask=no_lungs, why_excluded="no lungs found"
+            )
         elif area < min_area_share * largest:
             why = (
                 f"small lung area: {area / largest:.1%} of the person's largest, "
                 f"below {min_area_share:.0%}"
             )
-        picked.append(_crop(slice_, why, settings.image_size_px))
+            slice_ = dataclasses.replace(slice_, why_excluded=why)
+        picked.append(_crop(slice_, settings.image_size_px))
     not_kept = [Excluded(slice_.name, slice_.why_excluded) for slice_ in picked if not slice_.kept]
     return PreparedPerson(tuple(picked), (*excluded, *not_kept), notes, n_slices)
 
 
-def _crop(segmented: _SegmentedSlice, why: str, size_px: int) -> SampledSlice:
-    source, mask = segmented.source, segmented.mask
-    box = image = lung_mask = None
-    if mask.any():
-        x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
-        y1, x1 = y0 + height, x0 + width
-        box = (y0, x0, y1, x1)
-    if box and not why:
-        shrinks = height >= size_px and width >= size_px
-        image = cv2.resize(
-            source[y0:y1, x0:x1],
-            (size_px, size_px),
-            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-        )
-        lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
-    return SampledSlice(
-        index=segmented.index,
-        name=segmented.name,
-        source=source,
-        source_mask=mask,
-        source_box=box,
-        orientation=segmented.orientation,
-        image=image,
-        lung_mask=lung_mask,
-        why_excluded=why,
-        instance=segmented.instance,
-        stored_index=segmented.stored_index,
-        file_axes=segmented.file_axes,
+def _crop(slice_: SampledSlice, size_px: int) -> SampledSlice:
+    """The slice with the box of its lungs and, if it is kept, the crop to it."""
+    source, mask = slice_.source, slice_.source_mask
+    if not mask.any():
+        return slice_
+    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
+    y1, x1 = y0 + height, x0 + width
+    slice_ = dataclasses.replace(slice_, source_box=(y0, x0, y1, x1))
+    if not slice_.kept:
+        return slice_
+    shrinks = height >= size_px and width >= size_px
+    image = cv2.resize(
+        source[y0:y1, x0:x1],
+        (size_px, size_px),
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
+    lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
+    return dataclasses.replace(slice_, image=image, lung_mask=lung_mask)

@@ -194,14 +194,14 @@ class Reader:
             return self._timeout_s
         place = Path(reading[0])
         # A member of a zip is no file; the zip is.
-        file = next((item for item in (place, *place.parents) if item.is_file()), None)
+        file = next((path for path in (place, *place.parents) if path.is_file()), None)
         size = file.stat().st_size if file else 0
         return self._timeout_s + _TIMEOUT_S_PER_MIB * size / (1 << 20)
 
     def _stderr_tail(self) -> str:
         self._errors.seek(0)
-        result = self._errors.read().decode("utf-8", "replace")[-2000:]
-        return f"the process that reads images ended:\n{result}"
+        text = self._errors.read().decode("utf-8", "replace")[-2000:]
+        return f"the process that reads images ended:\n{text}"
 
 
 def serve(descriptor: int, memory_bytes: int) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from drenet_jax.ct.arrays import GreySlice, HuSlice
 from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.ct.dicom.pixels import PADDING_HU
 from drenet_jax.ct.orientation import FileAxes, Orientation
@@ -49,15 +50,15 @@ class Series(abc.ABC):
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> GreySlice | HuSlice:
         """Decodes one slice.
 
         Args:
           index: its place in `names`.
 
         Returns:
-          float32 [H, W] in HU, at least -1024 (padding is air), or uint8 [H, W] in the lung window;
-          upright: columns to the patient's left, rows to the back, as far as the file tells.
+          The slice in HU, at least -1024 (padding is air), or in the lung window (uint8); upright:
+          columns to the patient's left, rows to the back, as far as the file tells.
 
         Raises:
           UnreadableSlice: the file cannot be decoded, or is a colour picture.

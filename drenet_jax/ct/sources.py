@@ -242,7 +242,7 @@ def is_zip(path: Path) -> bool:
 
 
 def _open_folder(folder: Path) -> Source:
-    matches: list[Path] = []
+    files: list[Path] = []
     excluded: list[Excluded] = []
     seen: set[tuple[int, int]] = set()
 
@@ -257,10 +257,10 @@ def _open_folder(folder: Path) -> Source:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        matches += [Path(parent, name) for name in names]
-        if len(matches) > MOST_FILES:
+        files += [Path(parent, name) for name in names]
+        if len(files) > MOST_FILES:
             raise _too_many(folder)
-    by_name = {printable(file.relative_to(folder).as_posix()): file for file in matches}
+    by_name = {printable(file.relative_to(folder).as_posix()): file for file in files}
     regular = {}
     for name in sorted(by_name, key=natural):
         try:
@@ -322,7 +322,7 @@ def zip_members(path: Path) -> list[zipfile.ZipInfo]:
     """
     try:
         with path.open("rb") as stream, zipfile.ZipFile(_InSmallPieces(stream)) as archive:
-            return [item for item in archive.infolist() if not item.is_dir()]
+            return [member for member in archive.infolist() if not member.is_dir()]
     except _DAMAGE as error:
         raise _damaged(path) from error
 

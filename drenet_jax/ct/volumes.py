@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from drenet_jax.ct import nifti
+from drenet_jax.ct.arrays import GreySlice, HuSlice
 from drenet_jax.ct.hu_checks import unwrapped
 from drenet_jax.ct.orientation import FileAxes, orientation_of
 
@@ -100,8 +101,8 @@ class Volume:
         """
         return self.n_slices - 1 - index if self._is_reversed else index
 
-    def read(self, index: int) -> np.ndarray:
-        """One axial slice as stored: uint8 [H, W], or float32 [H, W]; NaN is air.
+    def read(self, index: int) -> GreySlice | HuSlice:
+        """One axial slice as stored; NaN is air.
 
         Args:
           index: its place from the feet to the head, from 0.

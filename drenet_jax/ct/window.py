@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from jaxtyping import Real
+
+from drenet_jax.ct.arrays import GreySlice
 
 
-def window(hu: np.ndarray, level_hu: float, width_hu: float) -> np.ndarray:
+def window(hu: Real[np.ndarray, "height width"], level_hu: float, width_hu: float) -> GreySlice:
     """Maps a window of HU linearly to 0..255, rounded; what lies outside is clipped.
 
     Args:
-      hu: [H, W], in HU.
+      hu: the slice.
       level_hu: the HU that becomes middle grey.
       width_hu: the HU from black to white, above 0.
-
-    Returns:
-      uint8 [H, W].
     """
     assert width_hu > 0
     low_hu = level_hu - width_hu / 2

@@ -257,15 +257,15 @@ class Chest:
         self, rng: np.random.Generator, count: int, margin_mm: float, side: int
     ) -> np.ndarray:
         """[count, 3] points (x, y, z), evenly spread; side -1 is the person's right, 1 the left."""
-        result = np.empty((0, 3))
-        while len(result) < count:
+        points = np.empty((0, 3))
+        while len(points) < count:
             tries = rng.random((8 * count, 3))
             tries[:, 0] *= side * self.half_width_mm
             tries[:, 1] = (2.0 * tries[:, 1] - 1.0) * self.half_depth_mm
             tries[:, 2] *= self.height_mm
             inside = self.lungs(*tries.T) > margin_mm
-            result = np.concatenate([result, tries[inside]])
-        return result[:count]
+            points = np.concatenate([points, tries[inside]])
+        return points[:count]
 
     def _scatter(
         self, rng: np.random.Generator, probability: float, most: int

@@ -70,14 +70,14 @@ def paint_slice(
     _paint_body(hu, section)
     _paint_inside(hu, section)
     lung_share = section.lung_share()
-    lesion = np.zeros(hu.shape, np.uint8)
+    lesion_mask = np.zeros(hu.shape, np.uint8)
     if lung_share.any():
         lung = _parenchyma(section)
         largest = np.full(hu.shape, 0.5, np.float32)
-        for number, item in enumerate(lesions, start=1):
-            weight = _paint_lesion(lung, section, item)
+        for number, lesion in enumerate(lesions, start=1):
+            weight = _paint_lesion(lung, section, lesion)
             if weight is not None:
-                lesion[weight > largest] = number
+                lesion_mask[weight > largest] = number
                 np.maximum(largest, weight, out=largest)
         _blend(hu, lung_share, lung)
         _blend(hu, lung_share * tubes.vessels, BLOOD_HU)
@@ -85,8 +85,8 @@ def paint_slice(
         _blend(hu, lung_share * tubes.bronchi, AIRWAY_HU)
     _blend(hu, tubes.trachea, AIRWAY_HU)
     lung_mask = (lung_share > 0.5) & (np.maximum(tubes.bronchi, tubes.trachea) < 0.5)
-    lesion[~lung_mask] = 0
-    return hu, lung_mask, lesion
+    lesion_mask[~lung_mask] = 0
+    return hu, lung_mask, lesion_mask
 
 
 def _ramp(field: np.ndarray, width_mm: float) -> np.ndarray:

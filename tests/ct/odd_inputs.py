@@ -49,27 +49,27 @@ class Case:
     Attributes:
       make: writes it; returns the path.
       n_kept: how many slices are kept; 0: it is refused.
-      told: texts of which each is in the refusal, in a note or in a reason.
+      messages: texts of which each is in the refusal, in a note or in a reason.
     """
 
     make: Callable[[Path], Path]
     n_kept: int
-    told: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
 
 CASES: dict[str, Case] = {}
 
 
-def handled(*told: str, kept: int = N) -> Callable:
+def handled(*messages: str, kept: int = N) -> Callable:
     def add(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
-        CASES[make.__name__] = Case(make, kept, told)
+        CASES[make.__name__] = Case(make, kept, messages)
         return make
 
     return add
 
 
-def refused(*told: str) -> Callable:
-    return handled(*told, kept=0)
+def refused(*messages: str) -> Callable:
+    return handled(*messages, kept=0)
 
 
 def series(folder: Path, n: int = N, hu: np.ndarray = CHEST, **tags: object) -> Path:
@@ -713,14 +713,14 @@ def frames_without_places(folder):
 def image(dtype: type = np.int16, voxels: np.ndarray | None = None) -> sitk.Image:
     """Slices from the feet up, rows to the back, columns to the left: LPS, as DICOM."""
     voxels = np.stack([CHEST] * N).astype(dtype) if voxels is None else voxels
-    found = sitk.GetImageFromArray(voxels)
-    found.SetSpacing((2.5, 2.5, 5.0))
-    return found
+    volume_image = sitk.GetImageFromArray(voxels)
+    volume_image.SetSpacing((2.5, 2.5, 5.0))
+    return volume_image
 
 
-def volume(path: Path, found: sitk.Image | None = None) -> Path:
+def volume(path: Path, volume_image: sitk.Image | None = None) -> Path:
     path.parent.mkdir(exist_ok=True)
-    sitk.WriteImage(image() if found is None else found, str(path))
+    sitk.WriteImage(image() if volume_image is None else volume_image, str(path))
     return path
 
 
@@ -768,10 +768,10 @@ def a_volume_stored_as_ras(folder):
 
 @handled("the volume is tilted by 10 degrees")
 def a_tilted_volume(folder):
-    found = image()
+    volume_image = image()
     sin, cos = np.sin(np.radians(10)), np.cos(np.radians(10))
-    found.SetDirection([1, 0, 0, 0, cos, -sin, 0, sin, cos])
-    return volume(folder / "ct.mha", found)
+    volume_image.SetDirection([1, 0, 0, 0, cos, -sin, 0, sin, cos])
+    return volume(folder / "ct.mha", volume_image)
 
 
 @handled()
@@ -801,9 +801,9 @@ def a_volume_in_time(folder):
 
 @refused("a coronal volume of thick slices")
 def a_coronal_volume(folder):
-    found = image(voxels=np.zeros((60, 5, 60), np.int16))
-    found.SetSpacing((1.0, 8.0, 1.0))
-    return volume(folder / "ct.mha", found)
+    volume_image = image(voxels=np.zeros((60, 5, 60), np.int16))
+    volume_image.SetSpacing((1.0, 8.0, 1.0))
+    return volume(folder / "ct.mha", volume_image)
 
 
 def cut_volume(path: Path) -> Path:

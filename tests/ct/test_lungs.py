@@ -14,8 +14,8 @@ from drenet_jax.ct.window import window
 from drenet_jax.phantoms.phantom import Phantom, make_phantom
 
 
-def dice(found: np.ndarray, wanted: np.ndarray) -> float:
-    return 2 * np.count_nonzero(found & wanted) / (found.sum() + wanted.sum())
+def dice(lungs: np.ndarray, wanted: np.ndarray) -> float:
+    return 2 * np.count_nonzero(lungs & wanted) / (lungs.sum() + wanted.sum())
 
 
 def disc(shape: tuple[int, int], x: int, y: int, radius: int) -> np.ndarray:
@@ -40,11 +40,11 @@ def picked(phantom: Phantom) -> tuple[list[np.ndarray], np.ndarray]:
 
 @pytest.mark.parametrize("size_px", [128, 512])
 def test_lungs_are_found_without_trachea_and_table(chest_hu, chest_lungs, size_px):
-    found = find_lungs(chest_hu(size_px))
-    assert found.shape == (size_px, size_px)
-    assert dice(found, chest_lungs(size_px)) > 0.96
-    assert not found[:, size_px // 2].any()
-    assert not found[round(size_px * 0.8) :].any()
+    lungs = find_lungs(chest_hu(size_px))
+    assert lungs.shape == (size_px, size_px)
+    assert dice(lungs, chest_lungs(size_px)) > 0.96
+    assert not lungs[:, size_px // 2].any()
+    assert not lungs[round(size_px * 0.8) :].any()
 
 
 def test_vessels_and_disease_at_the_wall_belong_to_the_lungs(chest_hu, chest_lungs):
@@ -90,9 +90,9 @@ def test_lungs_that_touch_do_not_enclose_the_heart(chest_hu, chest_lungs):
     # In front and behind, as in breath held deep.
     for y in (82, 156):
         hu[y : y + 8, 100:156] = -860
-    found = find_lungs(hu)
-    assert not found[100:150, 124:132].any()
-    assert dice(found, chest_lungs(256)) > 0.93
+    lungs = find_lungs(hu)
+    assert not lungs[100:150, 124:132].any()
+    assert dice(lungs, chest_lungs(256)) > 0.93
 
 
 # The fixtures are functions without state.
@@ -115,11 +115,11 @@ def test_lungs_move_with_the_body_through_noise(chest_hu, chest_lungs, dy, dx, n
 def test_the_matrix_does_not_matter(size_px):
     hu, _ = picked(make_phantom("COVID-19", 5, 256, "B"))
     size = (size_px, size_px)
-    large = [cv2.resize(one, size, interpolation=cv2.INTER_CUBIC) for one in hu[4:9]]
+    large = [cv2.resize(slice_, size, interpolation=cv2.INTER_CUBIC) for slice_ in hu[4:9]]
     masks = find_lungs_in_series(hu[4:9], from_feet=True)
-    for mask, found in zip(masks, find_lungs_in_series(large, from_feet=True), strict=True):
-        assert found.shape == size
-        assert dice(cv2.resize(mask * np.uint8(255), size) >= 128, found) > 0.985
+    for mask, lungs in zip(masks, find_lungs_in_series(large, from_feet=True), strict=True):
+        assert lungs.shape == size
+        assert dice(cv2.resize(mask * np.uint8(255), size) >= 128, lungs) > 0.985
 
 
 # Series
@@ -137,22 +137,22 @@ def test_lungs_white_with_disease_are_found_by_their_neighbours(chest_hu, chest_
 def test_a_lobe_white_to_the_apex_is_found_from_below(chest_hu, chest_lungs):
     slices = [chest_hu(256) for _ in range(4)]
     rows = np.arange(256)[:, None]
-    for one in slices[1:]:
+    for slice_ in slices[1:]:
         # All of the lung's width is white, between aerated lung in front and behind.
-        one[(one < -500) & (np.arange(256) < 120) & (rows > 90) & (rows < 150)] = 20
+        slice_[(slice_ < -500) & (np.arange(256) < 120) & (rows > 90) & (rows < 150)] = 20
     wanted = chest_lungs(256)
     alone = find_lungs_in_series(slices, from_feet=False)
     together = find_lungs_in_series(slices, from_feet=True)
     assert dice(alone[-1], wanted) < 0.85
-    assert min(dice(one, wanted) for one in together) > 0.93
+    assert min(dice(slice_, wanted) for slice_ in together) > 0.93
 
 
 def test_the_dome_of_the_diaphragm_stays_out(chest_hu):
     slices = [chest_hu(256) for _ in range(3)]
-    for one, radius in zip(slices, (40, 25, 0), strict=True):
-        dome = np.zeros(one.shape, np.uint8)
+    for slice_, radius in zip(slices, (40, 25, 0), strict=True):
+        dome = np.zeros(slice_.shape, np.uint8)
         cv2.circle(dome, (80, 115), radius, 1, cv2.FILLED)
-        one[(dome > 0) & (one < -500)] = 60
+        slice_[(dome > 0) & (slice_ < -500)] = 60
     with_help = find_lungs_in_series(slices, from_feet=True)
     assert not with_help[0][115, 80]
     assert with_help[2][115, 80]
@@ -161,8 +161,8 @@ def test_the_dome_of_the_diaphragm_stays_out(chest_hu):
 def test_a_dome_that_stands_free_in_a_lung_is_cut_out(chest_hu):
     slices = [chest_hu(256) for _ in range(3)]
     domes = [disc((256, 256), 80, 112, radius) for radius in (34, 16, 0)]
-    for one, dome in zip(slices, domes, strict=True):
-        one[dome & (one < -500)] = 60
+    for slice_, dome in zip(slices, domes, strict=True):
+        slice_[dome & (slice_ < -500)] = 60
     alone = find_lungs_in_series(slices, from_feet=False)[1]
     together = find_lungs_in_series(slices, from_feet=True)[1]
     assert alone[112, 80]
@@ -175,8 +175,8 @@ def test_a_mass_with_lung_below_it_and_a_spot_over_the_dome_stay_in(
     chest_hu, chest_lungs, dome_below, radius
 ):
     slices = [chest_hu(256) for _ in range(3)]
-    for one, size in zip(slices, (dome_below, radius), strict=False):
-        one[disc(one.shape, 80, 112, size) & (one < -500)] = 60
+    for slice_, size in zip(slices, (dome_below, radius), strict=False):
+        slice_[disc(slice_.shape, 80, 112, size) & (slice_ < -500)] = 60
     assert dice(find_lungs_in_series(slices, from_feet=True)[1], chest_lungs(256)) > 0.96
 
 
@@ -184,13 +184,13 @@ def test_a_white_lower_lobe_is_found_by_the_other_lung_and_the_lung_above(chest_
     slices = [chest_hu(256) for _ in range(5)]
     rows = np.arange(256)[:, None]
     # White to the base and to the back, so that nothing below and nothing behind tells of it.
-    for one in slices[:3]:
-        one[(one < -500) & (np.arange(256) < 120) & (rows > 124)] = 20
+    for slice_ in slices[:3]:
+        slice_[(slice_ < -500) & (np.arange(256) < 120) & (rows > 124)] = 20
     wanted = chest_lungs(256)
     alone = find_lungs_in_series(slices, from_feet=False)
     together = find_lungs_in_series(slices, from_feet=True)
     assert dice(alone[0], wanted) < 0.88
-    assert min(dice(one, wanted) for one in together) > 0.95
+    assert min(dice(slice_, wanted) for slice_ in together) > 0.95
 
 
 @pytest.mark.parametrize(
@@ -209,21 +209,21 @@ def test_a_white_lower_lobe_is_found_by_the_other_lung_and_the_lung_above(chest_
 )
 def test_lungs_of_phantoms_are_found(label, seed, site, least):
     hu, wanted = picked(make_phantom(label, seed, 256, site))
-    found = np.array(find_lungs_in_series(hu, from_feet=True))
-    full = kept(found)
-    assert dice(found[full], wanted[full]) > least
-    assert min(dice(found[i], wanted[i]) for i in full) > least - 0.12
+    lungs = np.array(find_lungs_in_series(hu, from_feet=True))
+    full = kept(lungs)
+    assert dice(lungs[full], wanted[full]) > least
+    assert min(dice(lungs[i], wanted[i]) for i in full) > least - 0.12
     assert np.array_equal(full, np.arange(full[0], full[-1] + 1))
 
 
 def test_lungs_of_a_phantom_are_those_of_region_growing():
     phantom = make_phantom("COVID-19", 7, 256, "A")
     hu, _ = picked(phantom)
-    found = np.array(find_lungs_in_series(hu, from_feet=True))
+    lungs = np.array(find_lungs_in_series(hu, from_feet=True))
     grown = grow_lungs(phantom.volume_hu, phantom.spacing_mm)[
         sample_uniform(len(phantom.volume_hu), 15)
     ]
-    assert dice(found[kept(found)], grown[kept(found)]) > 0.98
+    assert dice(lungs[kept(lungs)], grown[kept(lungs)]) > 0.98
 
 
 def test_no_slices_give_no_masks():
@@ -315,12 +315,12 @@ def test_lungs_of_real_series_are_whole(shared_data, name, like_grown):
         left, right = np.array_split(mask, 2, axis=1)
         assert min(left.sum(), right.sum()) > 0.3 * max(left.sum(), right.sum())
 
-    small = [cv2.resize(one, (256, 256), interpolation=cv2.INTER_AREA) for one in images]
+    small = [cv2.resize(slice_, (256, 256), interpolation=cv2.INTER_AREA) for slice_ in images]
     # The three series have slices of 2 mm; their pixels differ little.
     grown = grow_lungs(np.array(small), (2.0 * len(series.names) / 45, 1.4, 1.4))[::3]
-    found = np.array([cv2.resize(one * np.uint8(255), (256, 256)) >= 128 for one in masks])
-    assert dice(found[full], grown[full]) > like_grown
-    assert min(dice(found[i], grown[i]) for i in full) > like_grown - 0.03
+    lungs = np.array([cv2.resize(slice_ * np.uint8(255), (256, 256)) >= 128 for slice_ in masks])
+    assert dice(lungs[full], grown[full]) > like_grown
+    assert min(dice(lungs[i], grown[i]) for i in full) > like_grown - 0.03
 
 
 def test_lungs_are_found_in_all_pictures_of_the_authors(shared_data):

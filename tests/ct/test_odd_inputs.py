@@ -34,8 +34,8 @@ def no_hang():
     signal.signal(signal.SIGALRM, previous)
 
 
-def _told(prepared) -> str:
-    return "\n".join([*prepared.notes, *(f"{one.name}: {one.why}" for one in prepared.excluded)])
+def _messages(prepared) -> str:
+    return "\n".join([*prepared.notes, *(f"{file.name}: {file.why}" for file in prepared.excluded)])
 
 
 @pytest.mark.parametrize("name", odd_inputs.CASES)
@@ -45,15 +45,15 @@ def test_an_odd_input_is_handled_or_refused(name, tmp_path, reader, ct_settings,
     before = sorted(tmp_path.rglob("*"))
     try:
         prepared = reader.prepare([path], ct_settings)
-        n_kept, told, why = len(prepared.kept), _told(prepared), ""
+        n_kept, report, why = len(prepared.kept), _messages(prepared), ""
     except CtError as error:
-        n_kept, told, why = 0, str(error), error.why
-    assert n_kept == case.n_kept, told
+        n_kept, report, why = 0, str(error), error.why
+    assert n_kept == case.n_kept, report
     assert str(tmp_path) not in why
     if why:
-        assert len(told.splitlines()) == 1
-    for text in case.told:
-        assert text in told
+        assert len(report.splitlines()) == 1
+    for message in case.messages:
+        assert message in report
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -106,9 +106,9 @@ def test_one_chest_is_the_same_slice_however_it_is_stored(name, tmp_path, ct_set
         [odd_inputs.make("from_head_to_feet_with_names_in_no_order", tmp_path)], ct_settings
     )
     other = prepare_person([odd_inputs.make(name, tmp_path)], ct_settings)
-    for one, two in zip(plain.kept, other.kept, strict=True):
-        np.testing.assert_array_equal(one.source, two.source)
-        np.testing.assert_array_equal(one.image, two.image)
+    for expected, slice_ in zip(plain.kept, other.kept, strict=True):
+        np.testing.assert_array_equal(expected.source, slice_.source)
+        np.testing.assert_array_equal(expected.image, slice_.image)
 
 
 def test_nothing_is_left_in_the_temporary_folder(tmp_path, ct_settings, monkeypatch):

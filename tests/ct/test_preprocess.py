@@ -32,14 +32,14 @@ def write_picture(tmp_path, chest_hu):
 
 
 def whys(person) -> dict[str, str]:
-    return {one.name: one.why for one in person.excluded}
+    return {file.name: file.why for file in person.excluded}
 
 
 def test_slices_with_at_least_half_of_the_largest_lung_are_kept(write_series, settings):
     # Areas go with the square of the scale: 0.6 is 36%, 0.8 is 64% of the largest.
     person = prepare_person([write_series([0.6, 0.8, 1.0, 0.8, 0.6])], settings)
-    assert [one.kept for one in person.picked] == [False, True, True, True, False]
-    assert [one.index for one in person.kept] == [1, 2, 3]
+    assert [slice_.kept for slice_ in person.picked] == [False, True, True, True, False]
+    assert [slice_.index for slice_ in person.kept] == [1, 2, 3]
     assert person.n_slices == 5
     assert set(whys(person)) == {"000.dcm", "004.dcm"}
     assert "of the person's largest, below 50%" in whys(person)["000.dcm"]
@@ -48,34 +48,39 @@ def test_slices_with_at_least_half_of_the_largest_lung_are_kept(write_series, se
 def test_evenly_spaced_slices_are_picked(write_series, settings):
     settings = dataclasses.replace(settings, slices_per_person=3)
     person = prepare_person([write_series([1.0] * 7)], settings)
-    assert [one.index for one in person.picked] == [0, 2, 4]
+    assert [slice_.index for slice_ in person.picked] == [0, 2, 4]
     assert person.n_slices == 7
 
 
 def test_the_crop_is_the_lungs_box(write_series, chest_hu, chest_lungs, settings):
-    (one,) = prepare_person([write_series([1.0])], settings).picked
-    y0, x0, y1, x1 = one.source_box
-    rows, columns = (np.flatnonzero(one.source_mask.any(axis=axis)) for axis in (1, 0))
+    (slice_,) = prepare_person([write_series([1.0])], settings).picked
+    y0, x0, y1, x1 = slice_.source_box
+    rows, columns = (np.flatnonzero(slice_.source_mask.any(axis=axis)) for axis in (1, 0))
     assert (y0, y1) == (rows[0], rows[-1] + 1)
     assert (x0, x1) == (columns[0], columns[-1] + 1)
     wanted_rows = np.flatnonzero(chest_lungs().any(axis=1))
     assert abs(y0 - wanted_rows[0]) <= 1
     assert abs(y1 - wanted_rows[-1] - 1) <= 1
-    assert np.array_equal(one.source, window(chest_hu(), -600, 1500))
-    assert one.image.shape == one.lung_mask.shape == (64, 64)
-    assert one.image.dtype == np.uint8
-    assert one.lung_mask.dtype == bool
-    for edge in (one.lung_mask[0], one.lung_mask[-1], one.lung_mask[:, 0], one.lung_mask[:, -1]):
+    assert np.array_equal(slice_.source, window(chest_hu(), -600, 1500))
+    assert slice_.image.shape == slice_.lung_mask.shape == (64, 64)
+    assert slice_.image.dtype == np.uint8
+    assert slice_.lung_mask.dtype == bool
+    for edge in (
+        slice_.lung_mask[0],
+        slice_.lung_mask[-1],
+        slice_.lung_mask[:, 0],
+        slice_.lung_mask[:, -1],
+    ):
         assert edge.any()
-    assert np.median(one.image[one.lung_mask]) == window(np.array([[-860]]), -600, 1500)
-    assert np.array_equal(one.masked, one.image * one.lung_mask)
+    assert np.median(slice_.image[slice_.lung_mask]) == window(np.array([[-860]]), -600, 1500)
+    assert np.array_equal(slice_.masked, slice_.image * slice_.lung_mask)
 
 
 def test_single_images_are_kept_whatever_their_lung_area(write_picture, settings):
     paths = [write_picture("big.png"), write_picture("small.png", lung_scale=0.6)]
     person = prepare_person(paths, settings)
-    assert [one.name for one in person.kept] == ["big.png", "small.png"]
-    assert [one.index for one in person.kept] == [0, 1]
+    assert [slice_.name for slice_ in person.kept] == ["big.png", "small.png"]
+    assert [slice_.index for slice_ in person.kept] == [0, 1]
     assert person.excluded == ()
 
 
@@ -86,15 +91,15 @@ def test_single_images_may_differ_in_size(write_picture, settings):
 
 def test_one_dicom_file_is_a_single_image(tmp_path, write_slice, chest_hu, settings):
     file = write_slice(tmp_path / "a.dcm", chest_hu())
-    assert [one.name for one in prepare_person([file], settings).kept] == ["a.dcm"]
+    assert [slice_.name for slice_ in prepare_person([file], settings).kept] == ["a.dcm"]
 
 
 def test_a_folder_of_pictures_is_a_series(write_picture, settings):
     for i, scale in ((2, 1.0), (10, 0.5), (1, 0.9)):
         file = write_picture(f"person/im{i}.png", lung_scale=scale)
     person = prepare_person([file.parent], settings)
-    assert [one.name for one in person.picked] == ["im1.png", "im2.png", "im10.png"]
-    assert [one.name for one in person.kept] == ["im1.png", "im2.png"]
+    assert [slice_.name for slice_ in person.picked] == ["im1.png", "im2.png", "im10.png"]
+    assert [slice_.name for slice_ in person.kept] == ["im1.png", "im2.png"]
 
 
 def test_a_slice_that_cannot_be_decoded_is_told_and_the_rest_goes_on(
@@ -103,7 +108,7 @@ def test_a_slice_that_cannot_be_decoded_is_told_and_the_rest_goes_on(
     folder = write_series([1.0] * 4)
     write_slice(folder / "001.dcm", chest_hu(), 5.0, PixelData=b"damaged!")
     person = prepare_person([folder], settings)
-    assert [one.name for one in person.kept] == ["000.dcm", "002.dcm", "003.dcm"]
+    assert [slice_.name for slice_ in person.kept] == ["000.dcm", "002.dcm", "003.dcm"]
     assert "cannot be decoded" in whys(person)["001.dcm"]
     assert str(folder) not in whys(person)["001.dcm"]
 
@@ -111,7 +116,7 @@ def test_a_slice_that_cannot_be_decoded_is_told_and_the_rest_goes_on(
 def test_a_bad_picture_among_single_images_is_told(write_picture, tmp_path, settings):
     (tmp_path / "notes.png").write_text("notes")
     person = prepare_person([write_picture("a.png"), tmp_path / "notes.png"], settings)
-    assert [one.name for one in person.kept] == ["a.png"]
+    assert [slice_.name for slice_ in person.kept] == ["a.png"]
     assert set(whys(person)) == {"notes.png"}
 
 
@@ -119,10 +124,10 @@ def test_a_person_without_lungs_is_no_error(tmp_path, settings):
     noise = np.random.default_rng(0).integers(0, 256, (200, 200)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), noise)
     person = prepare_person([tmp_path / "a.png"], settings)
-    (one,) = person.picked
+    (slice_,) = person.picked
     assert person.kept == ()
-    assert (one.image, one.lung_mask, one.source_box) == (None, None, None)
-    assert not one.source_mask.any()
+    assert (slice_.image, slice_.lung_mask, slice_.source_box) == (None, None, None)
+    assert not slice_.source_mask.any()
     assert whys(person) == {"a.png": "no lungs found"}
 
 
@@ -138,10 +143,10 @@ def test_gas_in_the_gut_is_no_lung(tmp_path, write_slice, settings):
 
 def test_every_picked_slice_is_kept_or_told(write_series, settings):
     person = prepare_person([write_series([0.3, 0.7, 1.0, 0.75, 0.2])], settings)
-    assert {one.name for one in person.kept}.isdisjoint(whys(person))
-    assert {one.name for one in person.picked} == {one.name for one in person.kept} | set(
-        whys(person)
-    )
+    assert {slice_.name for slice_ in person.kept}.isdisjoint(whys(person))
+    assert {slice_.name for slice_ in person.picked} == {
+        slice_.name for slice_ in person.kept
+    } | set(whys(person))
 
 
 # The caller's mistakes
@@ -163,7 +168,7 @@ def test_several_series_of_one_person_are_each_picked_and_cropped(
     person = prepare_person([tmp_path / "first", tmp_path / "second"], settings)
     assert person.n_slices == 6
     # Each series has its own largest lung.
-    assert [one.name for one in person.kept] == ["1/1.dcm", "1/2.dcm", "2/1.dcm", "2/2.dcm"]
+    assert [slice_.name for slice_ in person.kept] == ["1/1.dcm", "1/2.dcm", "2/1.dcm", "2/2.dcm"]
     assert set(whys(person)) == {"1/0.dcm", "2/0.dcm"}
 
 
@@ -172,7 +177,7 @@ def test_a_series_beside_single_images_is_no_fault(write_picture, write_series, 
     (tmp_path / "empty").mkdir()
     paths = [folder, write_picture("a.png"), tmp_path / "empty"]
     person = prepare_person(paths, settings)
-    assert [one.name for one in person.kept] == ["1/000.dcm", "1/001.dcm", "a.png"]
+    assert [slice_.name for slice_ in person.kept] == ["1/000.dcm", "1/001.dcm", "a.png"]
     assert whys(person) == {"empty": "an empty folder"}
 
 
@@ -212,8 +217,8 @@ def test_the_fill_is_the_same_in_another_process(write_series, settings):
         f"(one,) = prepare_person([{str(folder)!r}], settings).kept\n"
         "print(hashlib.sha256(filled(one, settings, 4).tobytes()).hexdigest())\n"
     )
-    (one,) = prepare_person([folder], settings).kept
-    here = hashlib.sha256(filled(one, settings, 4).tobytes()).hexdigest()
+    (slice_,) = prepare_person([folder], settings).kept
+    here = hashlib.sha256(filled(slice_, settings, 4).tobytes()).hexdigest()
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here
 
@@ -233,13 +238,13 @@ def test_the_fill_is_the_same_in_another_process(write_series, settings):
 )
 def test_real_persons_keep_the_middle_of_their_chest(shared_data, ct_settings, name):
     person = prepare_person([shared_data / name], ct_settings)
-    kept = [place for place, one in enumerate(person.picked) if one.kept]
+    kept = [place for place, slice_ in enumerate(person.picked) if slice_.kept]
     assert 7 <= len(kept) <= 14
     assert kept == list(range(kept[0], kept[-1] + 1))
     assert len(person.picked) == min(15, person.n_slices)
-    for one in person.kept:
-        assert one.image.shape == (448, 448)
-        assert 0.3 < one.lung_mask.mean() < 0.9
+    for slice_ in person.kept:
+        assert slice_.image.shape == (448, 448)
+        assert 0.3 < slice_.lung_mask.mean() < 0.9
 
 
 def test_a_series_that_shows_the_lungs_goes_before_one_of_the_abdomen(
@@ -253,7 +258,7 @@ def test_a_series_that_shows_the_lungs_goes_before_one_of_the_abdomen(
         tags = {"SeriesInstanceUID": "1.2.4", "SeriesNumber": 3, "InstanceNumber": i}
         write_slice(tmp_path / "in" / f"b{i}", chest_hu(), 5.0 * i, **tags)
     person = prepare_person([tmp_path / "in"], settings)
-    assert {one.name[0] for one in person.kept} == {"b"}
+    assert {slice_.name[0] for slice_ in person.kept} == {"b"}
     assert person.n_slices == 9
     assert "left out beside the series taken: series 2 of 12 slices" in person.notes
     assert any("does not show the lungs" in note for note in person.notes)
@@ -271,7 +276,7 @@ def test_the_field_of_view_of_both_lungs_goes_before_that_of_one(
         tags |= {"SeriesInstanceUID": "1.2.4", "PixelSpacing": [1.3, 1.3], "SliceThickness": 1}
         one_lung = cv2.resize(chest_hu()[20:84, 4:68], (128, 128))
         write_slice(tmp_path / "in" / f"b{i}", one_lung, 5.0 * i, **tags)
-    assert {one.name[0] for one in prepare_person([tmp_path / "in"], settings).kept} == {"a"}
+    assert {slice_.name[0] for slice_ in prepare_person([tmp_path / "in"], settings).kept} == {"a"}
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def wicked(monkeypatch, tmp_path):
             "import os, time\n"
             "from drenet_jax.ct.dicom import pixels as dicom\n"
             "read_hu = dicom.read_hu\n"
-            "def wicked(item, dataset):\n"
+            "def wicked(dicom_slice, dataset):\n"
             "    if dataset.get('PixelPaddingValue') == -32000:\n"
             f"        {what}\n"
-            "    return read_hu(item, dataset)\n"
+            "    return read_hu(dicom_slice, dataset)\n"
             "dicom.read_hu = wicked\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(site))
@@ -57,10 +57,10 @@ def test_the_result_is_that_of_this_process(folder, ct_settings):
         there = reader.prepare([folder], ct_settings)
     here = prepare_person([folder], ct_settings)
     assert there.excluded == here.excluded
-    assert [one.name for one in there.picked] == [one.name for one in here.picked]
-    for one, two in zip(there.kept, here.kept, strict=True):
-        np.testing.assert_array_equal(one.image, two.image)
-        np.testing.assert_array_equal(one.source_mask, two.source_mask)
+    assert [slice_.name for slice_ in there.picked] == [slice_.name for slice_ in here.picked]
+    for slice_, other in zip(there.kept, here.kept, strict=True):
+        np.testing.assert_array_equal(slice_.image, other.image)
+        np.testing.assert_array_equal(slice_.source_mask, other.source_mask)
 
 
 def test_a_refusal_comes_as_it_is(tmp_path, ct_settings):
@@ -94,10 +94,10 @@ def test_a_crash_or_a_hang_costs_one_slice(what, why, wicked, folder, ct_setting
         assert children() == [reader._child.pid]
     assert children() == []
     assert len(os.listdir("/proc/self/fd")) == len(before)
-    assert [one.name for one in prepared.kept] == ["000.dcm", "001.dcm", "003.dcm", "004.dcm"]
+    assert [slice_.name for slice_ in prepared.kept] == ["000.dcm", "001.dcm", "003.dcm", "004.dcm"]
     # The others' places are what they were: the slice is known, though not its pixels.
-    assert [one.index for one in prepared.kept] == [0, 1, 3, 4]
-    assert [(one.name, one.why) for one in prepared.excluded] == [("002.dcm", why)]
+    assert [slice_.index for slice_ in prepared.kept] == [0, 1, 3, 4]
+    assert [(file.name, file.why) for file in prepared.excluded] == [("002.dcm", why)]
 
 
 def test_a_folder_of_crashes_is_given_up(wicked, tmp_path, write_slice, chest_hu, ct_settings):
@@ -116,7 +116,7 @@ def test_our_own_mistakes_keep_their_traceback(wicked, folder, ct_settings):
         reader.prepare([folder], ct_settings)
 
 
-def test_a_child_that_cannot_start_is_told(monkeypatch, tmp_path, folder, ct_settings):
+def test_a_child_that_cannot_start_is_reported(monkeypatch, tmp_path, folder, ct_settings):
     (tmp_path / "sitecustomize.py").write_text(
         "import os\nprint('no', file=open(2, 'w'))\nos._exit(3)\n"
     )
@@ -187,9 +187,9 @@ def test_the_child_has_the_memory_and_the_temporary_folder_it_is_given(
     (site / "sitecustomize.py").write_text(
         "import resource, tempfile\n"
         "from drenet_jax.ct import preprocess\n"
-        "def told(*args, **others):\n"
+        "def prepare_person(*args, **others):\n"
         "    return tempfile.gettempdir(), resource.getrlimit(resource.RLIMIT_AS)\n"
-        "preprocess.prepare_person = told\n"
+        "preprocess.prepare_person = prepare_person\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(site))
     with Reader(memory_bytes=5 << 30, scratch=tmp_path) as reader:

@@ -23,9 +23,9 @@ def written(tmp_path, names):
     return path
 
 
-def test_members_are_told_without_folders(tmp_path):
+def test_members_are_listed_without_folders(tmp_path):
     path = written(tmp_path, ["b/", "b/2.dcm", "b/10.dcm"])
-    assert [(one.filename, one.file_size) for one in zip_members(path)] == [
+    assert [(member.filename, member.file_size) for member in zip_members(path)] == [
         ("b/2.dcm", 5),
         ("b/10.dcm", 5),
     ]
@@ -60,7 +60,7 @@ def test_a_member_that_unpacks_to_more_than_the_directory_says_is_damaged(tmp_pa
     struct.pack_into("<I", data, data.find(b"PK\x01\x02") + 24, 100)
     path = tmp_path / "a.zip"
     path.write_bytes(data)
-    assert [one.file_size for one in zip_members(path)] == [100]
+    assert [member.file_size for member in zip_members(path)] == [100]
     with pytest.raises(ValueError, match="damaged member"):
         open_source(path).read("a.dcm")
 

@@ -119,7 +119,7 @@ def test_slices_of_one_stack_are_taken_or_none(mixture):
         assume(len(series) > 3 or mixture.offset_mm <= 10)
         assert len({stack_of[name] for name in series.names}) == 1
         # Nothing is dropped without a word.
-        assert {*series.names, *(item.name for item in series.excluded)} == set(stack_of)
+        assert {*series.names, *(file.name for file in series.excluded)} == set(stack_of)
 
 
 @given(
@@ -140,7 +140,7 @@ def test_one_identifier_is_enough_to_take_a_whole_stack(mixture, keyword):
         series = open_series(Path(folder))
         (stack,) = {stack_of[name] for name in series.names}
         assert len(series) == n_slices["AB".index(stack)] == max(n_slices)
-        assert {*series.names, *(item.name for item in series.excluded)} == set(stack_of)
+        assert {*series.names, *(file.name for file in series.excluded)} == set(stack_of)
         assert any("left out" in note for note in series.notes)
 
 
@@ -253,7 +253,7 @@ def test_a_file_that_is_there_again_hides_no_identifier_that_varies(tmp_path, ke
         shutil.copyfile(tmp_path / "07.dcm", tmp_path / f"copy{i}.dcm")
     series = open_series(tmp_path)
     assert series.names == tuple(f"{i:02d}.dcm" for i in range(20))
-    assert [item.why for item in series.excluded] == (
+    assert [file.why for file in series.excluded] == (
         ["at the same place as another slice: 07.dcm"] * n_copies
     )
 
@@ -358,7 +358,7 @@ def test_a_slice_with_a_wrong_position_is_left_out(tmp_path):
         write(tmp_path, "12", pictures[12], place_mm, InstanceNumber=12)
         series = open_series(tmp_path)
         assert series.names == tuple(f"{i:02d}.dcm" for i in range(24) if i != 12)
-        assert [(item.name, item.why) for item in series.excluded] == [
+        assert [(file.name, file.why) for file in series.excluded] == [
             ("12.dcm", "far from all other slices: a wrong position")
         ]
 
@@ -451,7 +451,7 @@ def test_a_copy_3_micrometres_off_is_a_copy(tmp_path):
     write(tmp_path, "9", pictures[2], 10.003)
     series = open_series(tmp_path)
     assert series.names == tuple(f"{i}.dcm" for i in range(6))
-    assert [(item.name, item.why) for item in series.excluded] == [
+    assert [(file.name, file.why) for file in series.excluded] == [
         ("9.dcm", "at the same place as another slice: 2.dcm")
     ]
     assert not series.notes
@@ -463,7 +463,7 @@ def test_every_file_twice_is_the_series_once(tmp_path):
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     series = open_series(tmp_path)
     assert series.names == tuple(f"first/{i}.dcm" for i in range(6))
-    assert [(item.name, item.why) for item in series.excluded] == [
+    assert [(file.name, file.why) for file in series.excluded] == [
         (f"second/{i}.dcm", f"at the same place as another slice: first/{i}.dcm") for i in range(6)
     ]
 
@@ -554,7 +554,7 @@ def test_two_patients_numbered_anew_as_one_are_refused_where_their_places_part_t
         for name, person, start_mm in (("a", 0, 0.0), ("b", 1, offset_mm))
         for i, hu in enumerate(chests(8, 5.0, person))
     ]
-    for number, (place_mm, name, hu) in enumerate(sorted(slices, key=lambda item: item[0])):
+    for number, (place_mm, name, hu) in enumerate(sorted(slices, key=lambda slice_: slice_[0])):
         write(tmp_path, f"{name}{number}", hu, place_mm, InstanceNumber=number + 1)
     with pytest.raises(CtError, match="16 slices of two or more stacks that take turns"):
         open_series(tmp_path)

@@ -131,30 +131,30 @@ def assert_places_are_of_the_file(person, array_of, order, signs) -> None:
     hu = chest()
     voxels = np.arange(hu.size).reshape(hu.shape)
     in_file = array_of(voxels)
-    assert [one.index for one in person.kept] == list(range(N_SLICES))
-    for one in person.kept:
+    assert [slice_.index for slice_ in person.kept] == list(range(N_SLICES))
+    for slice_ in person.kept:
         np.testing.assert_array_equal(
-            np.sort(one.source.ravel()), np.sort(_windowed(hu[one.index]))
+            np.sort(slice_.source.ravel()), np.sort(_windowed(hu[slice_.index]))
         )
-        np.testing.assert_array_equal(one.source.ravel(), _windowed(hu[one.index]))
-        y0, x0, y1, x1 = one.source_box
+        np.testing.assert_array_equal(slice_.source.ravel(), _windowed(hu[slice_.index]))
+        y0, x0, y1, x1 = slice_.source_box
         np.testing.assert_array_equal(
-            np.sort(box_of(in_file, one, one.file_box).ravel()),
-            voxels[one.index, y0:y1, x0:x1].ravel(),
+            np.sort(box_of(in_file, slice_, slice_.file_box).ravel()),
+            voxels[slice_.index, y0:y1, x0:x1].ravel(),
         )
-        along, y, x = one.file_axes
+        along, y, x = slice_.file_axes
         assert order[along] == 2
-        assert one.file_size == (in_file.shape[y], in_file.shape[x])
+        assert slice_.file_size == (in_file.shape[y], in_file.shape[x])
         assert x < y
-        assert one.name.endswith(f"#{one.file_index + 1}")
+        assert slice_.name.endswith(f"#{slice_.file_index + 1}")
     (z, _), (y0, y1), (x0, x1) = LESION
-    one = person.kept[z]
-    box = one.orientation.stored_box((y0, x0, y1, x1), one.source.shape)
+    slice_ = person.kept[z]
+    box = slice_.orientation.stored_box((y0, x0, y1, x1), slice_.source.shape)
     np.testing.assert_array_equal(
-        np.sort(box_of(in_file, one, box).ravel()), voxels[z, y0:y1, x0:x1].ravel()
+        np.sort(box_of(in_file, slice_, box).ravel()), voxels[z, y0:y1, x0:x1].ravel()
     )
     # The way of the pointing game: from the file to the slice that is looked at.
-    assert one.orientation.canonical_box(box, one.file_size) == (y0, x0, y1, x1)
+    assert slice_.orientation.canonical_box(box, slice_.file_size) == (y0, x0, y1, x1)
 
 
 def _windowed(hu: np.ndarray) -> np.ndarray:
@@ -209,14 +209,14 @@ def test_records_of_a_volume_have_its_own_places(tmp_path, ct_settings):
 
 
 def sources(path, ct_settings) -> list[np.ndarray]:
-    return [one.source for one in prepare_person([path], ct_settings).kept]
+    return [slice_.source for slice_ in prepare_person([path], ct_settings).kept]
 
 
 def assert_is_the_chest(path, ct_settings) -> None:
-    found = sources(path, ct_settings)
-    assert len(found) == N_SLICES
-    for one, hu in zip(found, chest(), strict=True):
-        np.testing.assert_array_equal(one.ravel(), _windowed(hu))
+    slices = sources(path, ct_settings)
+    assert len(slices) == N_SLICES
+    for slice_, hu in zip(slices, chest(), strict=True):
+        np.testing.assert_array_equal(slice_.ravel(), _windowed(hu))
 
 
 @pytest.mark.parametrize(

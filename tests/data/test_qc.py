@@ -47,7 +47,13 @@ def _slice(index, area, *, right=1.0, left=1.0, shift_px=0, kept=None):
         kept = area >= 0.5
     why = "" if kept else "no lungs found" if box is None else "small lung area: 1% of the largest"
     return SampledSlice(
-        index, f"{index}.dcm", source, mask.astype(bool), box, Orientation(), None, None, why
+        index=index,
+        name=f"{index}.dcm",
+        source=source,
+        source_mask=mask.astype(bool),
+        source_box=box,
+        orientation=Orientation(),
+        why_excluded=why,
     )
 
 

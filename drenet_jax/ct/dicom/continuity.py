@@ -54,9 +54,9 @@ def check(stack: Stack, files: DicomFiles) -> None:
         return
     places_mm: list[float] = []
     shrunk: list[np.ndarray] = []
-    for item, place_mm in zip(stack.slices, stack.places_mm, strict=True):
+    for slice_, place_mm in zip(stack.slices, stack.places_mm, strict=True):
         try:
-            shrunk.append(_shrunk(files.decode(item)))
+            shrunk.append(_shrunk(files.decode(slice_)))
         except CtError:
             continue
         places_mm.append(place_mm)

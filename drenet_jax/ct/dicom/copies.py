@@ -26,18 +26,18 @@ def without_equal_files(
     Before anything else: an identifier that differs in each slice would seem to be shared by them.
     """
     alike = collections.defaultdict(list)
-    for item in slices:
-        alike[item.frame, item.position_mm, item.sop_instance_uid].append(item)
+    for slice_ in slices:
+        alike[slice_.frame, slice_.position_mm, slice_.sop_instance_uid].append(slice_)
     kept: list[DicomSlice] = []
     excluded: list[Excluded] = []
-    for items in alike.values():
+    for copies in alike.values():
         first_of: dict[object, DicomSlice] = {}
-        for item in sorted(items, key=lambda item: item.label) if len(items) > 1 else ():
-            first = first_of.setdefault(files.digest(item), item)
-            if first is not item:
+        for slice_ in sorted(copies, key=lambda slice_: slice_.label) if len(copies) > 1 else ():
+            first = first_of.setdefault(files.digest(slice_), slice_)
+            if first is not slice_:
                 why = f"at the same place as another slice: {first.label}"
-                excluded.append(Excluded(item.label, why))
-        kept += first_of.values() if len(items) > 1 else items
+                excluded.append(Excluded(slice_.label, why))
+        kept += first_of.values() if len(copies) > 1 else copies
     return kept, excluded
 
 
@@ -81,17 +81,17 @@ def _one_of(
     if not decoded:
         return rows[0], excluded[1:]
     first = min(decoded)
-    item = table.slices[first]
+    slice_ = table.slices[first]
     for row, image in decoded.items():
         if not np.array_equal(image, decoded[first]):
             raise NoStackError(
-                f"different slices at the same place ({item.label} and "
+                f"different slices at the same place ({slice_.label} and "
                 f"{table.slices[row].label} first), with nothing in their headers that says which "
                 "belong together"
             )
-    damaged = {entry.name for entry in excluded}
+    damaged = {file.name for file in excluded}
     excluded += [
-        Excluded(table.slices[row].label, f"at the same place as another slice: {item.label}")
+        Excluded(table.slices[row].label, f"at the same place as another slice: {slice_.label}")
         for row in rows
         if row != first and table.slices[row].label not in damaged
     ]

@@ -8,7 +8,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import pydicom
 import pydicom.errors
@@ -105,7 +105,7 @@ class Elements(NamedTuple):
 
 
 def read_header_elements(
-    head: bytes, open_file: Callable[[], BinaryIO], tags: Collection[int]
+    head: bytes, open_file: Callable[[], io.BytesIO], tags: Collection[int]
 ) -> Elements:
     """Reads elements from a file's first bytes, or from the whole file where they are too few.
 
@@ -133,7 +133,7 @@ def read_header_elements(
         return _read_elements(file, tags)
 
 
-def _read_elements(stream: BinaryIO, tags: Collection[int]) -> Elements:
+def _read_elements(stream: io.BytesIO, tags: Collection[int]) -> Elements:
     last = max(tags)
 
     def is_behind(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -158,7 +158,7 @@ def _read_elements(stream: BinaryIO, tags: Collection[int]) -> Elements:
     return Elements(values, encoding[1] is False, _actual_syntax(claimed, encoding))
 
 
-def read_dataset(stream: BinaryIO, tags: list[BaseTag | int] | None) -> pydicom.Dataset:
+def read_dataset(stream: io.BytesIO, tags: list[BaseTag | int] | None) -> pydicom.Dataset:
     """Reads a file by the encoding that it has; `pydicom.dcmread` believes what group 0002 claims.
 
     Args:
@@ -185,7 +185,7 @@ def read_dataset(stream: BinaryIO, tags: list[BaseTag | int] | None) -> pydicom.
     return dataset
 
 
-def _find_encoding(stream: BinaryIO) -> tuple[str, tuple[bool, bool] | None]:
+def _find_encoding(stream: io.BytesIO) -> tuple[str, tuple[bool, bool] | None]:
     """The transfer syntax that group 0002 claims, and whether the elements are implicit and
     little-endian: None if pydicom must find out."""
     claimed = _claimed_syntax(stream)
@@ -200,7 +200,7 @@ def _actual_syntax(claimed: str, encoding: tuple[bool, bool]) -> str:
     return _SYNTAX_OF.get(encoding, claimed) if is_uncompressed else claimed
 
 
-def _claimed_syntax(stream: BinaryIO) -> str:
+def _claimed_syntax(stream: io.BytesIO) -> str:
     """UID of the transfer syntax that group 0002 names; '' if it names none."""
     start = stream.read(1024)
     stream.seek(0)
@@ -211,7 +211,7 @@ def _claimed_syntax(stream: BinaryIO) -> str:
     return start[at + 8 : at + 8 + length].strip(b" \0").decode("latin-1")
 
 
-def _encoding_of_first_element(stream: BinaryIO) -> tuple[bool, bool] | None:
+def _encoding_of_first_element(stream: io.BytesIO) -> tuple[bool, bool] | None:
     """Moves behind group 0002; says whether group 0008 is implicit and little-endian there.
 
     Group 0002 may claim another encoding. Returns None, at the file's start, if group 0008 does
@@ -236,7 +236,7 @@ def _encoding_of_first_element(stream: BinaryIO) -> tuple[bool, bool] | None:
     return None
 
 
-def check_inflated(stream: BinaryIO) -> None:
+def check_inflated(stream: io.BytesIO) -> None:
     """Refuses a deflated file that would unpack to more than memory should hold.
 
     Raises:

@@ -7,9 +7,9 @@ import hashlib
 import io
 from pathlib import Path
 
-import numpy as np
 import pydicom
 
+from drenet_jax.ct.arrays import HuSlice
 from drenet_jax.ct.dicom import elements, pixels
 from drenet_jax.ct.dicom.headers import DicomSlice
 from drenet_jax.ct.dicom.instances import NoInstanceError, SourceInstance, read_instance
@@ -30,8 +30,8 @@ class DicomFiles:
     def open(self, name: str) -> io.BytesIO:
         return elements.as_stream(self._source.read(name))
 
-    def decode(self, dicom_slice: DicomSlice) -> np.ndarray:
-        """float32 [H, W] in HU, as stored.
+    def decode(self, dicom_slice: DicomSlice) -> HuSlice:
+        """The slice in HU, as stored.
 
         Raises:
           UnreadableSlice: the file cannot be decoded.

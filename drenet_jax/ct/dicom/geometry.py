@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Int
 
 # Slices closer to each other are at the same place. No scanner moves by less than 0.1 mm.
 SAME_PLACE_MM = 0.05
@@ -17,25 +18,25 @@ _LEAST_BLOCK_STEPS = 3
 _MOST_BLOCKS = 3
 
 
-def clusters(values: np.ndarray, tolerance: float) -> np.ndarray:
+def clusters(values: Float[np.ndarray, " n"], tolerance: float) -> Int[np.ndarray, " n"]:
     """Numbers one after the other with smaller gaps than the tolerance share a cluster.
 
     Args:
-      values: [N]; NaN makes one more cluster.
+      values: NaN makes one more cluster.
       tolerance: in the unit of the values.
 
     Returns:
-      int [N], the cluster of each.
+      The cluster of each.
     """
     order = np.argsort(values, kind="stable")
     is_new = ~(np.diff(values[order]) <= tolerance)  # NaN at the end is always new
     is_new &= ~(np.isnan(values[order][1:]) & np.isnan(values[order][:-1]))
-    result = np.empty(len(values), int)
-    result[order] = np.concatenate([[0], np.cumsum(is_new)])
-    return result
+    labels = np.empty(len(values), int)
+    labels[order] = np.concatenate([[0], np.cumsum(is_new)])
+    return labels
 
 
-def is_one_stack(places_mm: np.ndarray) -> bool:
+def is_one_stack(places_mm: Float[np.ndarray, " n"]) -> bool:
     """Whether slices at these places may be one scan of one patient.
 
     They may lie evenly, or with gaps where slices are missing, or with a spacing that changes once
@@ -43,7 +44,7 @@ def is_one_stack(places_mm: np.ndarray) -> bool:
     unless one is shifted against the other by half of their spacing.
 
     Args:
-      places_mm: [N], growing.
+      places_mm: growing.
     """
     steps = np.diff(places_mm)
     if len(steps) < 2:
@@ -55,7 +56,7 @@ def is_one_stack(places_mm: np.ndarray) -> bool:
     return is_even(places_mm) or _has_few_gaps(steps) or _in_blocks(steps)
 
 
-def is_even(places_mm: np.ndarray) -> bool:
+def is_even(places_mm: Float[np.ndarray, " n"]) -> bool:
     """Whether the steps between slices are alike, jitter aside."""
     steps = np.diff(places_mm)
     if not len(steps):

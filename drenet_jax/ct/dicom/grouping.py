@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from drenet_jax.ct.dicom import geometry
 from drenet_jax.ct.dicom.headers import PATIENT_TAGS, SERIES_TAGS, STUDY_TAGS, DicomSlice
@@ -74,23 +75,23 @@ class AttributeTable:
     """
 
     def __init__(self, slices: Sequence[DicomSlice]):
-        self.slices = sorted(slices, key=lambda item: (item.label,))
-        self._positions_mm = np.array([item.position_mm or (0, 0, 0) for item in self.slices])
-        cosines = np.array([item.cosines for item in self.slices])
+        self.slices = sorted(slices, key=lambda slice_: (slice_.label,))
+        self._positions_mm = np.array([slice_.position_mm or (0, 0, 0) for slice_ in self.slices])
+        cosines = np.array([slice_.cosines for slice_ in self.slices])
         normals = np.cross(cosines[:, :3], cosines[:, 3:])
         # The normal may point to the feet; one direction for all keeps the order the same.
         self._normals = normals * np.where(normals[:, 2:] < 0, -1, 1)
         columns = {"orientation": _orientations(cosines)}
         names = dict.fromkeys(
-            name for item in self.slices for name in item.attributes if name in _WORDS
+            name for slice_ in self.slices for name in slice_.attributes if name in _WORDS
         )
         for name in names:
-            values = [item.attributes.get(name, ()) for item in self.slices]
+            values = [slice_.attributes.get(name, ()) for slice_ in self.slices]
             columns[name] = self._labels(name, values)
         columns["origin"] = self._origins(cosines, columns["orientation"])
         self.columns = {name: labels for name, labels in columns.items() if labels.any()}
         self._unknown = {
-            name: np.array([not item.attributes.get(name) for item in self.slices])
+            name: np.array([not slice_.attributes.get(name) for slice_ in self.slices])
             for name in self.columns
             if name in names
         }
@@ -114,7 +115,7 @@ class AttributeTable:
 
     def _origins(self, cosines: np.ndarray, orientations: np.ndarray) -> np.ndarray:
         """Clusters of where the picture begins in the plane, apart from the table's way."""
-        result = np.zeros(len(self.slices), int)
+        origins = np.zeros(len(self.slices), int)
         for orientation in range(orientations.max() + 1):
             rows = np.flatnonzero(orientations == orientation)
             normal = self._normals[rows].mean(axis=0)
@@ -125,20 +126,20 @@ class AttributeTable:
                 # A tilted scanner's pictures move in their plane as the table moves.
                 within = within - along * axis[:, 2].mean() / normal[2]
                 labels = labels * len(rows) + geometry.clusters(within, _SAME_ORIGIN_MM)
-            result[rows] = np.unique(labels, return_inverse=True)[1]
-        return result
+            origins[rows] = np.unique(labels, return_inverse=True)[1]
+        return origins
 
     def rows_of_series(self, series_uid: str) -> np.ndarray:
         """The rows of the slices with this series UID; '': all rows."""
         return np.array(
-            [i for i, item in enumerate(self.slices) if series_uid in ("", item.series_uid)]
+            [i for i, slice_ in enumerate(self.slices) if series_uid in ("", slice_.series_uid)]
         )
 
     def is_unknown(self, name: str, rows: np.ndarray) -> np.ndarray:
         return self._unknown[name][rows] if name in self._unknown else np.zeros(len(rows), bool)
 
-    def places_mm(self, rows: np.ndarray) -> np.ndarray:
-        """[N], along the mean normal: a normal for each slice would move far ones by its error."""
+    def places_mm(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Along the mean normal: a normal for each slice would move far ones by its error."""
         normal = self._normals[rows].mean(axis=0)
         return self._positions_mm[rows] @ (normal / np.linalg.norm(normal))
 
@@ -177,17 +178,17 @@ def first_number(values: tuple[str, ...]) -> float:
 
 def _orientations(cosines: np.ndarray) -> np.ndarray:
     """Clusters of image planes; [N, 6] to [N]."""
-    result = np.full(len(cosines), -1)
+    labels = np.full(len(cosines), -1)
     limit = np.radians(_SAME_ORIENTATION_DEGREES)
-    for label in range(len(cosines)):
-        left = np.flatnonzero(result < 0)
+    for n in range(len(cosines)):
+        left = np.flatnonzero(labels < 0)
         if not len(left):
             break
         # Around the slice in the middle, so that a drift by rounding has no border.
         near = np.abs(cosines[left] - np.median(cosines[left], axis=0)).max(axis=1)
         centre = cosines[left[np.argmin(near)]]
-        result[left[np.abs(cosines[left] - centre).max(axis=1) <= limit]] = label
-    return result
+        labels[left[np.abs(cosines[left] - centre).max(axis=1) <= limit]] = n
+    return labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,7 +296,7 @@ def _are_apart(table: AttributeTable, pieces: Sequence[np.ndarray]) -> bool:
 
 def common_series_uid(slices: Sequence[DicomSlice]) -> str:
     """The series UID that all slices have; '' if there is none."""
-    uids = {item.series_uid for item in slices}
+    uids = {slice_.series_uid for slice_ in slices}
     return uids.pop() if len(uids) == 1 else ""
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -151,7 +151,7 @@ class DicomSlice:
 
 
 def read_header(
-    name: str, head: bytes, open_file: Callable[[], BinaryIO], *, identifiers: set[str]
+    name: str, head: bytes, open_file: Callable[[], io.BytesIO], *, identifiers: set[str]
 ) -> tuple[list[DicomSlice], list[Excluded]]:
     """The slices in a file: one, or as many as it has axial frames; and what is none, with why.
 
@@ -342,7 +342,7 @@ _FRAME_ATTRIBUTES = {
 
 
 def _frames(
-    name: str, n_frames: int, values: _Values, syntax: str, open_file: Callable[[], BinaryIO]
+    name: str, n_frames: int, values: _Values, syntax: str, open_file: Callable[[], io.BytesIO]
 ) -> tuple[list[DicomSlice], list[Excluded]]:
     """The frames of an enhanced CT, which has the place of each in sequences."""
     if n_frames > _MOST_FRAMES:
@@ -389,5 +389,5 @@ def frame_element(
             value = item.get(tag)
             if value is not None and value != "":
                 several = isinstance(value, Sequence) and not isinstance(value, str)
-                return tuple(str(entry) for entry in (value if several else [value]))
+                return tuple(str(part) for part in (value if several else [value]))
     return ()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Mapping
-from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -73,7 +73,7 @@ class NoInstanceError(ValueError):
     """A file that no object can refer to; its text says why and quotes no tag."""
 
 
-def read_instance(dicom_slice: DicomSlice, source: BinaryIO | pydicom.Dataset) -> SourceInstance:
+def read_instance(dicom_slice: DicomSlice, source: io.BytesIO | pydicom.Dataset) -> SourceInstance:
     """Reads it from the file's header.
 
     Args:

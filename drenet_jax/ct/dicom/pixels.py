@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -12,6 +12,7 @@ from pydicom.pixels import pixel_array
 from pydicom.pixels.decoders import gdcm
 from pydicom.tag import BaseTag, Tag
 
+from drenet_jax.ct.arrays import HuSlice
 from drenet_jax.ct.dicom import elements
 from drenet_jax.ct.dicom.headers import DicomSlice
 
@@ -52,7 +53,7 @@ _PIXEL_TAGS: list[BaseTag | int] = [
 PADDING_HU = -1024.0
 
 
-def read_dataset(stream: BinaryIO, *, is_whole: bool) -> pydicom.Dataset:
+def read_dataset(stream: io.BytesIO, *, is_whole: bool) -> pydicom.Dataset:
     """What decoding needs of a file.
 
     Args:
@@ -75,7 +76,7 @@ def read_dataset(stream: BinaryIO, *, is_whole: bool) -> pydicom.Dataset:
         return dataset
 
 
-def read_hu(dicom_slice: DicomSlice, dataset: pydicom.Dataset) -> np.ndarray:
+def read_hu(dicom_slice: DicomSlice, dataset: pydicom.Dataset) -> HuSlice:
     """Decodes a slice.
 
     Args:
@@ -83,7 +84,7 @@ def read_hu(dicom_slice: DicomSlice, dataset: pydicom.Dataset) -> np.ndarray:
       dataset: its file, as `read_dataset` returns it.
 
     Returns:
-      float32 [H, W] in HU as stored, at least -1024 (padding is air).
+      The slice as stored, in HU, at least -1024 (padding is air).
 
     Raises:
       One of `ERRORS`: it cannot be decoded, or has more or less pixels than it claims;

@@ -103,15 +103,15 @@ def choose(
     Raises:
       NoStackError: the headers do not separate the slices of two stacks.
     """
-    placed = [item for item in slices if item.position_mm is not None]
-    without_place = [item for item in slices if item.position_mm is None]
+    placed = [slice_ for slice_ in slices if slice_.position_mm is not None]
+    without_place = [slice_ for slice_ in slices if slice_.position_mm is None]
     if not placed:
         if len(without_place) > 1:
             raise NoStackError(
                 f"{len(without_place)} DICOM files without position and orientation: no known place"
             )
         placed, without_place = without_place, []  # one slice needs no place
-    if series_uid and all(item.series_uid != series_uid for item in placed):
+    if series_uid and all(slice_.series_uid != series_uid for slice_ in placed):
         return _series_in_words(placed)
     placed, excluded = without_equal_files(placed, files)
     table = AttributeTable(placed)
@@ -122,7 +122,7 @@ def choose(
     best = leaves[comparison.order[nth]]
     _require_coverage(table, best.rows)
     _require_few_patients(table, best.rows)
-    excluded += [Excluded(item.label, NO_PLACE) for item in without_place]
+    excluded += [Excluded(slice_.label, NO_PLACE) for slice_ in without_place]
     why_left = {
         row: table.why_apart(row, best.rows)
         for row in np.setdiff1d(np.arange(len(table.slices)), best.rows).tolist()
@@ -135,7 +135,7 @@ def choose(
     places_mm = table.places_mm(kept)
     ordered = [table.slices[i] for i in kept]
     _require_names(ordered, places_mm, best.ignored)
-    numbers = [item.instance_number for item in ordered]
+    numbers = [slice_.instance_number for slice_ in ordered]
     if not (are_in_order(numbers) or geometry.is_one_stack(places_mm)):
         raise NoStackError(_irregular(places_mm))
     return Stack(
@@ -149,11 +149,7 @@ def choose(
 
 
 def _require_coverage(table: AttributeTable, best: np.ndarray) -> None:
-    """Refuses a part of a scan whose acquisitions overlap, so that no order is known.
-
-    Raises:
-      NoStackError: the slices of the same scan reach far beyond those with the rows `best`.
-    """
+    """Refuses a part of a scan whose acquisitions overlap, so that no order is known."""
     scan = np.ones(len(table.slices), bool)
     for name, labels in table.columns.items():
         if name not in MAY_FOLLOW:
@@ -167,11 +163,7 @@ def _require_coverage(table: AttributeTable, best: np.ndarray) -> None:
 
 
 def _require_few_patients(table: AttributeTable, best: np.ndarray) -> None:
-    """Refuses a few slices of one among many patients: the folder is none of a person.
-
-    Raises:
-      NoStackError: it is such a folder.
-    """
+    """Refuses a few slices of one among many patients: the folder is none of a person."""
     names = [name for name in PATIENT_TAGS if name in table.columns]
     n_patients = max((len(np.unique(table.columns[name])) for name in names), default=1)
     is_split = any(len(np.unique(table.columns[name][best])) == 1 for name in names)
@@ -181,7 +173,7 @@ def _require_few_patients(table: AttributeTable, best: np.ndarray) -> None:
 
 def _names_vary(slices: Sequence[DicomSlice], ignored: frozenset[str]) -> bool:
     """Whether it is open of which patient or series slices are."""
-    has_series = "SeriesInstanceUID" not in ignored and all(item.series_uid for item in slices)
+    has_series = "SeriesInstanceUID" not in ignored and all(slice_.series_uid for slice_ in slices)
     return bool(ignored & set(PATIENT_TAGS) or (ignored & IDENTITIES and not has_series))
 
 
@@ -205,11 +197,7 @@ def _without_strays(table: AttributeTable, rows: np.ndarray) -> tuple[np.ndarray
 def _require_names(
     slices: Sequence[DicomSlice], places_mm: np.ndarray, ignored: frozenset[str]
 ) -> None:
-    """Refuses a few slices, or slices far from each other, of which each names another patient.
-
-    Raises:
-      NoStackError: they are such.
-    """
+    """Refuses a few slices, or slices far from each other, of which each names another patient."""
     if common_series_uid(slices) or not ignored & {"PatientID", "PatientName"}:
         return
     if len(slices) < _LEAST_UNNAMED or np.median(np.diff(places_mm)) > _LARGEST_UNNAMED_STEP_MM:
@@ -233,7 +221,7 @@ def _irregular(places_mm: np.ndarray) -> str:
 
 def _series_in_words(slices: Sequence[DicomSlice]) -> str:
     """Series by number and size: a UID would lead to the patient."""
-    counts = collections.Counter((item.series_uid, item.series_number) for item in slices)
+    counts = collections.Counter((slice_.series_uid, slice_.series_number) for slice_ in slices)
     named = [
         f"series {number or 'without a number'} of {_n_slices(count)}"
         for (_, number), count in counts.most_common(_MOST_NAMED)
@@ -259,7 +247,7 @@ def _notes(
     projection = comparison.projection(best.rows)
     if projection:
         yield f"the slices are derived ({projection}), not those that the scanner made"
-    series = {item.series_uid for item in ordered}
+    series = {slice_.series_uid for slice_ in ordered}
     others = [table.slices[row] for row in why_left if table.slices[row].series_uid not in series]
     if others:
         yield f"left out beside the series taken: {_series_in_words(others)}"

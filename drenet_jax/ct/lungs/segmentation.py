@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from jaxtyping import Float
 
+from drenet_jax.ct.arrays import GreySlice, LungMask
 from drenet_jax.ct.lungs.thresholding import GRID_PX, disc, middle_column, segment
 from drenet_jax.ct.lungs.windowed import find_in_picture
 
@@ -21,7 +23,9 @@ _LEAST_WITNESS_SHARE = 0.25
 _LEAST_DOME = 300
 
 
-def find_lungs(image: np.ndarray) -> np.ndarray:
+def find_lungs(
+    image: Float[np.ndarray, "height width"] | GreySlice,
+) -> LungMask:
     """Finds the lungs: air inside the body, closed over vessels and disease (paper 2.2.1).
 
     Trachea and gas in the gut are left out. A picture of 8 bits has an unknown window, so its
@@ -29,15 +33,19 @@ def find_lungs(image: np.ndarray) -> np.ndarray:
     refused; the body may be cut by the picture's edges.
 
     Args:
-      image: float [H, W] in HU, or uint8 [H, W] in a window that shows the lungs dark.
+      image: in HU (float), or in a window that shows the lungs dark (uint8).
 
     Returns:
-      bool [H, W]; all False if no lungs are found.
+      The mask of both lungs; all False if none are found.
     """
-    return _to_size(_on_grid(_shrunk(image)), image.shape)
+    return _to_size(_on_grid(to_grid(image, GRID_PX)), image.shape)
 
 
-def find_lungs_in_series(images: Sequence[np.ndarray], *, from_feet: bool) -> list[np.ndarray]:
+def find_lungs_in_series(
+    images: Sequence[Float[np.ndarray, "height width"] | GreySlice],
+    *,
+    from_feet: bool,
+) -> list[LungMask]:
     """Finds the lungs in slices that follow each other, each with the help of the others.
 
     Lungs that are white with disease are given back: what both neighbours hold is lung. Of slices
@@ -50,34 +58,34 @@ def find_lungs_in_series(images: Sequence[np.ndarray], *, from_feet: bool) -> li
       from_feet: whether they are known to run from the feet to the head.
 
     Returns:
-      bool [H, W] for each image.
+      The mask of each image.
     """
-    small = [_shrunk(image) for image in images]
-    masks = [_on_grid(item) for item in small]
+    small = [to_grid(image, GRID_PX) for image in images]
+    masks = [_on_grid(image) for image in small]
     areas = [np.count_nonzero(mask) for mask in masks]
     # Small areas may be gas in the gut.
     is_witness = [area > _LEAST_WITNESS_SHARE * max(areas) for area in areas]
     completed = []
     below = np.zeros_like(masks[0]) if masks else np.zeros((0, 0), np.uint8)
     for i, mask in enumerate(masks):
-        result = mask
+        lungs = mask
         if 0 < i < len(masks) - 1:
-            result = result | _opened(masks[i - 1] & masks[i + 1] & ~mask, 2)
+            lungs = lungs | _opened(masks[i - 1] & masks[i + 1] & ~mask, 2)
         if from_feet:
-            result = result & ~_domes(small[i], result, below)
-            result = result | _at_the_wall(_opened(below & _hulls(result) & ~result, 2), result)
+            lungs = lungs & ~_domes(small[i], lungs, below)
+            lungs = lungs | _at_the_wall(_opened(below & _hulls(lungs) & ~lungs, 2), lungs)
             if is_witness[i]:
                 above = [masks[j] for j in range(i + 1, min(i + 4, len(masks))) if is_witness[j]]
-                result = result | _at_the_back(result, above)
-                below = below | result
-        completed.append(result)
+                lungs = lungs | _at_the_back(lungs, above)
+                below = below | lungs
+        completed.append(lungs)
     return [_to_size(mask, image.shape) for mask, image in zip(completed, images, strict=True)]
 
 
-def _shrunk(image: np.ndarray) -> np.ndarray:
-    """A slice on the grid."""
+def to_grid(image: np.ndarray, longer_px: int) -> np.ndarray:
+    """A slice with so many pixels on its longer side."""
     height, width = image.shape
-    scale = GRID_PX / max(height, width)
+    scale = longer_px / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
@@ -118,11 +126,11 @@ def _at_the_back(lungs: np.ndarray, above: Sequence[np.ndarray]) -> np.ndarray:
     room[half] = ever[half] & ~behind
     mirrored = np.zeros_like(lungs)
     mirrored[half] = here[:, ::-1]
-    result = np.zeros_like(lungs)
+    added = np.zeros_like(lungs)
     for piece in _pieces(_opened(room & mirrored, 4), 0.02 * np.count_nonzero(lungs)):
         # The lungs are mirror images of each other to some pixels only.
-        result |= room & cv2.dilate(piece.view(np.uint8), disc(5)).view(bool)
-    return result
+        added |= room & cv2.dilate(piece.view(np.uint8), disc(5)).view(bool)
+    return added
 
 
 def _pieces(mask: np.ndarray, least: float) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
 # Lungs are sought on a grid with this many pixels on the longer side. Lengths in the modules of the
 # lungs are in its pixels; a chest takes 150 to 256 of them, so one is about 1.5 mm.
@@ -11,18 +12,21 @@ GRID_PX = 256
 
 
 def segment(
-    image: np.ndarray, air_below: float, gas_below: float | None, radius: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+    image: Shaped[np.ndarray, "height width"],
+    air_below: float,
+    gas_below: float | None,
+    radius: int = 1,
+) -> tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height width"]]:
     """Lungs and body by a threshold.
 
     Args:
-      image: [h, w] on the grid.
+      image: on the grid.
       air_below: what is darker is air or lung.
       gas_below: what is darker over some pixels is gas in trachea or gut; None if not known.
       radius: of the opening that parts lung from other air.
 
     Returns:
-      The lungs and the filled body, uint8 0 or 1.
+      The lungs and the filled body, 0 or 1.
     """
     air = (image < air_below).view(np.uint8)
     # Opening parts lung from trachea and skin folds where only a thin wall lies between.

@@ -5,14 +5,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from drenet_jax.ct.arrays import GreySlice
 from drenet_jax.ct.lungs.thresholding import GRID_PX, disc, segment
 
 # The lungs' largest share of the body: where there is more, the threshold took tissue for air.
 _MOST_LUNG = 0.75
 
 
-def find_in_picture(picture: np.ndarray) -> np.ndarray:
-    """The lungs in a picture of unknown window, on the grid: uint8 0 or 1."""
+def find_in_picture(
+    picture: GreySlice,
+) -> GreySlice:
+    """The lungs in a picture of unknown window, on the grid: 0 or 1."""
     lungs = np.zeros_like(picture)
     inside_frame = _without_frame(picture)
     part = np.ascontiguousarray(picture[inside_frame])
@@ -21,9 +24,9 @@ def find_in_picture(picture: np.ndarray) -> np.ndarray:
     best = _by_otsu(part)
     if best is None:
         return lungs
-    result, body = _with_opacities(part, *best)
-    if _is_chest(part, result, body):
-        lungs[inside_frame] = result
+    part_lungs, body = _with_opacities(part, *best)
+    if _is_chest(part, part_lungs, body):
+        lungs[inside_frame] = part_lungs
     return lungs
 
 
@@ -110,7 +113,7 @@ def _is_chest(picture: np.ndarray, lungs: np.ndarray, body: np.ndarray) -> bool:
         # The wall of the lungs is sharp.
         edge.any() and np.median(steps[edge > 0]) > 0.25 * contrast,
     )
-    return sum(bool(item) for item in passed) >= len(passed) - 1
+    return sum(bool(test) for test in passed) >= len(passed) - 1
 
 
 def _symmetry(mask: np.ndarray, middle: int) -> float:

@@ -118,14 +118,14 @@ def test_real_series_are_refused_unless_upright(name, orientation):
 @needs_data
 def test_of_the_pictures_of_covid_ct_none_is_refused_and_few_are_noted():
     pictures = sorted((DATA / "covid_ct" / "images").iterdir())[::8]
-    found = []
+    verdicts = []
     for path in pictures:
         (name,) = open_series(path).names
         image = open_series(path).read(0)
-        found.append(chest_checks.judge([image], [segmentation.find_lungs(image)]))
-        assert not found[-1].why, name
-    assert len(found) > 60
-    assert sum(bool(one.note) for one in found) <= 0.03 * len(found)
+        verdicts.append(chest_checks.judge([image], [segmentation.find_lungs(image)]))
+        assert not verdicts[-1].why, name
+    assert len(verdicts) > 60
+    assert sum(bool(verdict.note) for verdict in verdicts) <= 0.03 * len(verdicts)
 
 
 def refusal(path, ct_settings) -> str:

@@ -334,7 +334,7 @@ def test_a_scout_among_the_frames_costs_that_frame(tmp_path):
     dataset.save_as(file)
     series = open_series(file)
     assert series.names == ("ct.dcm#4", "ct.dcm#3", "ct.dcm#2")
-    assert [(item.name, item.why) for item in series.excluded] == [("ct.dcm#1", "a coronal slice")]
+    assert [(file.name, file.why) for file in series.excluded] == [("ct.dcm#1", "a coronal slice")]
 
 
 def test_frames_of_two_temporal_positions_are_parted(tmp_path):
@@ -348,8 +348,8 @@ def test_frames_of_two_temporal_positions_are_parted(tmp_path):
     dataset.save_as(file)
     series = open_series(file)
     assert series.names == ("ct.dcm#1", "ct.dcm#2")
-    assert {item.name for item in series.excluded} == {"ct.dcm#3", "ct.dcm#4"}
-    assert all("another temporal position" in item.why for item in series.excluded)
+    assert {file.name for file in series.excluded} == {"ct.dcm#3", "ct.dcm#4"}
+    assert all("another temporal position" in file.why for file in series.excluded)
 
 
 # Files beside

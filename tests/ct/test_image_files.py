@@ -60,13 +60,14 @@ def test_exif_turns_a_picture_and_boxes_stay_those_of_the_file(
     assert len(prepared.kept) == 3
     note = "3 pictures were turned as EXIF says; boxes are in pixels as the files store them"
     assert prepared.notes == (() if orientation == 1 else (note,))
-    for one in prepared.kept:
-        np.testing.assert_allclose(one.source, CHEST, atol=0 if suffix == ".png" else 8)
-        assert one.file_size == in_file.shape
-        y0, x0, y1, x1 = one.file_box
-        top, left, bottom, right = one.source_box
+    for slice_ in prepared.kept:
+        np.testing.assert_allclose(slice_.source, CHEST, atol=0 if suffix == ".png" else 8)
+        assert slice_.file_size == in_file.shape
+        y0, x0, y1, x1 = slice_.file_box
+        top, left, bottom, right = slice_.source_box
         np.testing.assert_array_equal(
-            one.orientation.to_canonical(in_file[y0:y1, x0:x1]), one.source[top:bottom, left:right]
+            slice_.orientation.to_canonical(in_file[y0:y1, x0:x1]),
+            slice_.source[top:bottom, left:right],
         )
 
 
@@ -74,9 +75,9 @@ def test_a_series_may_hold_pictures_that_are_turned_in_different_ways(tmp_path, 
     for i, orientation in enumerate((1, 6, 8, 3)):
         write(tmp_path / f"{i}.png", CHEST, orientation)
     prepared = prepare_person([tmp_path], ct_settings)
-    for one in prepared.kept:
-        np.testing.assert_array_equal(one.source, CHEST)
-    assert [one.file_size for one in prepared.kept] == [(120, 128), (128, 120)] + [
+    for slice_ in prepared.kept:
+        np.testing.assert_array_equal(slice_.source, CHEST)
+    assert [slice_.file_size for slice_ in prepared.kept] == [(120, 128), (128, 120)] + [
         (128, 120),
         (120, 128),
     ]

@@ -22,8 +22,8 @@ def flat(value: float, shape: tuple[int, int] = (8, 8)) -> np.ndarray:
 
 
 def why(series, name: str) -> str:
-    (found,) = [one.why for one in series.excluded if one.name == name]
-    return found
+    (reason,) = [file.why for file in series.excluded if file.name == name]
+    return reason
 
 
 # Order
@@ -230,7 +230,7 @@ def test_of_several_series_the_one_with_most_slices_is_taken(tmp_path, write_sli
         write_slice(tmp_path / "second" / f"{i}", flat(0), i)
     series = open_series(tmp_path)
     assert series.names == ("second/0", "second/1", "second/2")
-    assert {one.name for one in series.excluded} == {"first/0", "first/1"}
+    assert {file.name for file in series.excluded} == {"first/0", "first/1"}
     assert series.notes == (
         "left out beside the series taken: series without a number of 2 slices",
     )

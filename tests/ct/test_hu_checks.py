@@ -45,14 +45,14 @@ def write_volume(path: Path, hu: np.ndarray, dtype: type, **options) -> Path:
 
 
 def sources(path: Path, ct_settings) -> list[np.ndarray]:
-    return [one.source for one in prepare_person([path], ct_settings).kept]
+    return [slice_.source for slice_ in prepare_person([path], ct_settings).kept]
 
 
 def assert_is(path: Path, hu, ct_settings) -> None:
-    found = sources(path, ct_settings)
-    assert len(found) == len(hu)
-    for one, expected in zip(found, hu, strict=True):
-        np.testing.assert_array_equal(one, lung_window(expected))
+    slices = sources(path, ct_settings)
+    assert len(slices) == len(hu)
+    for slice_, expected in zip(slices, hu, strict=True):
+        np.testing.assert_array_equal(slice_, lung_window(expected))
 
 
 def assert_refused(path: Path, text: str, ct_settings) -> None:
@@ -112,9 +112,9 @@ def test_pngs_of_hu_and_1000_are_known_from_those_of_hu_and_1024(tmp_path, ct_se
         write_pngs(folder, [np.maximum(hu + offset, 0).astype(np.uint16)] * N)
         prepared = prepare_person([folder], ct_settings)
         assert prepared.notes == (("the pictures hold HU + 1000",) if offset == 1000 else ())
-        for one in prepared.kept:
+        for slice_ in prepared.kept:
             expected = lung_window(np.maximum(hu, -offset))
-            np.testing.assert_array_equal(one.source, expected)
+            np.testing.assert_array_equal(slice_.source, expected)
 
 
 def test_pngs_of_hu_and_1000_without_noise_are_known_by_their_muscle(tmp_path, ct_settings):
@@ -158,11 +158,11 @@ def test_values_that_are_no_hu_are_refused(name, tmp_path, ct_settings):
 def test_values_of_phantoms_that_are_no_hu_are_refused(name):
     images = phantom_slices("bacterial", 7)
     wrong = [np.maximum(WRONG[name](hu), -1024).astype(np.float32) for hu in images]
-    found = hu_checks.reason_not_hu(wrong)
-    found = found or hu_checks.reason_not_lung_hu(
+    reason = hu_checks.reason_not_hu(wrong)
+    reason = reason or hu_checks.reason_not_lung_hu(
         wrong, segmentation.find_lungs_in_series(wrong, from_feet=True)
     )
-    assert "no HU of a chest" in found
+    assert "no HU of a chest" in reason
 
 
 def phantom_slices(label: str, seed: int) -> list[np.ndarray]:
@@ -219,9 +219,9 @@ def to_8_bits(hu: np.ndarray) -> np.ndarray:
 
 def assert_window(pictures, expected: str) -> None:
     masks = segmentation.find_lungs_in_series(pictures, from_feet=False)
-    found = hu_checks.reason_not_windowed(pictures, masks)
-    assert expected in found
-    assert bool(expected) == bool(found)
+    reason = hu_checks.reason_not_windowed(pictures, masks)
+    assert expected in reason
+    assert bool(expected) == bool(reason)
 
 
 # Windows
@@ -264,14 +264,14 @@ def test_pictures_of_8_bits_that_are_each_stretched_are_refused(tmp_path, ct_set
 
 @needs_data
 def test_of_the_pictures_of_covid_ct_those_in_a_soft_tissue_window_are_refused():
-    found = []
+    reasons = []
     for path in sorted((DATA / "covid_ct" / "images").iterdir())[::6]:
         image = open_series(path).read(0)
         mask = segmentation.find_lungs(image)
         why = hu_checks.reason_not_windowed([image], [mask])
-        found.append(why)
+        reasons.append(why)
         if why:
             assert "a soft-tissue window" in why
             assert np.median(image[mask]) <= 4
-    assert len(found) > 80
-    assert sum(map(bool, found)) <= 0.08 * len(found)
+    assert len(reasons) > 80
+    assert sum(map(bool, reasons)) <= 0.08 * len(reasons)

@@ -1,0 +1,12 @@
+"""The arrays that stand for an axial slice."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+# In Hounsfield units.
+HuSlice = Float32[np.ndarray, "height width"]
+# In the lung window, or in a picture's unknown one.
+GreySlice = UInt8[np.ndarray, "height width"]
+LungMask = Bool[np.ndarray, "height width"]
