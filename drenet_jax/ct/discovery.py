@@ -11,7 +11,6 @@ from pathlib import Path
 
 from drenet_jax.ct import image_files, volumes
 from drenet_jax.ct.dicom import elements, headers
-from drenet_jax.ct.dicom.files import DicomFiles
 from drenet_jax.ct.loaders import Listing, NoSuchSeries, load_dicom, load_pictures, load_volume
 from drenet_jax.ct.series import Series
 from drenet_jax.ct.sources import (
@@ -138,7 +137,6 @@ def _no_slices(folder: Path, excluded: Sequence[Excluded]) -> CtError:
 
 def _listed(path: Path, source: Source, guard: Guard) -> Listing:
     listing = Listing(path, source, guard, list(source.excluded))
-    files = DicomFiles(source, guard)
     excluded = listing.excluded
     for name in source.names:
         why = guard(str(source.place(name)), "header")
@@ -161,7 +159,7 @@ def _listed(path: Path, source: Source, guard: Guard) -> Listing:
             slices, others = headers.read_header(
                 name,
                 head,
-                functools.partial(files.open, name),
+                functools.partial(source.read, name),
                 identifiers=listing.identifiers,
             )
             listing.dicom.extend(slices)

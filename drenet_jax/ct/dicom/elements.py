@@ -105,41 +105,35 @@ class Elements(NamedTuple):
 
 
 def read_header_elements(
-    head: bytes, open_file: Callable[[], io.BytesIO], tags: Collection[int]
+    head: bytes, read_file: Callable[[], bytes], tags: Collection[int]
 ) -> Elements:
     """Reads elements from a file's first bytes, or from the whole file where they are too few.
 
     Args:
       head: the file's first `HEAD_BYTES` bytes, or all of them.
-      open_file: opens the whole file as a stream.
+      read_file: gives the whole file.
       tags: of the elements; what comes after the last one is not parsed.
 
     Raises:
       One of `ERRORS`: the header is damaged.
       NoSliceError: the file is too large.
     """
-    # In memory: pydicom moves in the stream at every element.
-    stream = as_stream(head)
     is_whole_file = len(head) < HEAD_BYTES
-    try:
-        elements = _read_elements(stream, tags)
-    except ERRORS:
-        if is_whole_file:
-            raise
-    else:
-        if is_whole_file or stream.tell() < len(stream.getbuffer()):
+    with contextlib.suppress(*(() if is_whole_file else ERRORS)):
+        elements, has_rest = _read_elements(head, tags)
+        if is_whole_file or has_rest:
             return elements
-    with open_file() as file:
-        return _read_elements(file, tags)
+    return _read_elements(read_file(), tags)[0]
 
 
-def _read_elements(stream: io.BytesIO, tags: Collection[int]) -> Elements:
+def _read_elements(data: bytes, tags: Collection[int]) -> tuple[Elements, bool]:
+    """The elements, and whether anything comes after them."""
     last = max(tags)
 
     def is_behind(tag: BaseTag, vr: str | None, length: int) -> bool:
         return int.__gt__(tag, last)  # pydicom's own `>` is slow
 
-    claimed, encoding = _find_encoding(stream)
+    claimed, encoding, stream = _find_encoding(data)
     # Integers: pydicom's tags are compared in Python.
     wanted: list[BaseTag | int] = list(tags)
     elements: Iterable[RawDataElement | DataElement]
@@ -155,14 +149,16 @@ def _read_elements(stream: io.BytesIO, tags: Collection[int]) -> Elements:
             stream, *encoding, stop_when=is_behind, specific_tags=wanted
         )
     values = {int(element.tag): element.value for element in elements}
-    return Elements(values, encoding[1] is False, _actual_syntax(claimed, encoding))
+    syntax = _actual_syntax(claimed, encoding)
+    has_rest = stream.tell() < len(stream.getbuffer())
+    return Elements(values, encoding[1] is False, syntax), has_rest
 
 
-def read_dataset(stream: io.BytesIO, tags: list[BaseTag | int] | None) -> pydicom.Dataset:
+def read_dataset(data: bytes, tags: list[BaseTag | int] | None) -> pydicom.Dataset:
     """Reads a file by the encoding that it has; `pydicom.dcmread` believes what group 0002 claims.
 
     Args:
-      stream: the file, seekable, at its start.
+      data: the file.
       tags: of the elements; None: all.
 
     Returns:
@@ -173,7 +169,7 @@ def read_dataset(stream: io.BytesIO, tags: list[BaseTag | int] | None) -> pydico
       One of `ERRORS`: the file is damaged.
       NoSliceError: the file is too large.
     """
-    claimed, encoding = _find_encoding(stream)
+    claimed, encoding, stream = _find_encoding(data)
     dataset: pydicom.Dataset
     if encoding is None:
         dataset = pydicom.dcmread(stream, force=True, specific_tags=tags)
@@ -185,14 +181,35 @@ def read_dataset(stream: io.BytesIO, tags: list[BaseTag | int] | None) -> pydico
     return dataset
 
 
-def _find_encoding(stream: io.BytesIO) -> tuple[str, tuple[bool, bool] | None]:
-    """The transfer syntax that group 0002 claims, and whether the elements are implicit and
-    little-endian: None if pydicom must find out."""
-    claimed = _claimed_syntax(stream)
+def _find_encoding(data: bytes) -> tuple[str, tuple[bool, bool] | None, io.BytesIO]:
+    """Finds how the elements behind group 0002 are encoded, which may claim otherwise.
+
+    Returns:
+      The UID of the transfer syntax that group 0002 claims; whether group 0008 is implicit and
+      little-endian; the file at group 0008. (None, and at its start, if pydicom must find out.)
+    """
+    claimed = _claimed_syntax(data)
+    stream = as_stream(data)
     if claimed == DEFLATED:
-        check_inflated(stream)
-        return claimed, None
-    return claimed, _encoding_of_first_element(stream)
+        check_inflated(data)
+        return claimed, None, stream
+    start = stream.read(_META_START)
+    place = 0
+    if start[_PREAMBLE_BYTES + 4 : _PREAMBLE_BYTES + 8] == b"\x02\x00\x00\x00":
+        place = _META_START + int.from_bytes(start[-4:], "little")
+    elif start[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM":
+        place = _PREAMBLE_BYTES + 4
+    stream.seek(place)
+    first = stream.read(6)
+    is_little_endian = first[:2] == b"\x08\x00"
+    # A length in these two bytes would be that of an element of more than 16 KiB.
+    is_explicit = first[4:6].isupper()
+    is_known = is_little_endian or (first[:2] == b"\x00\x08" and is_explicit)
+    if len(first) < 6 or not is_known:
+        stream.seek(0)
+        return claimed, None, stream
+    stream.seek(place)
+    return claimed, (not is_explicit, is_little_endian), stream
 
 
 def _actual_syntax(claimed: str, encoding: tuple[bool, bool]) -> str:
@@ -200,50 +217,21 @@ def _actual_syntax(claimed: str, encoding: tuple[bool, bool]) -> str:
     return _SYNTAX_OF.get(encoding, claimed) if is_uncompressed else claimed
 
 
-def _claimed_syntax(stream: io.BytesIO) -> str:
+def _claimed_syntax(data: bytes) -> str:
     """UID of the transfer syntax that group 0002 names; '' if it names none."""
-    start = stream.read(1024)
-    stream.seek(0)
-    at = start.find(b"\x02\x00\x10\x00UI")
+    at = data.find(b"\x02\x00\x10\x00UI", 0, 1024)
     if at < 0:
         return ""
-    length = int.from_bytes(start[at + 6 : at + 8], "little")
-    return start[at + 8 : at + 8 + length].strip(b" \0").decode("latin-1")
+    length = int.from_bytes(data[at + 6 : at + 8], "little")
+    return data[at + 8 : at + 8 + length].strip(b" \0").decode("latin-1")
 
 
-def _encoding_of_first_element(stream: io.BytesIO) -> tuple[bool, bool] | None:
-    """Moves behind group 0002; says whether group 0008 is implicit and little-endian there.
-
-    Group 0002 may claim another encoding. Returns None, at the file's start, if group 0008 does
-    not follow.
-    """
-    start = stream.read(_META_START)
-    if start[_PREAMBLE_BYTES + 4 : _PREAMBLE_BYTES + 8] == b"\x02\x00\x00\x00":
-        stream.seek(_META_START + int.from_bytes(start[-4:], "little"))
-    elif start[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM":
-        stream.seek(_PREAMBLE_BYTES + 4)
-    else:
-        stream.seek(0)
-    first = stream.read(6)
-    stream.seek(-len(first), io.SEEK_CUR)
-    if first[:2] in (b"\x08\x00", b"\x00\x08") and len(first) == 6:
-        # A length in these two bytes would be that of an element of more than 16 KiB.
-        is_implicit = not first[4:6].isupper()
-        is_little_endian = first[:2] == b"\x08\x00"
-        if is_little_endian or not is_implicit:
-            return is_implicit, is_little_endian
-    stream.seek(0)
-    return None
-
-
-def check_inflated(stream: io.BytesIO) -> None:
+def check_inflated(data: bytes) -> None:
     """Refuses a deflated file that would unpack to more than memory should hold.
 
     Raises:
       NoSliceError: it would.
     """
-    data = stream.read()
-    stream.seek(0)
     # The first element of group 0002 gives the group's length, counted from behind itself.
     start = _META_START + int.from_bytes(data[:_META_START][-4:], "little")
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)

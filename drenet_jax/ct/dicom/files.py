@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 from pathlib import Path
 
 import pydicom
@@ -24,11 +23,8 @@ class DicomFiles:
         self._guard = guard
         # A file of several frames is parsed once for all of them.
         self._read_frames = functools.lru_cache(maxsize=1)(
-            lambda name: pixels.read_dataset(self.open(name), is_whole=True)
+            lambda name: pixels.read_dataset(source.read(name), is_whole=True)
         )
-
-    def open(self, name: str) -> io.BytesIO:
-        return elements.as_stream(self._source.read(name))
 
     def decode(self, dicom_slice: DicomSlice) -> HuSlice:
         """The slice in HU, as stored.
@@ -66,11 +62,9 @@ class DicomFiles:
         place = self._source.place(dicom_slice.name)
         try:
             self._ask_guard(place, "header")
-            is_one_of_several = dicom_slice.frame is not None
-            source = (
-                self._dataset(dicom_slice) if is_one_of_several else self.open(dicom_slice.name)
-            )
-            return read_instance(dicom_slice, source)
+            if dicom_slice.frame is not None:
+                return read_instance(dicom_slice, self._dataset(dicom_slice))
+            return read_instance(dicom_slice, self._source.read(dicom_slice.name))
         except (NoInstanceError, elements.NoSliceError) as error:
             raise UnreadableSlice.of(place, str(error), "export it again") from error
         except elements.ERRORS as error:
@@ -81,7 +75,7 @@ class DicomFiles:
     def _dataset(self, dicom_slice: DicomSlice) -> pydicom.Dataset:
         if dicom_slice.frame is not None:
             return self._read_frames(dicom_slice.name)
-        return pixels.read_dataset(self.open(dicom_slice.name), is_whole=False)
+        return pixels.read_dataset(self._source.read(dicom_slice.name), is_whole=False)
 
     def _ask_guard(self, place: Path, what: str) -> None:
         why = self._guard(str(place), what)

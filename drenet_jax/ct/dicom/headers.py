@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from pydicom.uid import (
 from drenet_jax.ct.dicom.elements import (
     ERRORS,
     NoSliceError,
+    as_stream,
     read_header_elements,
     without_warnings,
 )
@@ -151,21 +151,21 @@ class DicomSlice:
 
 
 def read_header(
-    name: str, head: bytes, open_file: Callable[[], io.BytesIO], *, identifiers: set[str]
+    name: str, head: bytes, read_file: Callable[[], bytes], *, identifiers: set[str]
 ) -> tuple[list[DicomSlice], list[Excluded]]:
     """The slices in a file: one, or as many as it has axial frames; and what is none, with why.
 
     Args:
       name: of the file.
       head: its first bytes.
-      open_file: gives the whole file as a stream, where the head is too short.
+      read_file: gives the whole file, where the head is too short.
       identifiers: gets the values of tags that name the patient or the examination.
     """
     try:
         with without_warnings():
             if _DIRECTORY_CLASS in head[:1024]:
                 return [], [Excluded(name, "a directory of DICOM files (DICOMDIR)")]
-            raw, is_big_endian, syntax = read_header_elements(head, open_file, _READ_TAGS)
+            raw, is_big_endian, syntax = read_header_elements(head, read_file, _READ_TAGS)
             values = {
                 keyword: _texts(keyword, raw.get(tag), is_big_endian)
                 for keyword, tag in _TAGS.items()
@@ -178,7 +178,7 @@ def read_header(
                 raise NoSliceError("a DICOM file with a modality lookup table: no HU")
             n_frames = int(float((values["NumberOfFrames"] or ("1",))[0]))
             if n_frames > 1 or "".join(values["SOPClassUID"]) in _ENHANCED_CLASSES:
-                return _frames(name, n_frames, values, syntax, open_file)
+                return _frames(name, n_frames, values, syntax, read_file)
             return [_slice(name, None, values, {}, syntax)], []
     except NoSliceError as error:
         return [], [Excluded(name, str(error))]
@@ -342,13 +342,12 @@ _FRAME_ATTRIBUTES = {
 
 
 def _frames(
-    name: str, n_frames: int, values: _Values, syntax: str, open_file: Callable[[], io.BytesIO]
+    name: str, n_frames: int, values: _Values, syntax: str, read_file: Callable[[], bytes]
 ) -> tuple[list[DicomSlice], list[Excluded]]:
     """The frames of an enhanced CT, which has the place of each in sequences."""
     if n_frames > _MOST_FRAMES:
         raise NoSliceError(f"a DICOM file with more than {_MOST_FRAMES} frames")
-    with open_file() as stream:
-        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+    dataset = pydicom.dcmread(as_stream(read_file()), stop_before_pixels=True, force=True)
     own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
     shared = (dataset.get("SharedFunctionalGroupsSequence") or (pydicom.Dataset(),))[0]
     if len(own) != n_frames:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Mapping
 
 import numpy as np
@@ -73,12 +72,12 @@ class NoInstanceError(ValueError):
     """A file that no object can refer to; its text says why and quotes no tag."""
 
 
-def read_instance(dicom_slice: DicomSlice, source: io.BytesIO | pydicom.Dataset) -> SourceInstance:
+def read_instance(dicom_slice: DicomSlice, source: bytes | pydicom.Dataset) -> SourceInstance:
     """Reads it from the file's header.
 
     Args:
       dicom_slice: the slice.
-      source: its file, seekable; or the whole file as read, if it has several frames.
+      source: its file; as `pixels.read_dataset` returns it, if it has several frames.
 
     Raises:
       NoInstanceError: the file lacks a UID, or is of no class of CT images.
@@ -91,7 +90,10 @@ def read_instance(dicom_slice: DicomSlice, source: io.BytesIO | pydicom.Dataset)
             if dicom_slice.syntax == elements.DEFLATED:
                 elements.check_inflated(source)
             dataset = pydicom.dcmread(
-                source, stop_before_pixels=True, force=True, specific_tags=list(_TAGS)
+                elements.as_stream(source),
+                stop_before_pixels=True,
+                force=True,
+                specific_tags=list(_TAGS),
             )
         study = {keyword: _text(dataset.get(keyword)) for keyword in STUDY_KEYWORDS}
         if study["PatientIdentityRemoved"] == "YES" and not study["DeidentificationMethod"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 
 import numpy as np
@@ -53,11 +52,11 @@ _PIXEL_TAGS: list[BaseTag | int] = [
 PADDING_HU = -1024.0
 
 
-def read_dataset(stream: io.BytesIO, *, is_whole: bool) -> pydicom.Dataset:
+def read_dataset(data: bytes, *, is_whole: bool) -> pydicom.Dataset:
     """What decoding needs of a file.
 
     Args:
-      stream: the file, seekable.
+      data: the file.
       is_whole: all elements, rather than those that describe the pixels: of a file with several
         frames, which is parsed once for all of them.
 
@@ -65,7 +64,7 @@ def read_dataset(stream: io.BytesIO, *, is_whole: bool) -> pydicom.Dataset:
       One of `ERRORS`, or NoSliceError: it cannot be read.
     """
     with elements.without_warnings():
-        dataset = elements.read_dataset(stream, None if is_whole else _PIXEL_TAGS)
+        dataset = elements.read_dataset(data, None if is_whole else _PIXEL_TAGS)
         for keyword, value in (
             ("SamplesPerPixel", 1),
             ("PhotometricInterpretation", "MONOCHROME2"),
