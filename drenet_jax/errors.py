@@ -10,3 +10,9 @@ class InputError(ValueError):
     it without a traceback and exit with 2; everything else that is raised is our own mistake and
     keeps its traceback.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """The first 200 characters of an error's text as part of a sentence."""
+    text = " ".join(str(getattr(error, "message", None) or error).split()).rstrip(".")
+    return text[:200] or type(error).__name__

@@ -28,16 +28,16 @@ def is_disk_full(error: BaseException) -> bool:
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
-        item = waiting.pop()
-        if item is None or item in seen:
+        cause = waiting.pop()
+        if cause is None or cause in seen:
             continue
-        seen.append(item)
-        if isinstance(item, OSError):
-            if item.errno in _FULL:
+        seen.append(cause)
+        if isinstance(cause, OSError):
+            if cause.errno in _FULL:
                 return True
-        elif any(os.strerror(code) in str(item) for code in _FULL):
+        elif any(os.strerror(code) in str(cause) for code in _FULL):
             return True
-        waiting += [item.__cause__, item.__context__, *getattr(item, "exceptions", ())]
+        waiting += [cause.__cause__, cause.__context__, *getattr(cause, "exceptions", ())]
     return False
 
 
@@ -105,8 +105,8 @@ def new_folder(path: str | os.PathLike[str], *, flag: str = "--out") -> Iterator
             stack.enter_context(made_folder(path.absolute().parent))
             scratch.mkdir(exist_ok=True)
             stack.callback(os.close, _lock(scratch, os.O_RDONLY))
-            for item in scratch.iterdir():
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
+            for left_over in scratch.iterdir():
+                shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         except BlockingIOError as error:
             raise InputError(
                 f"{flag}={path} is being written by another call; wait for it, or name another "

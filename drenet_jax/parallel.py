@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
 
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, one_line
 
 # The pmap axis over which gradients and batch statistics are averaged.
 AXIS = "batch"
@@ -89,7 +89,7 @@ def _join(**kwargs) -> None:
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
             "the hosts of the run do not reach each other (--coordinator, or Slurm's or the TPU "
-            f"pod's own settings): {' '.join(str(error).split())[:200]}; check that all were "
+            f"pod's own settings): {one_line(error)}; check that all were "
             "started, and that the coordinator's port is open."
         ) from error
     if host_count() > 1 and jax.default_backend() == "cpu":
@@ -129,16 +129,12 @@ def gather_rows(parts: np.ndarray) -> np.ndarray:
     Returns:
       [batches · hosts · rows, ...], in the order of the batches.
     """
-    if host_count() == 1:
-        return parts.reshape(-1, *parts.shape[2:])
     by_host = multihost_utils.process_allgather(parts)
     return np.moveaxis(by_host, 0, 1).reshape(-1, *parts.shape[2:])
 
 
 def on_any_host(wanted: bool) -> bool:
     """Whether `wanted` holds on any host; a barrier, which all hosts must call."""
-    if host_count() == 1:
-        return wanted
     return bool(np.any(multihost_utils.process_allgather(np.array(wanted))))
 
 
@@ -280,15 +276,11 @@ def on_devices(batches: Iterable[PyTree], *, parts: int) -> Iterator[list[PyTree
 
 def _mesh() -> jax.sharding.Mesh:
     """The devices of all hosts, host by host, as pmap has them."""
-    if host_count() == 1:
-        return jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
     by_host = [jax.local_devices(process_index=host) for host in range(host_count())]
     return jax.sharding.Mesh(np.concatenate(by_host), (AXIS,))
 
 
 def _put(tree: PyTree) -> PyTree:
-    """[local devices, ...] -> the same on the devices, an entry on each, as a mapped function
-    takes and returns it."""
     sharding = jax.NamedSharding(_mesh(), jax.P(AXIS))
     if host_count() == 1:
         return jax.device_put(tree, sharding)

@@ -59,14 +59,14 @@ def main() -> None:
 
     workdir = Path(values.workdir)
     try:
-        figures = train_and_evaluate(values.config, workdir, fresh=values.fresh)
+        metrics = train_and_evaluate(values.config, workdir, fresh=values.fresh)
     except Preempted as stop:
         if parallel.is_first_host():
             print(f"{stop} and saved it; call again to go on.", file=sys.stderr)
         sys.exit(PREEMPTED)
     if not parallel.is_first_host():
         return
-    for name, value in figures.items():
+    for name, value in metrics.items():
         print(f"validation {name}: {'none' if value is None else f'{value:.4f}'}")
     print(f"checkpoints: {workdir / 'checkpoints'}")
 

@@ -99,7 +99,7 @@ def _check_a_run_to_the_end(phantoms: Path, out: Path, prepared: Path) -> None:
 
 def test_killed_at_its_turning_points_it_starts_over_cleanly(phantoms, prepared, tmp_path):
     n_slices = open_data(prepared).n_slices
-    turning_points = ("work-*/spools/*/*.pickle", "ct_slices/*/*", "qc.html")
+    turning_points = ("work-*/staging/*/*.pickle", "ct_slices/*/*", "qc.html")
     for pattern in turning_points:
         run = _Run(phantoms, tmp_path / "out")
         run.kill_when(lambda run=run, pattern=pattern: any(run.scratch.glob(pattern)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from jaxtyping import Bool, Int, Int32, UInt8
 
 from drenet_jax import parallel
 from drenet_jax.ct.orientation import Box, Orientation
@@ -28,7 +30,13 @@ def train_batches(
     fill: str,
     shuffle_buffer: int,
     seed: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[
+    tuple[
+        Int32[np.ndarray, " batch"],
+        UInt8[np.ndarray, "batch height width"],
+        Int32[np.ndarray, " batch"],
+    ]
+]:
     """Endless batches of the training split, this host's part of each.
 
     Every epoch is a shuffle of its own, and batches run on over the end of an epoch, so every slice
@@ -46,8 +54,8 @@ def train_batches(
       seed: of the order.
 
     Yields:
-      place int32 [b] in the global batch, image uint8 [b, S, S] and label int32 [b], b =
-      batch_size / hosts, in the order of the places: micro-batch by micro-batch.
+      positions in the global batch, images and labels of batch_size / hosts slices, in the order of
+      the positions: micro-batch by micro-batch.
 
     Raises:
       InputError: the records hold a person that `split.json` lists in another split, or a file of
@@ -70,13 +78,13 @@ def train_batches(
     size = batch_size // micro_batches
     own = parallel.host_slice(size)
 
-    def is_own(place: tf.Tensor, record: dict[str, tf.Tensor]) -> tf.Tensor:
+    def is_own(position: tf.Tensor, record: dict[str, tf.Tensor]) -> tf.Tensor:
         del record
-        return (place % size >= own.start) & (place % size < own.stop)
+        return (position % size >= own.start) & (position % size < own.stop)
 
     decoded = order.filter(is_own).map(
-        lambda place, record: {
-            "place": tf.cast(place % batch_size, tf.int32),
+        lambda position, record: {
+            "position": tf.cast(position % batch_size, tf.int32),
             **_with_image(record, _image(record, filled=fill != "never")),
         },
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -87,18 +95,18 @@ def train_batches(
     members = {person.encode() for person in data.persons["train"]}
     for batch in read_all(data, batches):
         _check_persons(data, "train", members, batch["patient_id"])
-        yield batch["place"], batch["image"], batch["label"]
+        yield batch["position"], batch["image"], batch["label"]
 
 
-def label_counts(data: PreparedData) -> np.ndarray:
-    """[C]: how many training slices each class has."""
+def label_counts(data: PreparedData) -> Int[np.ndarray, " classes"]:
+    """How many training slices each class has."""
     labels = [record["label"] for record in read_all(data, _records(data, "train"))]
     return np.bincount(labels, minlength=len(data.labels))
 
 
 def split_batches(
     data: PreparedData, split: str, *, batch_size: int, fill: str
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[dict[str, Any]]:
     """Every slice of a split exactly once, in the order of the records; the last batch is smaller.
 
     Args:
@@ -121,9 +129,9 @@ def split_batches(
     own = parallel.host_slice(batch_size)
     black = np.zeros((data.ct.image_size_px,) * 2, np.uint8)
 
-    def decode(place: tf.Tensor, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        place = place % batch_size
-        is_own = (place >= own.start) & (place < own.stop)
+    def decode(position: tf.Tensor, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        position = position % batch_size
+        is_own = (position >= own.start) & (position < own.stop)
         image = tf.cond(is_own, lambda: _image(record, fill == "always"), lambda: black)
         return _with_image(record, image)
 
@@ -150,7 +158,7 @@ class CropGeometry:
       box: (y0, x0, y1, x1) of the crop in pixels of the slice as stored, half open.
       size: (H, W) of the slice as stored.
       orientation: how it became upright, as the crop is.
-      lung_mask: bool [S, S], the lungs in the crop.
+      lung_mask: the lungs in the crop.
     """
 
     patient_id: str
@@ -159,11 +167,11 @@ class CropGeometry:
     box: Box
     size: tuple[int, int]
     orientation: Orientation
-    lung_mask: np.ndarray
+    lung_mask: Bool[np.ndarray, "size size"]
 
 
 def crop_geometries(data: PreparedData, split: str) -> Iterator[CropGeometry]:
-    """The place of every slice of a split, in the order of `split_batches`."""
+    """The crop geometry of every slice of a split, in the order of `split_batches`."""
     names = ("patient_id", "slice_name", "slice_index", "source_box", "source_size", "source_turn")
 
     def decode(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -183,9 +191,9 @@ def crop_geometries(data: PreparedData, split: str) -> Iterator[CropGeometry]:
 
 
 def _check_persons(
-    data: PreparedData, split: str, members: set[bytes], result: Iterable[bytes]
+    data: PreparedData, split: str, members: set[bytes], patient_ids: Iterable[bytes]
 ) -> None:
-    unknown = set(result) - members
+    unknown = set(patient_ids) - members
     if unknown:
         raise InputError(
             f"{data.path}: the records of {split} hold {min(unknown).decode()!r}, "

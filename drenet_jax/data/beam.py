@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import operator
 import pickle
 import secrets
 import shlex
@@ -22,7 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.runner import create_runner
 
 from drenet_jax.data.staging import read_examples, write_pickles
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, one_line
 
 # Small enough that many workers start early, large enough that the names of the files fit into a
 # pipeline's description: 100,000 for 100 million persons.
@@ -44,7 +45,7 @@ class Beam:
     options: str
 
     def __post_init__(self) -> None:
-        """Tells early what cannot work.
+        """Checks the runner and its options.
 
         Raises:
           InputError: there is no such runner, or the options cannot be read.
@@ -56,13 +57,13 @@ class Beam:
                 f"--runner={self.runner} is not known; use DirectRunner, FlinkRunner, SparkRunner, "
                 "DataflowRunner or another runner of Apache Beam."
             ) from error
-        string_i_o = io.StringIO()
+        usage = io.StringIO()
         try:
-            with contextlib.redirect_stderr(string_i_o):
+            with contextlib.redirect_stderr(usage):
                 unknown = self._unknown_options()
         except (SystemExit, ValueError) as error:
             # Of argparse, after a page of usage.
-            why = string_i_o.getvalue().rpartition("error: ")[2].strip() or str(error)
+            why = usage.getvalue().rpartition("error: ")[2].strip() or str(error)
             raise InputError(
                 f"--pipeline_options={self.options} cannot be read ({why}); "
                 "write Beam's flags as on a command line."
@@ -123,17 +124,16 @@ class Beam:
         try:
             return apache_beam.Pipeline(self.tfds_runner, self.pipeline_options())
         except ValueError as error:
-            why = " ".join(str(error).split()).rstrip(".")
             raise InputError(
-                f"--runner={self.runner} needs other --pipeline_options ({why}); "
+                f"--runner={self.runner} needs other --pipeline_options ({one_line(error)}); "
                 "see the runner's page in Beam's documentation."
             ) from error
 
     def examples(
         self, staging_folder: Iterable[Path], work: Path
     ) -> apache_beam.PTransform[Any, Any]:
-        """A transform that makes the collection of the spools' examples with their keys."""
-        return self._items(staging_folder, work) | "ReadSpools" >> apache_beam.FlatMap(
+        """A transform that makes the collection of the staged examples with their keys."""
+        return self._items(staging_folder, work) | "ReadStaged" >> apache_beam.FlatMap(
             read_examples
         )
 
@@ -159,13 +159,13 @@ def _read_list(file: str) -> list[Any]:
 
 
 def _do(
-    item: tuple[int, tuple[Any, ...]], function: Callable[..., Any]
+    numbered_task: tuple[int, tuple[Any, ...]], function: Callable[..., Any]
 ) -> tuple[int, tuple[int, Any]]:
-    number, task = item
+    number, task = numbered_task
     return number // _ITEMS_A_FILE, (number, function(*task))
 
 
 def _write_results(group: tuple[int, Iterable[tuple[int, Any]]], folder: Path) -> None:
     number, results = group
-    in_order = [result for _, result in sorted(results, key=lambda item: item[0])]
+    in_order = [result for _, result in sorted(results, key=operator.itemgetter(0))]
     write_pickles(folder / f"{number:08d}.pickle", in_order)

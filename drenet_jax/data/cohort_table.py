@@ -21,15 +21,17 @@ from drenet_jax.data.identities import (
 from drenet_jax.errors import InputError
 
 SPLITS = ("train", "validation", "test")
-# What published cohorts call their splits.
-_SPLIT_NAMES = {name: name for name in SPLITS} | {
+# What published cohorts call their splits; "" is the empty field.
+_SPLIT_NAMES = {name: name for name in (*SPLITS, "")} | {
     "training": "train",
     "val": "validation",
     "valid": "validation",
     "testing": "test",
 }
 _REQUIRED_COLUMNS = ("patient_id", "path", "label")
-_COLUMNS = (*_REQUIRED_COLUMNS, "split", "site", "series_uid")
+# Of which a person has one value.
+_PERSON_COLUMNS = ("label", "split", "site", "series_uid")
+_COLUMNS = ("patient_id", "path", *_PERSON_COLUMNS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +114,7 @@ def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Coh
         if row["site"]:
             sites.add(row["site"], path, f"line {line}")
         first_line, first = first_rows.setdefault(patient_id, (line, row))
-        for column in ("label", "split", "site", "series_uid"):
+        for column in _PERSON_COLUMNS:
             if row[column] != first[column]:
                 raise InputError(
                     f"{where}: person {patient_id!r} has {column} {row[column]!r} here and "
@@ -125,7 +127,7 @@ def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Coh
         Person(
             patient_id,
             tuple(paths[patient_id]),
-            **{name: row[name] for name in ("label", "split", "site", "series_uid")},
+            **{column: row[column] for column in _PERSON_COLUMNS},
         )
         for patient_id, (_, row) in first_rows.items()
     )
@@ -141,11 +143,7 @@ def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Coh
 def _labels(
     path: Path, given: Sequence[str], rows: Sequence[tuple[int, dict[str, str]]]
 ) -> tuple[str, ...]:
-    """The names of the classes, in order.
-
-    Raises:
-      InputError: there are fewer than two, one is given twice, or two differ only in spelling.
-    """
+    """The names of the classes, in order."""
     given = [clean(label) for label in given]
     if "" in given:
         raise InputError(f"--labels={','.join(given)} holds an empty label; name each class.")
@@ -180,13 +178,9 @@ class _Paths:
         self._by_file: dict[tuple[int, ...], int] = {}
 
     def add(self, text: str, patient_id: str, line: int) -> Path:
-        """Where a row's path leads.
-
-        Raises:
-          InputError: it does not exist, or is in an earlier row, perhaps in another spelling.
-        """
+        """The path of a row, which must exist and be in no earlier row."""
         file, status = self._existing(text, line)
-        resolved = _resolved(str(file))
+        resolved = os.path.realpath(file)
         # Size and time, too: some network file systems number files by a short hash.
         number = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         earlier = self._by_path.get(resolved, (None,))[0]
@@ -209,20 +203,16 @@ class _Paths:
                 return file, os.stat(file)
             except (OSError, ValueError):  # ValueError: a name that no file can have, as with NUL
                 continue
+        path = str(self._cohort.parent / text)
         raise InputError(
-            f"{self._cohort}, line {line}: {_printable(self._cohort.parent / text)} does not exist "
-            f"or may not be read; paths are relative to {self._cohort.parent}."
+            f"{self._cohort}, line {line}: {path if path.isprintable() else repr(path)} does not "
+            f"exist or may not be read; paths are relative to {self._cohort.parent}."
         )
 
     def check_nested(self) -> None:
-        """Refuses a path that lies within the folder of another patient.
-
-        Raises:
-          InputError: there is one; both rows are named.
-        """
+        """Refuses a path that lies within the folder of another patient."""
         for inner, (line, patient_id, text) in self._by_path.items():
-            folder, outer = os.path.dirname(inner), inner
-            while folder != outer:
+            for folder in map(str, Path(inner).parents):
                 other_line, other_id, other_text = self._by_path.get(folder, (0, patient_id, ""))
                 if other_id != patient_id:
                     raise InputError(
@@ -231,27 +221,6 @@ class _Paths:
                         "its files would be both persons'; name a folder of one person in "
                         "each row."
                     )
-                folder, outer = os.path.dirname(folder), folder
-
-
-def _resolved(file: str) -> str:
-    """The absolute path without links, `.` and `..`."""
-    folder, name = os.path.split(file)
-    # Most rows share a folder, and a link in it is looked for in every part of the path.
-    if name in ("", ".", "..") or os.path.islink(file):
-        return os.path.realpath(file)
-    return os.path.join(_resolved_folder(folder), name)
-
-
-@functools.lru_cache(maxsize=1024)
-def _resolved_folder(folder: str) -> str:
-    return os.path.realpath(folder)
-
-
-def _printable(file: Path) -> str:
-    """A path as it is, or with escapes where it holds invisible characters."""
-    text = str(file)
-    return text if text.isprintable() else repr(text)
 
 
 def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], tuple[str, ...]]:
@@ -271,11 +240,7 @@ def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], tuple[str,
 
 
 def _header(path: Path, names: Sequence[str], unused: list[str]) -> list[str]:
-    """The columns under their own names; those without a meaning are added to `unused`.
-
-    Raises:
-      InputError: two columns have the same meaning.
-    """
+    """The columns under their own names; those without a meaning are added to `unused`."""
     known = {value_key(column): column for column in _COLUMNS}
     written: dict[str, str] = {}
     header = []
@@ -300,9 +265,8 @@ def _checked_row(path: Path, line: int, row: dict[str, str]) -> dict[str, str]:
     where = f"{path}, line {line}"
     # A path is the file system's: another spelling would be another file.
     row = {
-        column: row[column].strip() if column == "path" else clean(row[column])
+        column: (str.strip if column == "path" else clean)(row.get(column, ""))
         for column in _COLUMNS
-        if column in row
     }
     for column in _REQUIRED_COLUMNS:
         if not row[column]:
@@ -313,12 +277,7 @@ def _checked_row(path: Path, line: int, row: dict[str, str]) -> dict[str, str]:
                 f"{where}: {column} {value!r} holds a control character "
                 f"({control_character(value)}); remove it."
             )
-    split = row.get("split", "")
-    if split and split.lower() not in _SPLIT_NAMES:
+    split = row["split"]
+    if split.lower() not in _SPLIT_NAMES:
         raise InputError(f"{where}: unknown split {split!r}; use one of {', '.join(SPLITS)}.")
-    return {
-        **{column: row[column] for column in _REQUIRED_COLUMNS},
-        "split": _SPLIT_NAMES[split.lower()] if split else "",
-        "site": row.get("site", ""),
-        "series_uid": row.get("series_uid", ""),
-    }
+    return {**row, "split": _SPLIT_NAMES[split.lower()]}

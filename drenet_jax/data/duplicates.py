@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8, UInt64
 
 from drenet_jax.ct.prepared_series import SampledSlice
 from drenet_jax.errors import InputError
@@ -40,10 +41,10 @@ def slice_digests(picked: Iterable[SampledSlice]) -> bytes:
     Returns:
       8 bytes for each slice, as `SliceDigests.write` takes them.
     """
-    return b"".join(_digest(item.source) for item in picked if item.source_mask.any())
+    return b"".join(_digest(slice_.source) for slice_ in picked if slice_.source_mask.any())
 
 
-def _digest(image: np.ndarray) -> bytes:
+def _digest(image: UInt8[np.ndarray, "height width"]) -> bytes:
     # SHA-256, of which today's processors have an instruction: half the time of BLAKE2.
     digest = hashlib.sha256(np.array(image.shape, "<u4").tobytes())
     digest.update(np.ascontiguousarray(image).data)
@@ -57,17 +58,11 @@ class SharedSlices:
     Attributes:
       first, second: patient_ids, in the order of the persons.
       n_slices: how many of the second person's slices are the first person's too.
-      n_of_second: how many different slices the second person has in all.
     """
 
     first: str
     second: str
     n_slices: int
-    n_of_second: int
-
-    @property
-    def persons(self) -> tuple[str, str]:
-        return self.first, self.second
 
 
 class SliceDigests:
@@ -124,8 +119,8 @@ class SliceDigests:
             why = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"{path} cannot be read ({why}); run prepare again.") from error
 
-    def of_persons(self, patient_ids: Collection[str]) -> np.ndarray:
-        """The digests of some persons' slices: uint64 [N], each once, ascending."""
+    def of_persons(self, patient_ids: Collection[str]) -> UInt64[np.ndarray, " slices"]:
+        """The digests of some persons' slices, each once, ascending."""
         wanted = set(patient_ids)
         is_wanted = np.fromiter(
             (person in wanted for person in self.persons), bool, len(self.persons)
@@ -133,11 +128,13 @@ class SliceDigests:
         rows = is_wanted[self._table["person"]]
         return np.unique(self._table["digest"][rows]).astype(np.uint64)
 
-    def known(self, digests: np.ndarray, patient_ids: Collection[str]) -> dict[str, int]:
+    def known(
+        self, digests: UInt64[np.ndarray, " slices"], patient_ids: Collection[str]
+    ) -> dict[str, int]:
         """patient_id -> how many of the slices are among `digests`, of each person with any.
 
         Args:
-          digests: uint64 [N].
+          digests: of other slices.
           patient_ids: who is asked about.
         """
         rows = np.isin(self._table["digest"], digests)
@@ -157,10 +154,9 @@ class SliceDigests:
 
     def _is_repeated(self) -> np.ndarray:
         """[N] bool: the row is the same as the one before."""
-        table, result = self._table, np.zeros(len(self._table), bool)
-        result[1:] = table["digest"][1:] == table["digest"][:-1]
-        result[1:] &= table["person"][1:] == table["person"][:-1]
-        return result
+        is_repeated = np.zeros(len(self._table), bool)
+        is_repeated[1:] = self._table[1:] == self._table[:-1]
+        return is_repeated
 
     def shared(self) -> list[SharedSlices]:
         """The pairs of persons with the same pictures, in the order of the persons.
@@ -176,9 +172,8 @@ class SliceDigests:
         pairs, counts = np.unique(
             np.stack([firsts[~is_first], table["person"][~is_first]]), axis=1, return_counts=True
         )
-        n_slices = np.bincount(table["person"], minlength=len(self.persons))
         return [
-            SharedSlices(self.persons[a], self.persons[b], int(n), int(n_slices[b]))
+            SharedSlices(self.persons[a], self.persons[b], n)
             for (a, b), n in zip(pairs.T.tolist(), counts.tolist(), strict=True)
         ]
 
@@ -201,19 +196,18 @@ def require_together(
     Raises:
       InputError: there are such persons; the first of them are named.
     """
-    matches = []
+    apart = []
     for pair in shared:
-        about = [groups[person] for person in pair.persons if person in groups]
-        if len(about) == 2 and about[0] != about[1]:
-            first, second = (
-                f"{person!r} ({', '.join(words)})"
-                for person, words in zip(pair.persons, about, strict=True)
-            )
+        first, second = groups.get(pair.first), groups.get(pair.second)
+        if first and second and first != second:
             n_slices = "1 slice" if pair.n_slices == 1 else f"{pair.n_slices} slices"
-            matches.append(f"{first} and {second} share {n_slices}")
-    if matches:
+            apart.append(
+                f"{pair.first!r} ({', '.join(first)}) and {pair.second!r} ({', '.join(second)}) "
+                f"share {n_slices}"
+            )
+    if apart:
         raise InputError(
-            f"{where} has the same pictures under two persons: {listed(matches)}. {remedy}"
+            f"{where} has the same pictures under two persons: {listed(apart)}. {remedy}"
         )
 
 
@@ -225,7 +219,7 @@ def listed(texts: Sequence[str]) -> str:
 
 def named_persons(counts: Mapping[str, int]) -> str:
     """The persons of `SliceDigests.known` with their numbers of slices, for a message."""
-    return listed([f"{item!r} ({n} slice{'s'[: n > 1]})" for item, n in counts.items()])
+    return listed([f"{person!r} ({n} slice{'s'[: n > 1]})" for person, n in counts.items()])
 
 
 def _checksum(path: Path) -> str:

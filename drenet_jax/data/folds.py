@@ -43,8 +43,8 @@ def persons_of_records(data: PreparedData) -> dict[str, PersonRecords]:
     for split in (name for name in SPLITS if name in splits):
         for record in read_all(data, data.builder.as_dataset(split=split, decoders=only)):
             patient_id = record["patient_id"].decode()
-            result = (split, int(record["label"]), record["site"].decode())
-            if facts.setdefault(patient_id, result) != result:
+            fact = (split, int(record["label"]), record["site"].decode())
+            if facts.setdefault(patient_id, fact) != fact:
                 raise InputError(
                     f"{data.records}: the records of person {patient_id!r} disagree in split, "
                     "label or site; run prepare again."
@@ -77,9 +77,10 @@ def stratified_folds(
       InputError: a label has fewer persons than there are folds, or the folds would part persons
         who have the same pictures.
     """
-    labels = {item: person.label for item, person in persons.items()}
+    labels = {patient_id: person.label for patient_id, person in persons.items()}
+    counts = collections.Counter(labels.values())
     for label in data.labels:
-        n = sum(matches == label for matches in labels.values())
+        n = counts[label]
         if n < n_folds:
             raise InputError(
                 f"--folds={n_folds}: {data.path} holds {n} persons with the label {label}, and "
@@ -107,7 +108,7 @@ def site_folds(
     """
     sites = sorted({person.site for person in persons.values()})
     if "" in sites or len(sites) < 2:
-        nowhere = [item for item, person in persons.items() if not person.site]
+        nowhere = [patient_id for patient_id, person in persons.items() if not person.site]
         why = f"person {nowhere[0]!r} has no site" if nowhere else f"all are of {sites[0]!r}"
         raise InputError(
             f"--folds=sites: {data.path} needs persons of two or more sites, but {why}; fill the "
@@ -122,7 +123,7 @@ def site_folds(
                     f"--folds=sites: no person outside {site} has the label {label}, so a model of "
                     "the other sites cannot know it; give a number of folds."
                 )
-        test = sorted(item for item, person in persons.items() if person.site == site)
+        test = sorted(patient_id for patient_id, person in persons.items() if person.site == site)
         folds[site] = _fold(data, persons, test, seed, shared)
     return folds
 
@@ -135,7 +136,11 @@ def _fold(
     shared: list[SharedSlices],
 ) -> PreparedData:
     """The fold that tests `test`; of the others, as large a share as in `data` is validation."""
-    rest = {item: person.label for item, person in persons.items() if item not in set(test)}
+    rest = {
+        patient_id: person.label
+        for patient_id, person in persons.items()
+        if patient_id not in set(test)
+    }
     # All persons may be in the test split: then there is no validation.
     n_train = len(data.persons["train"]) or 1
     shares = (n_train, len(data.persons["validation"]), 0)

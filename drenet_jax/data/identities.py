@@ -57,7 +57,7 @@ def clean(text: str) -> str:
     """
     if not text.isascii():
         text = text.translate(_INVISIBLE)
-        text = "".join(" " if unicodedata.category(item) == "Zs" else item for item in text)
+        text = "".join(" " if unicodedata.category(char) == "Zs" else char for char in text)
         while (stripped := text.strip().strip(_JOINERS)) != text:
             text = stripped
         # Last: only now a mark may follow the letter that it belongs to.
@@ -69,24 +69,23 @@ def control_character(text: str) -> str:
     """The first control character or line separator in `text`, as U+0000; "" if there is none."""
     if text.isprintable():
         return ""
-    for item in text:
-        if unicodedata.category(item) in ("Cc", "Zl", "Zp"):
-            return f"U+{ord(item):04X}"
+    for char in text:
+        if unicodedata.category(char) in ("Cc", "Zl", "Zp"):
+            return f"U+{ord(char):04X}"
     return ""
 
 
 def shown(text: str) -> str:
     """`text` in quotes, with the names of characters that look like others or like nothing."""
     odd = [
-        fromkey
-        for fromkey in dict.fromkeys(text)
-        if not fromkey.isascii()
-        and (not fromkey.isalnum() or fromkey in _LETTERLIKE or fromkey.isdecimal())
+        char
+        for char in dict.fromkeys(text)
+        if not char.isascii() and (not char.isalnum() or char in _LETTERLIKE or char.isdecimal())
     ]
     if not odd:
         return repr(text)
     names = ", ".join(
-        f"U+{ord(item):04X} {unicodedata.name(item, 'without a name')}" for item in odd
+        f"U+{ord(char):04X} {unicodedata.name(char, 'without a name')}" for char in odd
     )
     return f"{text!r} (with {names})"
 
@@ -125,18 +124,18 @@ def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _plain(name: str) -> str:
-    if name.isascii():
-        return name
-    category = unicodedata.category(name)
-    if category == "Pd" or name in _DASHES:
+def _plain(char: str) -> str:
+    if char.isascii():
+        return char
+    category = unicodedata.category(char)
+    if category == "Pd" or char in _DASHES:
         return "-"
     if category == "Nd":
-        return str(unicodedata.decimal(name))
+        return str(unicodedata.decimal(char))
     # U+0307: what is left of the Turkish capital I with a dot, in small letters.
-    if category == "Cf" or name == "\u0307":
+    if category == "Cf" or char == "\u0307":
         return ""
-    return name
+    return char
 
 
 class SpellingVariants:
@@ -156,13 +155,13 @@ class SpellingVariants:
         self._first: dict[str, tuple[str, str]] = {}
         self._known: set[str] = set()
 
-    def add(self, name: str, file: object, place: str) -> None:
+    def add(self, name: str, file: object, where: str) -> None:
         """Takes note of a name.
 
         Args:
           name: as `clean` leaves it; the same name may come again.
           file: where it stands, for the message.
-          place: the line or column there, for the message.
+          where: the line or column there, for the message.
 
         Raises:
           InputError: an earlier name differs from it only in its spelling.
@@ -170,11 +169,11 @@ class SpellingVariants:
         if name in self._known:
             return
         self._known.add(name)
-        other, other_place = self._first.setdefault(self._key(name), (name, place))
+        other, other_where = self._first.setdefault(self._key(name), (name, where))
         if other != name:
             raise InputError(
-                f"{file}, {place}: the {self._what} {shown(name)} and {shown(other)} "
-                f"({other_place}) differ only in how they are written; {self._remedy}."
+                f"{file}, {where}: the {self._what} {shown(name)} and {shown(other)} "
+                f"({other_where}) differ only in how they are written; {self._remedy}."
             )
 
 

@@ -1,12 +1,12 @@
-"""The offline pipeline: series to sharded records; all exclusions are logged."""
+"""The offline pipeline: series to sharded records; all exclusions are logged in excluded.csv."""
 
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import itertools
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # `function(*task)` of every task, in the order of the tasks, perhaps in other processes.
 ParallelMap = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
-# A look at the files of so many takes about as long as starting the workers.
+# To list the files of so many takes about as long as starting the workers.
 _MANY_PERSONS = 1000
 
 
@@ -42,7 +42,6 @@ class PreparationSummary:
     """What `prepare_cohort` wrote and what it left out.
 
     Attributes:
-      labels: names of the classes, in order.
       persons: split -> patient_ids.
       n_slices: split -> number of examples.
       persons_left_out: patient_id -> why, of the persons who are in no split.
@@ -52,7 +51,6 @@ class PreparationSummary:
       unused_columns: columns of the cohort without a meaning.
     """
 
-    labels: tuple[str, ...]
     persons: dict[str, list[str]]
     n_slices: dict[str, int]
     persons_left_out: dict[str, str]
@@ -95,7 +93,7 @@ def prepare_cohort(
     """
     # A name that no other run has: workers of a killed run on a cluster may still be writing.
     work = folder / f"work-{secrets.token_hex(8)}"
-    staging_folder = work / "spools"
+    staging_folder = work / "staging"
     staging_folder.mkdir(parents=True)
     if beam is None:
         parallel_map = functools.partial(map_in_order, workers=workers)
@@ -123,9 +121,21 @@ def prepare_cohort(
                 f"(first, {patient_id!r}: {first.why_left_out.rstrip('.')})."
             )
         persons = _split(cohort, summaries, fractions, seed)
-        digests = _digests(persons, summaries)
+        split_of = {member: split for split in SPLITS for member in persons[split]}
+        digests = SliceDigests.of({member: summaries[member].digests for member in split_of})
         shared = digests.shared()
-        _require_together(cohort, persons, shared)
+        require_together(
+            shared,
+            {
+                person.patient_id: (split_of[person.patient_id], person.label)
+                for person in cohort.persons
+                if person.patient_id in split_of
+            },
+            cohort.path,
+            "Give the rows of a pair one patient_id if they are one person, or remove all but one "
+            "of them; else the model would be tested on pictures that it was trained on, or be "
+            "taught two answers to one picture.",
+        )
         for patient_id, note in _notes_on_duplicates(digests, shared):
             lists.add_note(patient_id, note)
     n_slices = {
@@ -134,7 +144,13 @@ def prepare_cohort(
     number_of = {person.patient_id: i for i, person in enumerate(cohort.persons)}
 
     def staged_files_of(patient_ids: Iterable[str]) -> Iterator[Path]:
-        return (staging_file(staging_folder, number_of[patient_id_]) for patient_id_ in patient_ids)
+        return (staging_file(staging_folder, number_of[patient_id]) for patient_id in patient_ids)
+
+    def examples_of(split: str) -> Any:
+        files = staged_files_of(persons[split])
+        if beam is None:
+            return itertools.chain.from_iterable(map(read_examples, files))
+        return beam.examples(files, work)
 
     # Imported here: the workers, which import this module, would each load TensorFlow.
     from drenet_jax.data.records import write_records
@@ -149,37 +165,25 @@ def prepare_cohort(
         n_slices=n_slices,
         digests=digests,
         n_bytes=sum(summary.n_bytes for summary in summaries.values()),
-        examples={
-            split: (
-                functools.partial(_examples, staged_files_of(persons[split]))
-                if beam is None
-                else functools.partial(beam.examples, staged_files_of(persons[split]), work)
-            )
-            for split in SPLITS
-        },
+        examples={split: functools.partial(examples_of, split) for split in SPLITS},
         beam=beam,
     )
     lesions = cohort.path.with_name(LESIONS_FILE)
     if lesions.is_file():
         shutil.copyfile(lesions, folder / LESIONS_FILE)
-    split_of = {member: split for split, members in persons.items() for member in members}
-    by_severity = sorted(summaries, key=lambda item: (-summaries[item].severity, item))
+    by_severity = sorted(summaries, key=lambda person: (-summaries[person].severity, person))
     write_qc_pages(
         folder,
         zip(
             staged_files_of(by_severity),
-            (split_of.get(item, "") for item in by_severity),
+            (split_of.get(person, "") for person in by_severity),
             strict=True,
         ),
         QcCounts.of(summary.severity for summary in summaries.values()),
         parallel_map,
     )
-    # Several folders at once: to remove large files takes a disk's time, not ours.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(shutil.rmtree, staging_folder.iterdir()))
     shutil.rmtree(work)
     return PreparationSummary(
-        labels=cohort.labels,
         persons=persons,
         n_slices=n_slices,
         persons_left_out={
@@ -218,41 +222,14 @@ def _split(
     fractions: Sequence[float],
     seed: int,
 ) -> dict[str, list[str]]:
+    """split -> the patient_ids of those with a kept slice, sorted."""
     kept = [person for person in cohort.persons if summaries[person.patient_id].n_kept]
     if not cohort.has_split:
         return split_persons({person.patient_id: person.label for person in kept}, fractions, seed)
-    persons: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for person in sorted(kept, key=lambda person: person.patient_id):
-        persons[person.split].append(person.patient_id)
-    return persons
-
-
-def _digests(
-    persons: Mapping[str, list[str]], summaries: Mapping[str, PreparedSummary]
-) -> SliceDigests:
-    """Of everybody who is in a split, in the order that `write_records` promises."""
-    return SliceDigests.of(
-        {person: summaries[person].digests for split in SPLITS for person in sorted(persons[split])}
-    )
-
-
-def _require_together(
-    cohort: Cohort, persons: Mapping[str, list[str]], shared: Sequence[SharedSlices]
-) -> None:
-    """Refuses two persons of two splits or labels who have the same pictures."""
-    split_of = {member: split for split, members in persons.items() for member in members}
-    require_together(
-        shared,
-        {
-            person.patient_id: (split_of[person.patient_id], person.label)
-            for person in cohort.persons
-            if person.patient_id in split_of
-        },
-        cohort.path,
-        "Give the rows of a pair one patient_id if they are one person, or remove all but one of "
-        "them; else the model would be tested on pictures that it was trained on, or be taught two "
-        "answers to one picture.",
-    )
+    return {
+        split: sorted(person.patient_id for person in kept if person.split == split)
+        for split in SPLITS
+    }
 
 
 def _notes_on_duplicates(
@@ -262,17 +239,12 @@ def _notes_on_duplicates(
     for patient_id, n in digests.repeated().items():
         yield patient_id, f"{_slices(n)} there twice, so the person's files hold copies"
     for pair in shared:
-        for item, other in (pair.persons, pair.persons[::-1]):
-            yield item, f"{_slices(pair.n_slices)} also those of {other!r}, in the same split"
+        for patient_id, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            yield patient_id, f"{_slices(pair.n_slices)} also those of {other!r}, in the same split"
 
 
 def _slices(n: int) -> str:
     return "1 slice is" if n == 1 else f"{n} slices are"
-
-
-def _examples(staging_folder: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for staged in staging_folder:
-        yield from read_examples(staged)
 
 
 class _Lists:

@@ -18,7 +18,7 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.duplicates import SliceDigests
 from drenet_jax.data.split import check_split
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, one_line
 
 # Of the TFDS builder, by which TFDS names its folder.
 RECORDS_NAME = "ct_slices"
@@ -75,7 +75,7 @@ class PreparedData:
         except Exception as error:
             raise InputError(
                 f"{folder / 'dataset_info.json'} or {folder / 'features.json'} is damaged "
-                f"({_one_line(error)}); run prepare again, or restore the data set from a copy."
+                f"({one_line(error)}); run prepare again, or restore the data set from a copy."
             ) from error
 
     @functools.cached_property
@@ -178,7 +178,9 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
             ct=CtSettings.from_dict(settings["ct"]),
             seed=settings["seed"],
             persons={split: tuple(persons[split]) for split in SPLITS},
-            diagnoses={item: tuple(diagnosis) for item, diagnosis in settings["diagnoses"].items()},
+            diagnoses={
+                person: tuple(diagnosis) for person, diagnosis in settings["diagnoses"].items()
+            },
             digests_checksum=settings["digests"],
             n_slices=dict(settings["n_slices"]),
             fingerprint=_fingerprint(settings, persons),
@@ -188,8 +190,7 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
         raise InputError(
             f"{folder} was written by another version of drenet_jax ({error}); run prepare again."
         ) from error
-    _check_counts(data)
-    _check_sizes(data)
+    _check_records(data)
     return data
 
 
@@ -223,7 +224,7 @@ def read_all(data: PreparedData, records: tf.data.Dataset) -> Iterator[Any]:
     except tf.errors.OpError as error:
         where = _damaged_shard(data) or data.records
         raise InputError(
-            f"{where} is damaged ({_one_line(error)}); run prepare again, or restore the data set "
+            f"{where} is damaged ({one_line(error)}); run prepare again, or restore the data set "
             "from a copy."
         ) from error
 
@@ -245,12 +246,20 @@ def _damaged_shard(data: PreparedData) -> Path | None:
 _FRAME_BYTES = 16
 
 
-def _check_sizes(data: PreparedData) -> None:
+def _check_records(data: PreparedData) -> None:
     """Raises InputError unless the files of the records are as long as they were written.
 
     A file that was cut between two records is whole to a reader.
     """
-    for split, info in data.builder.info.splits.items():
+    splits = data.builder.info.splits
+    for split in SPLITS:
+        n_stored = splits[split].num_examples if split in splits else 0
+        if n_stored != data.n_slices[split]:
+            raise InputError(
+                f"{data.path} holds {n_stored} {split} slices instead of {data.n_slices[split]}; "
+                "run prepare again."
+            )
+    for split, info in splits.items():
         sizes = []
         for path in map(Path, info.filepaths):
             try:
@@ -266,22 +275,6 @@ def _check_sizes(data: PreparedData) -> None:
             raise InputError(
                 f"{where} is damaged: the records of {split} have {sum(sizes)} bytes instead of "
                 f"{wanted}; run prepare again, or restore the data set from a copy."
-            )
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(getattr(error, "message", None) or error).split()).rstrip(".")
-    return text[:200] or type(error).__name__
-
-
-def _check_counts(data: PreparedData) -> None:
-    splits = data.builder.info.splits
-    for split in SPLITS:
-        n_stored = splits[split].num_examples if split in splits else 0
-        if n_stored != data.n_slices[split]:
-            raise InputError(
-                f"{data.path} holds {n_stored} {split} slices instead of {data.n_slices[split]}; "
-                "run prepare again."
             )
 
 

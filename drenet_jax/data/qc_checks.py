@@ -28,20 +28,20 @@ class QcFlag(NamedTuple):
 
 
 def by_series(picked: Sequence[SampledSlice]) -> list[list[SampledSlice]]:
-    """A person's picked slices, parted where another series begins: places count from 0 again."""
+    """A person's picked slices, parted where another series begins: indices count from 0 again."""
     parts: list[list[SampledSlice]] = []
     last = -1
-    for item in picked:
-        if not parts or item.index <= last:
+    for slice_ in picked:
+        if not parts or slice_.index <= last:
             parts.append([])
-        parts[-1].append(item)
-        last = item.index
+        parts[-1].append(slice_)
+        last = slice_.index
     return parts
 
 
 def area_shares(series: Sequence[SampledSlice]) -> list[float]:
     """Lung area of each picked slice of a series over the largest among them, 0 to 1."""
-    areas = [int(np.count_nonzero(item.source_mask)) for item in series]
+    areas = [int(np.count_nonzero(slice_.source_mask)) for slice_ in series]
     largest = max(areas, default=0)
     return [area / max(largest, 1) for area in areas]
 
@@ -60,15 +60,15 @@ def qc_flags(
     if in_order:
         for series in by_series(picked):
             flags += _order_flags(series)
-    kept = [item for item in picked if item.kept]
-    one_sided = sum(_smaller_side(item) < _LEAST_SIDE for item in kept)
+    kept = [slice_ for slice_ in picked if slice_.kept]
+    one_sided = sum(_smaller_side(slice_) < _LEAST_SIDE for slice_ in kept)
     if one_sided:
         flags.append(QcFlag(3, f"one lung small or missing in {_slices(one_sided)}"))
     if 0 < len(kept) < _LEAST_KEPT * len(picked):
         flags.append(QcFlag(2, f"only {len(kept)} of {_slices(len(picked))} kept"))
     if n_unreadable:
         flags.append(QcFlag(2, f"{_slices(n_unreadable)} could not be read"))
-    at_edge = sum(_touches_edge(item) for item in kept)
+    at_edge = sum(_touches_edge(slice_) for slice_ in kept)
     if at_edge:
         flags.append(QcFlag(1, f"lungs touch the picture's edge in {_slices(at_edge)}"))
     # dict.fromkeys: two series of a person may give the same reason.
@@ -77,8 +77,8 @@ def qc_flags(
 
 def _order_flags(series: Sequence[SampledSlice]) -> list[QcFlag]:
     flags = []
-    places = [place for place, item in enumerate(series) if item.kept]
-    if places and places[-1] - places[0] >= len(places):
+    indices = [index for index, slice_ in enumerate(series) if slice_.kept]
+    if indices and indices[-1] - indices[0] >= len(indices):
         flags.append(QcFlag(3, "gap between kept slices"))
     shares = area_shares(series)
     step = max((abs(a - b) for a, b in itertools.pairwise(shares)), default=0.0)

@@ -97,7 +97,7 @@ def _groups(entries: Sequence[tuple[QcEntry, str]], counts: QcCounts) -> list[di
         {"name": "clear", "title": "Nothing odd found", "count": counts.clear, "rows": []},
     ]
     for entry, split in entries:
-        groups[entry.concern]["rows"].append(_row(entry, split))
+        groups[concern(entry.severity)]["rows"].append(_row(entry, split))
     return [group for group in groups if group["rows"]]
 
 

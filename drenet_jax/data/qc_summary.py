@@ -65,17 +65,12 @@ class QcEntry:
     severity: float
 
     @property
-    def concern(self) -> int:
-        """0 for a person who is left out, 1 for one with flags or notes, 2 for all others."""
-        return concern(self.severity)
-
-    @property
     def n_kept(self) -> int:
         return sum(not thumbnail.why_excluded for thumbnail in self.thumbnails)
 
 
 def concern(severity: float) -> int:
-    """`QcEntry.concern` from `QcEntry.severity`."""
+    """0 for a patient who is left out, 1 for one with flags or notes, 2 for all others."""
     return 0 if severity >= _LEFT_OUT_WEIGHT else 1 if severity >= 1 else 2
 
 
@@ -100,8 +95,8 @@ def qc_entry(
         label=person.label,
         n_slices=prepared.n_slices,
         thumbnails=tuple(
-            Thumbnail(item.name, _jpeg(item), share, item.why_excluded)
-            for item, share in zip(prepared.picked, shares, strict=True)
+            Thumbnail(slice_.name, _jpeg(slice_), share, slice_.why_excluded)
+            for slice_, share in zip(prepared.picked, shares, strict=True)
         ),
         qc_flags=tuple(flag.why for flag in flags),
         notes=prepared.notes,

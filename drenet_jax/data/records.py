@@ -173,7 +173,7 @@ def write_records(
             "ct": ct.to_dict(),
             "seed": seed,
             "n_slices": {split: n_slices[split] for split in SPLITS},
-            "diagnoses": {item: list(diagnoses[item]) for item in diagnosed},
+            "diagnoses": {person: list(diagnoses[person]) for person in diagnosed},
             "digests": checksum,
         },
     )

@@ -72,7 +72,7 @@ def fold_persons(labels: Mapping[str, str], n_folds: int, seed: int) -> list[lis
     rng = np.random.default_rng(seed)
     dealt: list[str] = []
     for label in sorted(set(labels.values())):
-        members = sorted(item for item, matches in labels.items() if matches == label)
+        members = sorted(person for person in labels if labels[person] == label)
         dealt += rng.permutation(members).tolist()
     # As cards are dealt: where one label ends, the next goes on.
     return [sorted(dealt[fold::n_folds]) for fold in range(n_folds)]

@@ -19,8 +19,8 @@ _FILES_A_FOLDER = 1000
 
 def staging_file(staging_folder: Path, number: int) -> Path:
     """Where person `number` of the cohort waits."""
-    folder, place = divmod(number, _FILES_A_FOLDER)
-    return staging_folder / f"{folder:06d}" / f"{place:03d}.pickle"
+    folder, index = divmod(number, _FILES_A_FOLDER)
+    return staging_folder / f"{folder:06d}" / f"{index:03d}.pickle"
 
 
 def write_staged(staged: Path, entry: QcEntry, examples: Sequence[dict[str, Any]]) -> None:

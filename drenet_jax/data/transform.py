@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from drenet_jax.ct.prepared_series import SampledSlice, filled
 from drenet_jax.ct.reader import Reader
@@ -80,13 +81,13 @@ def prepare_to_staging(
         with _reader() as reader:
             prepared = reader.prepare(person.paths, settings, series_uid=person.series_uid)
     except CtError as error:
-        excluded = [(item.name, item.why) for item in error.excluded]
+        excluded = [(file.name, file.why) for file in error.excluded]
         why_left_out = error.why
         entry = empty_entry(person, why_left_out)
     else:
         notes = prepared.notes
         examples = [_example(person, picked, settings, seed) for picked in prepared.kept]
-        excluded = [(item.name, item.why) for item in prepared.excluded]
+        excluded = [(file.name, file.why) for file in prepared.excluded]
         digests = slice_digests(prepared.picked)
         if not examples:
             why_left_out = "no slice was kept"
@@ -134,7 +135,7 @@ def _example(
     }
 
 
-def _png(image: np.ndarray) -> bytes:
+def _png(image: UInt8[np.ndarray, "height width"]) -> bytes:
     done, data = cv2.imencode(".png", image)
     assert done
     return data.tobytes()

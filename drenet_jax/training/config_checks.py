@@ -20,36 +20,26 @@ from drenet_jax.models.checkpoint_metadata import Meta
 _GROUPS = ("seed", "data", "model", "optimizer", "train", "init", "evaluation")
 _CHOICES = {"data.fill": FILLS, "init.parts": ("all", "backbone")}
 
-_BOUNDS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    (
-        "1 or more",
-        lambda x: x >= 1,
-        (
-            "data.shuffle_buffer",
-            "train.accumulate",
-            "train.epochs",
-            "train.validate_every_epochs",
-            "evaluation.batch_size",
-        ),
-    ),
-    (
-        "0 or more",
-        lambda x: x >= 0,
-        (
-            "train.steps",
-            "train.patience_epochs",
-            "train.rank_factor",
-            "optimizer.learning_rate",
-            "optimizer.weight_decay",
-            "optimizer.final_factor",
-            "optimizer.warmup_epochs",
-            "optimizer.backbone_factor",
-        ),
-    ),
-    ("above 0", lambda x: x > 0, ("optimizer.decay_factor",)),
-    ("above 0 and at most 1", lambda x: 0 < x <= 1, ("train.memory_fraction",)),
-    ("from 0 to below 1", lambda x: 0 <= x < 1, ("optimizer.momentum",)),
-)
+_AT_LEAST_0 = ("0 or more", lambda x: x >= 0)
+_AT_LEAST_1 = ("1 or more", lambda x: x >= 1)
+_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "data.shuffle_buffer": _AT_LEAST_1,
+    "train.accumulate": _AT_LEAST_1,
+    "train.epochs": _AT_LEAST_1,
+    "train.validate_every_epochs": _AT_LEAST_1,
+    "evaluation.batch_size": _AT_LEAST_1,
+    "train.steps": _AT_LEAST_0,
+    "train.patience_epochs": _AT_LEAST_0,
+    "train.rank_factor": _AT_LEAST_0,
+    "optimizer.learning_rate": _AT_LEAST_0,
+    "optimizer.weight_decay": _AT_LEAST_0,
+    "optimizer.final_factor": _AT_LEAST_0,
+    "optimizer.warmup_epochs": _AT_LEAST_0,
+    "optimizer.backbone_factor": _AT_LEAST_0,
+    "optimizer.decay_factor": ("above 0", lambda x: x > 0),
+    "train.memory_fraction": ("above 0 and at most 1", lambda x: 0 < x <= 1),
+    "optimizer.momentum": ("from 0 to below 1", lambda x: 0 <= x < 1),
+}
 
 # Config fields that may differ between the start of a run and its continuation.
 _MAY_CHANGE = (
@@ -86,10 +76,9 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
             raise InputError(
                 f"--config.{field}={values[field]!r} must be one of {', '.join(choices)}."
             )
-    for bound, is_within, fields in _BOUNDS:
-        for field in fields:
-            if not is_within(values[field]):
-                raise InputError(f"--config.{field}={values[field]} must be {bound}.")
+    for field, (bound, is_within) in _BOUNDS.items():
+        if not is_within(values[field]):
+            raise InputError(f"--config.{field}={values[field]} must be {bound}.")
     if config.model.image_size_px != data.ct.image_size_px:
         raise InputError(
             f"--config.model.image_size_px={config.model.image_size_px}, but {data.path} holds "
@@ -110,7 +99,7 @@ def check_same_run(meta: Meta, wanted: Meta, workdir: Path) -> None:
     # A cosine ends with the last epoch.
     if wanted.config.optimizer.schedule != "cosine":
         allowed.append("train.epochs")
-    old, new = (json.loads(item.config.to_json()) for item in (meta, wanted))
+    old, new = (json.loads(side.config.to_json()) for side in (meta, wanted))
     differing = differing_fields(old, new, (*allowed, "evaluation."))
     if meta.labels != wanted.labels:
         differing.append(f"labels {', '.join(meta.labels)} there, {', '.join(wanted.labels)} now")
@@ -133,7 +122,7 @@ def differing_fields(
       new: what is wanted.
       ignored: fields by their path ("train.steps"), or groups by their prefix ("evaluation.").
     """
-    there, now = (flax.traverse_util.flatten_dict(dict(item), sep=".") for item in (old, new))
+    there, now = (flax.traverse_util.flatten_dict(dict(fields), sep=".") for fields in (old, new))
     groups = tuple(name for name in ignored if name.endswith("."))
     return [
         f"{field} {there.get(field)!r} there, {now.get(field)!r} now"

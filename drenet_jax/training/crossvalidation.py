@@ -118,7 +118,7 @@ def _start(workdir: Path, settings: Mapping[str, Any]) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if any(item.name != _LOCK_FILE for item in workdir.iterdir()):
+            if any(path.name != _LOCK_FILE for path in workdir.iterdir()):
                 raise InputError(
                     f"--workdir={workdir} holds other things than a cross-validation; name a new "
                     "folder."

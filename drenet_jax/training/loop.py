@@ -33,7 +33,7 @@ from drenet_jax.training.run_log import METRICS_FILE, RunLog, read_lines
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
 from drenet_jax.training.stopping import Preempted, Preemption, is_out_of_patience
-from drenet_jax.training.validation import NO_VALIDATION, Validation, validate
+from drenet_jax.training.validation import Validation, validate
 from drenet_jax.version import __version__
 
 LOCK_FILE = ".train.lock"
@@ -113,9 +113,13 @@ def train_and_evaluate(
 
         # 3. Steps. Metrics are read a step late, so that the devices need not wait.
         late = None
-        figures: Mapping[str, float | None] = ckpt.NOT_VALIDATED
+        validated = Validation()
         with (
-            _open_log(workdir, start) as log,
+            (
+                contextlib.closing(RunLog(workdir, start))
+                if parallel.is_first_host()
+                else contextlib.nullcontext()
+            ) as log,
             tqdm(
                 total=last_step * batch_size,
                 initial=start * batch_size,
@@ -137,7 +141,7 @@ def train_and_evaluate(
                     since_validation.setdefault(name, []).append(float(value))
                 if log:
                     log.step(step, metrics)
-                bar.set_postfix(loss=float(metrics["loss"]), **figures, refresh=False)
+                bar.set_postfix(loss=float(metrics["loss"]), **validated.metrics, refresh=False)
 
             for step in range(start + 1, last_step + 1):
                 replicated, metrics = make_step(replicated, next(batches))
@@ -152,17 +156,16 @@ def train_and_evaluate(
                 # 4. Validation and checkpoint.
                 record(step, late)
                 late = None
-                validated = NO_VALIDATION
+                validated = Validation()
                 if step in validation_steps:
                     validated = validate(config, scorer, replicated, data, positive)
-                    figures = validated.figures
                     means = {name: float(np.mean(x)) for name, x in since_validation.items()}
                     since_validation.clear()
                     epoch = step * batch_size / n
-                    lines.append({"epoch": epoch, "validation": figures})
+                    lines.append({"epoch": epoch, "validation": validated.metrics})
                     # Before the checkpoint: if that is not completed, resuming drops the line.
                     if log:
-                        log.validation(step, epoch, means, figures)
+                        log.validation(step, epoch, means, validated.metrics)
                         if validated.picture is not None:
                             log.image(step, validated.picture)
                 _save(checkpoints, step, replicated, meta, validated, since_validation, known)
@@ -174,7 +177,7 @@ def train_and_evaluate(
                         f"{workdir} received a stop signal at step {step} of {last_step}"
                     )
         checkpoints.wait()
-        return figures
+        return validated.metrics
 
 
 def _last_step(config: ml_collections.ConfigDict, n: int) -> int:
@@ -294,15 +297,14 @@ def _save(
     known: KnownSlices,
 ) -> None:
     state = parallel.to_host(replicated)
-    record = validated.experience
     checkpoints.save(
         step,
         {"params": state.params, "batch_stats": state.batch_stats},
         {"opt_state": state.opt_state},
         meta,
-        validated.figures,
+        validated.metrics,
         {"since_validation": {name: list(values) for name, values in since_validation.items()}},
-        None if record is None else record.to_dict(),
+        validated.record.to_dict() if validated.record else None,
         known,
     )
 
@@ -319,13 +321,6 @@ def _batches(config: ml_collections.ConfigDict, data: PreparedData, start: int) 
         seed=config.seed,
     )
     return parallel.on_devices(on_host, parts=config.train.accumulate)
-
-
-def _open_log(workdir: Path, start: int) -> contextlib.AbstractContextManager[RunLog | None]:
-    """The log; None on hosts other than the first."""
-    if not parallel.is_first_host():
-        return contextlib.nullcontext()
-    return contextlib.closing(RunLog(workdir, start))
 
 
 def _check_finite(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int
 
 from drenet_jax.errors import InputError
 from drenet_jax.models.model_outputs import Outputs
@@ -15,12 +16,12 @@ from drenet_jax.models.model_outputs import Outputs
 
 def all_losses(
     outputs: Outputs,
-    label: jax.Array,
-    class_weights: np.ndarray | None = None,
+    label: Int[Array, " batch"],
+    class_weights: Float[np.ndarray, " classes"] | None = None,
     *,
     rank_factor: float = 1.0,
-) -> dict[str, jax.Array]:
-    """The losses of a batch, each averaged over its B images; their sum is under `loss`.
+) -> dict[str, Float[Array, ""]]:
+    """The losses of a batch, each averaged over its images; their sum is under `loss`.
 
     `raw`, `concat` and `parts` are cross-entropies of the whole image, of all features together and
     of each proposal alone. `rank` asks that a proposal which predicts better has a higher score. A
@@ -28,15 +29,15 @@ def all_losses(
 
     Args:
       outputs: of a training pass, with M proposals.
-      label: [B] integers.
-      class_weights: [C]; each cross-entropy of an image is multiplied by that of its label. The
-        mean is over B still, so that a batch of a heavy class weighs more than one of a light
+      label: of each image.
+      class_weights: each cross-entropy of an image is multiplied by that of its label. The mean is
+        over the images still, so that a batch of a heavy class weighs more than one of a light
         class. Ranks compare proposals of one image and have no weights.
       rank_factor: `rank` is multiplied by it.
     """
     weight = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)[label]
 
-    def mean(per_image: jax.Array) -> jax.Array:
+    def mean(per_image: Float[Array, " batch"]) -> Float[Array, ""]:
         return jnp.mean(per_image if weight is None else per_image * weight)
 
     concat = mean(optax.softmax_cross_entropy_with_integer_labels(outputs.logits, label))
@@ -56,14 +57,14 @@ def all_losses(
 
 def read_class_weights(
     text: str, labels: Sequence[str], counts: Callable[[], np.ndarray]
-) -> np.ndarray | None:
-    """The weights [C] that `train.class_weights` describes; None: all are equal.
+) -> Float[np.ndarray, " classes"] | None:
+    """The weights that `train.class_weights` describes; None: all are equal.
 
     Args:
       text: "none"; "balanced": inversely proportional to the number of training slices, such that
         the mean over the training slices is 1; or a number for each label, by commas.
       labels: names of the classes, in order.
-      counts: gives the training slices of each class, [C]; called for "balanced" only.
+      counts: gives the number of training slices of each class; called for "balanced" only.
 
     Raises:
       InputError: `text` is none of these, or a class has no training slice.
@@ -92,15 +93,14 @@ def read_class_weights(
     return weights
 
 
-def ranking_loss(scores: jax.Array, part_loss: jax.Array) -> jax.Array:
+def ranking_loss(
+    scores: Float[Array, "batch proposals"], part_loss: Float[Array, "batch proposals"]
+) -> Float[Array, " batch"]:
     """Sum over pairs (i, j) with t_j > t_i of max(0, 1 − s_i + s_j).
 
     Args:
-      scores: [B, M], s: the proposal head's scores.
-      part_loss: [B, M], t: the cross-entropy of each proposal. It gets no gradient.
-
-    Returns:
-      [B].
+      scores: s, the proposal head's.
+      part_loss: t, the cross-entropy of each proposal. It gets no gradient.
     """
     part_loss = jax.lax.stop_gradient(part_loss)
     predicts_better = part_loss[:, None, :] > part_loss[:, :, None]

@@ -51,11 +51,6 @@ class RunLog:
             _drop_later_events(path, start_step)
         self._events = SummaryWriter(str(folder), auto_flush=False)
 
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`, first to last: step, epoch, train, validation."""
-        return list(self._lines)
-
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs a step's losses, its learning rate and its gradient norm to TensorBoard."""
         self._scalars(step, "train", metrics)

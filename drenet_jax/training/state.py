@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jaxtyping import Array, Int32
 
 from drenet_jax.errors import InputError
 from drenet_jax.training.freezing import optimizer_groups
@@ -26,7 +27,7 @@ class TrainState:
       opt_state: momentum.
     """
 
-    step: jax.Array
+    step: Int32[Array, ""]
     params: Any
     batch_stats: Any
     opt_state: Any

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int32, Key, UInt8, UInt32
 
 from drenet_jax import parallel
 from drenet_jax.models.build import Model
@@ -21,7 +22,12 @@ from drenet_jax.training.state import TrainState
 AUGMENT_STREAM, DROPOUT_STREAM = 0, 1
 
 PyTree = Any
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Float[Array, ""]]
+Seed = UInt32[Array, " key"]
+# Of a micro-batch on one device.
+Positions = Int32[Array, " batch"]
+Labels = Int32[Array, " batch"]
+Images = UInt8[Array, "batch height width"]
 
 
 def make_train_step(
@@ -35,10 +41,10 @@ def make_train_step(
     """`step(state, micro_batches) -> (state, metrics)`; state and metrics are replicated.
 
     `micro_batches` are this host's parts of the `train.accumulate` micro-batches of a step, on the
-    devices (`parallel.on_devices`): place in the global batch, uint8 images and labels
+    devices (`parallel.on_devices`): position in the global batch, uint8 images and labels
     (`batches.train_batches`). They are processed one after the other over all devices, and their
     gradients are averaged; batch norms see one micro-batch at a time, on all devices together.
-    Randomness depends on (seed, step, place) alone, not on the number of devices and hosts.
+    Randomness depends on (seed, step, position) alone, not on the number of devices and hosts.
 
     The state is donated: it must not be used again.
     """
@@ -65,10 +71,10 @@ def make_train_step(
         # Calls of one compiled program rather than a loop inside it: on CPU, XLA runs convolutions
         # within a loop on a single core.
         for micro_batch in micro_batches:
-            result, batch_stats = gradient_on_devices(
+            sums, batch_stats = gradient_on_devices(
                 state.params, batch_stats, seed, state.step, *micro_batch
             )
-            total = result if total is None else add_on_devices(total, result)
+            total = sums if total is None else add_on_devices(total, sums)
         return update_on_devices(state, total, batch_stats)
 
     return step
@@ -78,17 +84,17 @@ def make_whole_step(gradient: Callable[..., Any], update: Callable[..., Any]) ->
     """For one device: a step of a single micro-batch, of `make_gradient` and `make_update`."""
 
     def whole_step(
-        state: TrainState, seed: jax.Array, place: jax.Array, image: jax.Array, label: jax.Array
+        state: TrainState, seed: Seed, position: Positions, image: Images, label: Labels
     ) -> tuple[TrainState, Metrics]:
         total, batch_stats = gradient(
-            state.params, state.batch_stats, seed, state.step, place, image, label
+            state.params, state.batch_stats, seed, state.step, position, image, label
         )
         return update(state, total, batch_stats)
 
     return whole_step
 
 
-def replicated_seed(config: ml_collections.ConfigDict) -> jax.Array:
+def replicated_seed(config: ml_collections.ConfigDict) -> UInt32[Array, "devices key"]:
     """The seed as an argument of a step, so that one compiled program serves all seeds."""
     return parallel.replicate(jax.random.key_data(jax.random.key(config.seed)))
 
@@ -99,10 +105,14 @@ def make_gradient(
     """For one device: the gradient and the metrics of a micro-batch, and new batch statistics."""
 
     def losses_of(
-        params: PyTree, batch_stats: PyTree, keys: jax.Array, image: jax.Array, label: jax.Array
-    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        params: PyTree,
+        batch_stats: PyTree,
+        keys: Key[Array, " batch"],
+        image: Images,
+        label: Labels,
+    ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
         fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-        image = augment(
+        augmented = augment(
             image.astype(jnp.float32) / 255,
             fold(keys, AUGMENT_STREAM),
             flip=config.data.flip,
@@ -111,7 +121,7 @@ def make_gradient(
         params = freezing.stop_frozen_gradients(config, params)
         outputs, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            image,
+            augmented,
             train=True,
             dropout_keys=fold(keys, DROPOUT_STREAM),
             mutable=["batch_stats"],
@@ -123,18 +133,18 @@ def make_gradient(
     def gradient(
         params: PyTree,
         batch_stats: PyTree,
-        seed: jax.Array,
-        step: jax.Array,
-        place: jax.Array,
-        image: jax.Array,
-        label: jax.Array,
+        seed: Seed,
+        step: Int32[Array, ""],
+        position: Positions,
+        image: Images,
+        label: Labels,
     ) -> tuple[tuple[PyTree, Metrics], PyTree]:
         key = jax.random.fold_in(jax.random.wrap_key_data(seed), step)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
-        result, (batch_stats, metrics) = jax.grad(losses_of, has_aux=True)(
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
+        gradients, (batch_stats, metrics) = jax.grad(losses_of, has_aux=True)(
             params, batch_stats, keys, image, label
         )
-        return (result, metrics), batch_stats
+        return (gradients, metrics), batch_stats
 
     return gradient
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import ml_collections
 import numpy as np
+from jaxtyping import UInt8
 
 from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.evaluation.calibration import (
@@ -31,17 +32,14 @@ class Validation:
     """The result of scoring the validation split.
 
     Attributes:
-      figures: the patients' AUC, the cross-entropy of the slices and their temperature.
-      experience: scores and labels of the patients.
+      metrics: the patients' AUC, the cross-entropy of the slices and their temperature.
+      record: scores and labels of the patients.
       picture: RGB grid of some slices with their proposals.
     """
 
-    figures: Mapping[str, float | None]
-    experience: ValidationRecord | None
-    picture: np.ndarray | None
-
-
-NO_VALIDATION = Validation(NOT_VALIDATED, None, None)
+    metrics: Mapping[str, float | None] = dataclasses.field(default_factory=lambda: NOT_VALIDATED)
+    record: ValidationRecord | None = None
+    picture: UInt8[np.ndarray, "height width 3"] | None = None
 
 
 def validate(
@@ -53,7 +51,7 @@ def validate(
 ) -> Validation:
     """Scores the validation split, if it holds slices."""
     if not data.n_slices["validation"]:
-        return NO_VALIDATION
+        return Validation()
     pictures: list[np.ndarray] = []
 
     def draw(images: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
@@ -67,14 +65,14 @@ def validate(
     )
     aggregate = MetricSettings.from_config(config.evaluation).aggregate
     persons = person_predictions(slices, aggregate, positive)
-    figures = classification_metrics(persons.label, persons.probabilities, data.labels, positive)
+    metrics = classification_metrics(persons.label, persons.probabilities, data.labels, positive)
     temperature = fit_temperature(logits, slices.label)
     return Validation(
-        figures={
-            "auc": figures["auc"],
+        metrics={
+            "auc": metrics["auc"],
             "cross_entropy": negative_log_likelihood(logits, slices.label),
             "temperature": temperature,
         },
-        experience=ValidationRecord.of(slices, logits, temperature, aggregate, positive),
+        record=ValidationRecord.of(slices, logits, temperature, aggregate, positive),
         picture=next(iter(pictures), None),
     )

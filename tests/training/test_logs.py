@@ -41,7 +41,7 @@ def test_a_validation_is_one_line_of_json(tmp_path):
     _validated(log, 2)
     log.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == log.lines
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
     assert lines[0] == (
         '{"step": 1, "epoch": 0.333, "train": {"loss": 1.5}, '
         '"validation": {"auc": null, "cross_entropy": 0.25}}'
@@ -77,8 +77,8 @@ def test_a_run_that_goes_on_drops_later_steps(tmp_path):
     log.close()
 
     log = RunLog(tmp_path, 2)
-    assert [line["step"] for line in log.lines] == [1, 2]
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
     _log_step(log, 3)
     log.close()
     scalars = _scalars(tmp_path)
@@ -94,7 +94,6 @@ def test_a_run_from_the_beginning_drops_all(tmp_path):
     log.close()
     log = RunLog(tmp_path, 0)
     log.close()
-    assert log.lines == []
     assert not (tmp_path / "metrics.jsonl").read_text()
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
     assert not _scalars(tmp_path)

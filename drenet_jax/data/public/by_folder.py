@@ -73,8 +73,8 @@ def mosmed(root: Path) -> ScanResult:
     """
     labels = {**{f"CT-{n}": "COVID-19" for n in range(1, 5)}, "CT-0": "healthy"}
     scan = ScanResult(root, "MosMedData")
-    places = (root / "studies", root / "COVID19_1110" / "studies")
-    inside = next((place for place in places if os.path.isdir(place)), root)
+    candidates = (root / "studies", root / "COVID19_1110" / "studies")
+    inside = next(filter(os.path.isdir, candidates), root)
     for name, folder in scan.named_folders({name: (name,) for name in labels}, inside):
         for series in scan.files(folder, (".nii.gz", ".nii")):
             scan.add(series.name.split(".nii")[0], series, labels[name])
@@ -235,7 +235,7 @@ def _patients_of_label(scan: ScanResult, label: Path) -> dict[str, Path]:
                 scan.leave_out("folders without a file that may be read", entry)
                 continue
         else:
-            suffix = next((item for item in _SUFFIXES if name.lower().endswith(item)), None)
+            suffix = next((suffix for suffix in _SUFFIXES if name.lower().endswith(suffix)), None)
             if suffix is None:
                 is_voxels = entry.suffix.lower() in _VOXELS
                 if not (is_voxels and os.path.exists(entry.with_suffix(".mhd"))):

@@ -69,13 +69,13 @@ def find_patients(root: Path) -> ScanResult:
     scan = ScanResult(root, "COVIDx-CT")
     lists = {split: _list_file(scan, name) for name, split in _SPLITS.items()}
     slices = list(
-        dict.fromkeys(item for split, path in lists.items() for item in _read_list(path, split))
+        dict.fromkeys(row for split, path in lists.items() for row in _read_list(path, split))
     )
     folder, present = _images(scan, lists["train"], slices)
     sites = _sites(scan)
 
     order = list(_LABELS.values())
-    slices.sort(key=lambda item: (order.index(item.label), natural(item.name)))
+    slices.sort(key=lambda row: (order.index(row.label), natural(row.name)))
     guessed = []
     for name, label, split in slices:
         if name not in present:
@@ -94,7 +94,7 @@ def find_patients(root: Path) -> ScanResult:
             f"metadata.csv does not name the persons of {len(guessed)} slices (the first: "
             f"{guessed[0]}); these are taken from the file names."
         )
-    for name in sorted(present - {item.name for item in slices}, key=natural):
+    for name in sorted(present - {row.name for row in slices}, key=natural):
         if name.lower().endswith(".png"):
             scan.leave_out("slices in no list", name)
     scan.leave_out_contradictions()
@@ -131,15 +131,15 @@ def _read_list(path: Path, split: str) -> list[_Slice]:
 def _images(scan: ScanResult, train_list: Path, slices: list[_Slice]) -> tuple[Path, set[str]]:
     """The folder of the slices, and the names of all that it holds."""
     root, version = scan.root, _VERSION.search(train_list.name)
-    places = [root / "images", root]
+    folders = [root / "images", root]
     if version:
-        places.insert(0, root / f"{version[1]}_images")
-    for place in places:
-        if os.path.isdir(place):
-            present = set(names_in(place))
-            if any(item.name in present for item in slices):
-                return place, present
-    wanted = " or ".join(place.name + "/" for place in places[:-1])
+        folders.insert(0, root / f"{version[1]}_images")
+    for folder in folders:
+        if os.path.isdir(folder):
+            present = set(names_in(folder))
+            if any(row.name in present for row in slices):
+                return folder, present
+    wanted = " or ".join(folder.name + "/" for folder in folders[:-1])
     raise scan.layout_error(root, f"slices that {train_list.name} names, in {wanted} or the root")
 
 

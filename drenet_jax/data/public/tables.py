@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -38,23 +39,23 @@ def read_table(
             f"{path} is no table that can be read; download it again, or save it as CSV."
         ) from error
     header = [clean(name).lower() for name in lines[0]] if lines else []
-    for name in (item for names in (*columns, *optional) for item in names):
+    for name in itertools.chain(*columns, *optional):
         if header.count(name) > 1:
             raise InputError(f"{path} has the column {name!r} twice; remove or rename one.")
-    places = [
+    indices = [
         next((header.index(name) for name in names if name in header), None)
         for names in (*columns, *optional)
     ]
-    for names, place in zip(columns, places, strict=False):
-        if place is None:
+    for names, index in zip(columns, indices, strict=False):
+        if index is None:
             raise InputError(
                 f"{path} has no column {names[0]!r} in its first line; download it again."
             )
-    return [tuple(_value(line, place) for place in places) for line in lines[1:]]
+    return [tuple(_value(line, index) for index in indices) for line in lines[1:]]
 
 
-def _value(line: Sequence[str], place: int | None) -> str:
-    return " ".join(clean(line[place]).split()) if place is not None and place < len(line) else ""
+def _value(line: Sequence[str], index: int | None) -> str:
+    return " ".join(clean(line[index]).split()) if index is not None and index < len(line) else ""
 
 
 def _csv_lines(path: Path) -> Iterable[list[str]]:
