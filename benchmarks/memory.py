@@ -8,13 +8,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from benchmarks.model import CLASSES, random_batch
+from benchmarks.programs import make_program
 from benchmarks.targets import GIB
 from benchmarks.timing import Row
 from drenet_jax import parallel
-from drenet_jax.models.build import build_model, variable_shapes
-from drenet_jax.training.state import create_state, learning_rate, make_optimizer
-from drenet_jax.training.step import make_gradient
 
 SUITE = "memory"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -31,37 +28,14 @@ def step_bytes(config: ml_collections.ConfigDict, batch: int, *, remat: bool) ->
     """
     config = config.copy_and_resolve_references()
     config.model.remat, config.train.accumulate = remat, 1
-    model = build_model(config, CLASSES)
-    optimizer = make_optimizer(config, learning_rate(config, 1000, batch))
-    shapes = variable_shapes(model)
-    state = jax.eval_shape(
-        lambda: create_state(
-            jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), shapes), optimizer
-        )
-    )
-    on_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
-    micro_batch = [
-        jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in random_batch(config, batch)
-    ]
-    gradient = parallel.map_over_devices(make_gradient(model, config, None))
-    plan = (
-        gradient.lower(
-            on_device.params,
-            on_device.batch_stats,
-            jax.ShapeDtypeStruct((1, 2), np.uint32),  # the seed
-            on_device.step,
-            *micro_batch,
-        )
-        .compile()
-        .memory_analysis()
-    )
-    kept = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state.opt_state))
+    program = make_program("training step", config, jax.default_backend(), batch)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (parallel.AXIS,))
+    plan = program.lower(mesh).compile().memory_analysis()
     return (
         plan.argument_size_in_bytes
         + plan.output_size_in_bytes
         - plan.alias_size_in_bytes
         + plan.temp_size_in_bytes
-        + kept
     )
 
 
