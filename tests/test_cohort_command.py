@@ -30,7 +30,7 @@ def test_the_real_series_become_a_cohort_and_the_next_command(shared_data, tmp_p
     ]
 
 
-def test_splits_sites_what_is_left_out_and_notes_are_told(tmp_path, command):
+def test_splits_sites_what_is_left_out_and_notes_are_reported(tmp_path, command):
     root = tmp_path / "root"
     (root / "images").mkdir(parents=True)
     for name in ("NCP_1_1_0001.png", "NCP_2_1_0001.png", "Normal_3_1_0001.png", "odd.png"):

@@ -62,7 +62,7 @@ def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "out").is_dir()
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_a_place_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "out"
     with pytest.raises(InputError, match="cannot be written"), new_folder(out):

@@ -12,7 +12,7 @@ from drenet_jax.data.prepared_data import open_data
 
 
 @pytest.mark.slow
-def test_every_odd_person_is_in_a_split_or_told(tmp_path, command):
+def test_every_odd_person_is_in_a_split_or_reported(tmp_path, command):
     # Most cases are the same chest in other files: persons of one split and label, which is noted.
     rows, expected = ["patient_id,path,label,split"], {}
     for name, case in odd_inputs.CASES.items():

@@ -42,7 +42,7 @@ class DeterministicExampleWriter(tfds.core.ExampleWriter):
     TFDS leaves the order to protobuf, where it differs from process to process.
     """
 
-    def write(self, path: os.PathLike[str], examples: Iterable[tuple[Any, bytes]]) -> Any:
+    def write(self, path: str | os.PathLike[str], examples: Iterable[tuple[Any, bytes]]) -> Any:
         return super().write(
             path, ((key, _in_order_of_names(example)) for key, example in examples)
         )

@@ -28,7 +28,7 @@ from drenet_jax.data import beam
 def _records(folder, split):
     """The examples of a split as they are on disk, in order."""
     shards = sorted((folder / "ct_slices").rglob(f"ct_slices-{split}.tfrecord-*"))
-    return [record.numpy() for record in tf.data.TFRecordDataset([str(one) for one in shards])]
+    return [record.numpy() for record in tf.data.TFRecordDataset([str(shard) for shard in shards])]
 
 
 def _key(record):
@@ -67,7 +67,7 @@ def on_beam(request, phantoms, tmp_path_factory, command):
 def test_beam_puts_the_same_examples_into_the_same_splits(prepared, on_beam):
     for split in SPLITS:
         ours, theirs = _records(prepared, split), _records(on_beam, split)
-        assert {_key(one): one for one in ours} == {_key(one): one for one in theirs}
+        assert {_key(our): our for our in ours} == {_key(their): their for their in theirs}
         # More than was promised: the order is the same too, only the shards are cut otherwise.
         assert ours == theirs
 
@@ -171,7 +171,7 @@ def test_an_error_of_the_work_is_an_error_of_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("runner", "options", "said"),
+    ("runner", "options", "message"),
     [
         ("NoSuchRunner", "", "--runner=NoSuchRunner is not known; use DirectRunner"),
         ("no.such.Runner", "", "--runner=no.such.Runner is not known"),
@@ -180,8 +180,8 @@ def test_an_error_of_the_work_is_an_error_of_the_run(tmp_path):
         ("DirectRunner", "--no_such=1", "the DirectRunner has no option no_such"),
     ],
 )
-def test_a_runner_or_options_that_cannot_be_used_are_refused(runner, options, said):
-    with pytest.raises(InputError, match=said):
+def test_a_runner_or_options_that_cannot_be_used_are_refused(runner, options, message):
+    with pytest.raises(InputError, match=message):
         beam.Beam(runner, options)
 
 
@@ -217,10 +217,10 @@ def test_the_same_pictures_under_two_persons_are_found_alike(
     persons = read_cohort(phantoms / "cohort.csv").persons[:4]
     shutil.copytree(persons[0].paths[0], tmp_path / "copy")
     lines = ["patient_id,path,label,split"]
-    lines += [f"{one.patient_id},{one.paths[0]},{one.label},train" for one in persons]
+    lines += [f"{person.patient_id},{person.paths[0]},{person.label},train" for person in persons]
     lines += [f"z-copy,copy,{persons[0].label},{split}"]
     (tmp_path / "cohort.csv").write_text("\n".join(lines) + "\n")
-    said = []
+    messages = []
     for name, runner in (("here", None), ("beam", beam.Beam("DirectRunner", ""))):
         (tmp_path / name).mkdir()
         try:
@@ -235,10 +235,10 @@ def test_the_same_pictures_under_two_persons_are_found_alike(
                 beam=runner,
             )
         except InputError as error:
-            said.append(str(error))
+            messages.append(str(error))
         else:
             assert account.n_pairs_sharing == 1
-            said.append((tmp_path / name / "notes.csv").read_text())
-    assert said[0] == said[1]
-    assert ("(test, " in said[0]) == (split == "test")
-    assert "z-copy" in said[0]
+            messages.append((tmp_path / name / "notes.csv").read_text())
+    assert messages[0] == messages[1]
+    assert ("(test, " in messages[0]) == (split == "test")
+    assert "z-copy" in messages[0]

@@ -1,4 +1,4 @@
-"""`cohort.csv`: what is read, and how each fault is told."""
+"""`cohort.csv`: what is read, and how each fault is reported."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ HEADER = "patient_id,path,label\n"
         ),
     ],
 )
-def test_each_fault_is_told_with_its_place(text, message, folder):
+def test_each_fault_is_reported_with_its_place(text, message, folder):
     labels = ["well", "ill"] if "cold" in text else []
     with pytest.raises(InputError, match=message):
         read_cohort(_write(folder, text), labels)
 
 
-def test_a_missing_or_binary_file_is_told(folder):
+def test_a_missing_or_binary_file_is_reported(folder):
     with pytest.raises(InputError, match=r"nothing\.csv cannot be read"):
         read_cohort(folder / "nothing.csv")
     (folder / "cohort.csv").write_bytes(b"\xff\xfe\x00,\x80")
@@ -149,7 +149,7 @@ def linked(folder):
 )
 @pytest.mark.parametrize("second_person", ["p1", "p2"])
 def test_a_path_in_another_spelling_or_by_a_link_is_the_same(linked, first, second, second_person):
-    first, second = (one.format(folder=linked, name=linked.name) for one in (first, second))
+    first, second = (path.format(folder=linked, name=linked.name) for path in (first, second))
     path = _write(linked, f"{HEADER}p1,{first},well\n{second_person},{second},well\np3,c,ill\n")
     with pytest.raises(InputError) as caught:
         read_cohort(path)
@@ -264,7 +264,7 @@ def test_labels_of_the_flag_are_read_like_those_of_the_file(folder):
 def test_a_control_character_in_a_value_is_refused(folder, column, character):
     row = {"patient_id": "p1", "path": "a", "label": "well", "site": "A", "series_uid": "1"}
     row[column] = f"x{character}y"
-    text = ",".join(row) + "\n" + ",".join(f'"{one}"' for one in row.values()) + "\n"
+    text = ",".join(row) + "\n" + ",".join(f'"{value}"' for value in row.values()) + "\n"
     with pytest.raises(InputError, match=rf"{column} .*U\+{ord(character):04X}"):
         read_cohort(_write(folder, text + "p2,b,ill,,\n"))
 
@@ -289,7 +289,7 @@ def test_a_folder_spelled_in_the_disks_form_of_unicode_is_found(folder):
 # Columns
 
 
-def test_columns_are_found_in_any_case_and_others_are_told(folder):
+def test_columns_are_found_in_any_case_and_others_are_reported(folder):
     path = _write(
         folder,
         "Patient ID,PATH,Label,Split,remarks,,\np1,a,well,test,x,,\np2,b,ill,train,y,,\n",
@@ -322,15 +322,15 @@ def test_any_ids_are_read_clean_or_refused(folder, ids):
     with (folder / "cohort.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["patient_id", "path", "label"])
-        writer.writerows([one, "abc"[i], ("well", "ill", "ill")[i]] for i, one in enumerate(ids))
+        writer.writerows([id_, "abc"[i], ("well", "ill", "ill")[i]] for i, id_ in enumerate(ids))
     try:
         persons = read_cohort(folder / "cohort.csv").persons
     except InputError:
-        cleaned = [clean(one) for one in ids]
+        cleaned = [clean(id_) for id_ in ids]
         assert (
             "" in cleaned
             or any(map(control_character, cleaned))
-            or len({person_key(one) for one in cleaned}) < 3
+            or len({person_key(patient_id) for patient_id in cleaned}) < 3
         )
     else:
-        assert [one.patient_id for one in persons] == list(dict.fromkeys(map(clean, ids)))
+        assert [person.patient_id for person in persons] == list(dict.fromkeys(map(clean, ids)))

@@ -50,8 +50,8 @@ def _in_order(folder):
 
 
 def _digests(path, settings):
-    found = slice_digests(prepare_person([path], settings).picked)
-    return [found[i : i + 8] for i in range(0, len(found), 8)]
+    digests = slice_digests(prepare_person([path], settings).picked)
+    return [digests[i : i + 8] for i in range(0, len(digests), 8)]
 
 
 def _as_other_names(folder, out):
@@ -132,37 +132,41 @@ def test_a_copy_in_another_form_has_the_same_digests(name, series, tmp_path, ct_
 
 
 def test_pictures_of_the_picked_slices_have_their_digests(series, tmp_path, ct_settings):
-    picked = [one for one in prepare_person([series[0]], ct_settings).picked if one.kept]
-    for number, one in enumerate(picked):
-        cv2.imwrite(str(tmp_path / f"{number:02d}.png"), one.source)
+    picked = [slice_ for slice_ in prepare_person([series[0]], ct_settings).picked if slice_.kept]
+    for number, slice_ in enumerate(picked):
+        cv2.imwrite(str(tmp_path / f"{number:02d}.png"), slice_.source)
     assert _digests(tmp_path, ct_settings) == _digests_of(picked)
 
 
 def _digests_of(picked):
-    found = slice_digests(picked)
-    return [found[i : i + 8] for i in range(0, len(found), 8)]
+    digests = slice_digests(picked)
+    return [digests[i : i + 8] for i in range(0, len(digests), 8)]
 
 
 def test_other_persons_have_other_digests_and_a_person_no_two_alike(series, ct_settings):
-    found = [one for folder in series[:4] for one in _digests(folder, ct_settings)]
-    assert len(set(found)) == len(found)
+    digests = [digest for folder in series[:4] for digest in _digests(folder, ct_settings)]
+    assert len(set(digests)) == len(digests)
 
 
 def test_one_grey_value_more_is_another_digest_and_so_is_another_shape(series, ct_settings):
-    one = next(one for one in prepare_person([series[0]], ct_settings).picked if one.kept)
-    before = slice_digests([one])
-    one.source[5, 7] ^= 1
-    assert slice_digests([one]) != before
-    one.source[5, 7] ^= 1
-    assert slice_digests([one]) == before
-    object.__setattr__(one, "source", one.source.reshape(2, -1))
-    assert slice_digests([one]) != before
+    shown = next(
+        slice_ for slice_ in prepare_person([series[0]], ct_settings).picked if slice_.kept
+    )
+    before = slice_digests([shown])
+    shown.source[5, 7] ^= 1
+    assert slice_digests([shown]) != before
+    shown.source[5, 7] ^= 1
+    assert slice_digests([shown]) == before
+    object.__setattr__(shown, "source", shown.source.reshape(2, -1))
+    assert slice_digests([shown]) != before
 
 
 def test_a_slice_without_lungs_has_none(series, ct_settings):
-    one = next(one for one in prepare_person([series[0]], ct_settings).picked if one.kept)
-    one.source_mask[:] = False
-    assert slice_digests([one]) == b""
+    shown = next(
+        slice_ for slice_ in prepare_person([series[0]], ct_settings).picked if slice_.kept
+    )
+    shown.source_mask[:] = False
+    assert slice_digests([shown]) == b""
 
 
 @pytest.mark.parametrize(
@@ -178,7 +182,7 @@ def test_a_part_of_a_series_shares_slices_with_it(part, series, tmp_path, ct_set
 
 
 def _bytes(numbers):
-    return b"".join(int(one).to_bytes(8, "little") for one in numbers)
+    return b"".join(int(number).to_bytes(8, "little") for number in numbers)
 
 
 people = st.dictionaries(
@@ -188,37 +192,37 @@ people = st.dictionaries(
 
 @given(people)
 def test_shared_slices_are_those_of_sets(slices):
-    digests = SliceDigests.of({one: _bytes(numbers) for one, numbers in slices.items()})
+    digests = SliceDigests.of({person: _bytes(numbers) for person, numbers in slices.items()})
     order = list(slices)
     first = {}
     expected = {}
-    for one in order:
-        for number in sorted(set(slices[one])):
-            other = first.setdefault(number, one)
-            if other != one:
-                pair = order.index(other), order.index(one)
+    for person in order:
+        for number in sorted(set(slices[person])):
+            other = first.setdefault(number, person)
+            if other != person:
+                pair = order.index(other), order.index(person)
                 expected[pair] = expected.get(pair, 0) + 1
     assert digests.shared() == [
         SharedSlices(order[a], order[b], n) for (a, b), n in sorted(expected.items())
     ]
     assert digests.repeated() == {
-        one: len(numbers) - len(set(numbers))
-        for one, numbers in slices.items()
+        person: len(numbers) - len(set(numbers))
+        for person, numbers in slices.items()
         if len(numbers) > len(set(numbers))
     }
 
 
 @given(people, st.data())
 def test_known_slices_are_those_of_sets(slices, data):
-    digests = SliceDigests.of({one: _bytes(numbers) for one, numbers in slices.items()})
+    digests = SliceDigests.of({person: _bytes(numbers) for person, numbers in slices.items()})
     some = data.draw(st.lists(st.sampled_from(sorted(slices)))) if slices else []
-    of_some = {number for one in some for number in slices[one]}
-    found = digests.of_persons(some)
-    assert found.dtype == np.uint64
-    assert found.tolist() == sorted(of_some)
-    asked = data.draw(st.lists(st.sampled_from(sorted(slices)))) if slices else []
-    expected = {one: sum(n in of_some for n in slices[one]) for one in asked}
-    assert digests.known(found, asked) == {one: n for one, n in expected.items() if n}
+    of_some = {number for person in some for number in slices[person]}
+    known = digests.of_persons(some)
+    assert known.dtype == np.uint64
+    assert known.tolist() == sorted(of_some)
+    requested = data.draw(st.lists(st.sampled_from(sorted(slices)))) if slices else []
+    expected = {person: sum(n in of_some for n in slices[person]) for person in requested}
+    assert digests.known(known, requested) == {person: n for person, n in expected.items() if n}
 
 
 def test_a_table_is_read_as_it_was_written_and_no_other_in_its_place(tmp_path):
@@ -260,15 +264,15 @@ def rows(phantoms):
     """patient_id -> (path, label) of a few phantoms, two of each label."""
     persons = read_cohort(phantoms / "cohort.csv").persons
     chosen = {}
-    for label in dict.fromkeys(one.label for one in persons):
-        for one in [one for one in persons if one.label == label][:2]:
-            chosen[one.patient_id] = (one.paths[0], label)
+    for label in dict.fromkeys(person.label for person in persons):
+        for person in [person for person in persons if person.label == label][:2]:
+            chosen[person.patient_id] = (person.paths[0], label)
     return chosen
 
 
 def _write(folder, rows, *more):
     lines = ["patient_id,path,label,split"]
-    lines += [f"{one},{path},{label},train" for one, (path, label) in rows.items()]
+    lines += [f"{patient_id},{path},{label},train" for patient_id, (path, label) in rows.items()]
     (folder / "cohort.csv").write_text("\n".join([*lines, *more]) + "\n", encoding="utf-8")
     return folder / "cohort.csv"
 
@@ -281,15 +285,15 @@ def test_a_copy_in_another_split_is_refused_by_the_command(name, rows, series, t
     out = tmp_path / "out" / "data"
     done = command("prepare", f"--cohort={cohort}", f"--out={out}", "--workers=1")
     assert done.returncode == 2, done.stderr
-    said = done.stderr.splitlines()[-1]
-    assert f"'{patient_id}' (train, {label}) and 'z-new' (test, {label}) share" in said
-    assert "one patient_id if they are one person" in said
+    message = done.stderr.splitlines()[-1]
+    assert f"'{patient_id}' (train, {label}) and 'z-new' (test, {label}) share" in message
+    assert "one patient_id if they are one person" in message
     assert not out.parent.exists()
 
 
 def test_one_slice_of_another_person_is_enough(rows, tmp_path, ct_settings):
     patient_id, (path, label) = next(iter(rows.items()))
-    picked = next(one for one in prepare_person([path], ct_settings).picked if one.kept)
+    picked = next(slice_ for slice_ in prepare_person([path], ct_settings).picked if slice_.kept)
     shutil.copy(path / picked.name, tmp_path / "single.dcm")
     cohort = _write(tmp_path, rows, f"z-new,single.dcm,{label},validation")
     with pytest.raises(InputError, match=rf"'{patient_id}' .* and 'z-new' .* share 1 slice\."):
@@ -298,7 +302,7 @@ def test_one_slice_of_another_person_is_enough(rows, tmp_path, ct_settings):
 
 def test_a_copy_under_another_label_is_refused(rows, tmp_path, ct_settings):
     patient_id, (path, label) = next(iter(rows.items()))
-    other = next(found for _, found in rows.values() if found != label)
+    other = next(name for _, name in rows.values() if name != label)
     _as_other_names(path, tmp_path / "copy")
     cohort = _write(tmp_path, rows, f"z-new,copy,{other},train")
     with pytest.raises(
@@ -331,7 +335,10 @@ def test_folds_of_sites_do_not_part_copies(rows, tmp_path, ct_settings):
     _as_other_names(path, tmp_path / "copy")
     lines = ["patient_id,path,label,split,site", f"{patient_id},{path},{label},train,A"]
     lines += [f"z-new,copy,{label},train,B"]
-    lines += [f"{one},{p},{lab},train,{'AB'[i % 2]}" for i, (one, (p, lab)) in enumerate(others)]
+    lines += [
+        f"{patient_id},{p},{lab},train,{'AB'[i % 2]}"
+        for i, (patient_id, (p, lab)) in enumerate(others)
+    ]
     (tmp_path / "cohort.csv").write_text("\n".join(lines) + "\n")
     _prepare(tmp_path / "cohort.csv", tmp_path / "data", ct_settings)
     data = open_data(tmp_path / "data")

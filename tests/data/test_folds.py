@@ -11,7 +11,7 @@ import pytest
 
 from drenet_jax.data.batches import split_batches, train_batches
 from drenet_jax.data.cohort_table import SPLITS
-from drenet_jax.data.folds import PersonRecords, persons_of_records, site_folds, stratified_folds
+from drenet_jax.data.folds import persons_of_records, site_folds, stratified_folds
 from drenet_jax.data.prepared_data import open_data, write_fold
 from drenet_jax.errors import InputError
 
@@ -29,21 +29,27 @@ def persons(data):
 def _members(data, split):
     """Person -> slices in the batches of a split."""
     batches = split_batches(data, split, batch_size=8, fill="never")
-    return collections.Counter(one for batch in batches for one in batch["patient_id"])
+    return collections.Counter(
+        patient_id for batch in batches for patient_id in batch["patient_id"]
+    )
 
 
 def test_the_records_say_who_is_there(data, persons):
-    assert set(persons) == {one for split in SPLITS for one in data.persons[split]}
+    assert set(persons) == {person for split in SPLITS for person in data.persons[split]}
     for split in SPLITS:
-        assert sum(persons[one].n_slices for one in data.persons[split]) == data.n_slices[split]
-    assert {found.label for found in persons.values()} == set(data.labels)
+        assert (
+            sum(persons[person].n_slices for person in data.persons[split]) == data.n_slices[split]
+        )
+    assert {person.label for person in persons.values()} == set(data.labels)
 
 
 def test_everybody_is_tested_once_and_trained_on_nowhere_beside(data, persons):
     folds = stratified_folds(data, persons, 3, seed=0)
-    assert sorted(one for fold in folds for one in fold.persons["test"]) == sorted(persons)
+    assert sorted(person for fold in folds for person in fold.persons["test"]) == sorted(persons)
     for fold in folds:
-        assert sorted(one for split in SPLITS for one in fold.persons[split]) == sorted(persons)
+        assert sorted(person for split in SPLITS for person in fold.persons[split]) == sorted(
+            persons
+        )
         assert fold.persons["train"]
         assert fold.persons["validation"]
     assert len({data.fingerprint, *(fold.fingerprint for fold in folds)}) == 4
@@ -55,7 +61,9 @@ def test_a_fold_on_disk_gives_the_batches_of_its_persons(data, persons, tmp_path
     again = open_data(tmp_path / "fold")
     assert again.fingerprint == fold.fingerprint
     for split in SPLITS:
-        assert _members(again, split) == {one: persons[one].n_slices for one in fold.persons[split]}
+        assert _members(again, split) == {
+            patient_id: persons[patient_id].n_slices for patient_id in fold.persons[split]
+        }
     # One epoch of training holds each training slice once.
     n = again.n_slices["train"]
     order = train_batches(
@@ -68,11 +76,11 @@ def test_a_fold_on_disk_gives_the_batches_of_its_persons(data, persons, tmp_path
         seed=0,
     )
     _, _, label = next(order)
-    found = collections.Counter(data.labels[one] for one in label)
+    counter = collections.Counter(data.labels[patient_id] for patient_id in label)
     expected = collections.Counter()
-    for one in fold.persons["train"]:
-        expected[persons[one].label] += persons[one].n_slices
-    assert found == expected
+    for person in fold.persons["train"]:
+        expected[persons[person].label] += persons[person].n_slices
+    assert counter == expected
 
 
 def test_a_fold_of_data_that_were_prepared_anew_is_refused(prepared, tmp_path):
@@ -108,31 +116,34 @@ def test_more_folds_than_persons_of_a_label_are_refused(data, persons):
 
 
 def _at_sites(persons, site_of):
-    return {one: dataclasses.replace(found, site=site_of(one)) for one, found in persons.items()}
+    return {
+        patient_id: dataclasses.replace(person, site=site_of(patient_id))
+        for patient_id, person in persons.items()
+    }
 
 
 def test_each_site_is_tested_by_a_model_of_the_others(data, persons):
-    found = _at_sites(persons, lambda one: "ABC"[sorted(persons).index(one) % 3])
-    folds = site_folds(data, found, seed=0)
+    moved = _at_sites(persons, lambda patient_id: "ABC"[sorted(persons).index(patient_id) % 3])
+    folds = site_folds(data, moved, seed=0)
     assert list(folds) == ["A", "B", "C"]
     for site, fold in folds.items():
-        assert {found[one].site for one in fold.persons["test"]} == {site}
-        assert site not in {found[one].site for one in fold.persons["train"]}
-        assert site not in {found[one].site for one in fold.persons["validation"]}
+        assert {moved[person].site for person in fold.persons["test"]} == {site}
+        assert site not in {moved[person].site for person in fold.persons["train"]}
+        assert site not in {moved[person].site for person in fold.persons["validation"]}
 
 
 @pytest.mark.parametrize(
     ("site_of", "message"),
     [
-        (lambda found: "A", "all are of 'A'"),
-        (lambda found: "A" if found.label == "healthy" else "", "has no site"),
+        (lambda person: "A", "all are of 'A'"),
+        (lambda person: "A" if person.label == "healthy" else "", "has no site"),
         (
-            lambda found: "A" if found.label == "healthy" else "B",
+            lambda person: "A" if person.label == "healthy" else "B",
             "no person outside A has the label",
         ),
     ],
 )
 def test_sites_that_cannot_be_left_out_are_refused(data, persons, site_of, message):
-    found: dict[str, PersonRecords] = _at_sites(persons, lambda one: site_of(persons[one]))
+    moved = _at_sites(persons, lambda patient_id: site_of(persons[patient_id]))
     with pytest.raises(InputError, match=message):
-        site_folds(data, found, seed=0)
+        site_folds(data, moved, seed=0)

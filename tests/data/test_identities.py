@@ -101,27 +101,27 @@ OTHER_VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), SAME_VALUES)
-def test_labels_that_differ_in_spelling_only_have_one_key(one, other):
-    assert clean(one) != clean(other)
-    assert value_key(clean(one)) == value_key(clean(other))
+@pytest.mark.parametrize(("name", "other"), SAME_VALUES)
+def test_labels_that_differ_in_spelling_only_have_one_key(name, other):
+    assert clean(name) != clean(other)
+    assert value_key(clean(name)) == value_key(clean(other))
     twins = value_variants("label")
-    twins.add(clean(one), "cohort.csv", "line 2")
+    twins.add(clean(name), "cohort.csv", "line 2")
     with pytest.raises(InputError) as caught:
         twins.add(clean(other), "cohort.csv", "line 7")
-    for part in ("cohort.csv, line 7", "line 2", shown(clean(one)), shown(clean(other))):
+    for part in ("cohort.csv, line 7", "line 2", shown(clean(name)), shown(clean(other))):
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize(("one", "other"), OTHER_VALUES)
-def test_labels_that_mean_something_else_have_two(one, other):
+@pytest.mark.parametrize(("name", "other"), OTHER_VALUES)
+def test_labels_that_mean_something_else_have_two(name, other):
     twins = value_variants("label")
-    for name in (one, other, one):
-        twins.add(name, "cohort.csv", "line 2")
+    for text in (name, other, name):
+        twins.add(text, "cohort.csv", "line 2")
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("name", "other"),
     [
         ("P01", "p01"),
         ("P-1", "P\u20111"),
@@ -134,9 +134,9 @@ def test_labels_that_mean_something_else_have_two(one, other):
         ("Müller", "MÜLLER"),
     ],
 )
-def test_patient_ids_that_a_spreadsheet_may_have_changed_are_refused(one, other):
+def test_patient_ids_that_a_spreadsheet_may_have_changed_are_refused(name, other):
     twins = person_variants()
-    twins.add(one, "cohort.csv", "line 2")
+    twins.add(name, "cohort.csv", "line 2")
     with pytest.raises(InputError, match="one person, or give one of them another id"):
         twins.add(other, "cohort.csv", "line 3")
 
@@ -156,9 +156,9 @@ def test_patient_ids_that_a_spreadsheet_may_have_changed_are_refused(one, other)
 )
 def test_the_ids_of_a_usual_cohort_are_persons_of_their_own(ids):
     twins = person_variants()
-    for line, one in enumerate(ids * 2):
-        twins.add(one, "cohort.csv", f"line {line}")
-    assert len({person_key(one) for one in ids}) == len(ids)
+    for line, id_ in enumerate(ids * 2):
+        twins.add(id_, "cohort.csv", f"line {line}")
+    assert len({person_key(patient_id) for patient_id in ids}) == len(ids)
 
 
 @pytest.mark.parametrize("number", [0, 9, 13, 27, 0x7F, 0x85, 0x2028])

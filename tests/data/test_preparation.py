@@ -1,4 +1,4 @@
-"""`prepare`: the records, and the account of all that was left out."""
+"""`prepare`: the records, and the summary of all that was left out."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def _records(folder, split):
 
 def test_a_record_holds_the_filled_crop_the_mask_and_where_both_come_from(phantoms, prepared):
     data = open_data(prepared)
-    cohort = {one.patient_id: one for one in read_cohort(phantoms / "cohort.csv").persons}
+    cohort = {person.patient_id: person for person in read_cohort(phantoms / "cohort.csv").persons}
     record = _records(prepared, "test")[0]
     person = cohort[record["patient_id"].decode()]
-    kept = {one.name: one for one in prepare_person(person.paths, data.ct).kept}
+    kept = {slice_.name: slice_ for slice_ in prepare_person(person.paths, data.ct).kept}
     picked = kept[record["slice_name"].decode()]
     mask = record["lung_mask"][..., 0] > 0
     np.testing.assert_array_equal(mask, picked.lung_mask)
@@ -45,32 +45,34 @@ def test_a_record_holds_the_filled_crop_the_mask_and_where_both_come_from(phanto
 
 def test_records_split_json_and_excluded_csv_account_for_every_picked_slice(phantoms, prepared):
     data = open_data(prepared)
-    found = {split: _records(prepared, split) for split in SPLITS}
-    for split, records in found.items():
-        assert {one["patient_id"].decode() for one in records} == set(data.persons[split])
+    by_split = {split: _records(prepared, split) for split in SPLITS}
+    for split, records in by_split.items():
+        assert {record["patient_id"].decode() for record in records} == set(data.persons[split])
         assert len(records) == data.n_slices[split]
     with (prepared / "excluded.csv").open() as file:
         excluded = [(row["patient_id"], row["file"]) for row in csv.DictReader(file)]
     kept = [
-        (one["patient_id"].decode(), one["slice_name"].decode())
-        for records in found.values()
-        for one in records
+        (record["patient_id"].decode(), record["slice_name"].decode())
+        for records in by_split.values()
+        for record in records
     ]
     assert not set(kept) & set(excluded)
     persons = read_cohort(phantoms / "cohort.csv").persons
     picked = [
-        (person.patient_id, one.name)
+        (person.patient_id, slice_.name)
         for person in persons
-        for one in prepare_person(person.paths, data.ct).picked
+        for slice_ in prepare_person(person.paths, data.ct).picked
     ]
     assert sorted(picked) == sorted(kept + excluded)
 
 
 def test_the_labels_of_every_split_are_alike(phantoms, prepared):
-    label_of = {one.patient_id: one.label for one in read_cohort(phantoms / "cohort.csv").persons}
+    label_of = {
+        person.patient_id: person.label for person in read_cohort(phantoms / "cohort.csv").persons
+    }
     persons = json.loads((prepared / "split.json").read_text())
     for split, count in zip(SPLITS, (2, 1, 1), strict=True):
-        labels = [label_of[one] for one in persons[split]]
+        labels = [label_of[person] for person in persons[split]]
         assert {labels.count(label) for label in label_of.values()} == {count}
 
 
@@ -140,16 +142,16 @@ def _prepare(tmp_path, rows, settings, workers=1):
     )
 
 
-def test_persons_who_cannot_be_used_are_left_out_and_told(
+def test_persons_who_cannot_be_used_are_left_out_and_reported(
     bad_persons, tmp_path, phantoms, ct_settings
 ):
     good = [
-        f"{one.patient_id},{one.paths[0]},{one.label}"
-        for one in read_cohort(phantoms / "cohort.csv").persons[:4]
+        f"{person.patient_id},{person.paths[0]},{person.label}"
+        for person in read_cohort(phantoms / "cohort.csv").persons[:4]
     ]
-    account = _prepare(tmp_path, [*good, *bad_persons], ct_settings)
-    assert set(account.persons_left_out) == {"noise", "broken"}
-    assert sum(len(persons) for persons in account.persons.values()) == 4
+    summary = _prepare(tmp_path, [*good, *bad_persons], ct_settings)
+    assert set(summary.persons_left_out) == {"noise", "broken"}
+    assert sum(len(persons) for persons in summary.persons.values()) == 4
     with (tmp_path / "out" / "excluded.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["patient_id"] in ("noise", "broken")]
     assert [(row["patient_id"], row["file"]) for row in rows] == [
@@ -164,11 +166,11 @@ def test_persons_who_cannot_be_used_are_left_out_and_told(
     assert page.count("left out: ") == 2
     assert "2 left out" in page
     # A path may hold a name; files are called by their names below it.
-    for told in (page, (tmp_path / "out" / "excluded.csv").read_text()):
-        assert str(tmp_path) not in told
-    assert account.excluded["no slice was kept"] == 1
-    assert account.excluded["no lungs found"] >= 1
-    assert account.excluded.total() == len(_rows(tmp_path / "out" / "excluded.csv"))
+    for text in (page, (tmp_path / "out" / "excluded.csv").read_text()):
+        assert str(tmp_path) not in text
+    assert summary.excluded["no slice was kept"] == 1
+    assert summary.excluded["no lungs found"] >= 1
+    assert summary.excluded.total() == len(_rows(tmp_path / "out" / "excluded.csv"))
 
 
 def _rows(path):
@@ -178,15 +180,17 @@ def _rows(path):
 
 def test_what_is_odd_about_a_series_is_noted(tmp_path, phantoms, ct_settings):
     persons = read_cohort(phantoms / "cohort.csv").persons[:4]
-    slices = sorted(prepare_person(persons[0].paths, ct_settings).picked, key=lambda one: one.index)
+    slices = sorted(
+        prepare_person(persons[0].paths, ct_settings).picked, key=lambda slice_: slice_.index
+    )
     gap = tmp_path / "gap"
     shutil.copytree(persons[0].paths[0], gap)
-    for one in slices[5:8]:
-        (gap / one.name).unlink()
-    rows = [f"{one.patient_id},{one.paths[0]},{one.label}" for one in persons[1:]]
-    account = _prepare(tmp_path, [*rows, f"gap,gap,{persons[0].label}"], ct_settings)
+    for slice_ in slices[5:8]:
+        (gap / slice_.name).unlink()
+    rows = [f"{person.patient_id},{person.paths[0]},{person.label}" for person in persons[1:]]
+    summary = _prepare(tmp_path, [*rows, f"gap,gap,{persons[0].label}"], ct_settings)
     notes = _rows(tmp_path / "out" / "notes.csv")
-    assert account.n_notes == len(notes) > 0
+    assert summary.n_notes == len(notes) > 0
     assert {note["patient_id"] for note in notes} == {"gap"}
     assert any("missing" in note["note"] for note in notes)
     assert notes[0]["note"] in (tmp_path / "out" / "qc.html").read_text()
@@ -194,18 +198,18 @@ def test_what_is_odd_about_a_series_is_noted(tmp_path, phantoms, ct_settings):
 
 def test_a_person_of_two_series_has_the_slices_of_both(tmp_path, phantoms, ct_settings):
     persons = read_cohort(phantoms / "cohort.csv").persons[:3]
-    rows = [f"{one.patient_id},{one.paths[0]},{one.label}" for one in persons]
+    rows = [f"{person.patient_id},{person.paths[0]},{person.label}" for person in persons]
     shutil.copytree(persons[0].paths[0], tmp_path / "again")
     rows.append(f"{persons[0].patient_id},again,{persons[0].label}")
-    account = _prepare(tmp_path, rows, ct_settings)
+    summary = _prepare(tmp_path, rows, ct_settings)
     n_kept = len(prepare_person(persons[0].paths, ct_settings).kept)
-    found = [
-        one["patient_id"].decode()
+    decodes = [
+        record["patient_id"].decode()
         for split in SPLITS
-        if account.n_slices[split]
-        for one in _records(tmp_path / "out", split)
+        if summary.n_slices[split]
+        for record in _records(tmp_path / "out", split)
     ]
-    assert found.count(persons[0].patient_id) == 2 * n_kept
+    assert decodes.count(persons[0].patient_id) == 2 * n_kept
 
 
 def test_a_cohort_of_which_nothing_is_left_is_refused(bad_persons, tmp_path, ct_settings):
@@ -228,14 +232,14 @@ def test_a_person_without_files_is_refused_before_all_work(
 
 def test_a_file_name_that_is_not_utf_8_is_no_fault(tmp_path, phantoms, ct_settings):
     rows = []
-    for one in read_cohort(phantoms / "cohort.csv").persons[:4]:
-        folder = tmp_path / one.patient_id
+    for person in read_cohort(phantoms / "cohort.csv").persons[:4]:
+        folder = tmp_path / person.patient_id
         folder.mkdir()
-        for path in one.paths[0].iterdir():
+        for path in person.paths[0].iterdir():
             name = os.fsencode(path.name).replace(b"IM", b"caf\xe9")
             shutil.copy(path, os.path.join(os.fsencode(folder), name))
-        rows.append(f"{one.patient_id},{one.patient_id},{one.label}")
+        rows.append(f"{person.patient_id},{person.patient_id},{person.label}")
     _prepare(tmp_path, rows, ct_settings)
-    names = [one["slice_name"].decode() for one in _records(tmp_path / "out", "train")]
+    names = [record["slice_name"].decode() for record in _records(tmp_path / "out", "train")]
     assert names
     assert all(name.startswith("caf\\xe9_") for name in names)

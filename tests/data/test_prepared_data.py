@@ -70,7 +70,7 @@ def test_a_file_of_another_length_is_found_when_the_data_are_opened(damage, spli
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]"])
-def test_a_broken_description_of_the_records_is_told(name, content, copied):
+def test_a_broken_description_of_the_records_is_reported(name, content, copied):
     folder, _ = copied
     (path,) = folder.glob(f"ct_slices/*/{name}")
     path.write_text(content)
@@ -96,7 +96,10 @@ def test_a_changed_record_is_found_when_it_is_read(copied):
     assert str(refusal.value).startswith(f"{path} is damaged (")
     assert "\n" not in str(refusal.value)
     # Of the other splits every slice is there still.
-    n = sum(len(one["label"]) for one in split_batches(data, "test", batch_size=8, fill="train"))
+    n = sum(
+        len(split_batch["label"])
+        for split_batch in split_batches(data, "test", batch_size=8, fill="train")
+    )
     assert n == data.n_slices["test"]
 
 
@@ -151,7 +154,7 @@ def test_the_commands_say_so(name, copied, command, trained, tmp_path):
     }[name]
     done = command(name, *flags)
     assert done.returncode == 2, done.stderr
-    (line,) = [one for one in done.stderr.splitlines() if one.startswith("error: ")]
+    (line,) = [part for part in done.stderr.splitlines() if part.startswith("error: ")]
     assert line.startswith(f"error: {path} is damaged")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

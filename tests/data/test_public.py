@@ -37,12 +37,12 @@ def _write(root: Path, name: str, *lines: str) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _rows(found: ScanResult) -> list[tuple[str, ...]]:
-    return [(row.patient_id, row.path, row.label) for row in found.rows]
+def _rows(scan: ScanResult) -> list[tuple[str, ...]]:
+    return [(row.patient_id, row.path, row.label) for row in scan.rows]
 
 
-def _labels(found: ScanResult) -> dict[str, str]:
-    return {row.patient_id: row.label for row in found.rows}
+def _labels(scan: ScanResult) -> dict[str, str]:
+    return {row.patient_id: row.label for row in scan.rows}
 
 
 # The smallest trees that have all that the data sets' pages describe.
@@ -140,14 +140,14 @@ def test_no_data_set_goes_untested():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_cohort_of_each_data_set_can_be_read(layout, find, tmp_path):
-    _, found = find(layout)
-    write_cohort(found, tmp_path / "new" / "cohort.csv")
+    _, scan = find(layout)
+    write_cohort(scan, tmp_path / "new" / "cohort.csv")
     cohort = read_cohort(tmp_path / "new" / "cohort.csv")
 
-    assert {person.patient_id: person.label for person in cohort.persons} == _labels(found)
-    assert sum(len(person.paths) for person in cohort.persons) == len(found.rows)
+    assert {person.patient_id: person.label for person in cohort.persons} == _labels(scan)
+    assert sum(len(person.paths) for person in cohort.persons) == len(scan.rows)
     assert cohort.has_split == (layout in (covid_ct, covidx_ct, cov19_ct_db))
-    assert not found.left_out()
+    assert not scan.left_out()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -162,62 +162,62 @@ def test_another_tree_is_refused_with_what_was_looked_for_and_found(layout, tmp_
 
 
 def test_covid_ct_md_accepts_the_names_of_its_paper_its_archive_and_its_sample(find, shared_data):
-    _, found = find(covid_ct_md)
-    assert _rows(found) == [
+    _, scan = find(covid_ct_md)
+    assert _rows(scan) == [
         ("P001", "COVID-19 subjects/P001", "COVID-19"),
         ("P002", "COVID-19 subjects/P002", "COVID-19"),
         ("cap001", "Cap Cases/cap001", "CAP"),
         ("normal001", "Normal Cases/normal001", "healthy"),
     ]
-    found = DATASETS["covid_ct_md"](shared_data / "covid_ct_md")
-    assert _labels(found) == {"P001": "COVID-19", "cap001": "CAP", "normal001": "healthy"}
-    assert not found.left_out()
+    scan = DATASETS["covid_ct_md"](shared_data / "covid_ct_md")
+    assert _labels(scan) == {"P001": "COVID-19", "cap001": "CAP", "normal001": "healthy"}
+    assert not scan.left_out()
 
 
-def test_folders_without_files_and_files_beside_folders_are_left_out_and_told(find):
+def test_folders_without_files_and_files_beside_folders_are_left_out_and_reported(find):
     def change(root):
         _tree(root, "Cap Cases/notes.txt", "Cap Cases/cap002/.DS_Store", "Cap Cases/._cap003")
         (root / "Normal Cases" / "normal002" / "empty").mkdir(parents=True)
 
-    _, found = find(covid_ct_md, change)
-    assert len(found.rows) == 4
-    assert found.left_out() == [
+    _, scan = find(covid_ct_md, change)
+    assert len(scan.rows) == 4
+    assert scan.left_out() == [
         "folders without a file that may be read: 2 (the first: Cap Cases/cap002)",
         "files beside the folders of the persons or scans: 1 (the first: Cap Cases/notes.txt)",
     ]
 
 
-def test_a_missing_folder_is_told_and_a_single_label_is_refused(find, tmp_path):
+def test_a_missing_folder_is_reported_and_a_single_label_is_refused(find, tmp_path):
     def change(root):
         (root / "Cap Cases").rename(tmp_path / "elsewhere")
 
-    root, found = find(covid_ct_md, change)
-    assert found.notes == [f"there is no folder 'Cap Cases' in {root}."]
+    root, scan = find(covid_ct_md, change)
+    assert scan.notes == [f"there is no folder 'Cap Cases' in {root}."]
     (root / "Normal Cases").rename(tmp_path / "elsewhere too")
-    found = DATASETS["covid_ct_md"](root)
+    scan = DATASETS["covid_ct_md"](root)
     with pytest.raises(InputError, match="the label COVID-19 only; a diagnosis needs two"):
-        write_cohort(found, tmp_path / "cohort.csv")
+        write_cohort(scan, tmp_path / "cohort.csv")
     assert not (tmp_path / "cohort.csv").exists()
 
 
 def test_cc_ccii_has_a_row_a_scan_and_ids_with_the_class(find):
-    _, found = find(cc_ccii, lambda root: (root / "CP" / "5" / "8").mkdir(parents=True))
-    assert _rows(found) == [
+    _, scan = find(cc_ccii, lambda root: (root / "CP" / "5" / "8").mkdir(parents=True))
+    assert _rows(scan) == [
         ("NCP_96", "NCP/96/1328", "COVID-19"),
         ("NCP_96", "NCP/96/1329", "COVID-19"),
         ("CP_96", "CP/96/3", "CP"),
         ("Normal_7", "Normal/7/1", "healthy"),
     ]
-    assert found.left_out() == ["folders without a file that may be read: 1 (the first: CP/5)"]
+    assert scan.left_out() == ["folders without a file that may be read: 1 (the first: CP/5)"]
 
 
 @pytest.mark.parametrize("inside", ["", "COVID19_1110"])
 def test_mosmed_goes_by_severity_and_is_found_below_its_archives_folder(inside, tmp_path):
     mosmed(tmp_path / inside)
-    found = DATASETS["mosmed"](tmp_path)
-    names = [row.patient_id for row in found.rows]
+    scan = DATASETS["mosmed"](tmp_path)
+    names = [row.patient_id for row in scan.rows]
     assert names == ["study_0001", "study_0002", "study_0003", "study_0004", "study_0000"]
-    assert [row.label for row in found.rows] == ["COVID-19"] * 4 + ["healthy"]
+    assert [row.label for row in scan.rows] == ["COVID-19"] * 4 + ["healthy"]
 
 
 def test_stoic_takes_persons_who_are_in_the_table_and_have_a_series(find):
@@ -226,12 +226,12 @@ def test_stoic_takes_persons_who_are_in_the_table_and_have_a_series(find):
         with (root / "metadata" / "reference.csv").open("a") as file:
             file.write("7,1,0\n")
 
-    root, found = find(stoic2021, change)
-    assert _rows(found) == [
+    root, scan = find(stoic2021, change)
+    assert _rows(scan) == [
         ("20", "data/mha/20.mha", "COVID-19"),
         ("3", "data/mha/3.mha", "not COVID-19"),
     ]
-    assert found.left_out() == [
+    assert scan.left_out() == [
         "series that reference.csv does not name: 1 (the first: data/mha/5.mha)",
         "persons of reference.csv whose series are not there: 1 (the first: 7)",
     ]
@@ -241,51 +241,51 @@ def test_stoic_takes_persons_who_are_in_the_table_and_have_a_series(find):
 
 
 def test_cov19_ct_db_keeps_the_split_and_says_that_scans_are_no_persons(find):
-    _, found = find(cov19_ct_db, lambda root: _tree(root, "test/ct_scan_0/0.jpg"))
-    assert [(row.patient_id, row.split) for row in found.rows] == [
+    _, scan = find(cov19_ct_db, lambda root: _tree(root, "test/ct_scan_0/0.jpg"))
+    assert [(row.patient_id, row.split) for row in scan.rows] == [
         ("train_covid_ct_scan_0", "train"),
         ("val_covid_ct_scan_0", "validation"),
         ("train_non-covid_ct_scan_0", "train"),
         ("val_non-covid_ct_scan_0", "validation"),
     ]
-    assert "each scan is taken for a person" in found.notes[0]
-    assert found.left_out() == [
+    assert "each scan is taken for a person" in scan.notes[0]
+    assert scan.left_out() == [
         "folders that are neither training nor validation: 1 (the first: test)"
     ]
 
 
 def test_sars_cov_2_ct_scan_goes_in_natural_order_and_warns_of_its_persons(find):
-    _, found = find(sars_cov_2_ct_scan)
-    assert _rows(found)[:3] == [
+    _, scan = find(sars_cov_2_ct_scan)
+    assert _rows(scan)[:3] == [
         (f"COVID_Covid ({n})", f"COVID/Covid ({n}).png", "COVID-19") for n in (1, 2, 10)
     ]
-    assert "each slice is taken for a person" in found.notes[0]
+    assert "each slice is taken for a person" in scan.notes[0]
 
 
 def test_own_folders_hold_persons_of_every_kind(find):
     def change(root):
         _tree(root, "ill/p5.mhd", "ill/p5.raw", "ill/p6.raw", "read me.txt", ".git/config")
 
-    _, found = find(folders, change)
-    assert _rows(found) == [
+    _, scan = find(folders, change)
+    assert _rows(scan) == [
         ("p1", "ill/p1", "ill"),
         ("p2", "ill/p2.zip", "ill"),
         ("p5", "ill/p5.mhd", "ill"),
         ("p3", "well/p3.nii.gz", "well"),
         ("p4", "well/p4.JPG", "well"),
     ]
-    assert found.left_out() == [
+    assert scan.left_out() == [
         "files beside the labels' folders: 1 (the first: read me.txt)",
         "files of a kind that holds no CT: 1 (the first: ill/p6.raw)",
     ]
 
 
 def test_one_name_under_two_labels_is_two_persons_and_twice_under_one_is_refused(find):
-    root, found = find(folders, lambda root: _tree(root, "well/p1/1.dcm"))
-    assert [row.patient_id for row in found.rows] == [
+    root, scan = find(folders, lambda root: _tree(root, "well/p1/1.dcm"))
+    assert [row.patient_id for row in scan.rows] == [
         *("ill_p1", "ill_p2", "well_p1", "well_p3", "well_p4")
     ]
-    assert "1 names (the first: p1) are under two labels" in found.notes[0]
+    assert "1 names (the first: p1) are under two labels" in scan.notes[0]
     _tree(root, "ill/p1.zip")
     with pytest.raises(InputError, match=r"p1 and .*p1\.zip would be one person, 'p1'; remove"):
         DATASETS["folders"](root)
@@ -337,17 +337,17 @@ def test_covid_ct_has_the_persons_and_the_split_of_its_tables(covid_ct_of_manife
             if patient.startswith("other")
         ),
     )
-    found = DATASETS["covid_ct"](root)
+    scan = DATASETS["covid_ct"](root)
 
-    assert {Path(row.path).name: row.patient_id for row in found.rows} == persons
+    assert {Path(row.path).name: row.patient_id for row in scan.rows} == persons
     splits = {"train": "train", "val": "validation"}
-    assert all(row.split == splits[manifest[Path(row.path).name]["split"]] for row in found.rows)
-    assert found.persons("split") == {
+    assert all(row.split == splits[manifest[Path(row.path).name]["split"]] for row in scan.rows)
+    assert scan.persons("split") == {
         "COVID-19": {"train": 128, "validation": 32},
         "not COVID-19": {"train": 105, "validation": 24},
     }
-    assert found.notes == []
-    assert found.left_out() == [
+    assert scan.notes == []
+    assert scan.left_out() == [
         "slices of Data-split that are not there: 2 (the first: CT_COVID/gone.png)"
     ]
 
@@ -356,11 +356,11 @@ def test_covid_ct_without_tables_guesses_by_figure_as_well_as_its_docstring_says
     covid_ct_of_manifest,
 ):
     root, manifest = covid_ct_of_manifest
-    found = DATASETS["covid_ct"](root)
+    scan = DATASETS["covid_ct"](root)
 
     guesses = collections.defaultdict(set)
     persons = collections.defaultdict(set)
-    for row in found.rows:
+    for row in scan.rows:
         person = manifest[Path(row.path).name]["patient_id"]
         guesses[person].add(row.patient_id)
         persons[row.patient_id].add(person)
@@ -371,16 +371,16 @@ def test_covid_ct_without_tables_guesses_by_figure_as_well_as_its_docstring_says
     assert numbers[0] == 289
     assert re.search(sentence, " ".join(inspect.getdoc(DATASETS["covid_ct"]).split()))
     # Whatever a guess joins or tears apart, it keeps within the published split.
-    assert len(found.rows) == len(manifest)
-    assert ["COVID-CT-MetaInfo" in note for note in found.notes] == [True, True]
+    assert len(scan.rows) == len(manifest)
+    assert ["COVID-CT-MetaInfo" in note for note in scan.notes] == [True, True]
 
 
 def test_covid_ct_tells_png_and_jpeg_of_one_number_apart_and_what_no_list_names(find):
-    _, found = find(covid_ct, lambda root: _tree(root, "Images-processed/CT_NonCOVID/7.png"))
-    assert [row.patient_id for row in found.rows] == [
+    _, scan = find(covid_ct, lambda root: _tree(root, "Images-processed/CT_NonCOVID/7.png"))
+    assert [row.patient_id for row in scan.rows] == [
         *("covid_b.png", "covid_b.png", "covid_c.png", "other_59.jpg", "other_59.png")
     ]
-    assert found.left_out() == [
+    assert scan.left_out() == [
         "slices in no list of Data-split: 1 (the first: Images-processed/CT_NonCOVID/7.png)"
     ]
 
@@ -394,18 +394,18 @@ def test_covid_ct_without_lists_has_no_split_and_bad_lists_are_refused(find, tmp
     with pytest.raises(InputError, match=r"testCT_COVID\.txt cannot be read .* copy Data-split"):
         DATASETS["covid_ct"](root)
     (root / "Data-split").rename(tmp_path / "elsewhere")
-    found = DATASETS["covid_ct"](root)
-    assert {row.split for row in found.rows} == {""}
-    assert "the published split cannot be kept" in found.notes[0]
+    scan = DATASETS["covid_ct"](root)
+    assert {row.split for row in scan.rows} == {""}
+    assert "the published split cannot be kept" in scan.notes[0]
 
 
-def test_a_person_in_two_splits_is_left_out_and_told(find):
+def test_a_person_in_two_splits_is_left_out_and_reported(find):
     def change(root):
         _write(root, "COVID-CT-MetaInfo.csv", "File name,Patient ID", "b%1.png,P 1", "c.png,P 1")
 
-    _, found = find(covid_ct, change)
-    assert "covid_p_1" not in {row.patient_id for row in found.rows}
-    assert found.left_out() == ["persons with more than one split: 1 (the first: covid_p_1)"]
+    _, scan = find(covid_ct, change)
+    assert "covid_p_1" not in {row.patient_id for row in scan.rows}
+    assert scan.left_out() == ["persons with more than one split: 1 (the first: covid_p_1)"]
 
 
 def test_a_folder_that_has_a_cohort_file_already_is_refused_with_its_name(shared_data):
@@ -448,15 +448,15 @@ def test_covidx_ct_knows_the_persons_of_all_its_sources(has_metadata, tmp_path):
         persons = dict.fromkeys(COVIDX_NAMES.values())
         # Numbers that are a part of the names, too.
         _write(tmp_path, "metadata.csv", "Patient ID,finding", *(f"{p}," for p in persons), "1328,")
-    found = DATASETS["covidx_ct"](tmp_path)
+    scan = DATASETS["covidx_ct"](tmp_path)
 
-    assert {Path(row.path).name: row.patient_id for row in found.rows} == COVIDX_NAMES
-    assert ["no metadata.csv" in note for note in found.notes] == [True] * (not has_metadata)
+    assert {Path(row.path).name: row.patient_id for row in scan.rows} == COVIDX_NAMES
+    assert ["no metadata.csv" in note for note in scan.notes] == [True] * (not has_metadata)
 
 
 def test_covidx_ct_has_a_row_a_slice_with_split_and_source(find):
-    _, found = find(covidx_ct)
-    rows = [(row.patient_id, Path(row.path).stem[-4:], row.split, row.site) for row in found.rows]
+    _, scan = find(covidx_ct)
+    rows = [(row.patient_id, Path(row.path).stem[-4:], row.split, row.site) for row in scan.rows]
     assert rows == [
         ("patient1", "0001", "test", "COVID-CTSet"),
         ("NCP_96", "0035", "train", "CNCB"),
@@ -465,10 +465,10 @@ def test_covidx_ct_has_a_row_a_slice_with_split_and_source(find):
         ("Normal_9", "0009", "validation", "CNCB"),
         ("Normal_9", "0010", "validation", "CNCB"),
     ]
-    assert list(dict.fromkeys(row.label for row in found.rows)) == [
+    assert list(dict.fromkeys(row.label for row in scan.rows)) == [
         *("COVID-19", "pneumonia", "healthy")
     ]
-    assert found.persons("site")["COVID-19"] == {"COVID-CTSet": 1, "CNCB": 1}
+    assert scan.persons("site")["COVID-19"] == {"COVID-CTSet": 1, "CNCB": 1}
 
 
 def test_covidx_ct_leaves_out_what_is_not_there_or_in_no_list_or_has_no_known_person(find):
@@ -479,15 +479,15 @@ def test_covidx_ct_leaves_out_what_is_not_there_or_in_no_list_or_has_no_known_pe
             # The person is in training, too.
             file.write("nobody.png 0 0 0 9 9\nNCP_96_1328_0036.png 2 0 0 9 9\n\n")
 
-    _, found = find(covidx_ct, change)
-    assert {row.patient_id for row in found.rows} == {"patient1", "Normal_9"}
-    assert found.left_out() == [
+    _, scan = find(covidx_ct, change)
+    assert {row.patient_id for row in scan.rows} == {"patient1", "Normal_9"}
+    assert scan.left_out() == [
         "slices of the lists that are not there: 1 (the first: CP_1_1_0001.png)",
         "slices whose names tell no person: 1 (the first: nobody.png)",
         "slices in no list: 1 (the first: extra-1.png)",
         "persons with more than one split: 1 (the first: NCP_96)",
     ]
-    assert "persons of 1 slices (the first: nobody.png)" in found.notes[0]
+    assert "persons of 1 slices (the first: nobody.png)" in scan.notes[0]
 
 
 def test_covidx_ct_refuses_two_versions_and_damaged_lists(find):
@@ -528,7 +528,7 @@ def test_a_spreadsheet_reads_like_the_same_csv(tmp_path):
     assert read_table(tmp_path / "t.csv", columns[:1], [("site",)])[0] == ("Patient 1", "")
 
 
-def test_a_table_that_is_damaged_or_lacks_a_column_is_told(tmp_path):
+def test_a_table_that_is_damaged_or_lacks_a_column_is_reported(tmp_path):
     _write_xlsx(tmp_path / "t.xlsx", ["name"])
     with pytest.raises(InputError, match=r"t\.xlsx has no column 'patient id'"):
         read_table(tmp_path / "t.xlsx", [("patient id",)])
@@ -566,16 +566,16 @@ def test_any_names_come_back_clean_from_the_cohort_or_are_refused(names):
         root = Path(folder, "root")
         for n, name in enumerate(names):
             _tree(root, f"{'ab'[n % 2]}/p{name}/1.dcm")
-        found = DATASETS["folders"](root)
+        scan = DATASETS["folders"](root)
         out = Path(folder, "cohort.csv")
         if any(name != name.rstrip() or name.splitlines() != [name] for name in names):
             with pytest.raises(
                 InputError, match=r"ends in a blank, has a line|control char|differ only"
             ):
-                write_cohort(found, out)
+                write_cohort(scan, out)
             return
         try:
-            write_cohort(found, out)
+            write_cohort(scan, out)
         except InputError:
             ids = [clean(f"p{name}") for name in names]
             assert any(map(control_character, ids)) or len({*map(person_key, ids)}) < len(ids)
@@ -590,31 +590,31 @@ def test_any_names_come_back_clean_from_the_cohort_or_are_refused(names):
 
 
 def test_paths_lead_to_the_data_from_behind_a_link(find, tmp_path):
-    _, found = find(folders)
+    _, scan = find(folders)
     (tmp_path / "far" / "away").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
     out = tmp_path / "link" / "cohort.csv"
-    write_cohort(found, out)
+    write_cohort(scan, out)
     assert "../../root/ill/p1" in out.read_text(encoding="utf-8")
     assert read_cohort(out).persons[0].paths[0].is_dir()
 
 
 def test_the_same_tree_gives_the_same_bytes(find, tmp_path):
-    root, found = find(covidx_ct)
-    write_cohort(found, tmp_path / "1.csv")
+    root, scan = find(covidx_ct)
+    write_cohort(scan, tmp_path / "1.csv")
     write_cohort(DATASETS["covidx_ct"](root), tmp_path / "2.csv")
     assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
 
 
 def test_what_is_there_is_never_overwritten_and_failures_leave_nothing(find, tmp_path):
-    _, found = find(folders)
+    _, scan = find(folders)
     (tmp_path / "mine.csv").write_text("mine")
     with pytest.raises(InputError, match=r"mine\.csv exists already"):
-        write_cohort(found, tmp_path / "mine.csv")
+        write_cohort(scan, tmp_path / "mine.csv")
     with pytest.raises(InputError, match="cannot be written"):
-        write_cohort(found, tmp_path / "mine.csv" / "cohort.csv")
+        write_cohort(scan, tmp_path / "mine.csv" / "cohort.csv")
     with pytest.raises(InputError, match="cannot be written"):
-        write_cohort(found, tmp_path / "new" / ("x" * 300))
+        write_cohort(scan, tmp_path / "new" / ("x" * 300))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.csv", "root"]
     assert (tmp_path / "mine.csv").read_text() == "mine"
 
@@ -623,15 +623,15 @@ def test_a_name_that_is_not_utf_8_and_a_person_with_two_labels_are_refused(tmp_p
     folders(tmp_path)
     os.mkdir(os.fsencode(tmp_path) + b"/ill/p\xff")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/ill/p\xff"), "1.dcm").touch()
-    found = DATASETS["folders"](tmp_path)
+    scan = DATASETS["folders"](tmp_path)
     with pytest.raises(InputError, match=r"xff' ends in a blank, has a line break or is not"):
-        write_cohort(found, tmp_path / "cohort.csv")
+        write_cohort(scan, tmp_path / "cohort.csv")
 
-    found = ScanResult(tmp_path)
-    found.add("p1", tmp_path / "ill", "ill")
-    found.add("p1", tmp_path / "well", "well")
+    scan = ScanResult(tmp_path)
+    scan.add("p1", tmp_path / "ill", "ill")
+    scan.add("p1", tmp_path / "well", "well")
     with pytest.raises(InputError, match="a person 'p1' under two labels, ill and well"):
-        write_cohort(found, tmp_path / "cohort.csv")
+        write_cohort(scan, tmp_path / "cohort.csv")
 
 
 @pytest.mark.parametrize(
@@ -645,25 +645,25 @@ def test_a_name_that_is_not_utf_8_and_a_person_with_two_labels_are_refused(tmp_p
     ],
 )
 def test_names_that_prepare_would_refuse_make_no_cohort(rows, message, tmp_path):
-    found = ScanResult(tmp_path)
+    scan = ScanResult(tmp_path)
     for number, (patient_id, label, site) in enumerate(rows):
-        found.add(patient_id, tmp_path / str(number), label, site=site)
+        scan.add(patient_id, tmp_path / str(number), label, site=site)
     with pytest.raises(InputError, match=message):
-        write_cohort(found, tmp_path / "cohort.csv")
+        write_cohort(scan, tmp_path / "cohort.csv")
     assert not (tmp_path / "cohort.csv").exists()
 
 
 def test_names_that_differ_in_case_under_two_labels_are_two_persons(tmp_path):
     for place in ("ill/P1/1.dcm", "well/p1/1.dcm", "well/p2/1.dcm"):
         _tree(tmp_path / "root", place)
-    found = DATASETS["folders"](tmp_path / "root")
-    write_cohort(found, tmp_path / "cohort.csv")
-    assert [one.patient_id for one in read_cohort(tmp_path / "cohort.csv").persons] == [
+    scan = DATASETS["folders"](tmp_path / "root")
+    write_cohort(scan, tmp_path / "cohort.csv")
+    assert [person.patient_id for person in read_cohort(tmp_path / "cohort.csv").persons] == [
         "ill_P1",
         "well_p1",
         "well_p2",
     ]
-    assert "are under two labels" in found.notes[0]
+    assert "are under two labels" in scan.notes[0]
 
 
 def test_a_table_with_a_column_twice_is_refused(tmp_path):

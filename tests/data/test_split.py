@@ -23,17 +23,17 @@ def test_every_person_is_in_one_split_and_labels_are_shared_out_alike(counts, fr
         f"p{label}-{i}": str(label) for label, count in enumerate(counts) for i in range(count)
     }
     split = split_persons(labels, fractions, seed)
-    members = [one for name in SPLITS for one in split[name]]
+    members = [person for name in SPLITS for person in split[name]]
     assert sorted(members) == sorted(labels)
     for name, fraction in zip(SPLITS, fractions, strict=True):
         share = fraction / sum(fractions)
-        by_label = collections.Counter(labels[one] for one in split[name])
+        by_label = collections.Counter(labels[person] for person in split[name])
         for label, count in enumerate(counts):
             # Whole persons: what a label's share does not settle, and training's first person.
             assert abs(by_label[str(label)] - share * count) < len(SPLITS)
         if not fraction:
             assert not split[name]
-    assert {labels[one] for one in split["train"]} == set(labels.values())
+    assert {labels[person] for person in split["train"]} == set(labels.values())
 
 
 def test_the_paper_s_cohort_is_split_60_10_30():
@@ -66,9 +66,9 @@ def test_every_person_is_in_one_fold_and_folds_are_alike(counts, n_folds, seed):
         f"p{label}-{i}": str(label) for label, count in enumerate(counts) for i in range(count)
     }
     folds = fold_persons(labels, n_folds, seed)
-    assert sorted(one for fold in folds for one in fold) == sorted(labels)
+    assert sorted(person for fold in folds for person in fold) == sorted(labels)
     for part in (*(str(label) for label in range(len(counts))), None):
-        sizes = [sum(part in (None, labels[one]) for one in fold) for fold in folds]
+        sizes = [sum(part in (None, labels[person]) for person in fold) for fold in folds]
         assert max(sizes) - min(sizes) <= 1
     assert folds == fold_persons(dict(reversed(labels.items())), n_folds, seed)
 

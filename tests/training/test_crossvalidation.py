@@ -79,7 +79,7 @@ def test_each_fold_is_an_evaluation_of_persons_that_its_model_never_saw(whole):
     for fold in ("1", "2"):
         folder = whole / "repeat1" / f"fold{fold}"
         split = json.loads((folder / "data" / "split.json").read_text())
-        assert set(split["test"]) == {one for one, other in fold_of.items() if other == fold}
+        assert set(split["test"]) == {person for person, other in fold_of.items() if other == fold}
         assert not set(split["test"]) & {*split["train"], *split["validation"]}
         assert (folder / "test" / "report.html").is_file()
 
@@ -167,14 +167,14 @@ def without_training(monkeypatch):
         batches = list(split_batches(fold, split, batch_size=64, fill="never"))
         label = np.concatenate([batch["label"] for batch in batches])
         names = {
-            name: np.array([one for batch in batches for one in batch[name]], np.str_)
+            name: np.array([value for batch in batches for value in batch[name]], np.str_)
             for name in ("patient_id", "slice_name")
         }
         random = np.random.default_rng(int(fold.fingerprint, 16) % 2**32)
         slices = SlicePredictions(
             labels=fold.labels,
             slice_index=np.concatenate([batch["slice_index"] for batch in batches]),
-            site=np.array([_site(one) for one in names["patient_id"]], np.str_),
+            site=np.array([_site(name) for name in names["patient_id"]], np.str_),
             label=label,
             probabilities=random.dirichlet(np.ones(3), len(label)),
             **names,
@@ -231,7 +231,8 @@ def test_each_site_is_left_out_in_turn(config, prepared, tmp_path, without_train
 
     def at_sites(data):
         return {
-            one: dataclasses.replace(found, site=_site(one)) for one, found in honest(data).items()
+            patient_id: dataclasses.replace(person, site=_site(patient_id))
+            for patient_id, person in honest(data).items()
         }
 
     monkeypatch.setattr(crossvalidation, "persons_of_records", at_sites)

@@ -34,9 +34,9 @@ def _weights(workdir):
 
 
 def _assert_same(workdir, other):
-    (step, found), (last, wanted) = _weights(workdir), _weights(other)
+    (step, weights), (last, wanted) = _weights(workdir), _weights(other)
     assert step == last
-    assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(weights, wanted, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def whole(prepared, trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kib_of_a_checkpoint(trained):
-    files = [one for one in (trained / "checkpoints").rglob("*") if one.is_file()]
-    return sum(one.stat().st_size for one in files) // 1024
+    files = [path for path in (trained / "checkpoints").rglob("*") if path.is_file()]
+    return sum(file.stat().st_size for file in files) // 1024
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def _train(config, workdir, tmp_path):
     "share",
     [pytest.param(0.02, marks=pytest.mark.slow), pytest.param(0.5, marks=pytest.mark.slow), 1.5],
 )
-def test_a_full_disk_is_told_and_the_run_goes_on(
+def test_a_full_disk_is_reported_and_the_run_goes_on(
     share, small_disk, kib_of_a_checkpoint, whole, prepared, tiny_config, tmp_path
 ):
     config = _config(tiny_config, prepared)
@@ -117,10 +117,10 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
     done = _train(config, workdir, tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    (line,) = [one for one in done.stderr.splitlines() if one.startswith("error: ")]
+    (line,) = [part for part in done.stderr.splitlines() if part.startswith("error: ")]
     assert line.startswith(f"error: --workdir={workdir}: the disk is full")
     assert "free some space and call again" in line
-    kept = sorted(one.name for one in (workdir / "checkpoints").iterdir())
+    kept = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert kept == (["6"] if share > 1 else [])
     small_disk("remount", "size=64m")
     done = _train(config, workdir, tmp_path)
@@ -128,23 +128,23 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
     _assert_same(workdir, whole)
 
 
-def test_logs_that_cannot_grow_are_told(whole, prepared, tiny_config, tmp_path, monkeypatch):
+def test_logs_that_cannot_grow_are_reported(whole, prepared, tiny_config, tmp_path, monkeypatch):
     """As above where nothing can be mounted: the second validation finds the disk full."""
     config = _config(tiny_config, prepared)
     write = loop.RunLog.validation
     calls = []
 
-    def full(self, *told):
-        calls.append(told)
+    def full(self, *args):
+        calls.append(args)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.unfinished")
-        write(self, *told)
+        write(self, *args)
 
     monkeypatch.setattr(loop.RunLog, "validation", full)
     workdir = tmp_path / "run"
     with pytest.raises(InputError, match=f"--workdir={workdir}: the disk is full"):
         train_and_evaluate(config, workdir)
-    assert [one.name for one in (workdir / "checkpoints").iterdir()] == ["6"]
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["6"]
     train_and_evaluate(config, workdir)
     _assert_same(workdir, whole)
 

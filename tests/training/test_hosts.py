@@ -34,9 +34,9 @@ HASTE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 def _losses_and_boxes(outputs, label, class_weights=None, *, rank_factor=1.0):
     """The losses, and a sum that tells which boxes were selected: of whole numbers, so exact."""
-    found = losses.all_losses(outputs, label, class_weights, rank_factor=rank_factor)
+    values = losses.all_losses(outputs, label, class_weights, rank_factor=rank_factor)
     edges = jnp.array([1, 3, 7, 11]) * jnp.arange(1, 1 + outputs.boxes.shape[1])[:, None]
-    return found | {"picked": jnp.mean(jnp.sum(outputs.boxes * edges, axis=(1, 2)))}
+    return values | {"picked": jnp.mean(jnp.sum(outputs.boxes * edges, axis=(1, 2)))}
 
 
 def run(config, workdir, process_id, *hosts):
@@ -75,14 +75,14 @@ def _start(config, workdir, devices, process_id=None, *hosts):
 
 def _wait(*processes):
     for process in processes:
-        _, said = process.communicate(timeout=600)
-        assert process.returncode == 0, said.decode()
+        _, output = process.communicate(timeout=600)
+        assert process.returncode == 0, output.decode()
 
 
 def _free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as connection:
+        connection.bind(("127.0.0.1", 0))
+        return connection.getsockname()[1]
 
 
 # In two micro-batches, a host has a part of each.
@@ -96,13 +96,13 @@ def test_one_device_eight_and_two_hosts_of_four_give_the_same_model(
     config.data.batch_size = 16
     config.train.accumulate = accumulate
     config.train.steps = 5
-    one, eight, hosts = (tmp_path / name for name in ("one", "eight", "hosts"))
-    _wait(_start(config, one, 1))
+    single, eight, hosts = (tmp_path / name for name in ("one", "eight", "hosts"))
+    _wait(_start(config, single, 1))
     _wait(_start(config, eight, 8))
     address = f"127.0.0.1:{_free_port()}"
     _wait(*(_start(config, hosts, 4, i, address, 2) for i in range(2)))
 
-    slices = SlicePredictions.from_csv(one / "slices.csv")
+    slices = SlicePredictions.from_csv(single / "slices.csv")
     data = open_data(prepared)
     assert len(slices) == data.n_slices["test"]
     assert len(slices) % 2
@@ -112,12 +112,12 @@ def test_one_device_eight_and_two_hosts_of_four_give_the_same_model(
         for key in zip(batch["patient_id"], batch["slice_name"], strict=True)
     ]
     for other in (eight, hosts):
-        picked = [[line["train"]["picked"] for line in _log(run)] for run in (one, other)]
+        picked = [[line["train"]["picked"] for line in _log(run)] for run in (single, other)]
         assert picked[0] == picked[1]
         # SGD: an update is proportional to the gradient, whose rounding it so inherits. AdamW
         # divides by the gradient's own size, and turns the rounding of a zero into a full step.
         for (path, a), b in zip(
-            jax.tree_util.tree_leaves_with_path(_weights(one)),
+            jax.tree_util.tree_leaves_with_path(_weights(single)),
             jax.tree.leaves(_weights(other)),
             strict=True,
         ):
@@ -135,7 +135,7 @@ def _log(workdir):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("10.0.0.1:99", None, None), "belong together"),
         (("", 2, 0), "belong together"),
@@ -144,8 +144,8 @@ def _log(workdir):
         (("10.0.0.1:99", 2, 2), "--process_id=2 must be from 0 to 1"),
     ],
 )
-def test_hosts_that_cannot_be_are_refused_by_flag(arguments, said):
-    with pytest.raises(InputError, match=said):
+def test_hosts_that_cannot_be_are_refused_by_flag(arguments, message):
+    with pytest.raises(InputError, match=message):
         parallel.start_hosts(*arguments)
 
 
@@ -193,9 +193,9 @@ def test_rows_of_several_hosts_come_in_the_order_of_the_records(monkeypatch):
 
 def test_batches_come_to_the_devices_in_order_cut_into_micro_batches():
     batches = [(np.arange(16) + 100 * i, np.ones((16, 2))) for i in range(4)]
-    found = list(parallel.on_devices(iter(batches), parts=2))
-    assert [len(one) for one in found] == [2] * 4
-    for (numbers, _), micro_batches in zip(batches, found, strict=True):
+    on_devices = list(parallel.on_devices(iter(batches), parts=2))
+    assert [len(micro_batches) for micro_batches in on_devices] == [2] * 4
+    for (numbers, _), micro_batches in zip(batches, on_devices, strict=True):
         assert micro_batches[0][0].shape == (8, 1)
         joined = np.concatenate([parallel.unshard(number) for number, _ in micro_batches])
         np.testing.assert_array_equal(joined, numbers)

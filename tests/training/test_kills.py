@@ -74,8 +74,8 @@ def _start(config, workdir, *flags, devices=8):
 
 def _end(process):
     """Its exit code and what it said."""
-    _, said = process.communicate()
-    return process.returncode, said
+    _, output = process.communicate()
+    return process.returncode, output
 
 
 def _latest(workdir):
@@ -117,7 +117,7 @@ def _assert_same(config, stopped, whole):
     assert (stopped / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
-def test_a_run_that_is_killed_three_times_and_told_to_stop_ends_bit_for_bit_like_one_that_is_not(
+def test_a_run_that_is_killed_three_times_and_asked_to_stop_ends_bit_for_bit_like_one_that_is_not(
     small_config, whole, tmp_path
 ):
     killed = tmp_path / "killed"
@@ -136,18 +136,18 @@ def test_a_run_that_is_killed_three_times_and_told_to_stop_ends_bit_for_bit_like
     process = _start(small_config, killed)
     _wait_until(lambda: process.stderr.readline().startswith("train:"), process)
     process.terminate()
-    code, said = _end(process)
+    code, output = _end(process)
     assert code == PREEMPTED
     stood_at = _latest(killed)
     assert (
         f"{killed} received a stop signal at step {stood_at} of {_latest(whole)} and saved it; "
         "call again to go on.\n"
-    ) in said
+    ) in output
     assert _end(_start(small_config, killed))[0] == 0
     _assert_same(small_config, killed, whole)
 
 
-def test_no_step_is_repeated_and_no_figure_lost_by_a_run_that_is_told_to_stop(
+def test_no_step_is_repeated_and_no_figure_lost_by_a_run_that_is_reported_to_stop(
     small_config, whole, tmp_path, monkeypatch
 ):
     made = []
@@ -192,9 +192,9 @@ def test_thirty_stops_at_random_moments_change_nothing(how, code, small_config, 
             if stops < 30:
                 _wait_for_a_random_moment(process, stopped)
                 process.send_signal(how)
-            ended, said = _end(process)
+            ended, output = _end(process)
             # Until it handles SIGTERM, a run just ends by it; it has made no step then.
-            assert ended in (0, code, -how), said
+            assert ended in (0, code, -how), output
             stops += ended != 0
             torn += _is_saving(stopped)
             later += 0 < _latest(whole) / 3 <= _latest(stopped) < _latest(whole)
@@ -222,7 +222,9 @@ def _wait_for_a_random_moment(process, workdir):
 
 
 @pytest.mark.slow
-def test_hosts_of_which_one_is_told_to_stop_stop_at_the_same_step(small_config, whole, tmp_path):
+def test_hosts_of_which_one_is_reported_to_stop_stop_at_the_same_step(
+    small_config, whole, tmp_path
+):
     run = tmp_path / "run"
 
     def start():
@@ -243,7 +245,7 @@ def test_hosts_of_which_one_is_told_to_stop_stop_at_the_same_step(small_config, 
     assert 0 < stood_at < _latest(whole)
     assert f"received a stop signal at step {stood_at} of" in ends[0][1]
     assert [_end(process)[0] for process in start()] == [0, 0]
-    steps = [[json.loads(line)["step"] for line in _log(one)] for one in (run, whole)]
+    steps = [[json.loads(line)["step"] for line in _log(folder)] for folder in (run, whole)]
     assert steps[0] == steps[1]
     for a, b in zip(
         jax.tree.leaves(_state(small_config, run)),

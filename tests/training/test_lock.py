@@ -1,4 +1,4 @@
-"""Two runs in one workdir: the second is refused, whatever became of the first."""
+"""Two runs in one workdir: the second is refused, however the first ended."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def _hold(folder):
 
 
 def _tree(folder):
-    return {one.relative_to(folder): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def test_a_second_run_is_refused_until_the_first_is_dead(prepared, tiny_config, tmp_path, command):
@@ -73,7 +75,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(prepared, tiny_config, 
     # The file is still there; the lock went with the process.
     assert (workdir / LOCK_FILE).exists()
     train_and_evaluate(tiny_config, workdir)
-    assert "2" in {one.name for one in (workdir / "checkpoints").iterdir()}
+    assert "2" in {path.name for path in (workdir / "checkpoints").iterdir()}
     assert not (workdir / LOCK_FILE).exists()
 
 
@@ -95,7 +97,7 @@ def test_the_command_says_so(prepared, tmp_path, command):
     assert done.returncode == 2, done.stderr
     assert f"error: --workdir={workdir} is being trained in by another process; " in done.stderr
     assert "Traceback" not in done.stderr
-    assert [one.name for one in workdir.iterdir()] == [LOCK_FILE]
+    assert [path.name for path in workdir.iterdir()] == [LOCK_FILE]
 
 
 def test_a_lock_leaves_nothing_behind(tmp_path):
@@ -113,7 +115,7 @@ def test_a_lock_leaves_nothing_behind(tmp_path):
     (folder / "other").touch()
     with locked_folder(folder, name="lock", use="trained"):
         pass
-    assert [one.name for one in folder.iterdir()] == ["other"]
+    assert [path.name for path in folder.iterdir()] == ["other"]
 
 
 def _count(folder, barrier, n):
@@ -140,10 +142,10 @@ def test_no_two_hold_it_while_files_come_and_go(tmp_path):
     (tmp_path / "number").write_text("0")
     barrier = context.Barrier(processes)
     running = [context.Process(target=_count, args=(folder, barrier, n)) for _ in range(processes)]
-    for one in running:
-        one.start()
-    for one in running:
-        one.join()
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
     assert int((tmp_path / "number").read_text()) == n * processes
 
 

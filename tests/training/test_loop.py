@@ -38,9 +38,9 @@ def config(tiny_config, prepared):
     return tiny_config
 
 
-def _assert_equal(found, expected):
+def _assert_equal(actual, expected):
     for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found), strict=True
+        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(actual), strict=True
     ):
         np.testing.assert_array_equal(b, a, err_msg=jax.tree_util.keystr(path))
 
@@ -101,8 +101,8 @@ def test_the_epochs_of_a_run_may_change_unless_its_cosine_ends_with_them(config,
     longer = dataclasses.replace(meta, config=meta.config.copy_and_resolve_references())
     longer.config.train.epochs = 7
     checks(meta, longer, trained)
-    for one in (meta, longer):
-        one.config.optimizer.schedule = "cosine"
+    for side in (meta, longer):
+        side.config.optimizer.schedule = "cosine"
     with pytest.raises(InputError, match=r"train\.epochs 1 there, 7 now"):
         checks(meta, longer, trained)
 
@@ -193,7 +193,7 @@ def test_nan_in_a_batch_stops_the_run_and_names_the_step_and_the_last_good_check
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_a_step_that_does_not_fit_the_memory_is_told(at, config, tmp_path, monkeypatch):
+def test_a_step_that_does_not_fit_the_memory_is_reported(at, config, tmp_path, monkeypatch):
     honest = loop._check_finite
     config.train.steps = 2
 
@@ -239,11 +239,11 @@ def test_the_backbone_of_another_kind_of_model_is_the_start(config, trained, pre
     rival.init.update(weights=str(trained), parts="backbone")
     model, labels = build_model(rival, 3), ("other", "labels", "here")
     drawn = init_variables(model, 0)
-    found = start_from(str(trained), model, drawn, labels, parts="backbone")
+    weights = start_from(str(trained), model, drawn, labels, parts="backbone")
     _, expected = _weights(trained)
-    _assert_equal(found["params"]["backbone"], expected["params"]["backbone"])
-    _assert_equal(found["batch_stats"]["backbone"], expected["batch_stats"]["backbone"])
-    _assert_equal(found["params"]["head"], drawn["params"]["head"])
+    _assert_equal(weights["params"]["backbone"], expected["params"]["backbone"])
+    _assert_equal(weights["batch_stats"]["backbone"], expected["batch_stats"]["backbone"])
+    _assert_equal(weights["params"]["head"], drawn["params"]["head"])
     rival.model.width = 8
     model = build_model(rival, 3)
     shapes = variable_shapes(model)
@@ -283,12 +283,12 @@ def test_weights_of_another_run_are_the_start(config, trained, tmp_path):
         ("train.patience_epochs", -1, "must be 0 or more"),
     ],
 )
-def test_a_config_that_does_not_fit_is_told_by_field(field, value, message, config, tmp_path):
+def test_a_config_that_does_not_fit_is_refused_by_field(field, value, message, config, tmp_path):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message) as caught:
         train_and_evaluate(config, tmp_path)
-    said = str(caught.value).replace("'", "")
-    assert (value if field == "data.dir" else f"--config.{field}={value}") in said
+    message = str(caught.value).replace("'", "")
+    assert (value if field == "data.dir" else f"--config.{field}={value}") in message
     assert not list(tmp_path.iterdir())
 
 

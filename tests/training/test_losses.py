@@ -63,7 +63,9 @@ def test_ranking_equals_a_loop_over_pairs(outputs):
         sum(max(0.0, 1 - s[i] + s[j]) for i in range(5) for j in range(5) if t[j] > t[i])
         for s, t in zip(scores, part_loss, strict=True)
     ]
-    np.testing.assert_allclose(ranking_loss(scores, part_loss), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        ranking_loss(jnp.asarray(scores), jnp.asarray(part_loss)), expected, rtol=1e-5
+    )
 
 
 def test_ranking_raises_the_score_of_the_better_proposal_and_leaves_its_loss_alone():

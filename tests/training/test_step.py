@@ -77,7 +77,7 @@ def test_four_micro_batches_of_four_are_a_batch_of_sixteen(one_device, tiny_conf
     config.train.accumulate = 4
     _, parts = _step(config, _slices(16), n_steps=2)
     assert parts.step == 2
-    start, whole, parts = (_named(one.params) for one in (start, whole, parts))
+    start, whole, parts = (_named(state.params) for state in (start, whole, parts))
     for name, expected in whole.items():
         np.testing.assert_allclose(parts[name], expected, rtol=1e-4, atol=1e-6, err_msg=str(name))
     assert any(np.abs(whole[name] - start[name]).max() > 1e-3 for name in whole)
@@ -167,10 +167,10 @@ def test_every_part_of_a_backbone_has_a_stage(architecture, stages, tiny_config)
     config = _small(tiny_config, architecture, dropout=0.0)
     parts = variable_shapes(build_model(config, 2))["params"]["backbone"].keys()
     n = stage_count(architecture)
-    found = [{part for part in parts if stage_of(architecture, part) == i + 1} for i in range(n)]
-    assert set.union(*found) == set(parts)
-    assert all(found)
-    for expected, stage in zip(stages, found, strict=False):
+    by_stage = [{part for part in parts if stage_of(architecture, part) == i + 1} for i in range(n)]
+    assert set.union(*by_stage) == set(parts)
+    assert all(by_stage)
+    for expected, stage in zip(stages, by_stage, strict=False):
         assert {part for part in stage if "denselayer" not in part} == expected
     config.train.frozen_stages = n
     groups = optimizer_groups(config, variable_shapes(build_model(config, 2))["params"])
@@ -198,17 +198,17 @@ def test_a_cosine_falls_from_the_end_of_the_rise_to_the_end_of_the_epochs(tiny_c
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("schedule", "line", "optimizer.schedule='line' must be steps or cosine"),
         ("warmup_epochs", 12.0, "optimizer.warmup_epochs=12.0 must be below --config.train.epochs"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused(field, value, said, tiny_config):
+def test_a_schedule_that_cannot_be_is_refused(field, value, message, tiny_config):
     tiny_config.optimizer.schedule = "cosine"
     tiny_config.optimizer[field] = value
     tiny_config.train.epochs = 12
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         learning_rate(tiny_config, slices_in_epoch=40, batch_size=8)
 
 

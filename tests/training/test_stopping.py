@@ -54,14 +54,14 @@ def test_sigterm_asks_for_a_stop_within_the_block_only():
 
 
 def test_outside_the_main_thread_signals_are_left_alone():
-    before, asked = signal.getsignal(signal.SIGTERM), []
+    before, requested = signal.getsignal(signal.SIGTERM), []
 
     def work():
         with Preemption() as preemption:
-            asked.append(preemption.is_asked())
+            requested.append(preemption.is_asked())
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert asked == [False]
+    assert requested == [False]
     assert signal.getsignal(signal.SIGTERM) == before
