@@ -17,13 +17,7 @@ from drenet_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class PersonRecords:
-    """What the records hold of one person.
-
-    Attributes:
-      label: the diagnosis.
-      site: the hospital, or "".
-      n_slices: number of examples.
-    """
+    """A patient's label, site ("" if not known) and number of examples in the records."""
 
     label: str
     site: str
@@ -31,35 +25,24 @@ class PersonRecords:
 
 
 def persons_of_records(data: PreparedData) -> dict[str, PersonRecords]:
-    """patient_id -> what the records of all splits hold of each person of `data`.
+    """patient_id -> what is known of each person of `data`, in all splits.
 
     Raises:
-      InputError: a person of `data` has no record, or records in two splits.
+      InputError: a person of `data` has no record.
     """
-    only = tfds.decode.PartialDecoding(dict.fromkeys(("patient_id", "label", "site"), True))
-    facts: dict[str, tuple[str, int, str]] = {}
-    n_slices: collections.Counter[str] = collections.Counter()
-    splits = data.builder.info.splits
-    for split in (name for name in SPLITS if name in splits):
-        for record in read_all(data, data.builder.as_dataset(split=split, decoders=only)):
-            patient_id = record["patient_id"].decode()
-            fact = (split, int(record["label"]), record["site"].decode())
-            if facts.setdefault(patient_id, fact) != fact:
-                raise InputError(
-                    f"{data.records}: the records of person {patient_id!r} disagree in split, "
-                    "label or site; run prepare again."
-                )
-            n_slices[patient_id] += 1
+    only = tfds.decode.PartialDecoding({"patient_id": True})
+    n_slices = collections.Counter(
+        record["patient_id"].decode()
+        for split in data.builder.info.splits
+        for record in read_all(data, data.builder.as_dataset(split=split, decoders=only))
+    )
     persons = [person for split in SPLITS for person in data.persons[split]]
-    missing = [person for person in persons if person not in facts]
+    missing = [person for person in persons if not n_slices[person]]
     if missing:
         raise InputError(
             f"{data.records} holds no record of person {missing[0]!r}; run prepare again."
         )
-    return {
-        person: PersonRecords(data.labels[facts[person][1]], facts[person][2], n_slices[person])
-        for person in persons
-    }
+    return {person: PersonRecords(*data.diagnoses[person], n_slices[person]) for person in persons}
 
 
 def stratified_folds(

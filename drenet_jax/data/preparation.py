@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -105,15 +104,20 @@ def prepare_cohort(
         (person, staging_file(staging_folder, i), settings, seed)
         for i, person in enumerate(cohort.persons)
     )
-    with contextlib.ExitStack() as stack:
-        lists = _Lists(folder, stack)
-        done = parallel_map(prepare_to_staging, tasks)
-        summaries = {
-            person.patient_id: lists.add(person.patient_id, report)
-            for person, report in zip(
-                cohort.persons, progress(done, len(cohort.persons)), strict=True
-            )
-        }
+    summaries: dict[str, PreparedSummary] = {}
+    excluded: collections.Counter[str] = collections.Counter()
+    n_notes = 0
+    with (
+        table_writer(folder / "excluded.csv", ("patient_id", "file", "why")) as excluded_csv,
+        table_writer(folder / "notes.csv", ("patient_id", "note")) as notes_csv,
+    ):
+        reports = progress(parallel_map(prepare_to_staging, tasks), len(cohort.persons))
+        for person, report in zip(cohort.persons, reports, strict=True):
+            summaries[person.patient_id] = report.summary
+            excluded_csv.writerows((person.patient_id, *row) for row in report.excluded)
+            excluded.update(short(why) for _, why in report.excluded)
+            notes_csv.writerows((person.patient_id, note) for note in report.notes)
+            n_notes += len(report.notes)
         if not any(summary.n_kept for summary in summaries.values()):
             patient_id, first = next(iter(summaries.items()))
             raise InputError(
@@ -136,8 +140,9 @@ def prepare_cohort(
             "of them; else the model would be tested on pictures that it was trained on, or be "
             "taught two answers to one picture.",
         )
-        for patient_id, note in _notes_on_duplicates(digests, shared):
-            lists.add_note(patient_id, note)
+        notes = list(_notes_on_duplicates(digests, shared))
+        notes_csv.writerows(notes)
+        n_notes += len(notes)
     n_slices = {
         split: sum(summaries[person].n_kept for person in persons[split]) for split in SPLITS
     }
@@ -191,8 +196,8 @@ def prepare_cohort(
             for patient_id, summary in summaries.items()
             if summary.why_left_out
         },
-        excluded=lists.excluded,
-        n_notes=lists.n_notes,
+        excluded=excluded,
+        n_notes=n_notes,
         n_pairs_sharing=len(shared),
         unused_columns=cohort.unused_columns,
     )
@@ -245,28 +250,3 @@ def _notes_on_duplicates(
 
 def _slices(n: int) -> str:
     return "1 slice is" if n == 1 else f"{n} slices are"
-
-
-class _Lists:
-    """`excluded.csv` and `notes.csv`, written as the patients come."""
-
-    def __init__(self, folder: Path, stack: contextlib.ExitStack):
-        self.excluded: collections.Counter[str] = collections.Counter()
-        self.n_notes = 0
-        self._excluded_csv, self._notes_csv = (
-            stack.enter_context(table_writer(folder / name, ("patient_id", *columns)))
-            for name, columns in (("excluded.csv", ("file", "why")), ("notes.csv", ("note",)))
-        )
-
-    def add(self, patient_id: str, report: PersonReport) -> PreparedSummary:
-        """Writes a patient's report; returns what is still needed."""
-        for file, why in report.excluded:
-            self._excluded_csv.writerow((patient_id, file, why))
-            self.excluded[short(why)] += 1
-        for note in report.notes:
-            self.add_note(patient_id, note)
-        return report.summary
-
-    def add_note(self, patient_id: str, note: str) -> None:
-        self._notes_csv.writerow((patient_id, note))
-        self.n_notes += 1

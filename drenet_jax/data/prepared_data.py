@@ -260,20 +260,18 @@ def _check_records(data: PreparedData) -> None:
                 "run prepare again."
             )
     for split, info in splits.items():
-        sizes = []
-        for path in map(Path, info.filepaths):
-            try:
-                sizes.append(path.stat().st_size)
-            except OSError as error:
-                raise InputError(
-                    f"{path} cannot be read ({error.strerror}); run prepare again, or restore the "
-                    "data set from a copy."
-                ) from error
+        try:
+            size = sum(os.stat(path).st_size for path in info.filepaths)
+        except OSError as error:
+            raise InputError(
+                f"{error.filename} cannot be read ({error.strerror}); run prepare again, or "
+                "restore the data set from a copy."
+            ) from error
         wanted = info.num_bytes + _FRAME_BYTES * info.num_examples
-        if sum(sizes) != wanted:
+        if size != wanted:
             where = _damaged_shard(data) or data.records
             raise InputError(
-                f"{where} is damaged: the records of {split} have {sum(sizes)} bytes instead of "
+                f"{where} is damaged: the records of {split} have {size} bytes instead of "
                 f"{wanted}; run prepare again, or restore the data set from a copy."
             )
 
