@@ -32,7 +32,7 @@ from drenet_jax.training.losses import read_class_weights
 from drenet_jax.training.run_log import METRICS_FILE, RunLog, read_lines
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
-from drenet_jax.training.stopping import Preempted, Preemption, is_out_of_patience
+from drenet_jax.training.stopping import Preempted, is_out_of_patience, preemption
 from drenet_jax.training.validation import Validation, validate
 from drenet_jax.version import __version__
 
@@ -83,7 +83,7 @@ def train_and_evaluate(
         _writing(workdir),
         _locked(workdir),
         contextlib.ExitStack() as opened,
-        Preemption() as preemption,
+        preemption() as is_stop_requested,
     ):
         resumes = ckpt.has_checkpoint(workdir) and not fresh
         if not resumes:
@@ -149,8 +149,8 @@ def train_and_evaluate(
                     record(step - 1, late)
                 late = metrics
                 bar.update(batch_size)
-                is_asked_to_stop = preemption.is_asked()
-                if step not in validation_steps and not is_asked_to_stop:
+                must_stop = is_stop_requested()
+                if step not in validation_steps and not must_stop:
                     continue
 
                 # 4. Validation and checkpoint.
@@ -171,7 +171,7 @@ def train_and_evaluate(
                 _save(checkpoints, step, replicated, meta, validated, since_validation, known)
                 if is_out_of_patience(lines, config.train.patience_epochs):
                     break
-                if is_asked_to_stop and step < last_step:
+                if must_stop and step < last_step:
                     checkpoints.wait()
                     raise Preempted(
                         f"{workdir} received a stop signal at step {step} of {last_step}"

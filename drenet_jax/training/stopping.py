@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from drenet_jax import parallel
@@ -16,38 +17,29 @@ class Preempted(Exception):
     """The run received a stop signal and has saved a checkpoint."""
 
 
-class Preemption:
-    """SIGTERM, as a scheduler sends it, asks for a stop after the step under way.
+@contextlib.contextmanager
+def preemption() -> Iterator[Callable[[], bool]]:
+    """In the main thread, SIGTERM, as a scheduler sends it, requests a stop.
 
-    To be used in a `with` statement, in the main thread; elsewhere signals are the caller's
-    business, and nothing is asked.
+    Yields:
+      a function to call once after each step: whether to stop now. All hosts get the same answer;
+      with several it comes a step later, as in `parallel.AnyAcrossHosts`.
     """
+    is_requested = False
+    any_host = parallel.AnyAcrossHosts()
 
-    def __init__(self) -> None:
-        self._asked = False
-        self._any_host = parallel.AnyAcrossHosts()
+    def request(signum: int, frame: types.FrameType | None) -> None:
+        nonlocal is_requested
+        is_requested = True
 
-    def __enter__(self) -> Preemption:
-        try:
-            self._previous = signal.signal(signal.SIGTERM, self._ask)
-        except ValueError:
-            self._previous = None
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-
-    def _ask(self, signum: int, frame: types.FrameType | None) -> None:
-        self._asked = True
-
-    def is_asked(self) -> bool:
-        """To be called once after each step: whether to stop now.
-
-        All hosts get the same answer. With several it comes a step later, as in
-        `parallel.AnyAcrossHosts`.
-        """
-        return self._any_host(self._asked)
+    previous = None
+    with contextlib.suppress(ValueError):  # not the main thread: signals are the caller's business
+        previous = signal.signal(signal.SIGTERM, request)
+    try:
+        yield lambda: any_host(is_requested)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def is_out_of_patience(lines: Sequence[Mapping[str, Any]], patience_epochs: int) -> bool:

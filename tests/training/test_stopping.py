@@ -8,19 +8,19 @@ import threading
 
 import pytest
 
-from drenet_jax.training.stopping import Preemption, is_out_of_patience
+from drenet_jax.training.stopping import is_out_of_patience, preemption
 
 
-def _lines(*figures, every=1):
+def _lines(*metrics, every=1):
     """One for each validation; a validation takes place a little after its epoch's end."""
     return [
         {"epoch": i * every + 0.04 * (i % 3), "validation": {"auc": auc, "cross_entropy": loss}}
-        for i, (auc, loss) in enumerate(figures, 1)
+        for i, (auc, loss) in enumerate(metrics, 1)
     ]
 
 
 @pytest.mark.parametrize(
-    ("figures", "patience", "expected"),
+    ("metrics", "patience", "expected"),
     [
         ([], 1, False),
         ([(0.5, 1.0)], 1, False),
@@ -34,8 +34,8 @@ def _lines(*figures, every=1):
         ([(0.9, 1.0)] + [(0.5, 1.0)] * 50, 0, False),
     ],
 )
-def test_patience_ends_so_many_epochs_after_the_best(figures, patience, expected):
-    assert is_out_of_patience(_lines(*figures), patience) == expected
+def test_patience_ends_so_many_epochs_after_the_best(metrics, patience, expected):
+    assert is_out_of_patience(_lines(*metrics), patience) == expected
 
 
 def test_patience_counts_epochs_and_not_validations():
@@ -46,10 +46,10 @@ def test_patience_counts_epochs_and_not_validations():
 
 def test_sigterm_asks_for_a_stop_within_the_block_only():
     before = signal.getsignal(signal.SIGTERM)
-    with Preemption() as preemption:
-        assert not preemption.is_asked()
+    with preemption() as is_stop_requested:
+        assert not is_stop_requested()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert preemption.is_asked()
+        assert is_stop_requested()
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -57,8 +57,8 @@ def test_outside_the_main_thread_signals_are_left_alone():
     before, requested = signal.getsignal(signal.SIGTERM), []
 
     def work():
-        with Preemption() as preemption:
-            requested.append(preemption.is_asked())
+        with preemption() as is_stop_requested:
+            requested.append(is_stop_requested())
 
     thread = threading.Thread(target=work)
     thread.start()
