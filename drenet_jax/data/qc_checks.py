@@ -101,7 +101,7 @@ def _smaller_side(picked: SampledSlice) -> float:
     middle = round(float(np.average(np.arange(len(brightness)), weights=brightness + 1e-6)))
     left = np.count_nonzero(picked.source_mask[:, :middle])
     share = left / np.count_nonzero(picked.source_mask)
-    return min(share, 1 - share)
+    return float(min(share, 1 - share))
 
 
 def _touches_edge(picked: SampledSlice) -> bool:

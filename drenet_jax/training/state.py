@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from jaxtyping import Array, Int32
 
 from drenet_jax.errors import InputError
 from drenet_jax.training.freezing import optimizer_groups
@@ -21,13 +20,14 @@ class TrainState:
     """Everything that a run needs to resume.
 
     Attributes:
-      step: updates made so far.
+      step: updates made so far, int32.
       params: of the network.
       batch_stats: running mean and variance of its batch norms.
       opt_state: momentum.
     """
 
-    step: Int32[Array, ""]
+    # Of arrays on the host or on devices, and of shapes.
+    step: Any
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -68,7 +68,7 @@ def learning_rate(
             alpha=optimizer.final_factor,
         )
 
-        def decay(step: jax.Array) -> jax.Array:
+        def decay(step: jax.typing.ArrayLike) -> jax.Array:
             return cosine(jnp.maximum(0, step - warmup_steps))
 
     else:
@@ -76,7 +76,7 @@ def learning_rate(
             f"--config.optimizer.schedule={optimizer.schedule!r} must be steps or cosine."
         )
 
-    def schedule(step: jax.Array) -> jax.Array:
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         rise = jnp.minimum(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
         return decay(step) * rise
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -143,7 +145,7 @@ def test_a_thumbnail_shows_lungs_and_box_in_colour(ct_settings):
 def test_harmless_notes_are_shown_but_are_no_flag(ct_settings):
     def concern_with(*notes):
         prepared = PreparedPerson(tuple(_series()), (), notes, len(AREAS))
-        person = Person("p", ("folder",), "", "", "")
+        person = Person("p", (Path("folder"),), "", "", "")
         return concern(qc_entry(person, prepared, ct_settings, why_left_out="").severity)
 
     assert concern_with() == 2

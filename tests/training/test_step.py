@@ -24,7 +24,7 @@ from drenet_jax.training.step import make_train_step
 def one_device(monkeypatch):
     """Four slices do not go on eight devices."""
     device = jax.local_devices()[0]
-    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    monkeypatch.setattr(jax, "local_devices", lambda process_index=0: [device])
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
 
 
