@@ -25,14 +25,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import pytest
-from jaxtyping import install_import_hook
-
-# Before they are imported: types and shapes of these packages are checked at run time.
-install_import_hook(
-    ["drenet_jax.data", "drenet_jax.training"],
-    # As in mypy, an int is accepted where a float is annotated.
-    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
-)
 
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import read_cohort

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import cv2
 import numpy as np
@@ -51,7 +51,7 @@ class RunLog:
             _drop_later_events(path, start_step)
         self._events = SummaryWriter(str(folder), auto_flush=False)
 
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+    def step(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Logs a step's losses, its learning rate and its gradient norm to TensorBoard."""
         self._scalars(step, "train", metrics)
 
@@ -96,7 +96,7 @@ class RunLog:
         scratch.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
         scratch.replace(self._path)
 
-    def _scalars(self, step: int, group: str, values: Mapping[str, float | None]) -> None:
+    def _scalars(self, step: int, group: str, values: Mapping[str, SupportsFloat | None]) -> None:
         for name, value in values.items():
             if value is not None:
                 self._events.scalar(f"{group}/{name}", float(value), step)

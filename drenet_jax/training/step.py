@@ -22,9 +22,9 @@ from drenet_jax.training.state import TrainState
 AUGMENT_STREAM, DROPOUT_STREAM = 0, 1
 
 PyTree = Any
+# On one device, as all that follows.
 Metrics = dict[str, Float[Array, ""]]
 Seed = UInt32[Array, " key"]
-# Of a micro-batch on one device.
 Positions = Int32[Array, " batch"]
 Labels = Int32[Array, " batch"]
 Images = UInt8[Array, "batch height width"]
@@ -66,7 +66,7 @@ def make_train_step(
 
     def step(
         state: TrainState, micro_batches: Sequence[tuple[Any, ...]]
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, PyTree]:
         total, batch_stats = None, state.batch_stats
         # Calls of one compiled program rather than a loop inside it: on CPU, XLA runs convolutions
         # within a loop on a single core.
