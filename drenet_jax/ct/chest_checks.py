@@ -101,10 +101,7 @@ _NOT_AXIAL = (
 )
 
 
-def judge(
-    images: Sequence[HuSlice | GreySlice],
-    masks: Sequence[LungMask],
-) -> Verdict:
+def judge(images: Sequence[HuSlice | GreySlice], masks: Sequence[LungMask]) -> Verdict:
     """Checks the sampled slices of a series, or a single one.
 
     Args:

@@ -175,10 +175,7 @@ def reason_not_hu(images: Sequence[HuSlice]) -> str:
     return f"values from {lowest:.0f} to {highest:.0f}, which are no HU of a chest ({what})"
 
 
-def reason_not_lung_hu(
-    images: Sequence[HuSlice],
-    masks: Sequence[LungMask],
-) -> str:
+def reason_not_lung_hu(images: Sequence[HuSlice], masks: Sequence[LungMask]) -> str:
     """Why the values in the lungs cannot be HU; '' if they can.
 
     Args:
@@ -203,9 +200,7 @@ def reason_not_lung_hu(
     return ""
 
 
-def restored_hu(
-    images: Sequence[HuSlice],
-) -> tuple[list[HuSlice], str]:
+def restored_hu(images: Sequence[HuSlice]) -> tuple[list[HuSlice], str]:
     """Finds out whether pictures of 16 bits hold HU + 1000 rather than HU + 1024.
 
     The air around the body has -1000 HU; read with the wrong offset it has -1024. Real series and
@@ -254,10 +249,7 @@ _LEAST_CORRELATION = 0.8
 _SATURATED = 250
 
 
-def reason_not_windowed(
-    images: Sequence[GreySlice],
-    masks: Sequence[LungMask],
-) -> str:
+def reason_not_windowed(images: Sequence[GreySlice], masks: Sequence[LungMask]) -> str:
     """Why pictures are in no window that shows the lungs dark and their texture; '' if they are.
 
     Args:

@@ -45,9 +45,7 @@ def is_picture(head: bytes) -> bool:
     return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
-def read_picture(
-    data: bytes,
-) -> GreySlice | HuSlice:
+def read_picture(data: bytes) -> GreySlice | HuSlice:
     """Decodes a slice.
 
     Args:

@@ -118,9 +118,7 @@ class Volume:
         return unwrapped(np.nan_to_num(hu, nan=-np.inf, neginf=-1e6, posinf=1e6))
 
 
-def _read_nifti(
-    path: Path,
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[float, float]]:
+def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[float, float]]:
     """Voxels [k, j, i], the axes' steps in mm [3, 3], notes, slope and inter."""
     try:
         with nifti.open_unpacked(path) as stream:

@@ -57,7 +57,9 @@ def without_copies(
     kept: list[int] = []
     excluded: list[Excluded] = []
     for group in at_one_place:
-        row, others = _one_of(table, sorted(group), files) if len(group) > 1 else (group[0], [])
+        row, others = (
+            _one_of(table, sorted(group.tolist()), files) if len(group) > 1 else (group[0], [])
+        )
         kept.append(row)
         excluded += others
     return np.array(kept), excluded

@@ -24,10 +24,8 @@ from drenet_jax.ct.sources import HEAD_BYTES
 ERRORS = (
     AttributeError,
     EOFError,
-    IndexError,
-    KeyError,
+    LookupError,
     MemoryError,
-    NotImplementedError,
     OSError,
     OverflowError,
     RuntimeError,

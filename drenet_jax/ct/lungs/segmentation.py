@@ -23,9 +23,7 @@ _LEAST_WITNESS_SHARE = 0.25
 _LEAST_DOME = 300
 
 
-def find_lungs(
-    image: Float[np.ndarray, "height width"] | GreySlice,
-) -> LungMask:
+def find_lungs(image: Float[np.ndarray, "height width"] | GreySlice) -> LungMask:
     """Finds the lungs: air inside the body, closed over vessels and disease (paper 2.2.1).
 
     Trachea and gas in the gut are left out. A picture of 8 bits has an unknown window, so its

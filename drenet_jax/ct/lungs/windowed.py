@@ -12,9 +12,7 @@ from drenet_jax.ct.lungs.thresholding import GRID_PX, disc, segment
 _MOST_LUNG = 0.75
 
 
-def find_in_picture(
-    picture: GreySlice,
-) -> GreySlice:
+def find_in_picture(picture: GreySlice) -> GreySlice:
     """The lungs in a picture of unknown window, on the grid: 0 or 1."""
     lungs = np.zeros_like(picture)
     inside_frame = _without_frame(picture)
