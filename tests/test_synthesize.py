@@ -102,7 +102,7 @@ def test_labels_are_even_and_not_in_the_order_of_the_ids(tmp_path):
         ({"site": "C"}, "--site=C is not known; use one of A, B"),
     ],
 )
-def test_a_bad_value_is_told_before_anything_is_written(tmp_path, change, message):
+def test_a_bad_value_is_refused_before_anything_is_written(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         synthesize(tmp_path / "out", **GOOD | change)
 

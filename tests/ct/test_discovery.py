@@ -179,7 +179,7 @@ def test_a_picture_that_was_cut_off_is_refused(tmp_path, name):
 # What is no slice
 
 
-def test_each_file_that_is_no_slice_is_told_with_a_reason(tmp_path, write_slice):
+def test_each_file_that_is_no_slice_is_excluded_with_a_reason(tmp_path, write_slice):
     for i in range(3):
         write_slice(tmp_path / f"{i}.dcm", flat(0), i)
     write_slice(tmp_path / "scout.dcm", flat(0), 9, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])

@@ -102,7 +102,7 @@ def test_a_folder_of_pictures_is_a_series(write_picture, settings):
     assert [slice_.name for slice_ in person.kept] == ["im1.png", "im2.png"]
 
 
-def test_a_slice_that_cannot_be_decoded_is_told_and_the_rest_goes_on(
+def test_a_slice_that_cannot_be_decoded_is_excluded_and_the_rest_goes_on(
     write_series, write_slice, chest_hu, settings
 ):
     folder = write_series([1.0] * 4)
@@ -113,7 +113,7 @@ def test_a_slice_that_cannot_be_decoded_is_told_and_the_rest_goes_on(
     assert str(folder) not in whys(person)["001.dcm"]
 
 
-def test_a_bad_picture_among_single_images_is_told(write_picture, tmp_path, settings):
+def test_a_bad_picture_among_single_images_is_excluded(write_picture, tmp_path, settings):
     (tmp_path / "notes.png").write_text("notes")
     person = prepare_person([write_picture("a.png"), tmp_path / "notes.png"], settings)
     assert [slice_.name for slice_ in person.kept] == ["a.png"]
@@ -141,7 +141,7 @@ def test_gas_in_the_gut_is_no_lung(tmp_path, write_slice, settings):
     assert set(whys(person).values()) == {"no lungs found"}
 
 
-def test_every_picked_slice_is_kept_or_told(write_series, settings):
+def test_every_picked_slice_is_kept_or_excluded(write_series, settings):
     person = prepare_person([write_series([0.3, 0.7, 1.0, 0.75, 0.2])], settings)
     assert {slice_.name for slice_ in person.kept}.isdisjoint(whys(person))
     assert {slice_.name for slice_ in person.picked} == {

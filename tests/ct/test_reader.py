@@ -187,13 +187,16 @@ def test_the_child_has_the_memory_and_the_temporary_folder_it_is_given(
     (site / "sitecustomize.py").write_text(
         "import resource, tempfile\n"
         "from drenet_jax.ct import preprocess\n"
+        "from drenet_jax.ct.prepared_series import PreparedPerson\n"
         "def prepare_person(*args, **others):\n"
-        "    return tempfile.gettempdir(), resource.getrlimit(resource.RLIMIT_AS)\n"
+        "    limits = map(str, resource.getrlimit(resource.RLIMIT_AS))\n"
+        "    return PreparedPerson((), (), (tempfile.gettempdir(), *limits), 0)\n"
         "preprocess.prepare_person = prepare_person\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(site))
     with Reader(memory_bytes=5 << 30, scratch=tmp_path) as reader:
-        assert reader.prepare([folder], ct_settings) == (str(tmp_path), (5 << 30, 5 << 30))
+        limit = str(5 << 30)
+        assert reader.prepare([folder], ct_settings).notes == (str(tmp_path), limit, limit)
 
 
 def test_larger_files_may_take_longer(tmp_path):

@@ -184,7 +184,7 @@ def test_two_patients_4_mm_apart_under_one_series_uid_are_parted(tmp_path):
 
 
 @pytest.mark.parametrize("offset_mm", [2.5, 4.0, 5.0, 40.0])
-def test_two_patients_whom_nothing_in_the_headers_tells_apart_are_refused(tmp_path, offset_mm):
+def test_two_patients_that_no_header_distinguishes_are_refused(tmp_path, offset_mm):
     for stack, person, start_mm in (("a", 0, 0.0), ("b", 1, offset_mm)):
         for i, hu in enumerate(chests(8, 5.0, person)):
             write(tmp_path, f"{stack}{i}", hu, 5.0 * i + start_mm)

@@ -151,8 +151,8 @@ def test_lesions_lie_in_the_lungs(covid, bacterial):
 
 def test_covid_is_several_ground_glass_patches_in_both_lungs(covid):
     for phantom in covid:
-        found = np.unique(phantom.lesion_mask[phantom.lesion_mask > 0])
-        assert 2 <= len(found) <= 12
+        lesions = np.unique(phantom.lesion_mask[phantom.lesion_mask > 0])
+        assert 2 <= len(lesions) <= 12
         assert -720 < np.median(phantom.volume_hu[phantom.lesion_mask > 0]) < -400
         assert sides(phantom).min() > 0
 
@@ -265,7 +265,7 @@ def test_dicom_files_are_the_same_again_and_differ_between_persons(tmp_path, cov
     assert uids[0] != uids[1]
 
 
-def test_an_unknown_label_or_site_is_told():
+def test_an_unknown_label_or_site_is_refused():
     with pytest.raises(InputError, match="'viral' is not known; use one of COVID-19"):
         make_phantom("viral", 0, 64, "A")
     with pytest.raises(InputError, match="'C' is not known; use one of A, B"):
