@@ -1,4 +1,4 @@
-"""DRENet in JAX: a person's diagnosis (COVID-19, bacterial pneumonia, healthy) from a chest CT.
+"""DRENet in JAX: a patient's diagnosis (COVID-19, bacterial pneumonia, healthy) from a chest CT.
 
 For research only, not for clinical use.  In a notebook::
 

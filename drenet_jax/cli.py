@@ -23,8 +23,7 @@ from drenet_jax.output_files import is_disk_full
 # `configs/` of the repository, which is part of the package by a link.
 CONFIGS = (Path(__file__).parent / "configs").resolve()
 
-# TensorFlow reads both before its import only; without them it greets every command with a page of
-# notes about oneDNN and missing GPUs.
+# Read by TensorFlow when it is imported; without them it prints notes on oneDNN and missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -47,7 +46,7 @@ def run(
     """
     _prepare_streams()
     sys.modules["__main__"].__doc__ = doc
-    # Orbax warns of what it does on purpose, and prints the traceback of what it then raises.
+    # Orbax logs warnings, and tracebacks of the errors that it raises.
     absl_logging.set_verbosity(absl_logging.FATAL)
 
     def checked(argv: list[str]) -> None:

@@ -1,9 +1,8 @@
-"""Compares runs on the same persons: the paper's tables and figures, and tests of the differences.
+"""Compares runs on the same patients: the paper's tables and plots, and paired tests.
 
 --runs names workdirs, which are scored, or folders that `evaluate` or `crossvalidate` wrote, which
-are read. All must be of the same persons. The first run is the one that the others are compared
-with. The folder --out gets `compare.json`, `compare.md`, `tables.csv`, `tables.tex`, `roc.png`,
-`confusion.png` and `report.html`.
+are read. All must have the same patients. The first run is the reference. The folder --out gets
+`compare.json`, `compare.md`, `tables.csv`, `tables.tex`, `roc.png`, `confusion.png` and `report.html`.
 
 Examples:
 
@@ -25,9 +24,11 @@ def define_flags() -> None:
         "split",
         "test",
         ["train", "validation", "test", "cross-validation"],
-        "Which persons; cross-validation: what crossvalidate wrote.",
+        "The split; cross-validation: results of crossvalidate.",
     )
-    flags.DEFINE_list("names", [], "A name for each run; empty: what tells the folders apart.")
+    flags.DEFINE_list(
+        "names", [], "A name for each run; empty: the differing parts of the folders."
+    )
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
 
 

@@ -1,4 +1,4 @@
-"""Turns published PyTorch weights into a folder that `train` starts from.
+"""Converts published PyTorch weights to a checkpoint for `--config.init.weights`.
 
 --input is a .safetensors file, or a .pth, .pt or .ckpt file, for which PyTorch must be installed
 (`pip install 'drenet_jax[convert]'`). A backbone (ImageNet weights of torchvision or timm,
@@ -44,28 +44,22 @@ ARCHITECTURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What became of a file of weights.
+    """The outcome of a conversion."""
 
-    Attributes:
-      n_arrays: arrays that were taken.
-      left_out: names of those that were not: class heads.
-      whole: whether the result can predict.
-    """
-
-    n_arrays: int
-    left_out: tuple[str, ...]
-    whole: bool
+    n_arrays: int  # converted
+    left_out: tuple[str, ...]  # names of the class heads' arrays
+    can_predict: bool
 
 
 def define_flags() -> None:
     flags.DEFINE_string("input", None, "The file of weights.")
-    flags.DEFINE_enum("arch", None, ARCHITECTURES, "What the weights are of.")
+    flags.DEFINE_enum("arch", None, ARCHITECTURES, "The architecture of the weights.")
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
     flags.DEFINE_list(
         "labels", [], "Names of the classes of nts_net or drenet_authors, in their order."
     )
     flags.DEFINE_bool(
-        "skip_head", False, "Leave out the class heads. Those of backbones are left out always."
+        "skip_head", False, "Leave out the class heads. Those of backbones are always left out."
     )
 
 
@@ -90,7 +84,7 @@ def main() -> None:
         f"  python -m drenet_jax.train {_config_flags(values.arch)} --config.init.weights={out} "
         "--config.data.dir=DATA --workdir=RUN"
     )
-    if done.whole:
+    if done.can_predict:
         print("or predict with them:")
         print(f"  python -m drenet_jax.predict --workdir={out} --input=PERSON --out=RESULT")
 
@@ -104,7 +98,7 @@ def convert(
     skip_head: bool = False,
     config=None,
 ) -> Conversion:
-    """Reads PyTorch weights and writes them as a checkpoint of ours.
+    """Reads PyTorch weights and writes them as a checkpoint of drenet_jax.
 
     Args:
       source: see `state_dicts.read_state_dict`.
@@ -170,7 +164,7 @@ def convert(
     return Conversion(
         n_arrays=len(jax.tree.leaves(weights)),
         left_out=() if keeps_heads else heads,
-        whole=keeps_heads,
+        can_predict=keeps_heads,
     )
 
 

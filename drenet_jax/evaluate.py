@@ -1,15 +1,15 @@
-"""Scores a split with a trained model: slices, persons, intervals, plots and a report.
+"""Evaluates a trained model on a split: metrics with intervals, plots and a report.
 
 The folder --out gets `metrics.json`, `persons.csv`, `slices.csv`, `roc.png`, `confusion.png`,
 `calibration.png` and `report.html`. The best checkpoint by validation is used. Intervals are 95%,
-by bootstrap over persons; docs/evaluation.md says what each figure means.
+by bootstrap over patients; docs/evaluation.md explains each metric.
 
-A person's probability is the mean of the slices' (--aggregate=mean, the paper's), unless the run's
-config says otherwise (`evaluation.aggregate`). noisy_or and
-top3_mean lean towards the positive class, for a disease that shows in few slices; median is for
-series with a few odd slices. Choose on validation, not on test.
+A patient's probability is the mean of the slices' (--aggregate=mean, as in the paper), unless the
+run's config says otherwise (`evaluation.aggregate`). noisy_or and top3_mean favor the positive
+class, for a disease that shows in few slices; median is robust to a few outlier slices. Choose on
+validation, not on test.
 
-With --explain and a table of known lesions, the pointing game is played (docs/evaluation.md),
+With --explain and a table of known lesions, the pointing game is evaluated (docs/evaluation.md),
 and `explain.csv` has a row for each slice with a lesion.
 
 Examples:
@@ -33,31 +33,31 @@ from drenet_jax import cli
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The folder of the run.")
-    flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which persons.")
+    flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "The split.")
     flags.DEFINE_string(
         "data",
         "",
-        "Another data set, of persons that the model does not know, prepared with the same "
-        "settings and labels; or the run's own, if it has moved.",
+        "Another dataset, of patients outside the training cohort, prepared with the same "
+        "settings and labels; or the run's own, if it was moved.",
     )
     flags.DEFINE_bool(
         "other_persons",
         False,
-        "No person of --data was in training or validation. Needed where the run's own data set is "
-        "gone, by which it is checked otherwise.",
+        "Confirms that no patient of --data was in training or validation. Needed where the run's "
+        "own dataset, with which this is checked otherwise, is not available.",
     )
     cli.define_decision()
     flags.DEFINE_bool(
         "calibrated",
         False,
-        "Divide the logits by the temperature that suits the validation slices best.",
+        "Divide the logits by the temperature fitted to the validation slices.",
     )
     flags.DEFINE_bool("explain", False, "Also play the pointing game with known lesions.")
     flags.DEFINE_string(
         "lesions",
         "",
         "Of --explain: the table of lesions (patient_id, slice_name, y0, x0, y1, x1 in pixels of "
-        "the original slice), if none lay beside the cohort.",
+        "the original slice), if there was none beside the cohort.",
     )
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
 

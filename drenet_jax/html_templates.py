@@ -1,4 +1,4 @@
-"""HTML pages of one file, from the templates of a package."""
+"""Self-contained HTML pages, rendered from the templates of a package."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def render(package: str, template: str, **values: object) -> str:
     """The text of a page; everything put into it is escaped.
 
     Args:
-      package: whose folder `templates` holds the template.
+      package: its folder `templates` has the template.
       template: its file name.
-      **values: what it asks for; a missing one is an error.
+      **values: its variables; a missing one is an error.
     """
     html = _environment(package).get_template(template).render(**values)
-    # A path that is not UTF-8 reaches us with lone surrogates, which no encoding can write.
+    # A path that is not UTF-8 has lone surrogates, which cannot be encoded.
     return html.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Folders that exist only when they are whole."""
+"""Output folders that appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from drenet_jax.errors import InputError
 # No space, no quota, or a limit on the size of a file.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# Where a file system knows no locks, as some of clusters do not.
+# File systems without locks, as on some clusters.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or one that led to it, says that a file could not grow.
 
-    TensorFlow and tensorstore have errors of their own for it, which quote the system's text.
+    TensorFlow and tensorstore raise other errors, which quote the system's message.
     """
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]

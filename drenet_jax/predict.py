@@ -1,4 +1,4 @@
-"""One person's diagnosis by a trained model, with the slices and boxes behind it.
+"""Predicts a patient's diagnosis with a trained model, with the slices and boxes that explain it.
 
 --input is a folder or a zip of DICOM files or of PNG/JPEG slices (lung window), a NIfTI, MetaImage
 or NRRD volume, or a single slice. The folder --out gets `result.json` and `report.html`, which
@@ -11,8 +11,8 @@ says by which rule.
 --dicom_out, from DICOM input only, also writes a folder for the PACS: `report.dcm`, a structured
 report with the boxes as regions on their slices, and `capture_01.dcm` and so on, the slices that
 the report shows. These files name the patient: they hold the patient's name, ID, birth date and sex
-and the study of the input, so that they are filed under it. Nothing else that drenet_jax writes
-does.
+and the study of the input, so that a PACS files them there. No other output
+of drenet_jax names the patient.
 
 Examples:
 
@@ -38,12 +38,12 @@ from drenet_jax.errors import InputError
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The folder of the run.")
-    flags.DEFINE_string("input", None, "The person's CT.")
+    flags.DEFINE_string("input", None, "The patient's CT.")
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
     flags.DEFINE_string(
         "series_uid",
         "",
-        "The DICOM series to take (SeriesInstanceUID), if not the largest.",
+        "The SeriesInstanceUID of the DICOM series to use; empty: selected automatically.",
     )
     flags.DEFINE_bool(
         "calibrated",
@@ -54,7 +54,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dicom_out",
         "",
-        "The folder to make for the PACS, of DICOM files that name the patient; none if empty. "
+        "The folder to make for the PACS, with DICOM files that name the patient; none if empty. "
         "Needs DICOM input and `pip install 'drenet_jax[pacs]'`.",
     )
 
@@ -111,12 +111,12 @@ def main() -> None:
 
 
 def _require_apart(out: str, dicom_out: str) -> None:
-    """Refuses one folder within the other: --out is to be passed on without a patient's name."""
-    first, second = (Path(item).resolve() for item in (out, dicom_out))
+    """Refuses nested folders: --out must be shareable without the patient's name."""
+    first, second = Path(out).resolve(), Path(dicom_out).resolve()
     if first.is_relative_to(second) or second.is_relative_to(first):
         raise InputError(
-            f"--dicom_out={dicom_out} and --out={out} lie within one another; name a folder beside "
-            "it, since the DICOM files name the patient and the others do not."
+            f"--dicom_out={dicom_out} and --out={out} are nested; name separate folders, since "
+            "only the DICOM files may name the patient."
         )
 
 

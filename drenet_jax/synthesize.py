@@ -64,7 +64,7 @@ def synthesize(
     """Writes the cohort described above into `out`.
 
     Args:
-      out: a folder that does not exist yet; it appears only when it is whole.
+      out: a folder that does not exist yet; it appears only when it is complete.
       persons: how many, at least 1.
       seed: 0 or more.
       size_px: height and width of the slices.

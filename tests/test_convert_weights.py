@@ -156,7 +156,7 @@ def test_a_converted_whole_model_predicts_as_pytorch_does(authors, tmp_path):
     done = convert_weights.convert(
         path, "drenet_authors", tmp_path, labels=["ill", "well"], config=_small("drenet_authors")
     )
-    assert done.whole
+    assert done.can_predict
     assert not done.left_out
 
     pipeline = drenet_jax.load(tmp_path)
@@ -182,7 +182,7 @@ def test_a_whole_model_without_its_heads_is_a_start_only(authors, tmp_path):
         skip_head=True,
         config=_small("drenet_authors"),
     )
-    assert not done.whole
+    assert not done.can_predict
     assert "concat_net.weight" in done.left_out
     assert len(done.left_out) == 6
     with pytest.raises(InputError, match="holds only the backbone and the proposal_head"):

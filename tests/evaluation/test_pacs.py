@@ -621,4 +621,4 @@ def test_predict_keeps_its_two_folders_apart(tmp_path, command, trained):
         f"--out={tmp_path / 'out'}",
         f"--dicom_out={tmp_path / 'out' / 'dicom'}",
     )
-    assert "lie within one another" in told
+    assert "are nested" in told
