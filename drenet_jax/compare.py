@@ -2,7 +2,8 @@
 
 --runs names workdirs, which are scored, or folders that `evaluate` or `crossvalidate` wrote, which
 are read. All must have the same patients. The first run is the reference. The folder --out gets
-`compare.json`, `compare.md`, `tables.csv`, `tables.tex`, `roc.png`, `confusion.png` and `report.html`.
+`compare.json`, `compare.md`, `tables.csv`, `tables.tex`, `roc.png`, `confusion.png` and
+`report.html`.
 
 Examples:
 
