@@ -21,7 +21,7 @@ class QcCounts(NamedTuple):
     """How many persons of the cohort there are on the pages, for the headings."""
 
     left_out: int
-    doubtful: int
+    flagged: int
     clear: int
 
     @classmethod
@@ -93,7 +93,7 @@ def _link(here: int, there: int) -> str:
 def _groups(entries: Sequence[tuple[QcEntry, str]], counts: QcCounts) -> list[dict[str, Any]]:
     groups: list[dict[str, Any]] = [
         {"name": "left-out", "title": "Left out", "count": counts.left_out, "rows": []},
-        {"name": "doubtful", "title": "Flagged for review", "count": counts.doubtful, "rows": []},
+        {"name": "flagged", "title": "Flagged for review", "count": counts.flagged, "rows": []},
         {"name": "clear", "title": "Nothing odd found", "count": counts.clear, "rows": []},
     ]
     for entry, split in entries:
