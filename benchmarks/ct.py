@@ -33,7 +33,7 @@ def run(series: Sequence[Path], settings: CtSettings, seed: int, rounds: int) ->
 
     Args:
       series: paths of DICOM series; none: a phantom's is written for it.
-      settings: of the image side.
+      settings: of preprocessing.
       seed: of the fill and the phantom.
       rounds: how often everything is measured.
     """

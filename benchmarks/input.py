@@ -37,7 +37,7 @@ def run(
 
     Args:
       config: of a model; its size is that of the crops.
-      settings: of the image side.
+      settings: of preprocessing.
       series: DICOM series that become records; fewer than two: phantoms'.
       batch: slices in a step.
       rounds: how often everything is measured.

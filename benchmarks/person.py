@@ -45,7 +45,7 @@ def run(
 
     Args:
       config: of the model, whose weights are random.
-      settings: of the image side.
+      settings: of preprocessing.
       series: the first is the person; none: a phantom whose picked slices are all kept.
       rounds: how often the warm call is measured; the cold one is measured once.
       seed: of the phantom.

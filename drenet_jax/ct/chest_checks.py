@@ -14,7 +14,7 @@ lies. What is looked for in the picked slices:
 What cannot be seen: left and right exchanged (the heart is too often not where it should be, and
 some people are mirrored), and slices in the order from the head to the feet.
 
-The evidence of single pictures is weaker than that of a series, so more of it is asked for.
+The evidence of single pictures is weaker than that of a series, so more of it is required.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from drenet_jax.ct.arrays import GreySlice, HuSlice, LungMask
 from drenet_jax.ct.lungs import segmentation
 from drenet_jax.ct.lungs.thresholding import disc
 
-# Pixels on the longer side of the slices that are looked at.
+# Pixels on the longer side of the slices, as they are compared.
 _GRID_PX = 128
 
 # Slices with less lung are no evidence.

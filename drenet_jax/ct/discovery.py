@@ -46,7 +46,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
         several each), of PNG/JPEG pictures, or with one NIfTI, MetaImage or NRRD volume; or a
         single file of any kind.
       series_uid: takes the DICOM series with this SeriesInstanceUID instead.
-      guard: asked before a file is opened; see `reader`.
+      guard: called before a file is opened; see `sources.Guard`.
 
     Raises:
       CtError: `path` does not exist or holds no CT slice (an UnreadableSlice if it is a

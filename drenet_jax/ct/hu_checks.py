@@ -187,7 +187,7 @@ def reason_not_lung_hu(images: Sequence[HuSlice], masks: Sequence[LungMask]) -> 
     step = 3 if len(images) >= _MANY_SLICES else 1
     for image, mask in zip(images[::step], masks[::step], strict=True):
         if _thinned(mask).mean() > _LEAST_LUNG_SHARE:
-            # The noise of thin slices and sharp kernels is not looked at.
+            # Averaged, so that the noise of thin slices and sharp kernels does not count.
             size = (max(1, image.shape[1] // 4), max(1, image.shape[0] // 4))
             small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             whole = cv2.resize(

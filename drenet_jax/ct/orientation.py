@@ -46,7 +46,7 @@ class Orientation(NamedTuple):
     def to_canonical(
         self, stored: Shaped[np.ndarray, "rows columns"]
     ) -> Shaped[np.ndarray, "height width"]:
-        """A slice as it is looked at."""
+        """A slice in canonical orientation."""
         turned = stored.T if self.transpose else stored
         turned = turned[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
         return np.ascontiguousarray(turned)

@@ -1,6 +1,6 @@
-"""What becomes of a person's files: the picked slices and why some were not kept.
+"""A prepared patient: the sampled slices, and why some were not kept.
 
-Apart from `preprocess`, so that who only reads the result need not import the decoders.
+Apart from `preprocess`, which imports the decoders.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class SampledSlice:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedPerson:
-    """What became of a person's files.
+    """A patient's slices after preprocessing.
 
     Attributes:
       picked: the picked slices in order, kept or not.
@@ -113,8 +113,8 @@ def filled(picked: SampledSlice, settings: CtSettings, seed: int) -> UInt8[np.nd
     Args:
       picked: a kept slice.
       settings: how many copies fill the blank.
-      seed: the seed of the data set. Chance depends on it and on the picture, not on names, so a
-        slice is filled alike in a data set and in a prediction.
+      seed: the seed of the data set. The fill is seeded by it and by a hash of the image, so that
+        a slice is filled alike in a data set and in a prediction.
     """
     assert picked.image is not None
     assert picked.lung_mask is not None

@@ -58,7 +58,7 @@ def prepare_person(
       series_uid: takes the DICOM series with this SeriesInstanceUID, in every path.
       with_instances: also say from which DICOM instances the slices come, which identifies the
         patient.
-      guard: asked before a file is opened; see `reader`.
+      guard: called before a file is opened; see `sources.Guard`.
 
     Raises:
       CtError: a path does not exist, or the only path cannot be used; instances are asked for, but

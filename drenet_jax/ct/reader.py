@@ -5,7 +5,8 @@ names each file before it opens it; if it dies or exceeds the time limit of that
 prepares the patient again without the file.
 
 The pool is ours because pebble's ProcessPool limits the time of a whole task, not of a file in it,
-and gives neither progress, by which the file is known, nor the stderr of a child that cannot start.
+and gives neither progress, by which the file is known, nor the stderr of a child that cannot start;
+loky has no limit of time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which slices of a series are looked at."""
+"""Which slices of a series are sampled."""
 
 from __future__ import annotations
 

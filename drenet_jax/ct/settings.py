@@ -1,4 +1,4 @@
-"""The settings of the image side, stored with every data set and every checkpoint."""
+"""The settings of preprocessing, stored with every data set and every checkpoint."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class CtSettings:
         if set(values) != fields:
             differing = ", ".join(sorted(fields ^ set(values)))
             raise InputError(
-                f"the settings of the image side must be {', '.join(sorted(fields))}; "
+                f"the settings of preprocessing must be {', '.join(sorted(fields))}; "
                 f"missing or unknown: {differing}; give a config like configs/prepare.py."
             )
         return cls(**values)

@@ -21,7 +21,7 @@ from drenet_jax.errors import InputError
 
 KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
 
-# How much of each file is read to tell what it is; most DICOM headers are shorter.
+# How much of each file is read to see what it is; most DICOM headers are shorter.
 HEAD_BYTES = 1 << 15
 
 # One person's CT has a few thousand files; a larger folder is a whole archive, named by mistake.
@@ -78,8 +78,8 @@ class UnreadableSlice(CtError):
         return cls(f"{file} is {why}; {fix}.", why)
 
 
-# Asked before a file is opened, with its place and what is sought in it ("header" or "pixels"): ''
-# to go on, or why to leave it out.
+# Called before a file is opened, with its path and what is sought in it ("header" or "pixels");
+# returns '' to go on, or why to leave the file out.
 Guard = Callable[[str, str], str]
 
 
@@ -339,7 +339,7 @@ class _InSmallPieces:
         self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
 
     def read(self, size: int = -1) -> bytes:
-        # One byte more than is allowed, which tells.
+        # One byte more than is allowed shows that there is more.
         most = _MOST_DIRECTORY_BYTES + 1
         data = self._stream.read(min(size, most) if size >= 0 else most)
         if len(data) == most:

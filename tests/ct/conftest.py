@@ -1,4 +1,4 @@
-"""Small CT slices and DICOM files for the tests of the image side."""
+"""Small CT slices and DICOM files for the tests of preprocessing."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ OTHER_SERIES = generate_uid(entropy_srcs=["another series"])
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An input and what should become of it.
+    """An input and how it should be handled.
 
     Attributes:
       make: writes it; returns the path.

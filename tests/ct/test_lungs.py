@@ -24,7 +24,7 @@ def disc(shape: tuple[int, int], x: int, y: int, radius: int) -> np.ndarray:
 
 
 def kept(masks: np.ndarray) -> np.ndarray:
-    """The slices [n] with at least half of the largest lung area (DESIGN 3.1)."""
+    """The slices [n] with at least half of the largest lung area."""
     areas = masks.sum(axis=(1, 2))
     return np.flatnonzero(areas >= 0.5 * areas.max())
 
@@ -183,7 +183,7 @@ def test_a_mass_with_lung_below_it_and_a_spot_over_the_dome_stay_in(
 def test_a_white_lower_lobe_is_found_by_the_other_lung_and_the_lung_above(chest_hu, chest_lungs):
     slices = [chest_hu(256) for _ in range(5)]
     rows = np.arange(256)[:, None]
-    # White to the base and to the back, so that nothing below and nothing behind tells of it.
+    # White to the base and to the back, so that nothing below and nothing behind shows it.
     for slice_ in slices[:3]:
         slice_[(slice_ < -500) & (np.arange(256) < 120) & (rows > 124)] = 20
     wanted = chest_lungs(256)

@@ -34,7 +34,7 @@ _MOST_FRAMES = 20_000
 # A slice whose normal is further from the patient's axis is coronal or sagittal; a cosine.
 _AXIAL_ABOVE = 0.7
 
-# What may tell slices of one stack from slices of another, beside their geometry.
+# What may distinguish slices of one stack from slices of another, beside their geometry.
 PATIENT_TAGS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 STUDY_TAGS = ("StudyInstanceUID", "StudyDate")
 SERIES_TAGS = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription")
@@ -117,7 +117,7 @@ class DicomSlice:
       series_number: as the scanner counts its series; '' if not given.
       instance_number: as the scanner counts the slices of a series; None if not given.
       sop_instance_uid: of its file; '' if not given.
-      attributes: by keyword: what may tell stacks apart; missing ones are empty.
+      attributes: by keyword: what may distinguish stacks; missing ones are empty.
       position_mm: [3], of the first pixel in the patient; None if not given.
       cosines: [6], of the image's rows and columns.
       orientation: turns it to columns to the left, rows to the back.

@@ -4,7 +4,7 @@ What lies in a folder may be of two patients, studies, passes or reconstructions
 that are the same for all, missing, or different in each slice: scanners number acquisitions
 slice by slice, and programs that remove identity write what they like. So no identifier is taken
 at its word: one that splits a regular stack into single slices is ignored, and slices that no
-identifier tells apart must lie as those of one stack do.
+identifier distinguishes must lie as those of one stack do.
 """
 
 from __future__ import annotations
