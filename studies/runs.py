@@ -140,8 +140,8 @@ def score(predictor, data, split: str, slices_csv: Path, pointed_csv: Path | Non
     """Scores a split, whatever data the model was trained on, and plays the pointing game."""
     from drenet_jax.data.batches import crop_geometries
     from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
+    from drenet_jax.evaluation.evaluator import score_split
     from drenet_jax.evaluation.pointing_game import Points, play, write_hits
-    from drenet_jax.evaluation.predictor import score_split
 
     assert data.ct == predictor.meta.ct, "prepared in another way"
     points: list[Points] = []

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
@@ -18,15 +19,17 @@ from drenet_jax.evaluation.predictions import (
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 1 / 20, 20.0
 
 
-def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float | None:
+def fit_temperature(
+    logits: Float[np.ndarray, "slices classes"], label: Int[np.ndarray, " slices"]
+) -> float | None:
     """The temperature T whose softmax(logits / T) has the lowest negative log-likelihood.
 
     Guo et al. 2017, On Calibration of Modern Neural Networks. It changes no slice's most probable
     class. To be fitted on validation slices, each of the same weight.
 
     Args:
-      logits: [N, C] float.
-      label: [N] int, the true classes.
+      logits: of the model.
+      label: the true classes.
 
     Returns:
       The temperature; None where none from 1/20 to 20 is best: with no slice, with every slice
@@ -48,38 +51,44 @@ def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float | None:
     return float(np.exp(result.x))
 
 
-def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """softmax(logits / temperature), [N, C] float64; 1 leaves the model's own probabilities."""
+def apply_temperature(
+    logits: Float[np.ndarray, "slices classes"], temperature: float
+) -> Float[np.ndarray, "slices classes"]:
+    """softmax(logits / temperature) in float64."""
     return np.exp(_log_softmax(logits, temperature))
 
 
 def negative_log_likelihood(
-    logits: np.ndarray, label: np.ndarray, temperature: float = 1.0
+    logits: Float[np.ndarray, "slices classes"],
+    label: Int[np.ndarray, " slices"],
+    temperature: float = 1.0,
 ) -> float:
     """The mean over slices of -log of the true class's probability (cross-entropy, in nats).
 
     Args:
-      logits: [N, C] float, N at least 1.
-      label: [N] int.
+      logits: of the model, one slice or more.
+      label: the true classes.
       temperature: see `fit_temperature`.
     """
     log_probability = _log_softmax(logits, temperature)
     return float(-np.take_along_axis(log_probability, label[:, None], axis=1).mean())
 
 
-def brier_score(is_true: np.ndarray, score: np.ndarray) -> float:
-    """The mean squared difference of probability [N] and truth [N] (Brier 1950); N at least 1."""
-    return float(np.mean((np.asarray(score, np.float64) - is_true) ** 2))
+def brier_score(is_true: Bool[np.ndarray, " cases"], score: Float[np.ndarray, " cases"]) -> float:
+    """The mean squared difference of probability and truth (Brier 1950), of one case or more."""
+    return float(np.mean((score.astype(np.float64) - is_true) ** 2))
 
 
-def expected_calibration_error(is_true: np.ndarray, score: np.ndarray, bins: int) -> float:
+def expected_calibration_error(
+    is_true: Bool[np.ndarray, " cases"], score: Float[np.ndarray, " cases"], bins: int
+) -> float:
     """The mean over cases of |share that is true - mean probability| of the case's bin.
 
     Naeini et al. 2015; Guo et al. 2017.
 
     Args:
-      is_true: [N] bool, N at least 1.
-      score: [N] float, the probability of being true.
+      is_true: of one case or more.
+      score: the probability of being true.
       bins: of equal width over 0 to 1, see `bin_of`.
     """
     mean, share, n = reliability(is_true, score, bins)
@@ -87,30 +96,34 @@ def expected_calibration_error(is_true: np.ndarray, score: np.ndarray, bins: int
 
 
 def reliability(
-    is_true: np.ndarray, score: np.ndarray, bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    is_true: Bool[np.ndarray, " cases"], score: Float[np.ndarray, " cases"], bins: int
+) -> tuple[
+    Float[np.ndarray, " filled_bins"],
+    Float[np.ndarray, " filled_bins"],
+    Int[np.ndarray, " filled_bins"],
+]:
     """The points of a reliability diagram.
 
     Args:
-      is_true: [N] bool, whether each case is positive.
-      score: [N] float, the probability of the positive class.
+      is_true: whether each case is positive.
+      score: the probability of the positive class.
       bins: of equal width over 0 to 1, see `bin_of`.
 
     Returns:
-      mean score, share of positive cases and number of cases, [B'] each, of the bins that hold any.
+      mean score, share of positive cases and number of cases of the bins that hold any.
     """
-    place = bin_of(score, bins)
-    n = np.bincount(place, minlength=bins)
+    bin_index = bin_of(score, bins)
+    n = np.bincount(bin_index, minlength=bins)
     held = n > 0
-    mean = np.bincount(place, weights=score, minlength=bins)[held] / n[held]
-    share = np.bincount(place, weights=is_true, minlength=bins)[held] / n[held]
+    mean = np.bincount(bin_index, weights=score, minlength=bins)[held] / n[held]
+    share = np.bincount(bin_index, weights=is_true, minlength=bins)[held] / n[held]
     return mean, share, n[held]
 
 
-def bin_of(score: np.ndarray, bins: int) -> np.ndarray:
-    """[N] int, the bin of each score: a bin holds its upper edge, the first its lower one too.
+def bin_of(score: Float[np.ndarray, " cases"], bins: int) -> Int[np.ndarray, " cases"]:
+    """The bin of each score: a bin holds its upper edge, the first its lower one too.
 
-    So has it Guo et al. 2017, and scikit-learn.
+    As in Guo et al. 2017 and scikit-learn.
     """
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], score)
 

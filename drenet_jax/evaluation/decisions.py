@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from ml_collections import ConfigDict
 
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.predictions import (
@@ -73,7 +75,7 @@ class DecisionRule:
     def of(
         cls,
         labels: Sequence[str],
-        evaluation: Mapping,
+        evaluation: Mapping[str, Any] | ConfigDict,
         *,
         threshold: float | None = None,
         aggregate: str | None = None,
@@ -135,7 +137,10 @@ class DecisionRule:
 
 
 def settings_with_flags(
-    evaluation: Mapping, *, threshold: float | None = None, aggregate: str | None = None
+    evaluation: Mapping[str, Any] | ConfigDict,
+    *,
+    threshold: float | None = None,
+    aggregate: str | None = None,
 ) -> MetricSettings:
     """The settings of a config's `evaluation` block, with the flags that were given.
 
@@ -279,7 +284,7 @@ class MetricSettings:
     bootstrap_seed: int = 0
 
     @classmethod
-    def from_config(cls, evaluation: Mapping) -> MetricSettings:
+    def from_config(cls, evaluation: Mapping[str, Any] | ConfigDict) -> MetricSettings:
         """Reads `config.evaluation`.
 
         Raises:

@@ -137,7 +137,7 @@ def context_of_run(
     """
     title = f"{model['name']} on the {split} split"
     design = (
-        "By person, into training, validation and test; the assignment is in split.json "
+        "Split by patient into training, validation and test; the assignment is in split.json "
         f"(fingerprint {data.fingerprint})."
     )
     if is_other:

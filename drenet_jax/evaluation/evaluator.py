@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
 
+from drenet_jax import parallel
 from drenet_jax.ct.orientation import Box
-from drenet_jax.data.batches import crop_geometries
+from drenet_jax.data.batches import crop_geometries, split_batches
 from drenet_jax.data.duplicates import named_persons
 from drenet_jax.data.identities import person_key
 from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
@@ -34,13 +38,13 @@ from drenet_jax.evaluation.predictions import (
     SlicePredictions,
     person_predictions,
 )
-from drenet_jax.evaluation.predictor import Predictor, score_split
+from drenet_jax.evaluation.predictor import Predictor, SliceScorer, check_finite
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints
 
 NO_TEMPERATURE = (
-    "no temperature suits the validation slices: there are none, all are right, or the model is no "
-    "better than chance on them"
+    "no temperature fits the validation slices: there are none, all are correct, or the model is "
+    "no better than chance on them"
 )
 
 
@@ -68,7 +72,7 @@ def evaluate_split(
       aggregate: how a person's probabilities are made of the slices' (`predictions.AGGREGATES`);
         None: as the config of the run says.
       threshold: a case is positive from this probability on; None: as the config of the run says.
-      calibrated: the slices' probabilities are at the temperature that suits validation best.
+      calibrated: the slices' probabilities are at the temperature fitted on the validation slices.
       explain: also play the pointing game.
       lesions: the table of lesions; "": the one that lay beside the cohort.
       other_persons: the user states that no patient of `data_dir` was in training. Needed only
@@ -149,6 +153,74 @@ def evaluate_split(
         ),
         settings=settings,
     )
+
+
+def score_split(
+    scorer: SliceScorer,
+    variables: dict,
+    data: PreparedData,
+    split: str,
+    fill: str,
+    *,
+    watch: Callable[[np.ndarray, dict[str, np.ndarray]], None] | None = None,
+) -> tuple[SlicePredictions, Float[np.ndarray, "slices classes"]]:
+    """Scores every slice of a split exactly once, in the order of the records.
+
+    With several hosts, each scores its part of every batch, and all get the whole result.
+
+    Args:
+      scorer: the model.
+      variables: its weights, replicated over the devices.
+      data: what `prepare` wrote.
+      split: `train`, `validation` or `test`; it must hold slices.
+      fill: when the blank is filled (`data.fill`).
+      watch: called with this host's images of each batch, uint8 [b, S, S], and their outputs.
+
+    Returns:
+      the predictions, and the logits in the same order.
+
+    Raises:
+      InputError: a result is not finite, or a batch does not fit the memory.
+    """
+    columns: dict[str, list] = {
+        name: [] for name in ("patient_id", "slice_name", "slice_index", "site", "label")
+    }
+    probabilities, logits = [], []
+    batch_size = scorer.batch_size * parallel.host_count()
+    # Read once for the scorer, which is a batch ahead, and once for what belongs to its results.
+    batches, images = itertools.tee(split_batches(data, split, batch_size=batch_size, fill=fill))
+    scored = scorer.padded(variables, (batch["image"] for batch in images))
+    for batch, outputs in tqdm(
+        zip(batches, scored, strict=True),
+        desc=f"score {split}",
+        total=-(-data.n_slices[split] // batch_size),
+        unit="batch",
+        leave=False,
+        disable=not parallel.is_first_host(),
+    ):
+        probabilities.append(outputs["probabilities"])
+        logits.append(outputs["logits"])
+        for name, column in columns.items():
+            column.extend(batch[name])
+        if watch is not None:
+            n = len(batch["image"])
+            watch(batch["image"], {name: array[:n] for name, array in outputs.items()})
+    assert probabilities, split
+    # Hosts follow each other in a batch, and the last batch alone is not full: padding comes last.
+    n = len(columns["label"])
+    all_probabilities = parallel.gather_rows(np.stack(probabilities))[:n]
+    all_logits = parallel.gather_rows(np.stack(logits))[:n]
+    check_finite(all_logits)
+    predictions = SlicePredictions(
+        labels=data.labels,
+        patient_id=np.array(columns["patient_id"], np.str_),
+        slice_name=np.array(columns["slice_name"], np.str_),
+        slice_index=np.array(columns["slice_index"], np.int64),
+        site=np.array(columns["site"], np.str_),
+        label=np.array(columns["label"], np.int64),
+        probabilities=all_probabilities.astype(np.float64),
+    )
+    return predictions, all_logits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+from sklearn import metrics as sklearn_metrics
 
 from drenet_jax.evaluation.calibration import brier_score, reliability
 from drenet_jax.evaluation.decisions import confusion_counts
 from drenet_jax.evaluation.metrics import of_label
 from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; line styles tell them apart too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -36,10 +36,7 @@ def new_figure(
     sharex: bool = False,
 ) -> tuple[Figure, np.ndarray]:
     """A figure of `width` × `height` inches and its axes, [rows * columns]."""
-    # Imported here: drawing is for `evaluate` alone, and pyplot, which would look for a screen and
-    # keep every figure alive, is not needed.
-    from matplotlib.figure import Figure
-
+    # Not by pyplot, which would look for a screen and keep every figure alive.
     figure = Figure(figsize=(width, height), dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.subplots(
         rows,
@@ -110,9 +107,7 @@ def roc_curve(
     if auc["value"] is None:
         ax.plot([], [], label=plain(f"{name}: {auc['why']}"), **line)
         return
-    from sklearn import metrics
-
-    false_positive, recall, _ = metrics.roc_curve(
+    false_positive, recall, _ = sklearn_metrics.roc_curve(
         predictions.label == positive, predictions.probabilities[:, positive]
     )
     text = f"{name}: AUC {auc['value']:.3f}"
@@ -251,8 +246,6 @@ def _reliability_axes(
     positive: int,
     bins: int,
 ) -> None:
-    from scipy.stats import binomtest  # slow to import
-
     top.plot([0, 1], [0, 1], label="perfect", **GUIDE)
     for predictions, level, colour, style, marker in (
         (persons, "patients", PERSON_COLOUR, "-", "o"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,10 @@ from drenet_jax.errors import InputError
 
 _PROBABILITY = "p_"
 
+_Table = TypeVar("_Table", bound="_Predictions")
 
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Predictions:
     """What the tables of slices and of persons have in common: columns of one length."""
 
@@ -46,10 +49,10 @@ class _Predictions:
         """All attributes but `labels`."""
         return {name: array for name, array in vars(self).items() if name != "labels"}
 
-    def of(self, rows: np.ndarray) -> Self:
+    def of(self: _Table, rows: np.ndarray) -> _Table:
         """The chosen rows: [N] bool, or their indices."""
         chosen: dict[str, Any] = {name: array[rows] for name, array in self.columns().items()}
-        return dataclasses.replace(self, **chosen)  # type: ignore[type-var]
+        return dataclasses.replace(self, **chosen)
 
     def to_csv(
         self, path: str | os.PathLike[str], extra: Mapping[str, Sequence[object]] | None = None
@@ -83,13 +86,8 @@ class SlicePredictions(_Predictions):
     """
 
     csv_columns = ("patient_id", "slice_name", "slice_index", "site", "label")
-    labels: tuple[str, ...]
-    patient_id: np.ndarray
     slice_name: np.ndarray
     slice_index: np.ndarray
-    site: np.ndarray
-    label: np.ndarray
-    probabilities: np.ndarray
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> SlicePredictions:
@@ -159,12 +157,7 @@ class PersonPredictions(_Predictions):
     """
 
     csv_columns = ("patient_id", "label", "n_slices", "site")
-    labels: tuple[str, ...]
-    patient_id: np.ndarray
-    site: np.ndarray
-    label: np.ndarray
     n_slices: np.ndarray
-    probabilities: np.ndarray
 
 
 def person_predictions(
@@ -210,9 +203,6 @@ def person_predictions(
             [AGGREGATES[aggregate](probabilities[rows[i]], positive) for i in order]
         ).reshape(len(order), len(slices.labels)),
     )
-
-
-_Table = TypeVar("_Table", SlicePredictions, PersonPredictions)
 
 
 def concatenate(tables: Sequence[_Table]) -> _Table:

@@ -1,38 +1,31 @@
 """A trained model applied to slices, as validation, evaluate, predict and serve share it.
 
-`SliceScorer` is the compiled forward pass; `score_split` applies it to a prepared split; a
-`Predictor` has the settings and weights of a checkpoint with it. Arrays only; `pipeline` reads
-files.
+`SliceScorer` is the compiled forward pass; a `Predictor` has it with the settings and weights of a
+checkpoint. Arrays only: `pipeline` reads a patient's files, `evaluator` a prepared split.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
-from tqdm import tqdm
+from jaxtyping import UInt8
 
 from drenet_jax import parallel
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import ValidationRecord, apply_temperature
 from drenet_jax.evaluation.decisions import DecisionRule
-from drenet_jax.evaluation.predictions import SlicePredictions
 from drenet_jax.models.build import Model, build_model, variable_shapes
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints, PyTree
 from drenet_jax.models.grad_cam import grad_cam
 from drenet_jax.models.model_outputs import Outputs
-
-if TYPE_CHECKING:
-    from drenet_jax.data.prepared_data import PreparedData
 
 
 class SliceScorer:
@@ -166,76 +159,6 @@ def make_forward(model: Model, *, heat_maps: bool) -> Callable:
     return forward
 
 
-def score_split(
-    scorer: SliceScorer,
-    variables: dict,
-    data: PreparedData,
-    split: str,
-    fill: str,
-    *,
-    watch: Callable[[np.ndarray, dict[str, np.ndarray]], None] | None = None,
-) -> tuple[SlicePredictions, Float[np.ndarray, "slices classes"]]:
-    """Scores every slice of a split exactly once, in the order of the records.
-
-    With several hosts, each scores its part of every batch, and all get the whole result.
-
-    Args:
-      scorer: the model.
-      variables: its weights, replicated over the devices.
-      data: what `prepare` wrote.
-      split: `train`, `validation` or `test`; it must hold slices.
-      fill: when the blank is filled (`data.fill`).
-      watch: called with this host's images of each batch, uint8 [b, S, S], and their outputs.
-
-    Returns:
-      the predictions, and the logits in the same order.
-
-    Raises:
-      InputError: a result is not finite, or a batch does not fit the memory.
-    """
-    from drenet_jax.data.batches import split_batches  # TensorFlow, which predict does not need
-
-    columns: dict[str, list] = {
-        name: [] for name in ("patient_id", "slice_name", "slice_index", "site", "label")
-    }
-    probabilities, logits = [], []
-    batch_size = scorer.batch_size * parallel.host_count()
-    # Read once for the scorer, which is a batch ahead, and once for what belongs to its results.
-    batches, images = itertools.tee(split_batches(data, split, batch_size=batch_size, fill=fill))
-    scored = scorer.padded(variables, (batch["image"] for batch in images))
-    for batch, outputs in tqdm(
-        zip(batches, scored, strict=True),
-        desc=f"score {split}",
-        total=-(-data.n_slices[split] // batch_size),
-        unit="batch",
-        leave=False,
-        disable=not parallel.is_first_host(),
-    ):
-        probabilities.append(outputs["probabilities"])
-        logits.append(outputs["logits"])
-        for name, column in columns.items():
-            column.extend(batch[name])
-        if watch is not None:
-            n = len(batch["image"])
-            watch(batch["image"], {name: array[:n] for name, array in outputs.items()})
-    assert probabilities, split
-    # Hosts follow each other in a batch, and the last batch alone is not full: padding comes last.
-    n = len(columns["label"])
-    all_probabilities = parallel.gather_rows(np.stack(probabilities))[:n]
-    all_logits = parallel.gather_rows(np.stack(logits))[:n]
-    check_finite(all_logits)
-    predictions = SlicePredictions(
-        labels=data.labels,
-        patient_id=np.array(columns["patient_id"], np.str_),
-        slice_name=np.array(columns["slice_name"], np.str_),
-        slice_index=np.array(columns["slice_index"], np.int64),
-        site=np.array(columns["site"], np.str_),
-        label=np.array(columns["label"], np.int64),
-        probabilities=all_probabilities.astype(np.float64),
-    )
-    return predictions, all_logits
-
-
 class Predictor:
     """A trained model with all that it needs to know: labels, settings, weights.
 
@@ -366,6 +289,6 @@ def _temperature(checkpoints: Checkpoints, step: int, workdir: str | os.PathLike
     if temperature is None:
         raise InputError(
             f"--calibrated: the checkpoint of {workdir} has no temperature (no validation slices, "
-            "none that suits them, or a run of an older version); leave the flag out."
+            "no temperature that fits them, or a run of an older version); leave the flag out."
         )
     return temperature

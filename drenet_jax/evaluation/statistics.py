@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy.stats import binomtest, rankdata, skew
 
 from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.metrics import (
@@ -20,9 +21,9 @@ from drenet_jax.evaluation.predictions import PersonPredictions, SlicePrediction
 
 Predictions = SlicePredictions | PersonPredictions
 
-NORMAL = statistics.NormalDist()
+_NORMAL = NormalDist()
 # A normal variable lies within so many standard deviations with a probability of 95%.
-Z_95 = NORMAL.inv_cdf(0.975)
+Z_95 = _NORMAL.inv_cdf(0.975)
 
 # Leaving out one group of persons after the other estimates the skewness well enough with so many.
 _MAX_GROUPS = 500
@@ -149,20 +150,22 @@ def with_interval(
     return metric | {"why": why} if why else metric
 
 
-def person_draws(patient_id: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def person_draws(
+    patient_id: Shaped[np.ndarray, " rows"], draws: int, seed: int
+) -> tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "draws persons"]]:
     """Draws persons with replacement; a person's slices go with the person.
 
     The draws depend on the set of persons and the seed, not on the order or the number of the rows:
     slices and persons of one cohort, or two models on one split, are judged on the same draws.
 
     Args:
-      patient_id: [N] str, the person of each row.
-      draws: how many samples of P persons to draw from the P persons.
+      patient_id: the person of each row.
+      draws: how many samples of all P persons to draw.
       seed: of the draws.
 
     Returns:
-      person: [N] int, each row's place among the P persons.
-      times: [draws, P] float64, how many times each person was drawn.
+      person: each row's index among the persons, sorted.
+      times: how many times each person was drawn.
     """
     assert draws >= 1, draws
     persons, person = np.unique(patient_id, return_inverse=True)
@@ -174,8 +177,8 @@ def person_draws(patient_id: np.ndarray, draws: int, seed: int) -> tuple[np.ndar
     return person, times.astype(np.float64)
 
 
-def all_but_one(n: int) -> np.ndarray:
-    """[J, n] float64, how many times each of n persons counts when one after the other is left out.
+def all_but_one(n: int) -> Float[np.ndarray, "groups {n}"]:
+    """How many times each of n persons counts when one after the other is left out.
 
     Of more than 500 persons, one of 500 groups after the other.
     """
@@ -184,7 +187,7 @@ def all_but_one(n: int) -> np.ndarray:
 
 
 def bca_interval(
-    value: float, drawn: np.ndarray, left_out: np.ndarray
+    value: float, drawn: Float[np.ndarray, " draws"], left_out: Float[np.ndarray, " groups"]
 ) -> tuple[float, float] | None:
     """The bias-corrected and accelerated 95% interval (BCa; Efron 1987).
 
@@ -194,9 +197,8 @@ def bca_interval(
 
     Args:
       value: the metric of the full sample.
-      drawn: [D] float, the metric of each bootstrap draw; NaN (undefined) is left out.
-      left_out: [J] float, the metric when one person after the other is left out (`all_but_one`);
-        NaN is left out.
+      drawn: the metric of each bootstrap draw; NaN (undefined) is ignored.
+      left_out: the metric when one person after the other is left out (`all_but_one`); likewise.
 
     Returns:
       (low, high), or None for the reasons of `reason_no_interval`.
@@ -205,17 +207,19 @@ def bca_interval(
         return None
     drawn = drawn[~np.isnan(drawn)]
     below, above = np.mean(drawn < value - _EQUAL), np.mean(drawn > value + _EQUAL)
-    bias = NORMAL.inv_cdf(float(1 + below - above) / 2)
+    bias = _NORMAL.inv_cdf(float(1 + below - above) / 2)
     acceleration = _acceleration(left_out[~np.isnan(left_out)])
     ends = []
     for z in (-Z_95, Z_95):
         moved = bias + z
-        ends.append(NORMAL.cdf(bias + moved / (1 - acceleration * moved)))
+        ends.append(_NORMAL.cdf(bias + moved / (1 - acceleration * moved)))
     low, high = np.quantile(drawn, ends)
     return float(low), float(high)
 
 
-def calibration_interval(value: float, drawn: np.ndarray) -> tuple[float, float] | None:
+def calibration_interval(
+    value: float, drawn: Float[np.ndarray, " draws"]
+) -> tuple[float, float] | None:
     """The 95% interval of an expected calibration error: the pivotal bootstrap of its square.
 
     The error of a sample lies above that of the population, since noise in a bin counts as error,
@@ -226,7 +230,7 @@ def calibration_interval(value: float, drawn: np.ndarray) -> tuple[float, float]
 
     Args:
       value: the error of the whole sample.
-      drawn: [D] float, that of each bootstrap draw; NaN is left out.
+      drawn: that of each bootstrap draw; NaN is ignored.
 
     Returns:
       (low, high), or None for the first two reasons of `reason_no_interval`.
@@ -237,10 +241,12 @@ def calibration_interval(value: float, drawn: np.ndarray) -> tuple[float, float]
     return max(0.0, 2 * value**2 - high) ** 0.5, max(value**2, 2 * value**2 - low) ** 0.5
 
 
-def reason_no_interval(value: float, drawn: np.ndarray, *, one_sided: bool = False) -> str:
-    """Why [D] draws give no interval, in words for the reader of a report; "" where they do.
+def reason_no_interval(
+    value: float, drawn: Float[np.ndarray, " draws"], *, one_sided: bool = False
+) -> str:
+    """Why draws give no interval, for the reader of a report; "" where they do.
 
-    More than half of them are undefined: the rest would be a selection that suits the metric. Or
+    More than half of them are undefined: the rest would be a biased selection. Or
     all are alike: one value would hold the truth in 0%, not in 95% of cases. Or, unless `one_sided`
     draws are expected, all lie on one side of the value.
     """
@@ -256,13 +262,9 @@ def reason_no_interval(value: float, drawn: np.ndarray, *, one_sided: bool = Fal
 
 def _acceleration(left_out: np.ndarray) -> float:
     """The skewness of the influence of single persons, over 6."""
-    if len(left_out) == 0:
+    if len(left_out) == 0 or np.ptp(left_out) < _EQUAL:
         return 0.0
-    influence = left_out.mean() - left_out
-    spread = np.sum(influence**2)
-    if spread < len(left_out) * _EQUAL**2:
-        return 0.0
-    return float(np.sum(influence**3) / (6 * spread**1.5))
+    return -float(skew(left_out)) / (6 * len(left_out) ** 0.5)
 
 
 # From so many cases on that one model alone has right, the chi-squared test holds (McNemar's usual
@@ -297,14 +299,17 @@ class PairedTest:
         return values if self.why else {k: v for k, v in values.items() if k != "why"}
 
 
-def delong(is_positive: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray) -> PairedTest:
+def delong(
+    is_positive: Bool[np.ndarray, " cases"],
+    scores_a: Float[np.ndarray, " cases"],
+    scores_b: Float[np.ndarray, " cases"],
+) -> PairedTest:
     """DeLong's test of two AUCs on the same cases (DeLong, DeLong and Clarke-Pearson 1988).
 
     Args:
-      is_positive: [N] bool.
-      scores_a, scores_b: [N] float, higher is more positive.
+      is_positive: the truth.
+      scores_a, scores_b: of the two models, higher is more positive.
     """
-    is_positive = np.asarray(is_positive, bool)
     n_positive, n_negative = int(is_positive.sum()), int((~is_positive).sum())
     if not n_positive or not n_negative:
         return PairedTest(None, None, None, None, "only one class present")
@@ -327,14 +332,9 @@ def delong(is_positive: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray) 
     )
 
 
-def delong_variance(is_positive: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """An AUC and DeLong's estimate of its variance; two or more cases of each kind are needed."""
-    is_positive = np.asarray(is_positive, bool)
-    placements = _placements(is_positive, scores)
-    return float(placements[is_positive].mean()), _variance_of_mean(placements, is_positive)
-
-
-def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> PairedTest:
+def mcnemar(
+    correct_a: Bool[np.ndarray, " cases"], correct_b: Bool[np.ndarray, " cases"]
+) -> PairedTest:
     """McNemar's test of two accuracies on the same cases.
 
     With fewer than 25 cases that one model alone has right, the exact binomial test; from there on
@@ -342,11 +342,8 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> PairedTest:
     (2012), which Fagerland, Lydersen and Laake (2014) recommend; it need not agree with the test.
 
     Args:
-      correct_a, correct_b: [N] bool.
+      correct_a, correct_b: which cases each model has right.
     """
-    from scipy.stats import binomtest
-
-    correct_a, correct_b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
     n = len(correct_a)
     if n == 0:
         return PairedTest(None, None, None, None, "there are no cases")
@@ -385,9 +382,6 @@ def _placements(is_positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     By mid-ranks, in O(N log N) (Sun and Xu 2014).
     """
-    from scipy.stats import rankdata
-
-    scores = np.asarray(scores, np.float64)
     # Among all cases less among its own kind: how many of the other kind lie below, ties half.
     below = rankdata(scores)
     for kind in (is_positive, ~is_positive):
@@ -402,4 +396,4 @@ def _variance_of_mean(placements: np.ndarray, is_positive: np.ndarray) -> float:
 
 
 def _two_sided(z: float) -> float:
-    return 2 * NORMAL.cdf(-abs(z))
+    return 2 * _NORMAL.cdf(-abs(z))

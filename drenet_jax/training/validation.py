@@ -16,9 +16,10 @@ from drenet_jax.evaluation.calibration import (
     negative_log_likelihood,
 )
 from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.evaluator import score_split
 from drenet_jax.evaluation.metrics import classification_metrics
 from drenet_jax.evaluation.predictions import person_predictions
-from drenet_jax.evaluation.predictor import SliceScorer, score_split
+from drenet_jax.evaluation.predictor import SliceScorer
 from drenet_jax.models.checkpoints import NOT_VALIDATED
 from drenet_jax.training.run_log import proposal_grid
 from drenet_jax.training.state import TrainState

@@ -12,8 +12,9 @@ from drenet_jax.data.prepared_data import open_data
 from drenet_jax.evaluation.calibration import fit_temperature
 from drenet_jax.evaluation.decisions import MetricSettings, positive_class
 from drenet_jax.evaluation.evaluation_files import evaluation_metrics
+from drenet_jax.evaluation.evaluator import score_split
 from drenet_jax.evaluation.predictions import person_predictions
-from drenet_jax.evaluation.predictor import Predictor, score_split
+from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.models.checkpoints import Checkpoints
 
 

@@ -108,7 +108,7 @@ def test_calibrated_probabilities_are_the_logits_at_the_temperature(
 
 def test_no_temperature_is_refused_if_it_is_asked_for(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluator, "fit_temperature", lambda logits, label: None)
-    with pytest.raises(InputError, match=r"--calibrated: .* no temperature suits"):
+    with pytest.raises(InputError, match=r"--calibrated: .* no temperature fits"):
         evaluate_split(trained, "test", tmp_path, calibrated=True)
 
 

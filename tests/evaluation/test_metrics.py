@@ -220,7 +220,7 @@ def test_all_correct_is_one_without_an_interval():
             "value": 1,
             "low": None,
             "high": None,
-            "why": "every bootstrap draw gives the same value, which tells nothing of its error",
+            "why": "every bootstrap draw gives the same value, so there is no estimate of its error",
         }, name
     assert table["brier"]["low"] < table["brier"]["value"] < table["brier"]["high"]
 

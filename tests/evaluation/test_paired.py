@@ -17,7 +17,6 @@ from drenet_jax.evaluation.predictions import PersonPredictions, SlicePrediction
 from drenet_jax.evaluation.statistics import (
     PairedTest,
     delong,
-    delong_variance,
     holm,
     mcnemar,
     paired_bootstrap,
@@ -34,13 +33,20 @@ def two_models(seed: int, n: int, levels: int):
     return truth, *scores
 
 
+def auc_and_variance(truth, scores):
+    """Of the test against scores that are all equal, whose AUC is 0.5 without variance."""
+    test = delong(truth, scores, np.zeros(len(truth)))
+    half = 0 if test.low is None else (test.high - test.low) / 2
+    return 0.5 + test.difference, (half / scipy.stats.norm.ppf(0.975)) ** 2
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.sampled_from([1, 3, 10**6]))
 def test_delong_is_that_of_the_definition(seed, n, levels):
     truth, a, b = two_models(seed, n, levels)
     auc, covariance = delong_covariance([a[truth], b[truth]], [a[~truth], b[~truth]])
     for scores, wanted, variance in zip((a, b), auc, covariance.diagonal(), strict=True):
-        assert delong_variance(truth, scores) == pytest.approx((wanted, variance), abs=1e-12)
+        assert auc_and_variance(truth, scores) == pytest.approx((wanted, variance), abs=1e-12)
         assert wanted == pytest.approx(roc_auc_score(truth, scores))
     test = delong(truth, a, b)
     error = np.sqrt(max(0, np.array([1, -1]) @ covariance @ np.array([1, -1])))
@@ -59,7 +65,9 @@ def test_delong_is_that_of_the_definition(seed, n, levels):
 def test_delong_by_hand():
     # Positive 3 and 1, negative 2 and 0: placements 1, 1/2 and 1/2, 1; AUC 3/4. The variance of
     # (1, 1/2) is 1/8, over 2 cases 1/16, twice.
-    assert delong_variance(np.array([1, 1, 0, 0]), [3, 1, 2, 0]) == pytest.approx((0.75, 0.125))
+    assert auc_and_variance(np.arange(4) < 2, np.array([3.0, 1, 2, 0])) == pytest.approx(
+        (0.75, 0.125)
+    )
 
 
 def test_a_model_against_itself_and_against_its_own_ranks_differs_by_nothing():
@@ -71,12 +79,12 @@ def test_a_model_against_itself_and_against_its_own_ranks_differs_by_nothing():
 
 
 def test_delong_says_what_is_undefined_and_why():
-    one_class = delong(np.array([True, True]), [1, 2], [2, 1])
+    one_class = delong(np.array([True, True]), np.array([1.0, 2]), np.array([2.0, 1]))
     assert one_class == PairedTest(None, None, None, None, "only one class present")
-    single = delong(np.array([True, False, False]), [2, 1, 0], [0, 1, 2])
+    single = delong(np.array([True, False, False]), np.array([2.0, 1, 0]), np.array([0.0, 1, 2]))
     assert (single.difference, single.p_value) == (1, None)
     assert single.why == "fewer than two cases of a class"
-    opposite = delong(np.array([True, True, False, False]), [1, 1, 0, 0], [0, 0, 1, 1])
+    opposite = delong(np.arange(4) < 2, np.array([1.0, 1, 0, 0]), np.array([0.0, 0, 1, 1]))
     assert (opposite.difference, opposite.p_value) == (1, None)
     assert opposite.why == "the difference is the same in every case"
     assert json.loads(json.dumps(opposite.to_dict()))["why"] == opposite.why
@@ -141,7 +149,9 @@ def test_models_that_are_right_on_the_same_persons_still_have_an_interval():
 
 
 def test_nobody_gives_no_test():
-    assert mcnemar([], []) == PairedTest(None, None, None, None, "there are no cases")
+    assert mcnemar(np.zeros(0, bool), np.zeros(0, bool)) == PairedTest(
+        None, None, None, None, "there are no cases"
+    )
 
 
 def test_holm_by_hand():
@@ -242,5 +252,5 @@ def test_the_paired_interval_is_narrower_than_that_of_two_cohorts():
     paired = paired_bootstrap(a, b, 0, MetricSettings())["auc"]
     test = delong(a.label == 0, a.probabilities[:, 0], b.probabilities[:, 0])
     assert paired["high"] - paired["low"] == pytest.approx(test.high - test.low, rel=0.1)
-    apart = sum(delong_variance(a.label == 0, one.probabilities[:, 0])[1] for one in (a, b))
+    apart = sum(auc_and_variance(a.label == 0, one.probabilities[:, 0])[1] for one in (a, b))
     assert test.high - test.low < 2 * 1.96 * np.sqrt(apart)

@@ -19,8 +19,8 @@ from drenet_jax import parallel
 from drenet_jax.data.batches import split_batches
 from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.evaluator import score_split
 from drenet_jax.evaluation.predictions import SlicePredictions
-from drenet_jax.evaluation.predictor import score_split
 from drenet_jax.models.backbones import resnet
 from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.training import loop, losses, step, validation
