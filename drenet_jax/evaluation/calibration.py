@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from drenet_jax.evaluation.predictions import (
-    PersonPredictions,
     SlicePredictions,
     person_predictions,
 )
@@ -74,27 +72,6 @@ def negative_log_likelihood(
     return float(-np.take_along_axis(log_probability, label[:, None], axis=1).mean())
 
 
-def brier_score(is_true: Bool[np.ndarray, " cases"], score: Float[np.ndarray, " cases"]) -> float:
-    """The mean squared difference of probability and truth (Brier 1950), of one case or more."""
-    return float(np.mean((score.astype(np.float64) - is_true) ** 2))
-
-
-def expected_calibration_error(
-    is_true: Bool[np.ndarray, " cases"], score: Float[np.ndarray, " cases"], bins: int
-) -> float:
-    """The mean over cases of |share that is true - mean probability| of the case's bin.
-
-    Naeini et al. 2015; Guo et al. 2017.
-
-    Args:
-      is_true: of one case or more.
-      score: the probability of being true.
-      bins: of equal width over 0 to 1, see `bin_of`.
-    """
-    mean, share, n = reliability(is_true, score, bins)
-    return float(np.sum(n * np.abs(share - mean)) / np.sum(n))
-
-
 def reliability(
     is_true: Bool[np.ndarray, " cases"], score: Float[np.ndarray, " cases"], bins: int
 ) -> tuple[
@@ -146,7 +123,7 @@ class ValidationRecord:
       label: [P] int, the true classes.
       probabilities: [P, C], of the persons.
       calibrated: [P, C], likewise at the temperature; None where there is none.
-      aggregate: how the persons' probabilities were made of the slices'.
+      aggregate: how slice probabilities were aggregated.
     """
 
     label: np.ndarray
@@ -199,7 +176,7 @@ class ValidationRecord:
           label: the class.
           probability: the predicted probability, in 0..1.
           calibrated: whether that is at the temperature.
-          aggregate: how it was made of the slices'.
+          aggregate: how it was aggregated from the slices'.
 
         Returns:
           {"from", "to"}: the fifth that holds the probability; {"n", "n_with_label"}: of the
@@ -214,9 +191,9 @@ class ValidationRecord:
         known = self.calibrated if calibrated else self.probabilities
         if known is None:
             return None
-        part = _part(np.asarray(probability))
-        alike = _part(known[:, label]) == part
-        n, n_with_label = int(alike.sum()), int((self.label[alike] == label).sum())
+        part = _part(np.array([probability]))[0]
+        similar = _part(known[:, label]) == part
+        n, n_with_label = int(similar.sum()), int((self.label[similar] == label).sum())
         low, high = binomtest(n_with_label, n).proportion_ci() if n else (None, None)
         return {
             "from": float(part / _PARTS),
@@ -228,50 +205,6 @@ class ValidationRecord:
         }
 
 
-def _part(probability: np.ndarray) -> np.ndarray:
+def _part(probability: Float[np.ndarray, " cases"]) -> Float[np.ndarray, " cases"]:
     """Which fifth; 1 belongs to the last."""
     return np.minimum(np.floor(probability * _PARTS), _PARTS - 1)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Calibration:
-    """Predictions before and after temperature scaling.
-
-    Attributes:
-      temperature: of the model; None where there is none, or many.
-      why: why there is none; "" otherwise.
-      used: whether the metrics are of the predictions after calibration.
-      versions: title, slices and persons: before, and after where that is possible.
-    """
-
-    temperature: float | None
-    why: str
-    used: bool
-    versions: Sequence[tuple[str, SlicePredictions, PersonPredictions]]
-
-    def to_dict(self, positive: int, bins: int) -> dict[str, Any]:
-        """The temperature and the calibration metrics before and after, for metrics.json."""
-        before, after = [
-            {
-                "image": _calibration_metrics(slices, positive, bins),
-                "person": _calibration_metrics(persons, positive, bins),
-            }
-            for _, slices, persons in self.versions
-        ] + [None] * (2 - len(self.versions))
-        values = {
-            "temperature": self.temperature,
-            "used": self.used,
-            "before": before,
-            "after": after,
-        }
-        return values | {"why": self.why} if self.why else values
-
-
-def _calibration_metrics(
-    predictions: SlicePredictions | PersonPredictions, positive: int, bins: int
-) -> dict[str, float]:
-    truth, probability = predictions.label == positive, predictions.probabilities[:, positive]
-    return {
-        "brier": brier_score(truth, probability),
-        "ece": expected_calibration_error(truth, probability, bins),
-    }

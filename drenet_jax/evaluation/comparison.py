@@ -121,7 +121,7 @@ def _difference(run: ComparedRun, first: ComparedRun) -> dict:
     """A run less the first: metrics at both levels, and tests of its persons."""
     settings, positive = first.settings, first.positive
     truth = first.persons.label
-    both = [item.persons.probabilities for item in (run, first)]
+    both = [each.persons.probabilities for each in (run, first)]
     difference = {
         "run": run.name,
         "against": first.name,

@@ -36,10 +36,9 @@ class Cell:
     """A field of a table.
 
     Attributes:
-      text: what stands there.
+      text: as shown.
       best: whether it is the best of its column.
       value, low, high: the numbers, for CSV; None where there are none.
-      why: there are none; "" where there are.
     """
 
     text: str
@@ -47,7 +46,6 @@ class Cell:
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    why: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,40 +74,24 @@ def tables(result: Mapping) -> tuple[list[Table], list[str]]:
     persons = f"{result['n_persons']} {result['split']} patients"
     slices = f"{result['n_slices']} {result['split']} slices"
     binary, several = f"{positive} against the rest", f"{len(labels)} classes"
+    reasons: dict[str, int] = {}  # of missing numbers, with their footnotes
     all_tables = [
-        _metric_table("table1", f"{binary}, {persons}", result, "person", _BINARY),
-        _difference_table("differences1", f"{binary}, differences, {persons}", result, _BINARY),
-        _metric_table("table1_slices", f"{binary}, {slices}", result, "image", _BINARY),
+        _metric_table("table1", f"{binary}, {persons}", result, "person", _BINARY, reasons),
+        _difference_table(
+            "differences1", f"{binary}, differences, {persons}", result, _BINARY, reasons
+        ),
+        _metric_table("table1_slices", f"{binary}, {slices}", result, "image", _BINARY, reasons),
     ]
     if len(labels) > 2:
         means = f"{several}, averages over the labels"
         all_tables += [
-            _metric_table("table2", f"{means}, {persons}", result, "person", _MACRO),
-            _difference_table("differences2", f"{means}, differences, {persons}", result, _MACRO),
+            _metric_table("table2", f"{means}, {persons}", result, "person", _MACRO, reasons),
+            _difference_table(
+                "differences2", f"{means}, differences, {persons}", result, _MACRO, reasons
+            ),
         ]
-    all_tables.append(_test_table(result, persons))
-    all_tables, reasons = _numbered(all_tables)
-    return all_tables, [*_notes(result), *(f"[{i}] {why}" for i, why in enumerate(reasons, 1))]
-
-
-def _numbered(tables: Sequence[Table]) -> tuple[list[Table], list[str]]:
-    """The tables with a number behind every missing one, and the reasons in their order."""
-    reasons: dict[str, int] = {}
-
-    def numbered_cell(cell: Cell) -> Cell:
-        if not cell.why:
-            return cell
-        number = reasons.setdefault(cell.why, len(reasons) + 1)
-        return dataclasses.replace(cell, text=f"{cell.text} [{number}]")
-
-    numbered = [
-        dataclasses.replace(
-            table,
-            rows=[(name, [numbered_cell(cell) for cell in cells]) for name, cells in table.rows],
-        )
-        for table in tables
-    ]
-    return numbered, list(reasons)
+    all_tables.append(_test_table(result, persons, reasons))
+    return all_tables, [*_notes(result), *(f"[{i}] {why}" for why, i in reasons.items())]
 
 
 def _notes(result: Mapping) -> list[str]:
@@ -185,7 +167,12 @@ def latex(tables: Sequence[Table], notes: Sequence[str]) -> str:
 
 
 def _metric_table(
-    name: str, caption: str, result: Mapping, level: str, columns: Mapping[str, str]
+    name: str,
+    caption: str,
+    result: Mapping,
+    level: str,
+    columns: Mapping[str, str],
+    reasons: dict[str, int],
 ) -> Table:
     rows = []
     for run in result["runs"]:
@@ -196,25 +183,29 @@ def _metric_table(
             value = run[level][metric]["value"]
             # Where all are equal, none is best.
             best = value is not None and value == max(known) > min(known)
-            cells.append(_cell(run[level][metric], best=best))
+            cells.append(_cell(run[level][metric], reasons, best=best))
         rows.append((run["name"], cells))
     return Table(name, caption, list(columns.values()), rows)
 
 
 def _difference_table(
-    name: str, caption: str, result: Mapping, columns: Mapping[str, str]
+    name: str,
+    caption: str,
+    result: Mapping,
+    columns: Mapping[str, str],
+    reasons: dict[str, int],
 ) -> Table:
     rows = [
         (
             f"{difference['run']} − {difference['against']}",
-            [_cell(difference["person"][metric], plus=True) for metric in columns],
+            [_cell(difference["person"][metric], reasons, plus=True) for metric in columns],
         )
         for difference in result["differences"]
     ]
     return Table(name, caption, list(columns.values()), rows)
 
 
-def _test_table(result: Mapping, persons: str) -> Table:
+def _test_table(result: Mapping, persons: str, reasons: dict[str, int]) -> Table:
     tests = {"delong_auc": ("AUC", "DeLong"), "mcnemar_accuracy": ("accuracy", "McNemar")}
     if len(result["labels"]) > 2:
         several = f"accuracy of {len(result['labels'])} classes"
@@ -227,18 +218,20 @@ def _test_table(result: Mapping, persons: str) -> Table:
         cells = []
         for test in tests:
             outcome = difference[test]
-            cells.append(_cell({"value": outcome["difference"], **outcome}, plus=True))
+            cells.append(_cell({"value": outcome["difference"], **outcome}, reasons, plus=True))
             cells += [_p_cell(outcome["p_value"]), _p_cell(outcome["p_holm"])]
         rows.append((f"{difference['run']} − {difference['against']}", cells))
     return Table("tests", f"tests of the differences, {persons}", columns, rows)
 
 
-def _cell(metric: Mapping, *, best: bool = False, plus: bool = False) -> Cell:
+def _cell(
+    metric: Mapping, reasons: dict[str, int], *, best: bool = False, plus: bool = False
+) -> Cell:
     numbers = metric["value"], metric["low"], metric["high"]
     if metric["low"] is not None:
         return Cell(metric_text(metric, plus=plus), best, *numbers)
-    text = number_text(metric["value"], plus=plus) or "–"
-    return Cell(text, best, *numbers, why=metric["why"])
+    footnote = reasons.setdefault(metric["why"], len(reasons) + 1)
+    return Cell(f"{number_text(metric['value'], plus=plus) or '–'} [{footnote}]", best, *numbers)
 
 
 def _p_cell(p_value: float | None) -> Cell:

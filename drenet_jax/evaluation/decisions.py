@@ -57,7 +57,7 @@ def decide(
 
 @dataclasses.dataclass(frozen=True)
 class DecisionRule:
-    """How a person's label is made of the slices' probabilities.
+    """How a patient's label follows from the slices' probabilities.
 
     Attributes:
       labels: the names of the C classes.
@@ -269,7 +269,7 @@ class MetricSettings:
 
     Attributes:
       threshold: a case is positive from this probability of the positive class on.
-      aggregate: how a person's probabilities are made of the slices' (`predictions.AGGREGATES`).
+      aggregate: how slice probabilities are aggregated to the patient's (`predictions.AGGREGATES`).
       specificities: the recall is reported at each of them; shares, above 0 and below 1.
       calibration_bins: bins of equal width for the calibration error and the reliability diagram.
       bootstrap_draws: bootstrap samples of persons.

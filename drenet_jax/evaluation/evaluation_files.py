@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.csv_tables import read_rows
 from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.evaluation import plots
-from drenet_jax.evaluation.calibration import Calibration
 from drenet_jax.evaluation.decisions import DecisionRule, MetricSettings
 from drenet_jax.evaluation.evaluation_report import (
     POINTERS,
@@ -23,7 +23,12 @@ from drenet_jax.evaluation.evaluation_report import (
     evaluation_report,
     worst_errors,
 )
-from drenet_jax.evaluation.metrics import DECISION_METRICS, metric_text, number_text
+from drenet_jax.evaluation.metrics import (
+    DECISION_METRICS,
+    classification_metrics,
+    metric_text,
+    number_text,
+)
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
     SlicePredictions,
@@ -32,6 +37,48 @@ from drenet_jax.evaluation.predictions import (
 from drenet_jax.evaluation.statistics import metrics_with_intervals
 
 _N_MISSES = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """Predictions before and after temperature scaling.
+
+    Attributes:
+      temperature: of the model; None where there is none, or several.
+      why: why there is none; "" otherwise.
+      used: whether the metrics are of the predictions after calibration.
+      versions: title, slices and persons: before, and after where that is possible.
+    """
+
+    temperature: float | None
+    why: str
+    used: bool
+    versions: Sequence[tuple[str, SlicePredictions, PersonPredictions]]
+
+    def to_dict(self, positive: int, settings: MetricSettings) -> dict[str, Any]:
+        """The temperature and the calibration metrics before and after, for metrics.json."""
+        before, after = [
+            {
+                level: _calibration_metrics(predictions, positive, settings)
+                for level, predictions in (("image", slices), ("person", persons))
+            }
+            for _, slices, persons in self.versions
+        ] + [None] * (2 - len(self.versions))
+        values = {
+            "temperature": self.temperature,
+            "used": self.used,
+            "before": before,
+            "after": after,
+        }
+        return values | {"why": self.why} if self.why else values
+
+
+def _calibration_metrics(
+    predictions: SlicePredictions | PersonPredictions, positive: int, settings: MetricSettings
+) -> dict[str, float | None]:
+    p = predictions
+    metrics = classification_metrics(p.label, p.probabilities, p.labels, positive, settings)
+    return {name: metrics[name] for name in ("brier", "ece")}
 
 
 def evaluation_metrics(
@@ -55,7 +102,7 @@ def evaluation_metrics(
       settings: of the metrics and the draws.
       validation_threshold: `youden_threshold` of the validation persons, one for all persons or
         for each; None where there is none.
-      aggregate: how `persons` were made of `slices`.
+      aggregate: how `slices` were aggregated to `persons`.
       site_persons: the persons of a site; None: aggregated from the slices from there.
 
     Returns:
@@ -200,7 +247,7 @@ def write_evaluation(
       What metrics.json holds.
     """
     positive, bins = slices.labels.index(metrics["positive"]), settings.calibration_bins
-    metrics = {**metrics, "calibration": calibration.to_dict(positive, bins)}
+    metrics = {**metrics, "calibration": calibration.to_dict(positive, settings)}
     slices.to_csv(folder / "slices.csv")
     persons.to_csv(folder / "persons.csv")
     (folder / "metrics.json").write_text(

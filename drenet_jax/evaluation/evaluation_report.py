@@ -266,7 +266,7 @@ def _rows_by_label(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             "accuracy": metrics[level]["accuracy_argmax"],
             "titles": list(titles.values()),
             "rows": [
-                {"label": title, "metrics": [metrics[level][item + suffix] for item in titles]}
+                {"label": title, "metrics": [metrics[level][metric + suffix] for metric in titles]}
                 for title, suffix in [*columns, ("macro average", "_macro")]
             ],
         }

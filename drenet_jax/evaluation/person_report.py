@@ -79,7 +79,7 @@ def person_report(
     person, label = result["person"], result["person"]["label"]
     labels = list(person["probabilities"])
     most = [pictures[place] for place in top_slices(pictures, label)]
-    ranks = {(item.index, item.name): rank for rank, item in enumerate(most, start=1)}
+    ranks = {(picture.index, picture.name): rank for rank, picture in enumerate(most, start=1)}
     shown = [_shown_slice(picture, label) for picture in most]
     return render(
         PACKAGE,
@@ -98,7 +98,7 @@ def person_report(
         has_left_out=bool(left_out),
         shown=shown,
         heat_scale=_layer_uri(heat_scale((12, 96))),
-        has_heat=any(item["heat"] for item in shown),
+        has_heat=any(picture["heat"] for picture in shown),
         slices=[
             {
                 "index": row["index"],
@@ -173,13 +173,13 @@ def _strip(
     ]
     tiles += [
         {
-            "uri": _slice_uri(_thumbnail(item.source)),
-            "alt": f"Slice {item.index}, excluded: {item.why}",
-            "index": item.index,
+            "uri": _slice_uri(_thumbnail(skipped.source)),
+            "alt": f"Slice {skipped.index}, excluded: {skipped.why}",
+            "index": skipped.index,
             # The text after a colon is of the one slice.
-            "why": item.why.split(":")[0],
+            "why": skipped.why.split(":")[0],
         }
-        for item in left_out
+        for skipped in left_out
     ]
     return sorted(tiles, key=lambda tile: tile["index"]) if left_out else tiles
 

@@ -101,7 +101,7 @@ class PersonPipeline:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             prepared_later = pool.submit(
                 self._reader.prepare,
-                [Path(item) for item in paths],
+                [Path(name) for name in paths],
                 predictor.meta.ct,
                 series_uid=series_uid,
                 with_instances=with_instances,
@@ -113,43 +113,47 @@ class PersonPipeline:
         watch("scoring")
         if not prepared.kept:
             raise _nothing_kept(paths, prepared)
-        scored = predictor.slices(np.stack([self._input_image(item) for item in prepared.kept]))
+        scored = predictor.slices(
+            np.stack([self._input_image(sampled) for sampled in prepared.kept])
+        )
         person = predictor.rule.person(scored["probabilities"])
         label = predictor.rule.label_of(person)
         pictures = tuple(
-            self._picture(item, {name: array[i] for name, array in scored.items()}, label)
-            for i, item in enumerate(prepared.kept)
+            self._picture(sampled, {name: array[i] for name, array in scored.items()}, label)
+            for i, sampled in enumerate(prepared.kept)
         )
         return PersonResult(
             result=self._result(prepared, pictures, person, label),
             pictures=pictures,
             left_out=tuple(
-                LeftOutSlice(item.file_index, item.name, item.source, item.why_excluded)
-                for item in prepared.picked
-                if not item.kept
+                LeftOutSlice(sampled.file_index, sampled.name, sampled.source, sampled.why_excluded)
+                for sampled in prepared.picked
+                if not sampled.kept
             ),
             instances=tuple(
-                item.instance for item in prepared.kept if with_instances and item.instance
+                sampled.instance for sampled in prepared.kept if with_instances and sampled.instance
             ),
         )
 
-    def _input_image(self, item: SampledSlice) -> np.ndarray:
+    def _input_image(self, sampled: SampledSlice) -> np.ndarray:
         meta = self.predictor.meta
         if meta.config.data.fill != "always":
-            return item.masked
-        return filled(item, meta.ct, meta.fill_seed)
+            return sampled.masked
+        return filled(sampled, meta.ct, meta.fill_seed)
 
     def _picture(
-        self, item: SampledSlice, scored: Mapping[str, np.ndarray], label: int
+        self, sampled: SampledSlice, scored: Mapping[str, np.ndarray], label: int
     ) -> SlicePicture:
-        assert item.source_box is not None  # a kept slice shows lungs
-        edges = _to_source(scored["boxes"], item.source_box, self.predictor.meta.ct.image_size_px)
+        assert sampled.source_box is not None  # a kept slice shows lungs
+        edges = _to_source(
+            scored["boxes"], sampled.source_box, self.predictor.meta.ct.image_size_px
+        )
         boxes = zip(edges.tolist(), scored["part_probabilities"][:, label].tolist(), strict=True)
         return SlicePicture(
-            index=item.file_index,
-            name=item.name,
-            source=item.source,
-            source_box=item.source_box,
+            index=sampled.file_index,
+            name=sampled.name,
+            source=sampled.source,
+            source_box=sampled.source_box,
             probabilities=self._by_label(scored["probabilities"]),
             boxes=[ScoredBox(y0, x0, y1, x1, p) for (y0, x0, y1, x1), p in boxes],
             heat_map=scored["heat_maps"][label],
@@ -183,13 +187,13 @@ class PersonPipeline:
                     "name": picture.name,
                     "index": picture.index,
                     "probabilities": picture.probabilities,
-                    "boxes": [_as_stored(box, item) for box in picture.boxes],
+                    "boxes": [_as_stored(box, sampled) for box in picture.boxes],
                     # Of a volume: which axes of its array, 0 for i to 2 for k, these count along.
-                    "axes": item.file_axes and item.file_axes._asdict(),
+                    "axes": sampled.file_axes and sampled.file_axes._asdict(),
                 }
-                for picture, item in zip(pictures, prepared.kept, strict=True)
+                for picture, sampled in zip(pictures, prepared.kept, strict=True)
             ],
-            "excluded": [{"name": item.name, "why": item.why} for item in prepared.excluded],
+            "excluded": [{"name": row.name, "why": row.why} for row in prepared.excluded],
             "notes": list(prepared.notes),
             "model": predictor.identity,
             "decision": predictor.rule.to_dict(),
@@ -206,9 +210,9 @@ def _to_source(boxes: np.ndarray, source_box: Box, image_size_px: int) -> np.nda
     return np.clip(boxes, 0, image_size_px) * scale + np.array([y0, x0] * 2)
 
 
-def _as_stored(box: ScoredBox, item: SampledSlice) -> dict[str, float]:
+def _as_stored(box: ScoredBox, sampled: SampledSlice) -> dict[str, float]:
     """A box as `result.json` has it, in pixels of the slice as its file stores it."""
-    edges = item.orientation.stored_box(box.edges, item.source.shape)
+    edges = sampled.orientation.stored_box(box.edges, sampled.source.shape)
     return {**dict(zip(("y0", "x0", "y1", "x1"), edges, strict=True)), "score": box.probability}
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
-from drenet_jax.evaluation.calibration import brier_score, reliability
+from drenet_jax.evaluation.calibration import reliability
 from drenet_jax.evaluation.decisions import confusion_counts
 from drenet_jax.evaluation.metrics import of_label
 from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
@@ -53,7 +53,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
 
 
 def plain(text: str) -> str:
-    """`text` as Matplotlib prints it as it stands: a pair of dollar signs would start a formula."""
+    """`text` escaped for Matplotlib, in which a pair of dollar signs starts a formula."""
     return text.replace("$", r"\$")
 
 
@@ -264,7 +264,7 @@ def _reliability_axes(
             linestyle="" if level == "patients" else style,
             marker=marker,
             markersize=5,
-            label=f"{level}, Brier score {brier_score(truth, score):.3f}",
+            label=f"{level}, Brier score {np.mean((score - truth) ** 2):.3f}",
         )
         if level == "patients":
             intervals = [

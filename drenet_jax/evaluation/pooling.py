@@ -12,9 +12,10 @@ import numpy as np
 
 from drenet_jax.data.csv_tables import write_rows
 from drenet_jax.data.prepared_data import PreparedData
-from drenet_jax.evaluation.calibration import Calibration, apply_temperature
+from drenet_jax.evaluation.calibration import apply_temperature
 from drenet_jax.evaluation.decisions import MetricSettings, positive_class
 from drenet_jax.evaluation.evaluation_files import (
+    Calibration,
     evaluation_metrics,
     excluded,
     pictures_of,

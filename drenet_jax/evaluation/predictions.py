@@ -163,7 +163,7 @@ class PersonPredictions(_Predictions):
 def person_predictions(
     slices: SlicePredictions, aggregate: str = "mean", positive: int | None = None
 ) -> PersonPredictions:
-    """Each person's probabilities, made of those of the person's slices.
+    """Aggregates the slices' probabilities to the persons'.
 
     Persons come in the order of their first slice.
 

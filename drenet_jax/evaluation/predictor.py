@@ -100,7 +100,7 @@ class SliceScorer:
     ) -> Iterator[dict[str, np.ndarray]]:
         """Scores batches and the black images that fill them up; with several hosts, all call it.
 
-        The devices have the next batch before they are asked for the results of one.
+        The next batch is dispatched before the results of the current one are fetched.
 
         Args:
           variables: as above.

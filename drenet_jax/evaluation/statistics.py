@@ -70,7 +70,7 @@ def paired_bootstrap(
 ) -> dict[str, Metric]:
     """Differences of all metrics, with 95% intervals by bootstrap over persons.
 
-    Both models are judged on the same draws of persons.
+    Both models are evaluated on the same draws of persons.
 
     Args:
       a, b: both of slices or both of persons; of the same persons and labels.
@@ -156,7 +156,7 @@ def person_draws(
     """Draws persons with replacement; a person's slices go with the person.
 
     The draws depend on the set of persons and the seed, not on the order or the number of the rows:
-    slices and persons of one cohort, or two models on one split, are judged on the same draws.
+    slices and persons of one cohort, or two models on one split, are evaluated on the same draws.
 
     Args:
       patient_id: the person of each row.
@@ -193,7 +193,7 @@ def bca_interval(
 
     Plain percentiles of the draws lie too low where a metric is near 1: of a person AUC of 0.95 in
     cohorts of 80 persons, 92% of such intervals hold the true one, of 30 persons 87%; of BCa's 96%
-    and 92% (tests/evaluation/test_coverage.py has the first).
+    and 92% (tests/evaluation/test_interval_coverage.py).
 
     Args:
       value: the metric of the full sample.

@@ -12,12 +12,12 @@ from sklearn.calibration import calibration_curve
 from drenet_jax.evaluation.calibration import (
     apply_temperature,
     bin_of,
-    brier_score,
-    expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
     reliability,
 )
+from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.metrics import classification_metrics
 
 
 def calibrated_cases(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -27,6 +27,14 @@ def calibrated_cases(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, n
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     label = (random.random((n, 1)) > chances.cumsum(axis=1)).sum(axis=1)
     return logits, label
+
+
+def calibration_metrics(truth, score, bins=10):
+    """The Brier score and the calibration error of a positive class."""
+    probabilities = np.stack([score, 1 - score], axis=1)
+    settings_ = MetricSettings(calibration_bins=bins)
+    metrics = classification_metrics(np.where(truth, 0, 1), probabilities, ("a", "b"), 0, settings_)
+    return metrics["brier"], metrics["ece"]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -43,13 +51,13 @@ def test_no_temperature_is_better_and_the_likelihood_is_scikit_learns(seed, n, c
     logits, label = random.normal(0, 2, (n, classes)), random.integers(0, classes, n)
     every = np.geomspace(0.05, 20, 100)
     losses = [negative_log_likelihood(logits, label, t) for t in every]
-    found = fit_temperature(logits, label)
-    if found is None:
+    fitted = fit_temperature(logits, label)
+    if fitted is None:
         assert np.argmin(losses) in (0, len(every) - 1)
     else:
-        best = negative_log_likelihood(logits, label, found)
+        best = negative_log_likelihood(logits, label, fitted)
         assert best <= min(losses) + 1e-9
-        p = apply_temperature(logits, found)
+        p = apply_temperature(logits, fitted)
         assert best == pytest.approx(sklearn.metrics.log_loss(label, p, labels=range(classes)))
 
 
@@ -88,9 +96,7 @@ def test_a_fitted_temperature_mends_the_calibration_of_other_slices():
     overconfident, half = 3 * logits, 2000
     temperature = fit_temperature(overconfident[:half], label[:half])
     errors = [
-        expected_calibration_error(
-            label[half:] == 0, apply_temperature(overconfident[half:], t)[:, 0], 10
-        )
+        calibration_metrics(label[half:] == 0, apply_temperature(overconfident[half:], t)[:, 0])[1]
         for t in (1, temperature)
     ]
     assert errors[1] < 0.4 * errors[0]
@@ -101,7 +107,7 @@ def test_a_fitted_temperature_mends_the_calibration_of_other_slices():
 def test_calibration_figures_are_scikit_learns(seed, n, bins):
     random = np.random.default_rng(seed)
     score, truth = random.random(n), random.random(n) < 0.4
-    assert brier_score(truth, score) == pytest.approx(
+    assert calibration_metrics(truth, score)[0] == pytest.approx(
         sklearn.metrics.brier_score_loss(truth, score, pos_label=True, labels=[False, True])
     )
     mean, share, held = reliability(truth, score, bins)
@@ -111,17 +117,17 @@ def test_calibration_figures_are_scikit_learns(seed, n, bins):
     assert held.sum() == n
     of_case = np.minimum((score * bins).astype(int), bins - 1)
     wanted = 0.0
-    for one in set(of_case.tolist()):
-        own = of_case == one
+    for bin_index in set(of_case.tolist()):
+        own = of_case == bin_index
         wanted += own.mean() * abs(truth[own].mean() - score[own].mean())
-    assert expected_calibration_error(truth, score, bins) == pytest.approx(wanted)
+    assert calibration_metrics(truth, score, bins)[1] == pytest.approx(wanted)
 
 
 def test_the_calibration_error_by_hand():
     # Bin 0.2 to 0.4: two cases, mean 0.3, half of them true. Bin 0.8 to 1: mean 0.95, all true.
     truth = np.array([True, False, True, True])
     score = np.array([0.25, 0.35, 0.9, 1.0])
-    assert expected_calibration_error(truth, score, 5) == pytest.approx((0.2 + 0.05) / 2)
+    assert calibration_metrics(truth, score, 5)[1] == pytest.approx((0.2 + 0.05) / 2)
 
 
 def test_a_bin_holds_its_upper_edge_and_the_first_its_lower_one_too():
@@ -132,5 +138,4 @@ def test_a_bin_holds_its_upper_edge_and_the_first_its_lower_one_too():
 
 def test_certain_and_right_probabilities_are_perfectly_calibrated():
     truth = np.array([True, False, True])
-    assert expected_calibration_error(truth, truth * 1.0, 10) == 0
-    assert brier_score(truth, truth * 1.0) == 0
+    assert calibration_metrics(truth, truth * 1.0) == (0, 0)

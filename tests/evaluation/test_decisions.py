@@ -56,7 +56,7 @@ def test_the_most_certain_wrong_person_comes_first_and_each_once():
         ["p", "q", "r", "s", "p"],  # p in two repeats
     )
     misses = worst_errors(persons, 0, 0.5, 10)
-    assert [(one.patient_id, one.truth, one.predicted) for one in misses] == [
+    assert [(miss.patient_id, miss.truth, miss.predicted) for miss in misses] == [
         ("p", "a", "b"),
         ("r", "b", "a"),
         ("s", "c", "a"),

@@ -43,13 +43,13 @@ SQUARES = ((0.36, 0.27, 0.09, 0.06), (0.52, 0.65, 0.05, 0.08), (0.44, 0.29, 0.07
 def chests(size_px: int = 256, shape: tuple[int, int] | None = None) -> list[np.ndarray]:
     """Upright slices, each with its square; stretched to `shape`."""
     height, width = shape or (size_px, size_px)
-    found = []
+    slices_hu = []
     for y, x, h, w in SQUARES:
         hu = cv2.resize(draw_chest(size_px), (width, height), interpolation=cv2.INTER_NEAREST)
         rows, columns = (round(y * height), round((y + h) * height)), (x * width, (x + w) * width)
         hu[slice(*rows), slice(*map(round, columns))] = SQUARE_HU
-        found.append(hu)
-    return found
+        slices_hu.append(hu)
+    return slices_hu
 
 
 def square_of(hu: np.ndarray) -> np.ndarray:
@@ -305,19 +305,19 @@ def test_boxes_and_heat_hit_the_planted_square(kind, pipeline, tmp_path):
     folder = tmp_path / "person"
     folder.mkdir()
     path = case.write(folder, stored)
-    found = pipeline.predict(path)
+    prediction = pipeline.predict(path)
     if is_volume(path):
-        stored = [slice_of_volume(path, row) for row in found.result["slices"]]
+        stored = [slice_of_volume(path, row) for row in prediction.result["slices"]]
     else:
-        assert all(row["axes"] is None for row in found.result["slices"])
-    assert len(found.pictures) == len(stored)
-    by_slice = zip(found.result["slices"], found.pictures, strict=True)
+        assert all(row["axes"] is None for row in prediction.result["slices"])
+    assert len(prediction.pictures) == len(stored)
+    by_slice = zip(prediction.result["slices"], prediction.pictures, strict=True)
     for (row, picture), to_canonical, as_stored in zip(
         by_slice, case.to_canonical, stored, strict=True
     ):
         (box,) = row["boxes"]
-        told = np.array([box[edge] for edge in ("y0", "x0", "y1", "x1")])
-        assert np.abs(told - square_of(as_stored)).max() <= TOLERANCE_PX
+        edges = np.array([box[edge] for edge in ("y0", "x0", "y1", "x1")])
+        assert np.abs(edges - square_of(as_stored)).max() <= TOLERANCE_PX
 
         wanted = square_of(to_canonical)
         drawn = layers(picture)

@@ -220,7 +220,8 @@ def test_all_correct_is_one_without_an_interval():
             "value": 1,
             "low": None,
             "high": None,
-            "why": "every bootstrap draw gives the same value, so there is no estimate of its error",
+            "why": "every bootstrap draw gives the same value, so there is no estimate of "
+            "its error",
         }, name
     assert table["brier"]["low"] < table["brier"]["value"] < table["brier"]["high"]
 
@@ -237,8 +238,8 @@ def test_a_metric_that_most_draws_leave_undefined_has_no_interval():
         assert table["auc"]["value"] == 1
         assert table["precision"]["low"] == 0
         assert table["auc"]["low"] is table["auc"]["high"] is None
-        told = table["auc"]["why"] == f"undefined in {undefined} of 101 bootstrap draws"
-        assert told == (undefined > 50)
+        is_reported = table["auc"]["why"] == f"undefined in {undefined} of 101 bootstrap draws"
+        assert is_reported == (undefined > 50)
         of_seed[seed] = undefined > 50
     assert set(of_seed.values()) == {True, False}
 
@@ -276,10 +277,10 @@ def test_intervals_are_those_of_repeating_the_drawn_persons_slices(labels):
         return classification_metrics(slices.label[rows], slices.probabilities[rows], labels, 0)
 
     def column(explicit, name):
-        return np.array([one[name] for one in explicit], np.float64)
+        return np.array([values[name] for values in explicit], np.float64)
 
-    drawn = [figures(one) for one in times]
-    left_out = [figures(1 - one) for one in np.eye(n)]
+    drawn = [figures(weights) for weights in times]
+    left_out = [figures(1 - weights) for weights in np.eye(n)]
     for name, metric in table.items():
         of_draws = column(drawn, name)
         if metric["value"] is None:
@@ -352,9 +353,9 @@ def test_a_threshold_moves_the_decisions_and_nothing_else():
 def test_the_same_seed_gives_the_same_intervals_in_any_row_order():
     slices = random_slices(2, 15)
     shuffled = slices.of(np.random.default_rng(0).permutation(len(slices)))
-    one, other = with_intervals(slices, draws=50), with_intervals(shuffled, draws=50)
-    for name in one:
-        assert one[name]["low"] == pytest.approx(other[name]["low"], abs=1e-9), name
+    first, other = with_intervals(slices, draws=50), with_intervals(shuffled, draws=50)
+    for name in first:
+        assert first[name]["low"] == pytest.approx(other[name]["low"], abs=1e-9), name
 
 
 @settings(deadline=None, max_examples=60)

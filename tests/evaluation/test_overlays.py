@@ -35,11 +35,11 @@ def where(layer, colour):
     return (layer == np.array(colour)).all(axis=-1)
 
 
-def edges_of(found):
+def edges_of(mask):
     """y0, x0, y1, x1 of the middle of a frame's lines."""
-    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     # A frame's corner column is red from top to bottom.
-    line = np.flatnonzero(found[(rows[0] + rows[-1]) // 2])
+    line = np.flatnonzero(mask[(rows[0] + rows[-1]) // 2])
     half = (np.flatnonzero(np.diff(line) > 1)[0] + 1) / 2
     return rows[0] + half, columns[0] + half, rows[-1] + 1 - half, columns[-1] + 1 - half
 
@@ -83,7 +83,7 @@ def test_only_boxes_above_the_threshold_are_drawn():
 
 def test_the_highest_score_comes_first():
     boxes = [box(0, 0, 9, 9, 0.85), box(0, 0, 9, 9, 0.97), box(0, 0, 9, 9, 0.2)]
-    assert [one.probability for one in picture(boxes=boxes).lesion_boxes] == [0.97, 0.85]
+    assert [box_.probability for box_ in picture(boxes=boxes).lesion_boxes] == [0.97, 0.85]
 
 
 def test_a_box_over_the_edge_is_drawn_along_the_edge():
@@ -109,10 +109,10 @@ def test_the_crop_is_grey_and_between_the_marks_all_is_transparent():
 
 
 def test_the_slice_is_not_drawn_upon():
-    one = picture(boxes=[box(20, 30, 60, 90)], heat_map=np.ones((3, 3), np.float32))
-    before = one.source.copy()
-    drawn = layers(one)
-    np.testing.assert_array_equal(one.source, before)
+    shown = picture(boxes=[box(20, 30, 60, 90)], heat_map=np.ones((3, 3), np.float32))
+    before = shown.source.copy()
+    drawn = layers(shown)
+    np.testing.assert_array_equal(shown.source, before)
     assert (drawn.slice == 90).all()
 
 
@@ -131,10 +131,10 @@ def test_a_heat_map_lies_over_the_lungs_crop_and_nowhere_else(cells):
 def test_the_warmest_place_is_the_centre_of_the_warmest_cell(row, column):
     heat_map = np.zeros((7, 7), np.float32)
     heat_map[row, column] = 3.0
-    one = picture(source_box=(16, 30, 114, 121), heat_map=heat_map)
+    shown = picture(source_box=(16, 30, 114, 121), heat_map=heat_map)
     wanted = 16 + (row + 0.5) * 14, 30 + (column + 0.5) * 13
-    assert one.peak_location == wanted
-    opacity = layers(one).heat[..., 3]
+    assert shown.peak_location == wanted
+    opacity = layers(shown).heat[..., 3]
     places = np.argwhere(opacity == opacity.max())
     # A cell at the crop's border is as warm up to it.
     assert np.abs((places + 0.5) / 4 - wanted).min(axis=0).max() < 0.5
@@ -181,8 +181,8 @@ def test_the_composite_lays_heat_and_marks_over_the_slice():
 
 def test_a_crop_is_the_cut_of_the_slice_at_its_box():
     ramp = np.add.outer(np.arange(128), 2 * np.arange(64)).astype(np.uint8)
-    one = SlicePicture(0, "a", ramp, (0, 0, 128, 64), {}, [box(10.5, 20.25, 58.5, 44.25)])
-    drawn = crop_layers(one, 0)
+    shown = SlicePicture(0, "a", ramp, (0, 0, 128, 64), {}, [box(10.5, 20.25, 58.5, 44.25)])
+    drawn = crop_layers(shown, 0)
     assert drawn.slice.shape == (192, 96)
     assert drawn.heat is None
     assert not drawn.marks.any()
@@ -195,15 +195,15 @@ def test_each_crop_has_its_own_heat_map():
     maps = np.zeros((3, 2, 2), np.float32)
     maps[0, 0, 1] = 5
     maps[1, 1, 0] = 0.001
-    one = picture(boxes=[box(10, 10, 58, 34)] * 3, crop_heat_maps=maps)
-    first, second = (crop_layers(one, k).heat[..., 3] for k in (0, 1))
+    shown = picture(boxes=[box(10, 10, 58, 34)] * 3, crop_heat_maps=maps)
+    first, second = (crop_layers(shown, k).heat[..., 3] for k in (0, 1))
     assert first.shape == (192, 96)
     assert first[0, -1] == second[-1, 0] == 255
     assert first[-1, 0] == second[0, -1] == 0
-    assert crop_layers(one, 2).heat is None
+    assert crop_layers(shown, 2).heat is None
 
 
 def test_a_crop_over_the_edge_or_without_extent_has_a_picture():
-    one = picture(boxes=[box(-10, -10, 20, 20), box(5, 5, 5, 5), box(120, 120, 140, 160)])
+    shown = picture(boxes=[box(-10, -10, 20, 20), box(5, 5, 5, 5), box(120, 120, 140, 160)])
     for k in range(3):
-        assert (crop_layers(one, k).slice == 90).all()
+        assert (crop_layers(shown, k).slice == 90).all()

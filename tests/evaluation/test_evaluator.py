@@ -194,7 +194,7 @@ def test_pictures_that_the_model_knows_are_refused_under_any_name(
 ):
     own = open_data(prepared)
     known = sorted(
-        f"other-{one}" for split in ("train", "validation") for one in own.persons[split]
+        f"other-{person}" for split in ("train", "validation") for person in own.persons[split]
     )
     with pytest.raises(InputError, match="trained or chosen on pictures of 9 persons") as caught:
         evaluate_split(trained, "test", tmp_path, str(renamed), other_persons=other_persons)
@@ -240,17 +240,17 @@ def test_copies_of_persons_who_only_tested_the_model_may_test_it_again(
         for folder in (evaluated, tmp_path / "out")
     )
     assert ours.keys() == theirs.keys()
-    for one, row in ours.items():
-        assert float(row["p_COVID-19"]) == pytest.approx(float(theirs[one]["p_COVID-19"]), abs=1e-6)
+    for key, row in ours.items():
+        assert float(row["p_COVID-19"]) == pytest.approx(float(theirs[key]["p_COVID-19"]), abs=1e-6)
 
 
 def test_a_name_that_differs_in_case_only_is_a_known_person(trained, prepared, others, tmp_path):
     data, own = open_data(others), open_data(prepared)
     shutil.copytree(others, tmp_path / "data")
-    one, known = data.persons["test"][0], own.persons["train"][0]
+    tested, known = data.persons["test"][0], own.persons["train"][0]
     for name in ("split.json", "dataset.json"):
         text = (tmp_path / "data" / name).read_text()
-        (tmp_path / "data" / name).write_text(text.replace(one, known.upper()))
+        (tmp_path / "data" / name).write_text(text.replace(tested, known.upper()))
     with pytest.raises(InputError, match=rf"have the patient_id of persons .*'{known.upper()}'"):
         evaluate_split(trained, "test", tmp_path, str(tmp_path / "data"))
 
@@ -282,15 +282,15 @@ def test_the_aggregate_makes_the_persons(trained, tmp_path):
 
 def test_the_misses_pictures_are_the_model_s_inputs(prepared):
     data = open_data(prepared)
-    one, two = data.persons["train"][0], data.persons["test"][0]
-    pictures = pictures_of(data, [one, two], "never")
-    assert {patient_id for patient_id, _, _ in pictures} == {one, two}
+    first, second = data.persons["train"][0], data.persons["test"][0]
+    pictures = pictures_of(data, [first, second], "never")
+    assert {patient_id for patient_id, _, _ in pictures} == {first, second}
     for batch in split_batches(data, "test", batch_size=64, fill="never"):
         for i, patient_id in enumerate(batch["patient_id"]):
-            if patient_id == two:
+            if patient_id == second:
                 key = patient_id, int(batch["slice_index"][i]), batch["slice_name"][i]
                 np.testing.assert_array_equal(pictures.pop(key), batch["image"][i])
-    assert {patient_id for patient_id, _, _ in pictures} == {one}
+    assert {patient_id for patient_id, _, _ in pictures} == {first}
 
 
 @pytest.mark.parametrize(

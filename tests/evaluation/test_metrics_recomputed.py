@@ -59,7 +59,7 @@ def read_rows(path):
         rows = list(csv.DictReader(file))
     labels = [name[2:] for name in rows[0] if name.startswith("p_")]
     return labels, [
-        (row["patient_id"], row["site"], row["label"], [float(row[f"p_{one}"]) for one in labels])
+        (row["patient_id"], row["site"], row["label"], [float(row[f"p_{name}"]) for name in labels])
         for row in rows
     ]
 
@@ -77,14 +77,14 @@ def to_persons(rows, aggregate, positive):
             p = mean
         elif aggregate == "median":
             p = [float(np.median(column)) for column in columns]
-            p = [one / sum(p) for one in p]
+            p = [value / sum(p) for value in p]
         elif aggregate == "top3_mean":
-            best = sorted((p for _, p in own), key=lambda one: -one[positive])[:3]
+            best = sorted((p for _, p in own), key=lambda row: -row[positive])[:3]
             p = [sum(column) / len(best) for column in zip(*best, strict=True)]
         else:
-            none = math.prod(1 - one for one in columns[positive])
+            none = math.prod(1 - value for value in columns[positive])
             others = sum(mean) - mean[positive]
-            p = [none * one / others if others else 0.0 for one in mean]
+            p = [none * value / others if others else 0.0 for value in mean]
             p[positive] = 1 - none
         persons.append((patient, "", own[0][0], p))
     return persons
@@ -113,7 +113,7 @@ def calibration_error(truth, score):
     bins = SETTINGS.calibration_bins
     share, mean = calibration_curve(truth, score, n_bins=bins)
     place = np.digitize(score, np.linspace(0, 1, bins + 1)[1:-1])
-    n = [np.sum(place == one) for one in range(bins)]
+    n = [np.sum(place == i) for i in range(bins)]
     return sum(c / len(score) * abs(s - m) for c, s, m in zip(filter(None, n), share, mean))  # noqa: B905
 
 
@@ -170,8 +170,8 @@ def assert_same(got, wanted):
 @pytest.mark.parametrize(
     ("aggregate", "labels", "steps"),
     [
-        *((one, ("healthy", "COVID-19"), 2**40) for one in AGGREGATES),
-        *((one, ("COVID-19", "bacterial", "healthy"), 2**40) for one in AGGREGATES),
+        *((name, ("healthy", "COVID-19"), 2**40) for name in AGGREGATES),
+        *((name, ("COVID-19", "bacterial", "healthy"), 2**40) for name in AGGREGATES),
         # Ties, also at the threshold. Which of equal slices are the top three is another test's.
         ("mean", ("COVID-19", "bacterial", "healthy"), 8),
         ("noisy_or", ("COVID-19", "bacterial", "healthy"), 8),
@@ -200,13 +200,13 @@ def test_every_figure_is_scikit_learns_from_slices_csv(tmp_path, aggregate, labe
     assert_same(predicted_labels, {name: moved[name] for name in predicted_labels})
     assert {"accuracy", "balanced_accuracy", "recall", "specificity"} <= predicted_labels.keys()
 
-    assert [one["site"] for one in metrics["sites"]] == ["", "A"]
-    for one in metrics["sites"]:
-        there = [row for row in rows if row[1] == one["site"]]
+    assert [site["site"] for site in metrics["sites"]] == ["", "A"]
+    for site in metrics["sites"]:
+        there = [row for row in rows if row[1] == site["site"]]
         persons_there = to_persons(there, aggregate, positive)
-        assert (one["n_slices"], one["n_persons"]) == (len(there), len(persons_there))
-        assert_same(one["image"], figures(there, names, positive, SETTINGS.threshold))
-        assert_same(one["person"], figures(persons_there, names, positive, SETTINGS.threshold))
+        assert (site["n_slices"], site["n_persons"]) == (len(there), len(persons_there))
+        assert_same(site["image"], figures(there, names, positive, SETTINGS.threshold))
+        assert_same(site["person"], figures(persons_there, names, positive, SETTINGS.threshold))
 
 
 def test_figures_at_each_of_several_seeds(tmp_path):

@@ -48,7 +48,7 @@ def test_the_run_s_own_rule_decides_for_both(trained_on_two_labels, scored, phan
             {label: float(row[f"p_{label}"]) for label in metrics["labels"]}, abs=1e-5
         )
         # The plain mean is another figure, so that the aggregate is seen to be taken.
-        slices = [one["probabilities"]["COVID-19"] for one in result["slices"]]
+        slices = [row["probabilities"]["COVID-19"] for row in result["slices"]]
         top = np.mean(sorted(slices)[-3:])
         assert result["person"]["probabilities"]["COVID-19"] == pytest.approx(top, abs=1e-6)
         assert abs(np.mean(slices) - top) > 1e-5
@@ -72,7 +72,7 @@ def test_every_threshold_and_aggregate_decides_alike(
     p = sorted(float(row["p_COVID-19"]) for row in persons)
     between = [(a + b) / 2 for a, b in itertools.pairwise(p) if b - a > 1e-5]
     assert between, p
-    found = {
+    predicted = {
         row["patient_id"]: pipeline.predict(phantoms / "dicom" / row["patient_id"]).result
         for row in persons
     }
@@ -86,7 +86,7 @@ def test_every_threshold_and_aggregate_decides_alike(
         )
         right = []
         for row in persons:
-            result = found[row["patient_id"]]
+            result = predicted[row["patient_id"]]
             person = np.array(list(result["person"]["probabilities"].values()))
             label = rule.labels[rule.label_of(person)]
             assert label == ("COVID-19" if person[rule.positive] >= threshold else "healthy")
@@ -138,8 +138,8 @@ def test_what_is_known_of_validation_persons_is_of_the_same_aggregate(
     pipeline = drenet_jax.load(trained_on_two_labels)
     data = open_data(pipeline.predictor.meta.config.data.dir)
     persons = [
-        pipeline.person(phantoms / "dicom" / one)["person"]["probabilities"]
-        for one in data.persons["validation"]
+        pipeline.person(phantoms / "dicom" / patient_id)["person"]["probabilities"]
+        for patient_id in data.persons["validation"]
     ]
     known = pipeline.predictor.validation_record
     assert known.aggregate == "top3_mean"
@@ -197,6 +197,6 @@ def test_ties_and_odd_labels_are_decided_by_the_same_rule():
         (("covid", "b"), {"aggregate": "max"}, {}, "aggregate=max must be one of mean"),
     ],
 )
-def test_a_rule_without_meaning_is_refused(labels, evaluation, flags, said):
-    with pytest.raises(InputError, match=said.replace("+", r"\+")):
+def test_a_rule_without_meaning_is_refused(labels, evaluation, flags, message):
+    with pytest.raises(InputError, match=message.replace("+", r"\+")):
         DecisionRule.of(labels, evaluation, **flags)

@@ -40,8 +40,8 @@ def box(y0, x0, y1, x1, score):
     return ScoredBox(y0, x0, y1, x1, score)
 
 
-def json_box(item):
-    return dict(zip(("y0", "x0", "y1", "x1", "score"), item, strict=True))
+def json_box(box_):
+    return dict(zip(("y0", "x0", "y1", "x1", "score"), box_, strict=True))
 
 
 def person(scores, boxes=(), names=None, *, heat=None):
@@ -72,7 +72,7 @@ def person(scores, boxes=(), names=None, *, heat=None):
                 "name": picture.name,
                 "index": picture.index,
                 "probabilities": picture.probabilities,
-                "boxes": [json_box(item) for item in picture.boxes],
+                "boxes": [json_box(box_) for box_ in picture.boxes],
             }
             for picture in pictures
         ],
@@ -104,7 +104,9 @@ def text_of(page):
 
 
 def classes(page, tag, name):
-    return [one for one in Page(page).all(tag) if name in (one.get("class") or "").split()]
+    return [
+        element for element in Page(page).all(tag) if name in (element.get("class") or "").split()
+    ]
 
 
 def test_a_person_report_stands_alone_and_gives_the_answer():
@@ -119,9 +121,9 @@ def test_a_person_report_stands_alone_and_gives_the_answer():
 
 def test_the_page_has_the_policy_that_a_server_sends():
     (policy,) = (
-        one["content"]
-        for one in Page(person_report(*person([0.9]))).all("meta")
-        if "http-equiv" in one
+        meta["content"]
+        for meta in Page(person_report(*person([0.9]))).all("meta")
+        if "http-equiv" in meta
     )
     assert policy == REPORT_POLICY
     assert "unsafe" not in policy
@@ -152,13 +154,17 @@ def test_the_three_slices_with_the_highest_score_are_shown_large():
 
 def test_the_strip_has_every_slice_and_links_the_large_ones():
     page = person_report(*person([0.2, 0.9, 0.5, 0.8]))
-    assert [one["alt"] for one in Page(page).all("img")[:4]] == [
+    assert [element["alt"] for element in Page(page).all("img")[:4]] == [
         "Slice 0: COVID-19 0.20",
         "Slice 10: COVID-19 0.90",
         "Slice 20: COVID-19 0.50",
         "Slice 30: COVID-19 0.80",
     ]
-    assert [one["href"] for one in Page(page).all("a")] == ["#slice-1", "#slice-3", "#slice-2"]
+    assert [element["href"] for element in Page(page).all("a")] == [
+        "#slice-1",
+        "#slice-3",
+        "#slice-2",
+    ]
 
 
 def test_left_out_slices_stand_in_the_strip_at_their_place_with_the_reason():
@@ -166,12 +172,12 @@ def test_left_out_slices_stand_in_the_strip_at_their_place_with_the_reason():
     left_out = [LeftOutSlice(4, "IM004.dcm", np.zeros((128, 128), np.uint8), why)]
     page = person_report(*person([0.2, 0.9]), left_out)
     assert_stands_alone(page)
-    assert [one["alt"].split(",")[0] for one in Page(page).all("img")[:3]] == [
+    assert [image["alt"].split(",")[0] for image in Page(page).all("img")[:3]] == [
         "Slice 0: COVID-19 0.20",
         "Slice 4",
         "Slice 10: COVID-19 0.90",
     ]
-    assert any(why in one["alt"] for one in Page(page).all("img"))
+    assert any(why in image["alt"] for image in Page(page).all("img"))
     assert "excluded: small lung area" in text_of(page)
 
 
@@ -183,9 +189,9 @@ def test_fewer_than_three_slices_are_all_shown():
 def test_the_layers_of_a_picture_are_of_one_size_and_say_what_is_seen():
     boxes = [box(20, 20, 40, 40, 0.85), box(50, 50, 78, 78, 0.97), box(0, 0, 9, 9, 0.2)]
     page = person_report(*person([0.9], boxes, heat=warm_at(5, 0)))
-    large = [one for one in Page(page).all("img") if one.get("width") == "512"]
-    assert {one["height"] for one in large} == {"512"}
-    assert [one["alt"] for one in large] == [
+    large = [image for image in Page(page).all("img") if image.get("width") == "512"]
+    assert {image["height"] for image in large} == {"512"}
+    assert [image["alt"] for image in large] == [
         "CT slice 0, file IM000.dcm: COVID-19 0.90",
         "Heat map, peak: lower left",
         "Red boxes: 0.97 centre; 0.85 upper left",
@@ -198,14 +204,17 @@ def test_the_layers_of_a_picture_are_of_one_size_and_say_what_is_seen():
 def test_each_region_has_a_picture_with_its_score():
     boxes = [box(20, 20, 68, 44, 0.9), box(50, 50, 98, 98, 0.5)]
     page = person_report(*person([0.9], boxes, heat=warm_at(5, 0)))
-    crops = [one for one in Page(page).all("img") if "egion" in one["alt"]]
-    assert [one["alt"] for one in crops] == [
+    crops = [image for image in Page(page).all("img") if "egion" in image["alt"]]
+    assert [image["alt"] for image in crops] == [
         "Region 1, middle left of slice 0: COVID-19 0.90",
         "Heat map of region 1",
         "Region 2, centre of slice 0: COVID-19 0.50",
         "Heat map of region 2",
     ]
-    assert [(one["width"], one["height"]) for one in crops[::2]] == [("96", "192"), ("192", "192")]
+    assert [(image["width"], image["height"]) for image in crops[::2]] == [
+        ("96", "192"),
+        ("192", "192"),
+    ]
     assert "0.900 (red box) 0.500 " in text_of(page)
 
 
@@ -213,7 +222,7 @@ def test_without_heat_maps_none_is_spoken_of():
     page = person_report(*person([0.9], [box(20, 20, 68, 44, 0.9)]))
     assert "eat map" not in text_of(page)
     assert not classes(page, "img", "heat")
-    assert not [one for one in Page(page).all("input") if one["type"] == "range"]
+    assert not [element for element in Page(page).all("input") if element["type"] == "range"]
 
 
 def test_an_empty_heat_map_is_told():
@@ -323,7 +332,7 @@ def test_a_noisy_slice_is_kept_as_jpeg_that_nobody_can_tell_from_it():
     source = np.clip(cv2.GaussianBlur(noise, (0, 0), 1) + ramp, 0, 255).astype(np.uint8)
     page = person_report(result, [dataclasses.replace(pictures[0], source=source)])
     assert "data:image/jpeg;" in page
-    shown = next(one for one in pictures_of(page) if one.shape[0] == 512)
+    shown = next(image for image in pictures_of(page) if image.shape[0] == 512)
     assert np.abs(shown[..., 0].astype(int) - source).mean() < 2
 
 
@@ -386,7 +395,7 @@ def test_boxes_can_be_hidden(open_page, full_report):
     assert marks.first.is_visible()
     page.get_by_label("Boxes").focus()
     page.keyboard.press("Space")
-    assert not any(one.is_visible() for one in marks.all())
+    assert not any(mark.is_visible() for mark in marks.all())
 
 
 def test_without_script_the_heat_map_stands_and_no_dead_slider(open_page, full_report):
@@ -407,7 +416,7 @@ def test_the_page_fits_the_screen_and_layers_lie_on_each_other(width, open_page,
         }))""",
     )
     assert len(places) == 3 + 6
-    assert all(len(set(one)) == 1 for one in places)
+    assert all(len(set(values)) == 1 for values in places)
 
 
 def test_print_has_no_controls(open_page, full_report):

@@ -94,14 +94,14 @@ def test_all_files_are_there_and_the_report_stands_alone(three):
 
 def test_each_runs_figures_are_scikit_learns(three):
     runs, _, result = three
-    for slices, told in zip(runs, result["runs"], strict=True):
+    for slices, report in zip(runs, result["runs"], strict=True):
         persons = person_predictions(slices)
         truth = persons.label == 0
         expected = roc_auc_score(truth, persons.probabilities[:, 0])
-        assert told["person"]["auc"]["value"] == pytest.approx(expected)
+        assert report["person"]["auc"]["value"] == pytest.approx(expected)
         chosen = persons.probabilities.argmax(axis=1)
-        assert told["confusion"] == confusion_matrix(persons.label, chosen).tolist()
-        assert told["person"]["accuracy_argmax"]["value"] == np.mean(chosen == persons.label)
+        assert report["confusion"] == confusion_matrix(persons.label, chosen).tolist()
+        assert report["person"]["accuracy_argmax"]["value"] == np.mean(chosen == persons.label)
 
 
 def test_differences_are_to_the_first_run_and_of_the_same_persons(three):
@@ -110,10 +110,10 @@ def test_differences_are_to_the_first_run_and_of_the_same_persons(three):
     for other, difference in zip(others, result["differences"], strict=True):
         assert (difference["run"], difference["against"]) == (other["name"], first["name"])
         for metric in ("auc", "accuracy", "recall_macro"):
-            found = difference["person"][metric]
+            metric_values = difference["person"][metric]
             expected = other["person"][metric]["value"] - first["person"][metric]["value"]
-            assert found["value"] == pytest.approx(expected, abs=1e-12)
-            assert found["low"] <= found["value"] <= found["high"]
+            assert metric_values["value"] == pytest.approx(expected, abs=1e-12)
+            assert metric_values["low"] <= metric_values["value"] <= metric_values["high"]
         assert difference["delong_auc"]["difference"] == pytest.approx(
             difference["person"]["auc"]["value"]
         )
@@ -126,7 +126,7 @@ def test_p_values_are_adjusted_over_the_comparisons_of_each_test(three):
     _, out, result = three
     assert result["correction"] == "Holm"
     for test in ("delong_auc", "mcnemar_accuracy", "mcnemar_accuracy_argmax"):
-        pairs = sorted((one[test]["p_value"], one[test]["p_holm"]) for one in result["differences"])
+        pairs = sorted((row[test]["p_value"], row[test]["p_holm"]) for row in result["differences"])
         (low, low_holm), (high, high_holm) = pairs
         assert low_holm == pytest.approx(min(1, 2 * low))
         assert high_holm == pytest.approx(max(low_holm, high))
@@ -138,8 +138,8 @@ def test_a_run_compared_with_itself_differs_in_nothing(tmp_path):
     (difference,) = result["differences"]
     assert difference["delong_auc"]["difference"] == 0
     assert difference["mcnemar_accuracy"]["p_value"] == 1
-    for metric, found in difference["person"].items():
-        assert found["value"] in (0, None), metric
+    for metric, values in difference["person"].items():
+        assert values["value"] in (0, None), metric
 
 
 def test_the_tables_hold_the_numbers_of_compare_json(three):
@@ -153,17 +153,17 @@ def test_the_tables_hold_the_numbers_of_compare_json(three):
         "differences2",
         "tests",
     }
-    found = {
+    aucs = {
         row["run"]: float(row["value"])
         for row in rows
         if (row["table"], row["column"]) == ("table1", "AUC")
     }
-    assert found == {run["name"]: run["person"]["auc"]["value"] for run in result["runs"]}
+    assert aucs == {run["name"]: run["person"]["auc"]["value"] for run in result["runs"]}
     paper = [row["column"] for row in rows if row["table"] == "table2" and row["run"] == "vgg_16"]
     assert {"recall", "precision", "specificity", "F1 as in the paper", "accuracy"} <= set(paper)
     # The best of each column is marked, in both.
-    best = max(found, key=found.get)
-    text = f"{found[best]:.3f}"
+    best = max(aucs, key=aucs.get)
+    text = f"{aucs[best]:.3f}"
     assert re.search(rf"\*\*{text} ", (out / "compare.md").read_text())
     assert rf"\textbf{{{text} " in (out / "tables.tex").read_text()
 
@@ -238,7 +238,7 @@ def test_runs_on_other_persons_are_refused_by_name(tmp_path, change, message):
 
 
 def test_an_evaluation_of_another_split_is_refused(tmp_path):
-    folders = [_evaluation(tmp_path / one, _slices(1), one) for one in ("test", "validation")]
+    folders = [_evaluation(tmp_path / split, _slices(1), split) for split in ("test", "validation")]
     with pytest.raises(InputError, match="holds an evaluation of validation"):
         read_runs(folders, "test")
 
@@ -276,9 +276,9 @@ def test_a_workdir_is_scored_like_evaluate_does(trained, tmp_path):
     np.testing.assert_allclose(workdir.slices.probabilities, folder.slices.probabilities)
     assert (workdir.aggregate, folder.aggregate) == ("mean", "median")
     with (tmp_path / "persons.csv").open() as file:
-        told = {row["patient_id"]: float(row["p_COVID-19"]) for row in csv.DictReader(file)}
+        written = {row["patient_id"]: float(row["p_COVID-19"]) for row in csv.DictReader(file)}
     positive = folder.positive
     for patient_id, p in zip(
         folder.persons.patient_id, folder.persons.probabilities[:, positive], strict=True
     ):
-        assert p == pytest.approx(told[patient_id])
+        assert p == pytest.approx(written[patient_id])

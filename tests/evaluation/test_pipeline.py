@@ -29,14 +29,14 @@ def person(phantoms):
 
 def test_slices_have_the_shapes_and_types_of_the_design(pipeline):
     images = np.random.default_rng(0).integers(0, 255, (11, 96, 96), np.uint8)
-    found = pipeline.slices(images)
-    assert found["probabilities"].shape == found["logits"].shape == (11, 3)
-    assert found["raw_logits"].shape == (11, 3)
-    assert found["boxes"].shape == (11, 2, 4)
-    assert found["scores"].shape == (11, 2)
-    for array in found.values():
+    outputs = pipeline.slices(images)
+    assert outputs["probabilities"].shape == outputs["logits"].shape == (11, 3)
+    assert outputs["raw_logits"].shape == (11, 3)
+    assert outputs["boxes"].shape == (11, 2, 4)
+    assert outputs["scores"].shape == (11, 2)
+    for array in outputs.values():
         assert isinstance(array, np.ndarray)
-    np.testing.assert_allclose(found["probabilities"].sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(outputs["probabilities"].sum(axis=1), 1, rtol=1e-5)
 
 
 def test_a_slice_is_scored_alike_in_any_batch(pipeline):
@@ -77,11 +77,11 @@ def test_weights_that_do_not_fit_their_config_are_told_by_name(
 def test_a_person_is_the_mean_of_the_kept_slices(pipeline, person):
     result = pipeline.person(person.paths[0])
     prepared = prepare_person(person.paths, pipeline.predictor.meta.ct)
-    assert [one["name"] for one in result["slices"]] == [one.name for one in prepared.kept]
-    assert [one["name"] for one in result["excluded"]] == [one.name for one in prepared.excluded]
+    assert [row["name"] for row in result["slices"]] == [row.name for row in prepared.kept]
+    assert [row["name"] for row in result["excluded"]] == [row.name for row in prepared.excluded]
     assert result["person"]["n_slices"] == len(prepared.kept)
     for label, p in result["person"]["probabilities"].items():
-        mean = np.mean([one["probabilities"][label] for one in result["slices"]])
+        mean = np.mean([row["probabilities"][label] for row in result["slices"]])
         assert p == pytest.approx(mean, abs=1e-6)
     assert result["person"]["label"] == max(
         result["person"]["probabilities"], key=result["person"]["probabilities"].get
@@ -91,8 +91,8 @@ def test_a_person_is_the_mean_of_the_kept_slices(pipeline, person):
 
 
 def test_boxes_lie_in_the_lung_crop_of_the_original_slice(pipeline, person):
-    found = pipeline.predict(person.paths[0])
-    for row, picture in zip(found.result["slices"], found.pictures, strict=True):
+    prediction = pipeline.predict(person.paths[0])
+    for row, picture in zip(prediction.result["slices"], prediction.pictures, strict=True):
         y0, x0, y1, x1 = picture.source_box
         assert len(row["boxes"]) == 2
         for box in row["boxes"]:
@@ -110,12 +110,12 @@ def test_a_box_of_the_input_is_drawn_where_it_was_cut_out():
 
 def test_predict_sees_the_images_of_the_records(pipeline, prepared, phantoms):
     data = open_data(prepared)
-    cohort = {one.patient_id: one for one in read_cohort(phantoms / "cohort.csv").persons}
+    cohort = {person.patient_id: person for person in read_cohort(phantoms / "cohort.csv").persons}
     for batch in split_batches(data, "test", batch_size=64, fill="train"):
         scored = pipeline.slices(batch["image"])
         patient = batch["patient_id"][0]
         result = pipeline.person(cohort[patient].paths[0])
-        rows = {one["name"]: one["probabilities"] for one in result["slices"]}
+        rows = {row["name"]: row["probabilities"] for row in result["slices"]}
         for i, name in enumerate(batch["slice_name"]):
             if batch["patient_id"][i] == patient:
                 np.testing.assert_allclose(
@@ -129,11 +129,11 @@ def test_calibrated_probabilities_are_those_of_the_checkpoint_s_temperature(
     monkeypatch.setattr(Checkpoints, "metrics", lambda self, step: {"temperature": 2.5})
     calibrated = drenet_jax.load(trained, calibrated=True)
     images = np.random.default_rng(0).integers(0, 255, (3, 96, 96), np.uint8)
-    found, plain = calibrated.slices(images), pipeline.slices(images)
-    np.testing.assert_array_equal(found["logits"], plain["logits"])
+    outputs, plain = calibrated.slices(images), pipeline.slices(images)
+    np.testing.assert_array_equal(outputs["logits"], plain["logits"])
     powers = plain["probabilities"] ** (1 / 2.5)
     np.testing.assert_allclose(
-        found["probabilities"], powers / powers.sum(axis=1, keepdims=True), rtol=1e-5
+        outputs["probabilities"], powers / powers.sum(axis=1, keepdims=True), rtol=1e-5
     )
     assert (
         calibrated.predictor.identity["temperature"],

@@ -61,9 +61,9 @@ def pipeline(trained):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What was found and written of an input, and what its files say of themselves."""
+    """What was predicted and written of an input, and what its files say of themselves."""
 
-    found: PersonResult
+    prediction: PersonResult
     folder: Path
     source: Callable[[str], pydicom.Dataset]
 
@@ -83,11 +83,11 @@ class Written:
 def _write(pipeline, path: Path, folder: Path, source: Callable | None = None) -> Written:
     """Writes the objects with all boxes, however low their scores."""
     folder.mkdir()
-    found = pipeline.predict(path, with_instances=True)
+    prediction = pipeline.predict(path, with_instances=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(structured_report, "LESION_BOX_MIN_PROBABILITY", -1.0)
-        write_objects(folder, found.result, found.pictures, found.instances)
-    return Written(found, folder, source or (lambda name: pydicom.dcmread(path / name)))
+        write_objects(folder, prediction.result, prediction.pictures, prediction.instances)
+    return Written(prediction, folder, source or (lambda name: pydicom.dcmread(path / name)))
 
 
 def _copy(phantoms: Path, folder: Path, **tags: object) -> Path:
@@ -211,10 +211,10 @@ def test_report_and_captures_are_valid_dicom(written):
 
 
 def test_boxes_come_back_where_they_were(written):
-    rows = written.found.result["slices"]
+    rows = written.prediction.result["slices"]
     expected = [(row, box) for row in rows for box in row["boxes"]]
     assert len(expected) == len(written.regions) > 0
-    label = written.found.result["person"]["label"]
+    label = written.prediction.result["person"]["label"]
     for (row, box), region in zip(expected, written.regions, strict=True):
         # Columns before rows; (0, 0) is the outer corner of the first pixel (PS3.3 C.18.6).
         corners = region.roi.value
@@ -232,12 +232,12 @@ def test_boxes_come_back_where_they_were(written):
 
 
 def test_regions_and_captures_refer_to_the_slices_of_their_names(written):
-    rows = written.found.result["slices"]
+    rows = written.prediction.result["slices"]
     names = [row["name"] for row in rows for _ in row["boxes"]]
-    shown = top_slices(written.found.pictures, written.found.result["person"]["label"])
-    captured = [item.SourceImageSequence[0] for item in written.captures]
+    shown = top_slices(written.prediction.pictures, written.prediction.result["person"]["label"])
+    captured = [capture.SourceImageSequence[0] for capture in written.captures]
     assert len(captured) == min(3, len(rows))
-    regions = [one.roi.ContentSequence[0].ReferencedSOPSequence[0] for one in written.regions]
+    regions = [region.roi.ContentSequence[0].ReferencedSOPSequence[0] for region in written.regions]
     references = [
         *zip(names, regions, strict=True),
         *zip((rows[i]["name"] for i in shown), captured, strict=True),
@@ -253,7 +253,7 @@ def test_regions_and_captures_refer_to_the_slices_of_their_names(written):
 
 
 def test_objects_are_filed_under_patient_and_study_of_the_source(written):
-    source = written.source(written.found.result["slices"][0]["name"])
+    source = written.source(written.prediction.result["slices"][0]["name"])
     for made in (written.report, *written.captures):
         for keyword in PATIENT:
             assert (made.get(keyword) or "") == (source.get(keyword) or ""), keyword
@@ -261,24 +261,28 @@ def test_objects_are_filed_under_patient_and_study_of_the_source(written):
         assert made.ContentQualification == "RESEARCH"
         assert "not for clinical use" in made.SeriesDescription
     assert written.report.Modality == "SR"
-    assert len({one.SeriesInstanceUID for one in written.captures}) == 1
+    assert len({capture.SeriesInstanceUID for capture in written.captures}) == 1
 
 
 def test_the_report_says_what_result_json_says_of_the_person(written):
-    person = written.found.result["person"]
+    person = written.prediction.result["person"]
     (group,) = written.report.content.get_image_measurement_groups()
     assert group.finding_type == structured_report.label_code(person["label"])
-    found = {one.name.meaning: one.value for one in group.get_measurements()}
-    assert found == pytest.approx(
+    measured = {
+        measurement.name.meaning: measurement.value for measurement in group.get_measurements()
+    }
+    assert measured == pytest.approx(
         {f"Probability of {label}": p for label, p in person["probabilities"].items()}, abs=1e-6
     )
-    (comment,) = (item for item in group[0].ContentSequence if item.name.meaning == "Comment")
+    (comment,) = (
+        content for content in group[0].ContentSequence if content.name.meaning == "Comment"
+    )
     assert comment.value.startswith("Research only, not for clinical use.")
 
 
 def test_the_report_names_device_and_algorithm_and_is_unverified(pipeline, series, tmp_path):
     written = _write(pipeline, series(), tmp_path / "dicom")
-    report, model = written.report, written.found.result["model"]
+    report, model = written.report, written.prediction.result["model"]
     assert (report.VerificationFlag, report.CompletionFlag) == ("UNVERIFIED", "COMPLETE")
     assert report.PreliminaryFlag == "PRELIMINARY"
     (observer,) = report.content.get_observer_contexts()
@@ -286,9 +290,9 @@ def test_the_report_names_device_and_algorithm_and_is_unverified(pipeline, serie
     assert device.name == f"drenet_jax {model['version']}"
     assert device.model_name == f"{model['name']}, step {model['step']}"
     texts = {
-        (item.name.meaning, item.value)
-        for item in report.content.get_image_measurement_groups()[0][0].ContentSequence
-        if item.value_type == hd.sr.ValueTypeValues.TEXT
+        (content.name.meaning, content.value)
+        for content in report.content.get_image_measurement_groups()[0][0].ContentSequence
+        if content.value_type == hd.sr.ValueTypeValues.TEXT
     }
     assert ("Algorithm Version", f"{model['version']}, step {model['step']}") in texts
     assert ("Algorithm Parameters", "temperature: 1.0") in texts
@@ -325,9 +329,9 @@ def test_regions_follow_slices_that_are_stored_transposed_or_upside_down(
         _store(folder, orientation, ImageOrientationPatient=cosines)
         turned = _write(pipeline, folder, tmp_path / name)
         expected = _corners_by_slice(to_canonical)
-        found = _corners_by_slice(turned)
-        assert expected.keys() == found.keys()
-        for slice_name, regions in found.items():
+        by_slice = _corners_by_slice(turned)
+        assert expected.keys() == by_slice.keys()
+        for slice_name, regions in by_slice.items():
             for was, corners in zip(expected[slice_name], regions, strict=True):
                 now = back(corners)
                 np.testing.assert_allclose(now.min(axis=0), was.min(axis=0), atol=1e-3)
@@ -338,14 +342,15 @@ def test_regions_follow_slices_that_are_stored_transposed_or_upside_down(
 def _corners_by_slice(written: Written) -> dict[str, list[np.ndarray]]:
     corners = iter([region.roi.value for region in written.regions])
     return {
-        row["name"]: [next(corners) for _ in row["boxes"]] for row in written.found.result["slices"]
+        row["name"]: [next(corners) for _ in row["boxes"]]
+        for row in written.prediction.result["slices"]
     }
 
 
 def test_captures_show_the_report_s_pictures_with_a_warning_below(written):
-    shown = top_slices(written.found.pictures, written.found.result["person"]["label"])
+    shown = top_slices(written.prediction.pictures, written.prediction.result["person"]["label"])
     for i, capture in zip(shown, written.captures, strict=True):
-        picture = composite(layers(written.found.pictures[i]), HEAT_OPACITY)
+        picture = composite(layers(written.prediction.pictures[i]), HEAT_OPACITY)
         pixels = capture.pixel_array
         height = picture.shape[0]
         np.testing.assert_array_equal(pixels[:height], picture)
@@ -385,13 +390,13 @@ def test_a_slice_that_says_not_how_it_lies_gets_no_orientation(pipeline, tmp_pat
 
 
 def test_boxes_below_the_report_s_score_are_left_out(pipeline, series, tmp_path):
-    found = pipeline.predict(series(), with_instances=True)
-    result = copy.deepcopy(found.result)
+    prediction = pipeline.predict(series(), with_instances=True)
+    result = copy.deepcopy(prediction.result)
     for row in result["slices"]:
         row["boxes"][0]["score"] = LESION_BOX_MIN_PROBABILITY + 0.01
         row["boxes"][1]["score"] = LESION_BOX_MIN_PROBABILITY
     (tmp_path / "some").mkdir()
-    write_objects(tmp_path / "some", result, found.pictures, found.instances)
+    write_objects(tmp_path / "some", result, prediction.pictures, prediction.instances)
     report = hd.sr.srread(tmp_path / "some" / "report.dcm")
     regions = report.content.get_planar_roi_measurement_groups()
     assert len(regions) == len(result["slices"])
@@ -399,7 +404,7 @@ def test_boxes_below_the_report_s_score_are_left_out(pipeline, series, tmp_path)
     for row in result["slices"]:
         row["boxes"] = []
     (tmp_path / "none").mkdir()
-    write_objects(tmp_path / "none", result, found.pictures, found.instances)
+    write_objects(tmp_path / "none", result, prediction.pictures, prediction.instances)
     _require_valid(tmp_path / "none")
 
 
@@ -414,16 +419,16 @@ def test_anonymised_files_give_valid_objects(gone, pipeline, series, tmp_path):
             else:
                 setattr(dataset, keyword, None)
         dataset.PatientIdentityRemoved = "YES"
-        item = pydicom.Dataset()
-        item.CodeValue, item.CodingSchemeDesignator = "113100", "DCM"
-        item.CodeMeaning = "Basic Application Confidentiality Profile"
-        dataset.DeidentificationMethodCodeSequence = [item]
+        method = pydicom.Dataset()
+        method.CodeValue, method.CodingSchemeDesignator = "113100", "DCM"
+        method.CodeMeaning = "Basic Application Confidentiality Profile"
+        dataset.DeidentificationMethodCodeSequence = [method]
         dataset.save_as(file)
     written = _write(pipeline, folder, tmp_path / "dicom")
     for made in (written.report, *written.captures):
         assert made.PatientName == made.PatientID == made.StudyDate == ""
         assert made.PatientIdentityRemoved == "YES"
-        assert made.DeidentificationMethod == item.CodeMeaning
+        assert made.DeidentificationMethod == method.CodeMeaning
     _require_valid(written.folder)
 
 
@@ -452,8 +457,8 @@ def test_what_breaks_dicom_s_rules_is_passed_on_and_not_told(pipeline, series, t
         written = _write(pipeline, folder, tmp_path / "dicom")
         assert {keyword: written.report.get(keyword) for keyword in odd} == odd
         assert written.captures[0].PatientSex == "female"
-    told = capsys.readouterr()
-    assert "Bono" not in told.out + told.err
+    printed = capsys.readouterr()
+    assert "Bono" not in printed.out + printed.err
 
 
 @pytest.mark.parametrize(
@@ -476,8 +481,8 @@ def test_labels_have_codes(label, scheme, value):
 
 
 def test_labels_of_any_length_give_valid_reports(pipeline, series, tmp_path):
-    found = pipeline.predict(series(), with_instances=True)
-    result = copy.deepcopy(found.result)
+    prediction = pipeline.predict(series(), with_instances=True)
+    result = copy.deepcopy(prediction.result)
     labels = ["a\\b", "a label of more than sixteen letters", "x" * 200]
     result["person"] = {
         "label": labels[0],
@@ -486,14 +491,14 @@ def test_labels_of_any_length_give_valid_reports(pipeline, series, tmp_path):
     }
     (tmp_path / "dicom").mkdir()
     pictures = [
-        dataclasses.replace(one, probabilities=result["person"]["probabilities"])
-        for one in found.pictures
+        dataclasses.replace(picture, probabilities=result["person"]["probabilities"])
+        for picture in prediction.pictures
     ]
-    write_objects(tmp_path / "dicom", result, pictures, found.instances)
+    write_objects(tmp_path / "dicom", result, pictures, prediction.instances)
     _require_valid(tmp_path / "dicom")
     report = hd.sr.srread(tmp_path / "dicom" / "report.dcm")
     (group,) = report.content.get_image_measurement_groups()
-    assert len({one.name.value for one in group.get_measurements()}) == 3
+    assert len({measurement.name.value for measurement in group.get_measurements()}) == 3
 
 
 def test_only_dicom_of_one_patient_can_be_filed(pipeline, series, tmp_path):
@@ -509,9 +514,9 @@ def test_only_dicom_of_one_patient_can_be_filed(pipeline, series, tmp_path):
     shutil.copytree(folder, other)
     for file in other.iterdir():
         change(file, PatientID="HOSP-2")
-    with pytest.raises(InputError, match="more than one patient") as told:
+    with pytest.raises(InputError, match="more than one patient") as error:
         pipeline.predict([folder, other], with_instances=True)
-    assert "HOSP" not in str(told.value)
+    assert "HOSP" not in str(error.value)
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPInstanceUID"])
@@ -523,9 +528,9 @@ def test_a_source_that_nothing_can_refer_to_is_refused(keyword, pipeline, series
         dataset.save_as(folder / f"ERIKA_{file.name}", enforce_file_format=False)
         file.unlink()
     assert pipeline.predict(folder).result["slices"]
-    with pytest.raises(InputError, match=f"without {keyword}") as told:
+    with pytest.raises(InputError, match=f"without {keyword}") as error:
         pipeline.predict(folder, with_instances=True)
-    assert "ERIKA" not in str(told.value)
+    assert "ERIKA" not in str(error.value)
 
 
 def test_slices_with_one_instance_uid_are_refused_for_the_pacs_alone(pipeline, series):
@@ -577,8 +582,8 @@ def test_predict_writes_both_folders_and_only_one_names_the_patient(
         "capture_03.dcm",
         "report.dcm",
     ]
-    told = (done.stdout + done.stderr).encode()
-    texts = [told, *(file.read_bytes() for file in sorted((tmp_path / "out").iterdir()))]
+    output = (done.stdout + done.stderr).encode()
+    texts = [output, *(file.read_bytes() for file in sorted((tmp_path / "out").iterdir()))]
     assert len(texts) == 3
     secrets = [value for key, value in PATIENT.items() if key != "PatientSex"]
     for secret in (*secrets, "MUSTERFRAU", "ERIKA", "OTTO", "1.2.276.0.7230010"):
@@ -595,13 +600,13 @@ def _refused(command, tmp_path, *flags: str) -> str:
     done = command("predict", *flags)
     assert done.returncode == 2, done.stderr
     assert sorted(tmp_path.rglob("*")) == before
-    (told,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    return told
+    (output,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    return output
 
 
 def test_predict_refuses_a_picture_for_the_pacs_and_writes_nothing(tmp_path, command, trained):
     cv2.imwrite(str(tmp_path / "1.png"), window(draw_chest(), -600, 1500))
-    told = _refused(
+    output = _refused(
         command,
         tmp_path,
         f"--workdir={trained}",
@@ -609,11 +614,11 @@ def test_predict_refuses_a_picture_for_the_pacs_and_writes_nothing(tmp_path, com
         f"--out={tmp_path / 'out'}",
         f"--dicom_out={tmp_path / 'dicom'}",
     )
-    assert "1.png holds slices that are no DICOM" in told
+    assert "1.png holds slices that are no DICOM" in output
 
 
 def test_predict_keeps_its_two_folders_apart(tmp_path, command, trained):
-    told = _refused(
+    output = _refused(
         command,
         tmp_path,
         f"--workdir={trained}",
@@ -621,4 +626,4 @@ def test_predict_keeps_its_two_folders_apart(tmp_path, command, trained):
         f"--out={tmp_path / 'out'}",
         f"--dicom_out={tmp_path / 'out' / 'dicom'}",
     )
-    assert "are nested" in told
+    assert "are nested" in output

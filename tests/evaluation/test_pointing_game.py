@@ -96,10 +96,10 @@ def test_a_lesion_of_the_stored_slice_is_hit_however_the_slice_was_turned(orient
     ys, xs = np.nonzero(stored)
     lesion = (float(ys.min()), float(xs.min()), float(ys.max() + 1), float(xs.max() + 1))
     points = Points.of(_scored(maps), SIZE_PX)
-    (found,) = play(slices, points, [place], {("p0", "0.dcm"): [lesion]})
-    assert found.heat_map
-    assert found.box is None
-    assert found.chance == pytest.approx(1 / 64)
+    (hit,) = play(slices, points, [place], {("p0", "0.dcm"): [lesion]})
+    assert hit.heat_map
+    assert hit.box is None
+    assert hit.chance == pytest.approx(1 / 64)
     maps[0, 0, 2, 5], maps[0, 0, 2, 4] = 0, 1
     (missed,) = play(
         slices, Points.of(_scored(maps), SIZE_PX), [place], {("p0", "0.dcm"): [lesion]}
@@ -110,8 +110,8 @@ def test_a_lesion_of_the_stored_slice_is_hit_however_the_slice_was_turned(orient
 def test_a_map_of_nothing_is_a_miss_even_where_the_first_cell_is_a_lesion():
     slices = _slices(1, 1)
     points = Points.of(_scored(np.zeros((1, 2, 4, 4))), SIZE_PX)
-    (found,) = play(slices, points, _places(slices), {("p0", "0.dcm"): [(10, 20, 40, 90)]})
-    assert not found.heat_map
+    (hit,) = play(slices, points, _places(slices), {("p0", "0.dcm"): [(10, 20, 40, 90)]})
+    assert not hit.heat_map
 
 
 def test_random_points_hit_as_often_as_chance_says():
@@ -120,7 +120,7 @@ def test_random_points_hit_as_often_as_chance_says():
     maps = rng.random((len(slices), 2, 32, 32))
     lesions = {}
     for i in range(len(slices)):
-        y, x = rng.integers(10, 50), rng.integers(20, 100)
+        y, x = rng.integers(10, 50).item(), rng.integers(20, 100).item()
         lesions[f"{slices.patient_id[i]}", f"{slices.slice_name[i]}"] = [(y, x, y + 24, x + 48)]
     pointed = play(slices, Points.of(_scored(maps), SIZE_PX), _places(slices), lesions)
     game = pointing_metrics(slices, pointed, SETTINGS)
@@ -146,7 +146,7 @@ def test_a_lesion_outside_the_crop_does_not_count_and_none_at_all_is_refused():
     slices = _slices(1, 2)
     points = Points.of(_scored(np.ones((2, 2, 4, 4))), SIZE_PX)
     lesions = {("p0", "0.dcm"): [(80, 20, 90, 40)], ("p0", "1.dcm"): [(70, 20, 90, 40)]}
-    assert [one.slice_name for one in play(slices, points, _places(slices), lesions)] == ["1.dcm"]
+    assert [hit.slice_name for hit in play(slices, points, _places(slices), lesions)] == ["1.dcm"]
     with pytest.raises(InputError, match="no slice of the split has a lesion"):
         play(slices, points, _places(slices), {("p1", "0.dcm"): [(10, 20, 40, 90)]})
 
@@ -182,7 +182,7 @@ def test_a_lesion_s_pixels_are_brighter_in_the_records_than_its_surroundings(pre
     inside, outside = [], []
     for split in ("train", "validation", "test"):
         images = np.concatenate(
-            [one["image"] for one in split_batches(data, split, batch_size=8, fill="never")]
+            [batch["image"] for batch in split_batches(data, split, batch_size=8, fill="never")]
         )
         for place, image in zip(crop_geometries(data, split), images, strict=True):
             boxes = lesions.get((place.patient_id, place.slice_name), [])

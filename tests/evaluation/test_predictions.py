@@ -43,10 +43,10 @@ ROWS = [
 ]
 
 
-def assert_equal(one: SlicePredictions, other: SlicePredictions) -> None:
-    assert one.labels == other.labels
-    for field in dataclasses.fields(one):
-        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+def assert_equal(table: SlicePredictions, other: SlicePredictions) -> None:
+    assert table.labels == other.labels
+    for field in dataclasses.fields(table):
+        np.testing.assert_array_equal(getattr(table, field.name), getattr(other, field.name))
 
 
 def test_a_person_is_the_mean_of_the_slices():
@@ -61,7 +61,7 @@ def test_a_person_is_the_mean_of_the_slices():
 def test_each_person_is_aggregated_of_the_own_slices(aggregate):
     random = np.random.default_rng(0)
     names = random.choice(["b", "a", "c", "10", "9"], 40)
-    rows = [(one, "x", i, "", 0, random.dirichlet([1, 1, 1])) for i, one in enumerate(names)]
+    rows = [(name, "x", i, "", 0, random.dirichlet([1, 1, 1])) for i, name in enumerate(names)]
     slices = slices_of(rows)
     persons = person_predictions(slices, aggregate, 1)
     for name, n, p in zip(persons.patient_id, persons.n_slices, persons.probabilities, strict=True):

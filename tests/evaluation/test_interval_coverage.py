@@ -89,7 +89,7 @@ def test_delongs_and_the_paired_bootstraps_interval_of_no_difference_cover(capsy
         both = [
             persons_with(is_positive, score[:, 0] + random.normal(0, 1, PERSONS)) for _ in range(2)
         ]
-        test = delong(is_positive, *(one.probabilities[:, 0] for one in both))
+        test = delong(is_positive, *(model.probabilities[:, 0] for model in both))
         difference = paired_bootstrap(*both, 0, settings)["auc"]
         held["delong"] += test.low <= 0 <= test.high
         held["bootstrap"] += difference["low"] <= 0 <= difference["high"]
@@ -97,7 +97,7 @@ def test_delongs_and_the_paired_bootstraps_interval_of_no_difference_cover(capsy
     share = {name: n / COHORTS for name, n in held.items()}
     with capsys.disabled():
         print(f"\ndifferences of AUCs of equally good models: intervals that hold 0 {share}")
-    assert all(0.92 <= one <= 0.98 for one in share.values())
+    assert all(0.92 <= covered <= 0.98 for covered in share.values())
     assert rejected == COHORTS - held["delong"]
 
 

@@ -206,9 +206,9 @@ def test_differences_are_those_of_the_same_persons_drawn_for_both(kind):
     person, times = person_draws(a.patient_id, draws, 4)
 
     def difference(persons, metric):
-        rows = np.concatenate([np.flatnonzero(person == one) for one in persons])
+        rows = np.concatenate([np.flatnonzero(person == drawn) for drawn in persons])
         truth = a.label[rows] == 0
-        scores = [one.probabilities[rows, 0] for one in (a, b)]
+        scores = [model.probabilities[rows, 0] for model in (a, b)]
         if metric == "auc":
             of_both = [roc_auc_score(truth, s) if len(set(truth)) == 2 else np.nan for s in scores]
         else:
@@ -226,11 +226,11 @@ def test_differences_are_those_of_the_same_persons_drawn_for_both(kind):
 def test_swapping_the_models_turns_the_differences_round():
     a, b = predictions(PersonPredictions, 5)
     settings_ = MetricSettings(bootstrap_draws=300)
-    one, other = paired_bootstrap(a, b, 0, settings_), paired_bootstrap(b, a, 0, settings_)
-    for name, metric in one.items():
-        assert metric["value"] == pytest.approx(-other[name]["value"]), name
+    forward, backward = paired_bootstrap(a, b, 0, settings_), paired_bootstrap(b, a, 0, settings_)
+    for name, metric in forward.items():
+        assert metric["value"] == pytest.approx(-backward[name]["value"]), name
         if metric["low"] is not None:
-            assert metric["low"] == pytest.approx(-other[name]["high"], abs=1e-9), name
+            assert metric["low"] == pytest.approx(-backward[name]["high"], abs=1e-9), name
 
 
 def test_a_model_against_itself_has_differences_of_0_and_no_interval():
@@ -252,5 +252,5 @@ def test_the_paired_interval_is_narrower_than_that_of_two_cohorts():
     paired = paired_bootstrap(a, b, 0, MetricSettings())["auc"]
     test = delong(a.label == 0, a.probabilities[:, 0], b.probabilities[:, 0])
     assert paired["high"] - paired["low"] == pytest.approx(test.high - test.low, rel=0.1)
-    apart = sum(auc_and_variance(a.label == 0, one.probabilities[:, 0])[1] for one in (a, b))
+    apart = sum(auc_and_variance(a.label == 0, model.probabilities[:, 0])[1] for model in (a, b))
     assert test.high - test.low < 2 * 1.96 * np.sqrt(apart)
