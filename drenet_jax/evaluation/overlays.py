@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from drenet_jax.ct.orientation import Box
 
@@ -64,23 +65,23 @@ class SlicePicture:
     Attributes:
       index: its number in the series, or along the slice axis of a volume as stored, from 0.
       name: its file.
-      source: [H, W] uint8, the slice in the lung window, in canonical orientation.
+      source: the slice in the lung window, in canonical orientation.
       source_box: (y0, x0, y1, x1) of the lungs' crop, in pixels of `source`, ends outside.
       probabilities: label to probability.
       boxes: the crops, in pixels of `source`.
-      heat_map: [h, w] float32, 0 or more, Grad-CAM of the predicted label over the
-        lungs' crop; None if not computed.
-      crop_heat_maps: [K, h', w'] float32, the same over each of `boxes`; None if not computed.
+      heat_map: Grad-CAM of the predicted label over the lung crop, 0 or more; None if not
+        computed.
+      crop_heat_maps: the same over each of `boxes`; None if not computed.
     """
 
     index: int
     name: str
-    source: np.ndarray
+    source: UInt8[np.ndarray, "height width"]
     source_box: Box
     probabilities: Mapping[str, float]
     boxes: Sequence[ScoredBox]
-    heat_map: np.ndarray | None = None
-    crop_heat_maps: np.ndarray | None = None
+    heat_map: Float[np.ndarray, "rows columns"] | None = None
+    crop_heat_maps: Float[np.ndarray, "boxes crop_rows crop_columns"] | None = None
 
     @property
     def lesion_boxes(self) -> list[ScoredBox]:
@@ -106,13 +107,13 @@ class LeftOutSlice:
     Attributes:
       index: its number in the series, or along the slice axis of a volume as stored, from 0.
       name: its file.
-      source: [H, W] uint8, the slice in the lung window, in canonical orientation.
+      source: the slice in the lung window, in canonical orientation.
       why: the reason.
     """
 
     index: int
     name: str
-    source: np.ndarray
+    source: UInt8[np.ndarray, "height width"]
     why: str
 
 
@@ -121,14 +122,14 @@ class Layers:
     """Image layers of one size.
 
     Attributes:
-      slice: [H, W] uint8.
-      heat: [H, W, 4] uint8, red, green, blue and opacity; None without any heat.
-      marks: [H, W, 4] uint8, the lungs' crop (grey), the lesion boxes (red), their probabilities.
+      slice: grey.
+      heat: red, green, blue and opacity; None without any heat.
+      marks: likewise, the lung crop (grey), the lesion boxes (red), their probabilities.
     """
 
-    slice: np.ndarray
-    heat: np.ndarray | None
-    marks: np.ndarray
+    slice: UInt8[np.ndarray, "height width"]
+    heat: UInt8[np.ndarray, "height width 4"] | None
+    marks: UInt8[np.ndarray, "height width 4"]
 
 
 def layers(picture: SlicePicture) -> Layers:
@@ -168,15 +169,12 @@ def crop_layers(picture: SlicePicture, k: int) -> Layers:
     return Layers(np.rint(cut).astype(np.uint8), heat, np.zeros((height, width, 4), np.uint8))
 
 
-def composite(layers: Layers, heat_opacity: float) -> np.ndarray:
-    """Alpha-blends the layers.
+def composite(layers: Layers, heat_opacity: float) -> UInt8[np.ndarray, "height width 3"]:
+    """Alpha-blends the layers to red, green and blue.
 
     Args:
       layers: from `layers`.
       heat_opacity: from 0 (no heat map) to 1 (opaque at its maximum).
-
-    Returns:
-      [H, W, 3] uint8, red, green, blue.
     """
     canvas = np.repeat(layers.slice[..., None], 3, axis=2).astype(np.float32)
     for layer, opacity in ((layers.heat, heat_opacity), (layers.marks, 1.0)):
@@ -186,8 +184,8 @@ def composite(layers: Layers, heat_opacity: float) -> np.ndarray:
     return np.rint(canvas).astype(np.uint8)
 
 
-def heat_scale(shape: tuple[int, int]) -> np.ndarray:
-    """[H, W, 4] uint8: the colours of the heat map from none at the left to its maximum."""
+def heat_scale(shape: tuple[int, int]) -> UInt8[np.ndarray, "height width 4"]:
+    """The colours of the heat map, with opacity, from none at the left to its maximum."""
     return _coloured(np.tile(np.linspace(0, 1, shape[1]), (shape[0], 1)))
 
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from drenet_jax.ct.orientation import Box
 from drenet_jax.data.batches import CropGeometry
@@ -31,12 +32,12 @@ class Points:
     """Where a model points on N slices, (y, x) in pixels of its input; NaN where nowhere.
 
     Attributes:
-      heat_map: [N, C, 2], the maximum of each class's heat map.
-      box: [N, 2], the centre of the box with the highest proposal logit.
+      heat_map: the maximum of each class's heat map.
+      box: the centre of the box with the highest proposal logit.
     """
 
-    heat_map: np.ndarray
-    box: np.ndarray
+    heat_map: Float[np.ndarray, "slices classes 2"]
+    box: Float[np.ndarray, "slices 2"]
 
     @classmethod
     def of(cls, scored: Mapping[str, np.ndarray], image_size_px: int) -> Points:

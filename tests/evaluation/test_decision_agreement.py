@@ -186,7 +186,7 @@ def test_ties_and_odd_labels_are_decided_by_the_same_rule():
 
 
 @pytest.mark.parametrize(
-    ("labels", "evaluation", "flags", "said"),
+    ("labels", "evaluation", "flags", "message"),
     [
         (("ill", "well"), {}, {"threshold": 0.4}, "--threshold=0.4 needs a positive label"),
         (("ill", "well"), {"threshold": 0.4}, {}, "evaluation.threshold=0.4 needs a positive"),
