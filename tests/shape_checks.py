@@ -1,4 +1,4 @@
-"""Checks types and shapes at run time: `pytest --jaxtyping-packages=PACKAGE,shape_checks.check`."""
+"""Checks types and shapes at run time; pyproject.toml names the packages (`--jaxtyping-packages`)."""
 
 from __future__ import annotations
 

@@ -67,7 +67,12 @@ def compare(runs: Sequence[ComparedRun], split: str, folder: Path) -> dict:
         (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     files = {name: folder / f"{name}.png" for name in ("roc", "confusion")}
     _roc_figure(files["roc"], runs, result)
-    _confusion_figure(files["confusion"], runs)
+    plots.confusion_figure(
+        files["confusion"],
+        [(run.name, run.persons) for run in runs],
+        runs[0].positive,
+        runs[0].settings.threshold,
+    )
     report = render(
         PACKAGE,
         "compare.html.j2",
@@ -314,8 +319,6 @@ def _check_alike(first: ComparedRun, other: ComparedRun) -> None:
 # The corner of few false positives that is shown enlarged. Of 50 healthy persons it holds ten.
 _CORNER = 0.2
 
-_MOST_COLUMNS = 4
-
 
 def _roc_figure(path: str | os.PathLike, runs: Sequence[ComparedRun], result: Mapping) -> None:
     """Writes the persons' ROC curves: full, and the corner of few false positives.
@@ -345,20 +348,4 @@ def _roc_figure(path: str | os.PathLike, runs: Sequence[ComparedRun], result: Ma
     plots.legend(full)
     low = max(0.0, math.floor(10 * (lowest - 0.05)) / 10)
     corner.set(xlim=(-0.02 * _CORNER, _CORNER), ylim=(low, low + 1.02 * (1 - low)), aspect="auto")
-    plots.save(figure, path)
-
-
-def _confusion_figure(path: str | os.PathLike, runs: Sequence[ComparedRun]) -> None:
-    """Writes each run's confusion matrix of persons: counts, and shares of the true label."""
-    columns = min(len(runs), _MOST_COLUMNS)
-    rows = -(-len(runs) // columns)
-    size = 1.6 + 0.9 * len(runs[0].slices.labels)
-    figure, axes = plots.new_figure(
-        columns * (size + 0.5), rows * (size + 0.6), rows=rows, columns=columns
-    )
-    for ax in axes[len(runs) :]:
-        ax.set_axis_off()
-    threshold = runs[0].settings.threshold
-    for ax, run in zip(axes, runs, strict=False):
-        plots.confusion_axes(ax, run.persons, run.positive, threshold, run.name)
     plots.save(figure, path)

@@ -21,8 +21,7 @@ from drenet_jax.errors import InputError
 from drenet_jax.evaluation.predictions import (
     AGGREGATES,
     NEED_POSITIVE,
-    PersonPredictions,
-    SlicePredictions,
+    Predictions,
 )
 
 THRESHOLD, LARGEST_PROBABILITY = "threshold", "largest_probability"
@@ -190,16 +189,12 @@ def _no_positive(labels: Sequence[str], given: str) -> InputError:
     )
 
 
-def predicted_labels(
-    predictions: SlicePredictions | PersonPredictions, positive: int, threshold: float
-) -> np.ndarray:
+def predicted_labels(predictions: Predictions, positive: int, threshold: float) -> np.ndarray:
     """[N] int, the predicted label of each case, see `decide`."""
     return decide(predictions.probabilities, positive, threshold)
 
 
-def confusion_counts(
-    predictions: SlicePredictions | PersonPredictions, positive: int, threshold: float
-) -> np.ndarray:
+def confusion_counts(predictions: Predictions, positive: int, threshold: float) -> np.ndarray:
     """[C, C] int, cases by true (row) and predicted (column) label."""
     # scikit-learn's confusion_matrix raises on a group without cases.
     counts = np.zeros((len(predictions.labels),) * 2, int)

@@ -31,6 +31,7 @@ from drenet_jax.evaluation.metrics import (
 )
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
+    Predictions,
     SlicePredictions,
     person_predictions,
 )
@@ -74,7 +75,7 @@ class Calibration:
 
 
 def _calibration_metrics(
-    predictions: SlicePredictions | PersonPredictions, positive: int, settings: MetricSettings
+    predictions: Predictions, positive: int, settings: MetricSettings
 ) -> dict[str, float | None]:
     p = predictions
     metrics = classification_metrics(p.label, p.probabilities, p.labels, positive, settings)
@@ -255,7 +256,8 @@ def write_evaluation(
     )
     plot_files = {name: folder / f"{name}.png" for name in ("roc", "confusion", "calibration")}
     plots.roc_figure(plot_files["roc"], slices, persons, metrics)
-    plots.confusion_figure(plot_files["confusion"], slices, persons, metrics)
+    panels = [(f"{len(persons)} patients", persons), (f"{len(slices)} slices", slices)]
+    plots.confusion_figure(plot_files["confusion"], panels, positive, metrics["threshold"])
     plots.calibration_figure(plot_files["calibration"], calibration.versions, positive, bins)
     misses = worst_errors(persons, positive, metrics["threshold"], _N_MISSES)
     report = evaluation_report(context, metrics, slices, misses, plot_files)

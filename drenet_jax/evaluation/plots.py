@@ -15,7 +15,11 @@ from sklearn import metrics as sklearn_metrics
 from drenet_jax.evaluation.calibration import reliability
 from drenet_jax.evaluation.decisions import confusion_counts
 from drenet_jax.evaluation.metrics import of_label
-from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
+from drenet_jax.evaluation.predictions import (
+    PersonPredictions,
+    Predictions,
+    SlicePredictions,
+)
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; line styles tell them apart too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -24,6 +28,8 @@ LINE_STYLES = ("-", "--", "-.", ":")
 GUIDE: dict[str, Any] = {"color": "0.6", "linewidth": 1, "linestyle": ":"}
 
 _DOTS_PER_INCH = 150
+
+_MOST_COLUMNS = 4
 
 
 def new_figure(
@@ -85,7 +91,7 @@ def roc_axes(ax: Axes, title: str) -> None:
 
 def roc_curve(
     ax: Axes,
-    predictions: SlicePredictions | PersonPredictions,
+    predictions: Predictions,
     positive: int,
     name: str,
     auc: Mapping,
@@ -118,7 +124,7 @@ def roc_curve(
 
 def confusion_axes(
     ax: Axes,
-    predictions: SlicePredictions | PersonPredictions,
+    predictions: Predictions,
     positive: int,
     threshold: float,
     title: str,
@@ -164,7 +170,7 @@ def roc_figure(
     many = len(labels) > 2
     figure, axes = new_figure(5.2 * (1 + many), 5.2, columns=1 + many)
     roc_axes(axes[0], f"{metrics['positive']} against the rest")
-    curves: tuple[tuple[PersonPredictions | SlicePredictions, str, str], ...] = (
+    curves: tuple[tuple[Predictions, str, str], ...] = (
         (persons, "person", "patients"),
         (slices, "image", "slices"),
     )
@@ -181,25 +187,31 @@ def roc_figure(
 
 
 def confusion_figure(
-    path: str | os.PathLike, slices: SlicePredictions, persons: PersonPredictions, metrics: Mapping
+    path: str | os.PathLike,
+    panels: Sequence[tuple[str, Predictions]],
+    positive: int,
+    threshold: float,
 ) -> None:
-    """Writes the confusion matrices of persons and of slices: counts, and shares of the true label.
+    """Writes confusion matrices: counts, and shares of the true label.
 
     The decision is `decisions.predicted_labels`.
 
     Args:
       path: the PNG file to write.
-      slices: of one split.
-      persons: of the same split.
-      metrics: theirs, from `evaluation_metrics`.
+      panels: title and predictions of each.
+      positive: the index of the positive class.
+      threshold: of its probability.
     """
-    size = 1.6 + 0.9 * max(2, len(persons.labels))
-    figure, axes = new_figure(2 * size + 1.4, size + 0.6, columns=2)
-    positive = list(persons.labels).index(metrics["positive"])
-    for ax, predictions, name in ((axes[0], persons, "patients"), (axes[1], slices, "slices")):
-        confusion_axes(
-            ax, predictions, positive, metrics["threshold"], f"{len(predictions)} {name}"
-        )
+    columns = min(len(panels), _MOST_COLUMNS)
+    rows = -(-len(panels) // columns)
+    size = 1.6 + 0.9 * len(panels[0][1].labels)
+    figure, axes = new_figure(
+        columns * (size + 0.6), rows * (size + 0.6), rows=rows, columns=columns
+    )
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (title, predictions) in zip(axes, panels, strict=False):
+        confusion_axes(ax, predictions, positive, threshold, title)
     save(figure, path)
 
 

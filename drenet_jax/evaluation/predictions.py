@@ -18,11 +18,11 @@ from drenet_jax.errors import InputError
 
 _PROBABILITY = "p_"
 
-_Table = TypeVar("_Table", bound="_Predictions")
+_Table = TypeVar("_Table", bound="Predictions")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Predictions:
+class Predictions:
     """What the tables of slices and of persons have in common: columns of one length."""
 
     csv_columns: ClassVar[tuple[str, ...]]
@@ -72,7 +72,7 @@ class _Predictions:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SlicePredictions(_Predictions):
+class SlicePredictions(Predictions):
     """Predictions and metadata of N slices; `slices.csv`.
 
     Attributes:
@@ -144,7 +144,7 @@ class SlicePredictions(_Predictions):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PersonPredictions(_Predictions):
+class PersonPredictions(Predictions):
     """Predictions of P patients; `persons.csv`.
 
     Attributes:

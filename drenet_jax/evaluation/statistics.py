@@ -17,9 +17,9 @@ from drenet_jax.evaluation.metrics import (
     metrics_of_draws,
     reason_undefined,
 )
-from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
-
-Predictions = SlicePredictions | PersonPredictions
+from drenet_jax.evaluation.predictions import (
+    Predictions,
+)
 
 _NORMAL = NormalDist()
 # A normal variable lies within so many standard deviations with a probability of 95%.

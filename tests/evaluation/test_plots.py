@@ -1,4 +1,4 @@
-"""Tests of the plots: they are drawn for any cohort, and always alike."""
+"""Tests of the plots: they are drawn for any cohort, and always the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ def _calibration(path, slices, persons, metrics):
     plots.calibration_figure(path, versions, 0, 10)
 
 
-FIGURES = (plots.roc_figure, plots.confusion_figure, _calibration)
+def _confusion(path, slices, persons, metrics):
+    plots.confusion_figure(path, [("patients", persons), ("slices", slices)], 0, 0.5)
+
+
+FIGURES = (plots.roc_figure, _confusion, _calibration)
 
 
 def cohort(labels, n_persons, n_classes=None):
