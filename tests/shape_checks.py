@@ -1,4 +1,4 @@
-"""Checks types and shapes at run time; pyproject.toml names the packages (`--jaxtyping-packages`)."""
+"""Checks types and shapes at run time; pyproject.toml names the packages that it is for."""
 
 from __future__ import annotations
 
