@@ -315,17 +315,17 @@ def _known_data(
             return None
         raise InputError(
             f"whether {workdir} was trained on persons of {data.path} cannot be checked, since the "
-            f"data set that it was trained on is not at {folder} any more; put it back, or say "
-            "--other_persons if you know that they are others."
+            f"data set that it was trained on is no longer at {folder}; restore it, or pass "
+            "--other_persons if they are different patients."
         )
-    # However they are spelled: "P01" here is hardly another person than "p01" there.
+    # Compared by key: "P01" and "p01" are one patient.
     known = {person_key(person) for name in ("train", "validation") for person in own.persons[name]}
     common = sorted(person for person in data.persons[split] if person_key(person) in known)
     if common:
         raise InputError(
             f"{len(common)} persons of the {split} split of {data.path} have the patient_id of "
-            f"persons that {workdir} was trained or chosen on ({common[0]!r}); take them out of "
-            "the cohort, or name them otherwise if they are others."
+            f"persons that {workdir} was trained or selected on ({common[0]!r}); remove them from "
+            "the cohort, or rename them if they are different patients."
         )
     return own
 
@@ -333,12 +333,12 @@ def _known_data(
 def _require_unknown(
     meta: Meta, workdir: Path, data: PreparedData, split: str, other_persons: bool
 ) -> None:
-    """Refuses persons whose pictures the model was trained or chosen on, whatever their names.
+    """Refuses persons whose pictures the model was trained or selected on, whatever their names.
 
     Raises:
       InputError: there are such persons, or it is not known on which pictures it was trained.
     """
-    # Converted weights were trained elsewhere. A run may always be asked about its own persons.
+    # Converted weights were trained elsewhere. A run may be evaluated on its own patients.
     is_own = meta.data_fingerprint == data.fingerprint
     if not meta.data_fingerprint or (is_own and split != "test"):
         return
@@ -349,15 +349,15 @@ def _require_unknown(
             return
         raise InputError(
             f"whether {workdir} was trained on pictures of {data.path} cannot be checked, since an "
-            "earlier version of drenet_jax wrote it; train again, or say --other_persons if you "
-            "know that they are others."
+            "earlier version of drenet_jax wrote it; train again, or pass --other_persons if they "
+            "are different patients."
         )
     known = data.digests.known(digests.all, data.persons[split])
     if known:
         raise InputError(
-            f"{workdir} was trained or chosen on pictures of {len(known)} persons of the {split} "
-            f"split of {data.path}, under these or other names: {named_persons(known)}; take "
-            "them out of the cohort and prepare it again."
+            f"{workdir} was trained or selected on pictures of {len(known)} persons of the {split} "
+            f"split of {data.path}, under these or other names: {named_persons(known)}; remove "
+            "them from the cohort and prepare it again."
         )
 
 

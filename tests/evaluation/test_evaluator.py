@@ -196,7 +196,7 @@ def test_pictures_that_the_model_knows_are_refused_under_any_name(
     known = sorted(
         f"other-{person}" for split in ("train", "validation") for person in own.persons[split]
     )
-    with pytest.raises(InputError, match="trained or chosen on pictures of 9 persons") as caught:
+    with pytest.raises(InputError, match="trained or selected on pictures of 9 persons") as caught:
         evaluate_split(trained, "test", tmp_path, str(renamed), other_persons=other_persons)
     assert sorted(re.findall(r"'(other-[^']+)'", str(caught.value))) == known
     assert not any(tmp_path.iterdir())
@@ -206,7 +206,7 @@ def test_the_command_refuses_them_and_writes_nothing(trained, renamed, tmp_path,
     out = tmp_path / "new" / "out"
     done = command("evaluate", f"--workdir={trained}", f"--data={renamed}", f"--out={out}")
     assert done.returncode == 2, done.stderr
-    assert "trained or chosen on pictures of 9 persons" in done.stderr.splitlines()[-1]
+    assert "trained or selected on pictures of 9 persons" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not out.parent.exists()
 
@@ -214,7 +214,7 @@ def test_the_command_refuses_them_and_writes_nothing(trained, renamed, tmp_path,
 def test_they_are_refused_where_the_own_data_are_gone_too(trained, prepared, renamed, tmp_path):
     prepared.rename(prepared.parent / "elsewhere")
     try:
-        with pytest.raises(InputError, match="trained or chosen on pictures of 9 persons"):
+        with pytest.raises(InputError, match="trained or selected on pictures of 9 persons"):
             evaluate_split(trained, "test", tmp_path, str(renamed), other_persons=True)
     finally:
         (prepared.parent / "elsewhere").rename(prepared)

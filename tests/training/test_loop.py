@@ -133,7 +133,7 @@ def test_data_that_were_prepared_anew_are_refused(config, trained, prepared, tmp
     config.data.dir = str(tmp_path / "data")
     with pytest.raises(InputError, match="the data were prepared anew"):
         train_and_evaluate(config, trained)
-    with pytest.raises(InputError, match=r"persons that .* was trained or chosen on"):
+    with pytest.raises(InputError, match=r"persons that .* was trained or selected on"):
         evaluate_split(trained, "test", tmp_path, str(tmp_path / "data"))
 
 
