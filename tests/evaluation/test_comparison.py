@@ -274,7 +274,7 @@ def test_a_workdir_is_scored_like_evaluate_does(trained, tmp_path):
     evaluate_split(trained, "test", tmp_path, aggregate="median")
     workdir, folder = read_runs([str(trained), str(tmp_path)], "test")
     np.testing.assert_allclose(workdir.slices.probabilities, folder.slices.probabilities)
-    assert (workdir.aggregate, folder.aggregate) == ("mean", "median")
+    assert (workdir.settings.aggregate, folder.settings.aggregate) == ("mean", "median")
     with (tmp_path / "persons.csv").open() as file:
         written = {row["patient_id"]: float(row["p_COVID-19"]) for row in csv.DictReader(file)}
     positive = folder.positive
