@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jax.typing import DTypeLike
 
 from drenet_jax.errors import InputError
 from drenet_jax.models import classifier, drenet, proposals
-from drenet_jax.models.backbones import resnet, vgg
+from drenet_jax.models.backbones import densenet, resnet, vgg
+from drenet_jax.models.backbones.backbone import Backbone
 from drenet_jax.parallel import AXIS
 
 MODELS = ("drenet", *classifier.ARCHITECTURES)
@@ -41,29 +43,32 @@ def build_model(
     # Checkpoints of earlier versions do not say.
     remat = model.get("remat", False)
     _check(not remat or model.name not in vgg.ARCHITECTURES, "remat", remat, "is not for a VGG")
-    frozen_stages = config.train.frozen_stages
+    options = {
+        "axis_name": AXIS,
+        "remat": remat,
+        "platform": platform,
+        "frozen_stages": config.train.frozen_stages,
+    }
     if model.name == "drenet":
-        return _build_drenet(model, classes, remat, platform, frozen_stages)
-    return classifier.Classifier(
-        classes=classes,
-        architecture=model.name,
-        width=model.width,
-        image_size_px=model.image_size_px,
-        dropout=model.dropout,
-        dtype=DTYPES[model.dtype],
-        axis_name=AXIS,
-        remat=remat,
-        platform=platform,
-        frozen_stages=frozen_stages,
+        return _build_drenet(model, classes, options)
+    backbone = build_backbone(
+        model.name, model.width, DTYPES[model.dtype], dropout=model.dropout, **options
     )
+    return classifier.Classifier(classes, backbone, model.image_size_px, model.dropout)
+
+
+def build_backbone(
+    architecture: str, width: int, dtype: DTypeLike, *, dropout: float = 0.0, **options: Any
+) -> Backbone | vgg.VGG:
+    """A network of `classifier.ARCHITECTURES`; see `Backbone` and `VGG` for the arguments."""
+    if architecture in vgg.ARCHITECTURES:
+        return vgg.VGG(architecture, width, dropout, dtype)
+    network = resnet.ResNet if architecture in resnet.ARCHITECTURES else densenet.DenseNet
+    return network(architecture, width, dtype, **options)
 
 
 def _build_drenet(
-    model: ml_collections.ConfigDict,
-    classes: int,
-    remat: bool,
-    platform: str | None,
-    frozen_stages: int,
+    model: ml_collections.ConfigDict, classes: int, options: dict[str, Any]
 ) -> drenet.DRENet:
     # Checkpoints of earlier versions do not say.
     batch_statistics = model.get("batch_statistics", "shared")
@@ -87,10 +92,13 @@ def _build_drenet(
             "may be more boxes than fit without overlap into an image of "
             f"{model.image_size_px} pixels",
         )
+    n_passes = len(drenet.PASSES) - (model.context == "none")
+    domains = n_passes if batch_statistics == "per_pass" else None
     return drenet.DRENet(
         classes=classes,
-        backbone=model.backbone,
-        width=model.width,
+        backbone=resnet.ResNet(
+            model.backbone, model.width, DTYPES[model.dtype], domains=domains, **options
+        ),
         image_size_px=model.image_size_px,
         crop_size_px=model.crop_size_px,
         levels=levels,
@@ -98,14 +106,8 @@ def _build_drenet(
         head_features=model.head_features,
         nms_iou=model.nms_iou,
         context=model.context,
-        batch_statistics=batch_statistics,
         hidden=tuple(model.hidden),
         dropout=model.dropout,
-        dtype=DTYPES[model.dtype],
-        axis_name=AXIS,
-        remat=remat,
-        platform=platform,
-        frozen_stages=frozen_stages,
     )
 
 
@@ -113,7 +115,7 @@ def _levels(model: ml_collections.ConfigDict) -> tuple[proposals.Level, ...]:
     strides = tuple(model.anchor_strides_px)
     # The feature map has stride 32, and each level halves the one before.
     _check(
-        strides and strides == tuple(32 * 2**i for i in range(len(strides))),
+        bool(strides) and strides == tuple(32 * 2**i for i in range(len(strides))),
         "anchor_strides_px",
         strides,
         "must be 32, 64, 128, ...",
@@ -182,6 +184,6 @@ def _check_positive(model: ml_collections.ConfigDict, *fields: str) -> None:
         _check(model[field] >= 1, field, model[field], "must be 1 or more")
 
 
-def _check(good: bool, field: str, value, rule: str) -> None:
+def _check(good: bool, field: str, value: object, rule: str) -> None:
     if not good:
         raise InputError(f"--config.model.{field}={value} {rule}.")

@@ -33,7 +33,7 @@ def tree_checksum(tree: PyTree) -> int:
         head = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
         result = zlib.crc32(head.encode(), result)
         # Types that NumPy does not know, as bfloat16, give no buffer themselves.
-        result = zlib.crc32(array.reshape(-1).view(np.uint8), result)
+        result = zlib.crc32(array.reshape(-1).view(np.uint8).data, result)
     return result
 
 
@@ -113,10 +113,10 @@ def _damage(folder: Path, step: int | None, error: Exception) -> str:
     why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if len(why) > _LONGEST_REASON:
         why = f"{why[:_LONGEST_REASON]}..."
-    others = sorted(
+    steps = sorted(
         (int(path.name) for path in folder.iterdir() if path.name.isdigit()), reverse=True
     )
-    others = [str(other) for other in others if other != step]
+    others = [str(other) for other in steps if other != step]
     remedy = "restore it from a copy, or make it anew (train with --fresh, or convert_weights)"
     if step is not None and others:
         remedy = (

@@ -47,6 +47,9 @@ _JSON = ("progress", "meta", "validation")
 # In the item `meta`: the checksums of all items.
 _CHECKSUMS = "crc32"
 
+# Marks the hook of `_silence_closed_loops`.
+_SILENT = "is_silent"
+
 # Orbax's name for a folder that is being written.
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
@@ -93,7 +96,7 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         # Orbax's threads outlive an error otherwise, and complain.
         self._manager.close()
 
@@ -159,9 +162,12 @@ class Checkpoints:
             # Orbax saves no empty array.
             known = dataclasses.asdict(digests)
             arrays["digests"] = {name: array for name, array in known.items() if array.size}
-        texts = {"progress": progress, "validation": validation}
         arrays = {name: tree for name, tree in arrays.items() if tree is not None}
-        texts = {name: dict(value) for name, value in texts.items() if value is not None}
+        texts = {
+            name: dict(value)
+            for name, value in (("progress", progress), ("validation", validation))
+            if value is not None
+        }
         sums = {name: tree_checksum(tree) for name, tree in arrays.items()}
         sums |= {name: json_checksum(value) for name, value in texts.items()}
         sums["metrics"] = json_checksum(dict(metrics))
@@ -318,7 +324,7 @@ def _silence_closed_loops() -> None:
     of its own.
     """
     hook = sys.unraisablehook
-    if getattr(hook, "is_silent", False):
+    if getattr(hook, _SILENT, False):
         return
 
     def quiet(unraisable: sys.UnraisableHookArgs) -> None:
@@ -326,7 +332,7 @@ def _silence_closed_loops() -> None:
         if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
             hook(unraisable)
 
-    quiet.is_silent = True
+    setattr(quiet, _SILENT, True)
     sys.unraisablehook = quiet
 
 

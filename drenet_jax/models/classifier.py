@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from drenet_jax.models.backbones import densenet, resnet, vgg
+from drenet_jax.models.backbones.backbone import Backbone
 from drenet_jax.models.dropout import dropout
 from drenet_jax.models.model_outputs import FeatureMaps, Outputs, normalise
 
@@ -18,52 +19,39 @@ class Classifier(nn.Module):
 
     Attributes:
       classes: how many.
-      architecture: one of `ARCHITECTURES`.
-      width: channels of the first stage.
+      backbone: gives the features.
       image_size_px: height and width of an input image.
-      dropout: share of features dropped while training: of the pooled ones before the head, or of
-        each hidden layer of a VGG.
-      dtype: of the convolutions.
-      axis_name: the pmap axis of batch statistics.
-      remat: of a ResNet or DenseNet; see there.
-      platform: see `layers.resolve_platform`.
-      frozen_stages: of the backbone; see `ResNet`.
+      dropout: share of pooled features dropped while training; a VGG drops its own.
     """
 
     classes: int
-    architecture: str
-    width: int
+    backbone: Backbone | vgg.VGG
     image_size_px: int
     dropout: float
-    dtype: jnp.dtype
-    axis_name: str | None
-    remat: bool = False
-    platform: str | None = None
-    frozen_stages: int = 0
 
     def no_probes(self, batch: int) -> FeatureMaps:
         """The `probes` of a prediction that change nothing."""
-        return FeatureMaps(jnp.zeros((batch, 1, 1, _backbone(self, parent=None).channels)), None)
+        return FeatureMaps(jnp.zeros((batch, 1, 1, self.backbone.channels)), None)
 
     @nn.compact
     def __call__(
         self,
-        images: jax.Array,
+        images: Float[Array, "batch {self.image_size_px} {self.image_size_px}"],
         *,
         train: bool,
-        dropout_keys: jax.Array | None = None,
+        dropout_keys: Key[Array, " batch"] | None = None,
         probes: FeatureMaps | None = None,
     ) -> Outputs:
         """Scores a batch of slices; see `DRENet.__call__`. There are no proposals."""
         assert images.shape[1:] == (self.image_size_px,) * 2, images.shape
-        pixels = normalise(images).astype(self.dtype)
-        probe = probes and probes.image
-        backbone = _backbone(self, name="backbone")
-        if self.architecture in vgg.ARCHITECTURES:
-            feature_map, pooled = backbone(pixels, train, dropout_keys, probe)
+        pixels = normalise(images).astype(self.backbone.dtype)
+        probe = None if probes is None else probes.image
+        if isinstance(self.backbone, vgg.VGG):
+            feature_map, pooled = self.backbone(pixels, train, dropout_keys, probe)
         else:
-            feature_map, pooled = backbone(pixels, train, probe)
+            feature_map, pooled = self.backbone(pixels, train, probe)
             if train and self.dropout:
+                assert dropout_keys is not None
                 pooled = dropout(pooled, dropout_keys, 0, self.dropout)
         logits = nn.Dense(self.classes, name="head")(pooled)
         batch = len(images)
@@ -75,20 +63,3 @@ class Classifier(nn.Module):
             boxes=jnp.zeros((batch, 0, 4)),
             feature_maps=FeatureMaps(feature_map, None),
         )
-
-
-def _backbone(model: Classifier, **place) -> nn.Module:
-    # `place` is where Flax puts it: its name among the parameters, or nowhere.
-    if model.architecture in vgg.ARCHITECTURES:
-        return vgg.VGG(model.architecture, model.width, model.dropout, model.dtype, **place)
-    network = resnet.ResNet if model.architecture in resnet.ARCHITECTURES else densenet.DenseNet
-    return network(
-        model.architecture,
-        model.width,
-        model.dtype,
-        model.axis_name,
-        model.remat,
-        model.platform,
-        model.frozen_stages,
-        **place,
-    )

@@ -6,14 +6,22 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from drenet_jax.models.layers import resolve_platform
 from drenet_jax.models.model_outputs import normalise
 
+# Boxes are y0, x0, y1, x1 in pixels of the image, half open.
+Boxes = Float[Array, "batch boxes 4"]
+
 
 def crop_and_resize(
-    images: jax.Array, boxes: jax.Array, size: tuple[int, int], platform: str | None = None
-) -> jax.Array:
+    images: Float[Array, "batch height width channels"],
+    boxes: Boxes,
+    size: tuple[int, int],
+    platform: str | None = None,
+) -> Float[Array, "batch boxes {size[0]} {size[1]} channels"]:
     """Cuts boxes out of images and resizes them, bilinear, corners aligned.
 
     A box (y0, x0, y1, x1) is the half-open cut [y0:y1, x0:x1] in pixels of the image; its sides
@@ -24,14 +32,11 @@ def crop_and_resize(
     zero-padded cut. Differentiable in `images` and in `boxes`.
 
     Args:
-      images: [B, H, W, C], floating point.
-      boxes: [B, K, 4], y0, x0, y1, x1 in pixels.
+      images: to be cropped.
+      boxes: of each image.
       size: height and width of a crop, in pixels.
       platform: see `layers.resolve_platform`. A TPU gathers single pixels, whose 3 channels it pads
         to 128, at a thousand times the traffic of two products (docs/accelerators.md).
-
-    Returns:
-      [B, K, h, w, C], of the images' type.
     """
     # Positions are float32 at least: bfloat16 cannot tell neighbouring pixels apart.
     boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
@@ -42,31 +47,28 @@ def crop_and_resize(
 
 
 def crop_slices(
-    images: jax.Array,
-    boxes: jax.Array,
+    images: Float[Array, "batch height width"],
+    boxes: Boxes,
     size: tuple[int, int],
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     platform: str | None = None,
-) -> jax.Array:
+) -> Float[Array, "batch boxes {size[0]} {size[1]} 3"]:
     """The crops of normalised slices.
 
     Args:
-      images: [B, H, W] grey in 0..1.
-      boxes: as of `crop_and_resize`.
-      size: as of `crop_and_resize`.
+      images: grey in 0..1.
+      boxes: of each image.
+      size: height and width of a crop, in pixels.
       dtype: of the normalised slices and of the crops.
       platform: see `layers.resolve_platform`. On TPU the grey channel is cropped and normalised
         afterwards: another layout of three channels would cost more than the crops.
-
-    Returns:
-      [B, K, h, w, 3] of type `dtype`.
     """
     if resolve_platform(platform) != "tpu":
         return crop_and_resize(normalise(images).astype(dtype), boxes, size, platform)
     images = images.astype(jnp.float32)
     grey = crop_and_resize(images[..., None], boxes, size, platform)[..., 0]
     # Outside its border a normalised image goes on as zeros, without the mean taken off.
-    return normalise(grey, _inside(boxes, size, images.shape[1:])).astype(dtype)
+    return normalise(grey, _inside(boxes, size, (images.shape[1], images.shape[2]))).astype(dtype)
 
 
 def _inside(boxes: jax.Array, size: tuple[int, int], image_size: tuple[int, int]) -> jax.Array:
@@ -74,7 +76,8 @@ def _inside(boxes: jax.Array, size: tuple[int, int], image_size: tuple[int, int]
 
     def along(start: jax.Array, stop: jax.Array, n: int, length: int) -> jax.Array:
         samples = functools.partial(_samples, n=n, length=length)
-        return sum(jax.vmap(jax.vmap(samples))(start, stop)[1])
+        _, (low, high) = jax.vmap(jax.vmap(samples))(start, stop)
+        return low + high
 
     y0, x0, y1, x1 = jnp.moveaxis(boxes.astype(jnp.float32), -1, 0)
     rows = along(y0, y1, size[0], image_size[0])
@@ -107,13 +110,16 @@ def _crop_by_products(image: jax.Array, box: jax.Array, size: tuple[int, int]) -
 def _sample_weights(start: jax.Array, stop: jax.Array, n: int, length: int) -> jax.Array:
     """[n, length]: by how much each pixel along one axis goes into each sample."""
     pixels, weights = _samples(start, stop, n, length)
-    return sum(
+    low, high = (
         jnp.where(jnp.arange(length) == pixel[:, None], weight[:, None], 0)
         for pixel, weight in zip(pixels, weights, strict=True)
     )
+    return low + high
 
 
-def _samples(start: jax.Array, stop: jax.Array, n: int, length: int):
+def _samples(
+    start: jax.Array, stop: jax.Array, n: int, length: int
+) -> tuple[list[jax.Array], list[jax.Array]]:
     """The two pixels beside each sample along one axis and their weights, 0 outside the image."""
     # Whole pixels apart from fractions: what is left is as exact at the far side of the image.
     whole = jnp.floor(start)
@@ -130,17 +136,19 @@ def _samples(start: jax.Array, stop: jax.Array, n: int, length: int):
     return pixels, weights
 
 
-def box_attention(boxes: jax.Array, confidences: jax.Array, height: int, width: int) -> jax.Array:
+def box_attention(
+    boxes: Boxes, confidences: Float[Array, "batch boxes"], height: int, width: int
+) -> Float[Array, "batch {height} {width}"]:
     """How much each pixel of an image is looked at (paper 2.2.2).
 
     Args:
-      boxes: [B, K, 4], y0, x0, y1, x1 in pixels, half open.
-      confidences: [B, K], the weight of each box, 0 or more.
+      boxes: of each image.
+      confidences: the weight of each box, 0 or more.
       height: of the image, in pixels.
       width: of the image, in pixels.
 
     Returns:
-      [B, height, width]: at each pixel the largest confidence among the boxes that hold it, 0
+      At each pixel the largest confidence among the boxes that hold it, 0
       outside all boxes. The gradient flows into the confidence that was the largest.
     """
     rows = jnp.arange(height, dtype=boxes.dtype)

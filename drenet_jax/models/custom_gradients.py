@@ -7,29 +7,42 @@ own. Measurements, and where each is used: docs/performance.md (CPU) and docs/ac
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# What a forward pass keeps for the backward pass.
+Residuals = tuple[Any, ...]
+
+Images = Float[Array, "_ _ _ _"]
+Kernel = Float[Array, "_ _ _ _"]
+Maps = Float[Array, "*batch channels"]
+Vector = Float[Array, " channels"]
 
 
-def add_and_relu(y: jax.Array, shortcut: jax.Array | None, relu: bool) -> jax.Array:
+def add_and_relu(y: Maps, shortcut: Maps | None, relu: bool) -> Maps:
     y = y if shortcut is None else y + shortcut
     return nn.relu(y) if relu else y
 
 
 @jax.custom_vjp
-def normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
+def normalize(x: Maps, mean: Vector, factor: Vector, bias: Vector) -> Maps:
     """(x − mean) · factor + bias. Its gradient keeps x only; XLA would keep x − mean too."""
     return (x - mean) * factor + bias
 
 
-def _normalize_forward(x, mean, factor, bias):
+def _normalize_forward(
+    x: Maps, mean: Vector, factor: Vector, bias: Vector
+) -> tuple[Maps, Residuals]:
     return normalize(x, mean, factor, bias), (x, mean, factor)
 
 
-def _normalize_backward(kept, g):
+def _normalize_backward(kept: Residuals, g: Maps) -> tuple[Maps, Vector, Vector, Vector]:
     x, mean, factor = kept
     axes = tuple(range(x.ndim - 1))
     d_bias = g.sum(axes)
@@ -40,7 +53,15 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def normalize_shortcut_relu(x, mean, factor, bias, shortcut, relu, dtype):
+def normalize_shortcut_relu(
+    x: Maps,
+    mean: Vector,
+    factor: Vector,
+    bias: Vector,
+    shortcut: Maps | None,
+    relu: bool,
+    dtype: DTypeLike,
+) -> Maps:
     """(x − mean) · factor + bias, plus a shortcut, with a ReLU, computed in float32.
 
     Its gradient keeps what the layers before and behind keep anyway, and makes three sweeps over
@@ -53,13 +74,23 @@ def normalize_shortcut_relu(x, mean, factor, bias, shortcut, relu, dtype):
     return y if shortcut is None else lax.optimization_barrier(y)
 
 
-def _normalize_shortcut_relu_forward(x, mean, factor, bias, shortcut, relu, dtype):
+def _normalize_shortcut_relu_forward(
+    x: Maps,
+    mean: Vector,
+    factor: Vector,
+    bias: Vector,
+    shortcut: Maps | None,
+    relu: bool,
+    dtype: DTypeLike,
+) -> tuple[Maps, Residuals]:
     y = normalize_shortcut_relu(x, mean, factor, bias, shortcut, relu, dtype)
     # Without a shortcut, where the ReLU was active is found from x: one array less is read.
     return y, (x, mean, factor, bias, None if shortcut is None else y)
 
 
-def _normalize_shortcut_relu_backward(relu, dtype, kept, dy):
+def _normalize_shortcut_relu_backward(
+    relu: bool, dtype: DTypeLike, kept: Residuals, dy: Maps
+) -> tuple[Array | None, ...]:
     del dtype
     x, mean, factor, bias, y = kept
     wide, dy = widen(x), widen(dy)
@@ -84,12 +115,12 @@ def _normalize_shortcut_relu_backward(relu, dtype, kept, dy):
 normalize_shortcut_relu.defvjp(_normalize_shortcut_relu_forward, _normalize_shortcut_relu_backward)
 
 
-def widen(x: jax.Array) -> jax.Array:
+def widen(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """In float32 at least."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
+def convolve(x: Images, kernel: Kernel, stride: int, padding: tuple[int, int]) -> Images:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -99,18 +130,18 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, i
     )
 
 
-def plain_stem_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def plain_stem_conv(x: Images, kernel: Kernel) -> Images:
     return convolve(x, kernel, 2, (3, 3))
 
 
 stem_conv = jax.custom_vjp(plain_stem_conv)
 
 
-def _stem_conv_forward(x, kernel):
+def _stem_conv_forward(x: Images, kernel: Kernel) -> tuple[Images, Residuals]:
     return plain_stem_conv(x, kernel), (x, kernel)
 
 
-def _stem_conv_backward(kept, g):
+def _stem_conv_backward(kept: Residuals, g: Images) -> tuple[Images, Kernel]:
     x, kernel = kept
     (d_kernel,) = jax.vjp(lambda kernel: plain_stem_conv(x, kernel), kernel)[1](g)
     # Row 2m + a of the image is seen by row m + t of the result through the kernel's row
@@ -130,18 +161,18 @@ def _stem_conv_backward(kept, g):
 stem_conv.defvjp(_stem_conv_forward, _stem_conv_backward)
 
 
-def plain_max_pool(x: jax.Array) -> jax.Array:
+def plain_max_pool(x: Images) -> Images:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 max_pool = jax.custom_vjp(plain_max_pool)
 
 
-def _max_pool_forward(x):
+def _max_pool_forward(x: Images) -> tuple[Images, Images]:
     return plain_max_pool(x), x
 
 
-def _max_pool_backward(x, g):
+def _max_pool_backward(x: Images, g: Images) -> tuple[Images]:
     b, h, w, c = g.shape
     padded = lax.pad(
         x,

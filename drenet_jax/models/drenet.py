@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from drenet_jax.models import proposals
 from drenet_jax.models.backbones.resnet import ResNet
@@ -17,12 +20,12 @@ from drenet_jax.models.model_outputs import FeatureMaps, Outputs, normalise
 # authors' code); or there is none (NTS-Net).
 CONTEXTS = ("weighted", "weighted_detached", "zoom", "none")
 
-# Whose batches the running statistics of the backbone's batch norms follow: those of all passes
-# together (the authors' code), or of each pass its own. While training a pass is normalised by its
-# own batch either way (but for frozen stages); mixed statistics then suit none of the passes.
+# Running statistics of the backbone's batch norms: of all passes together (the authors' code), or
+# per pass (domain-specific batch norm). While training a pass is normalised by its own batch either
+# way (but for frozen stages); mixed statistics then suit none of the passes.
 BATCH_STATISTICS = ("shared", "per_pass")
-# Where each pass finds its statistics; its parameters are those of the first.
-PASSES = ("backbone", "backbone_crops", "backbone_context")
+# The domains of the batch norms, in the order of their statistics.
+PASSES = ("image", "crops", "context")
 
 
 class DRENet(nn.Module):
@@ -34,8 +37,7 @@ class DRENet(nn.Module):
 
     Attributes:
       classes: how many.
-      backbone: `resnet18`, `resnet34` or `resnet50`.
-      width: channels of the backbone's first stage.
+      backbone: a ResNet; its domains are `PASSES`, or it has none.
       image_size_px: height and width of an input image.
       crop_size_px: height and width to which a proposal is resized.
       levels: of the proposal head.
@@ -43,19 +45,12 @@ class DRENet(nn.Module):
       head_features: channels inside the proposal head.
       nms_iou: proposals of a group overlap less than this.
       context: one of `CONTEXTS`.
-      batch_statistics: one of `BATCH_STATISTICS`.
       hidden: sizes of the MLP's hidden layers; none: a linear classifier.
       dropout: share of pooled features dropped while training.
-      dtype: of the convolutions.
-      axis_name: the pmap axis of batch statistics.
-      remat: of the backbone; see `ResNet`.
-      platform: see `layers.resolve_platform`.
-      frozen_stages: of the backbone; see `ResNet`.
     """
 
     classes: int
-    backbone: str
-    width: int
+    backbone: ResNet
     image_size_px: int
     crop_size_px: int
     levels: tuple[proposals.Level, ...]
@@ -63,18 +58,12 @@ class DRENet(nn.Module):
     head_features: int
     nms_iou: float
     context: str
-    batch_statistics: str
     hidden: tuple[int, ...]
     dropout: float
-    dtype: jnp.dtype
-    axis_name: str | None
-    remat: bool = False
-    platform: str | None = None
-    frozen_stages: int = 0
 
     def no_probes(self, batch: int) -> FeatureMaps:
         """The `probes` of a prediction that change nothing."""
-        channels = _backbone(self, parent=None).channels
+        channels = self.backbone.channels
         crops = sum(group.top_k for group in self.groups)
         return FeatureMaps(
             image=jnp.zeros((batch, 1, 1, channels)),
@@ -84,19 +73,19 @@ class DRENet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: jax.Array,
+        images: Float[Array, "batch {self.image_size_px} {self.image_size_px}"],
         *,
         train: bool,
-        dropout_keys: jax.Array | None = None,
+        dropout_keys: Key[Array, " batch"] | None = None,
         probes: FeatureMaps | None = None,
     ) -> Outputs:
         """Scores a batch of slices.
 
         Args:
-          images: [B, S, S] grey in 0..1, S = image_size_px.
+          images: grey in 0..1.
           train: batch statistics of the batch, M proposals, dropout; else K proposals.
-          dropout_keys: [B] PRNG keys, one for each image, while training: a slice's dropout then
-            depends on its own key alone, whatever the number of devices.
+          dropout_keys: a PRNG key for each image, while training: a slice's dropout then depends
+            on its own key alone, whatever the number of devices.
           probes: added to the feature maps of the image and of the proposals.
 
         Returns:
@@ -104,25 +93,22 @@ class DRENet(nn.Module):
         """
         assert images.shape[1:] == (self.image_size_px,) * 2, images.shape
         batch = images.shape[0]
-        backbone = _backbone(self, name="backbone")
 
         def features(
-            pixels: jax.Array, stream: int, probe: jax.Array | None = None
+            pixels: jax.Array, domain: int, probe: jax.Array | None = None
         ) -> tuple[jax.Array, jax.Array]:
-            if stream == 0 or self.batch_statistics == "shared":
-                feature_map, pooled = backbone(pixels, train, probe)
-            else:
-                feature_map, pooled = self._with_own_statistics(stream, pixels, train, probe)
+            feature_map, pooled = self.backbone(pixels, train, probe, domain)
             pooled = pooled.reshape(batch, -1)  # all features of an image are dropped by its key
             if train and self.dropout:
-                pooled = dropout(pooled, dropout_keys, stream, self.dropout)
+                assert dropout_keys is not None
+                pooled = dropout(pooled, dropout_keys, domain, self.dropout)
             return feature_map, pooled
 
-        pixels = normalise(images).astype(self.dtype)
-        feature_map, whole = features(pixels, 0, probes and probes.image)
+        pixels = normalise(images).astype(self.backbone.dtype)
+        feature_map, pooled_image = features(pixels, 0, None if probes is None else probes.image)
 
         all_scores = proposals.ProposalHead(
-            self.levels, self.head_features, self.dtype, name="proposal_head"
+            self.levels, self.head_features, self.backbone.dtype, name="proposal_head"
         )(jax.lax.stop_gradient(feature_map))
         counts = [group.train_proposals if train else group.top_k for group in self.groups]
         scores, boxes = proposals.select_proposals(
@@ -131,48 +117,28 @@ class DRENet(nn.Module):
         top = _top_of_groups(counts, [group.top_k for group in self.groups])
 
         crops = self._crops(images, boxes, self.crop_size_px)
-        crop_maps, parts = features(
-            crops.reshape(-1, *crops.shape[2:]),
-            1,
-            probes and probes.crops.reshape(-1, *probes.crops.shape[2:]),
-        )
+        crop_probe = None
+        if probes is not None and probes.crops is not None:
+            crop_probe = probes.crops.reshape(-1, *probes.crops.shape[2:])
+        crop_maps, parts = features(crops.reshape(-1, *crops.shape[2:]), 1, crop_probe)
         crop_maps = crop_maps.reshape(batch, -1, *crop_maps.shape[1:])
         parts = parts.reshape(batch, len(boxes[0]), -1)
 
-        seen = [parts[:, top].reshape(batch, -1), whole]
+        pooled = [parts[:, top].reshape(batch, -1), pooled_image]
         if self.context != "none":
             context = self._context(images, pixels, boxes, scores, top, counts)
-            seen.append(features(context, 2)[1])
-        x = jnp.concatenate(seen, axis=1)
+            pooled.append(features(context, 2)[1])
+        x = jnp.concatenate(pooled, axis=1)
         for i, size in enumerate(self.hidden):
             x = nn.relu(nn.Dense(size, name=f"mlp{i + 1}")(x))
         return Outputs(
             logits=nn.Dense(self.classes, name="concat_head")(x),
-            raw_logits=nn.Dense(self.classes, name="raw_head")(whole),
+            raw_logits=nn.Dense(self.classes, name="raw_head")(pooled_image),
             part_logits=nn.Dense(self.classes, name="part_head")(parts),
             scores=scores,
             boxes=boxes,
             feature_maps=FeatureMaps(feature_map, crop_maps),
         )
-
-    def _with_own_statistics(
-        self, stream: int, pixels: jax.Array, train: bool, probe: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        """What the backbone gives with the running statistics of this pass."""
-        train = train and not self.is_initializing()
-        own = self.variable(
-            "batch_stats", PASSES[stream], lambda: self.variables["batch_stats"]["backbone"]
-        )
-        result, updated = _backbone(self, parent=None).apply(
-            {"params": self.variables["params"]["backbone"], "batch_stats": own.value},
-            pixels,
-            train,
-            probe,
-            mutable=["batch_stats"] if train else [],
-        )
-        if train:
-            own.value = updated["batch_stats"]
-        return result
 
     def _context(
         self,
@@ -193,30 +159,15 @@ class DRENet(nn.Module):
         if self.context == "weighted_detached":
             confidences = jax.lax.stop_gradient(confidences)
         attention = box_attention(boxes[:, top], confidences, size_px, size_px)
-        return pixels * attention[..., None].astype(self.dtype)
+        return pixels * attention[..., None].astype(self.backbone.dtype)
 
     def _crops(self, images: jax.Array, boxes: jax.Array, size_px: int) -> jax.Array:
-        return crop_slices(images, boxes, (size_px,) * 2, self.dtype, self.platform)
-
-
-def _backbone(model: DRENet, **place) -> ResNet:
-    # `place` is where Flax puts it: its name among the parameters, or nowhere.
-    return ResNet(
-        model.backbone,
-        model.width,
-        model.dtype,
-        model.axis_name,
-        model.remat,
-        model.platform,
-        model.frozen_stages,
-        **place,
-    )
+        return crop_slices(
+            images, boxes, (size_px, size_px), self.backbone.dtype, self.backbone.platform
+        )
 
 
 def _top_of_groups(counts: list[int], top_k: list[int]) -> list[int]:
     """Places of each group's best K among the proposals of all groups."""
-    places, first = [], 0
-    for count, k in zip(counts, top_k, strict=True):
-        places += range(first, first + k)
-        first += count
-    return places
+    first = itertools.accumulate(counts[:-1], initial=0)
+    return [start + i for start, k in zip(first, top_k, strict=True) for i in range(k)]

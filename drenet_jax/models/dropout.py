@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 
-def dropout(features: jax.Array, keys: jax.Array, stream: int, rate: float) -> jax.Array:
+def dropout(
+    features: Float[Array, "batch ..."], keys: Key[Array, " batch"], stream: int, rate: float
+) -> Float[Array, "batch ..."]:
     """Drops features of each image by the image's own key, and scales up the others.
 
     Args:
-      features: [B, ...].
-      keys: [B] PRNG keys, one for each image.
+      features: of each image.
+      keys: a PRNG key for each image.
       stream: tells apart the places in a network that share the keys.
       rate: the share that is dropped, from 0 to below 1.
-
-    Returns:
-      [B, ...], of the features' type.
     """
 
     def one_image(x: jax.Array, key: jax.Array) -> jax.Array:

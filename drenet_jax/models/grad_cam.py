@@ -6,31 +6,34 @@ Localization", ICCV 2017, equations 1 and 2; the paper draws it in Fig. 5.
 
 from __future__ import annotations
 
-from typing import Any
+import typing
+from typing import Any, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
 
 from drenet_jax.models.build import Model
 from drenet_jax.models.model_outputs import FeatureMaps, Outputs
 
 
+@typing.no_type_check  # JAX rebuilds it with leaves of other shapes, and with no arrays
 @flax.struct.dataclass
 class HeatMaps:
     """Grad-CAM of the backbone's last block, at least 0 and not scaled, float32.
 
     Attributes:
-      image: [B, classes, h, w], over the whole input.
-      crops: [B, classes, P, h', w'], over each proposal; P is 0 for a model without any.
+      image: over the whole input.
+      crops: over each proposal; there are 0 for a model without any.
     """
 
-    image: jax.Array
-    crops: jax.Array
+    image: Float[Array, "batch classes height width"]
+    crops: Float[Array, "batch classes proposals crop_height crop_width"]
 
 
 def grad_cam(
-    model: Model, variables: dict[str, Any], images: jax.Array
+    model: Model, variables: dict[str, Any], images: Num[Array, "batch height width"]
 ) -> tuple[Outputs, HeatMaps]:
     """Scores slices and says for each class where the evidence lies.
 
@@ -45,11 +48,12 @@ def grad_cam(
     Args:
       model: any of the family.
       variables: `params` and `batch_stats`.
-      images: [B, S, S] grey in 0..1.
+      images: grey in 0..1.
     """
 
     def scored(probes: FeatureMaps) -> tuple[jax.Array, Outputs]:
-        outputs = model.apply(variables, images, train=False, probes=probes)
+        # Flax returns a pair only where collections are mutable.
+        outputs = cast(Outputs, model.apply(variables, images, train=False, probes=probes))
         return outputs.logits, outputs
 
     logits, pull_back, outputs = jax.vjp(scored, model.no_probes(len(images)), has_aux=True)
@@ -60,7 +64,7 @@ def grad_cam(
     by_class = jax.vmap(gradients)(jnp.eye(logits.shape[1]))
     maps = outputs.feature_maps
     batch, classes = logits.shape
-    if maps.crops is None:
+    if maps.crops is None or by_class.crops is None:
         crops = jnp.zeros((batch, classes, 0, 0, 0))
     else:
         crops = jnp.moveaxis(_weighted(maps.crops, by_class.crops), 0, 1)

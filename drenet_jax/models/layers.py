@@ -9,6 +9,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from drenet_jax.models.custom_gradients import (
     convolve,
@@ -41,11 +43,13 @@ class Conv1x1(nn.Module):
 
     features: int
     stride: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     platform: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch -(-height//{self.stride}) -(-width//{self.stride}) {self.features}"]:
         kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features))
         if resolve_platform(self.platform) != "cpu":
             return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (0, 0))
@@ -55,7 +59,7 @@ class Conv1x1(nn.Module):
         return y.reshape(*x.shape[:-1], -1)
 
 
-def conv3x3(features: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
+def conv3x3(features: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
     """A 3×3 convolution without bias, padded by 1."""
     return nn.Conv(
         features,
@@ -76,23 +80,23 @@ class StemConv(nn.Module):
     """
 
     features: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
     platform: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch (height+1)//2 (width+1)//2 {self.features}"]:
         kernel = self.param("kernel", kernel_init, (7, 7, x.shape[-1], self.features))
         conv = stem_conv if resolve_platform(self.platform) == "cpu" else plain_stem_conv
         return conv(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
-def max_pool_3x3(x: jax.Array, platform: str | None = None) -> jax.Array:
-    """3×3 maxima at every second pixel, padded by 1: [B, H, W, C] -> [B, ⌈H/2⌉, ⌈W/2⌉, C].
+def max_pool_3x3(
+    x: Float[Array, "batch height width channels"], platform: str | None = None
+) -> Float[Array, "batch (height+1)//2 (width+1)//2 channels"]:
+    """3×3 maxima at every second pixel, padded by 1; `platform`: see `resolve_platform`.
 
     Of equal values the first, by rows, gets the gradient, as in PyTorch.
-
-    Args:
-      x: [B, H, W, C].
-      platform: see `resolve_platform`.
     """
     return (plain_max_pool if resolve_platform(platform) == "tpu" else max_pool)(x)

@@ -14,9 +14,9 @@ import numpy as np
 from drenet_jax.errors import InputError
 from drenet_jax.models import classifier
 from drenet_jax.models.backbones import densenet, vgg
-from drenet_jax.models.build import build_model, variable_shapes
+from drenet_jax.models.build import build_backbone, build_model, variable_shapes
 from drenet_jax.models.checkpoint_integrity import check_shapes
-from drenet_jax.models.drenet import PASSES
+from drenet_jax.models.norm import fit_domains, single_domain_shapes
 from drenet_jax.models.state_dicts import is_counter
 
 BACKBONES = classifier.ARCHITECTURES
@@ -118,9 +118,11 @@ def whole_model_to_flax(
     Raises:
       InputError: arrays are missing, not expected or have another shape; all are listed by name.
     """
-    result = _classes(state_dict)
-    model = build_model(config, result if classes is None or skip_head else classes)
+    n_classes = _classes(state_dict)
+    model = build_model(config, n_classes if classes is None or skip_head else classes)
     shapes = variable_shapes(model)
+    statistics = shapes["batch_stats"]
+    shapes = {**shapes, "batch_stats": single_domain_shapes(statistics)}
     arrays = state_dict
     if skip_head:
         shapes = {
@@ -130,12 +132,12 @@ def whole_model_to_flax(
         heads = class_head_names(state_dict, "nts_net")
         arrays = {name: array for name, array in state_dict.items() if name not in heads}
     fix = "check that --arch names the model that the file holds"
-    if not skip_head and result != model.classes:
+    if not skip_head and n_classes != model.classes:
         fix = (
-            f"its class heads are for {result} classes and not {model.classes}: name those, or "
+            f"its class heads are for {n_classes} classes and not {model.classes}: name those, or "
             "leave the heads out with --skip_head"
         )
-    return _fill(
+    variables = _fill(
         shapes,
         arrays,
         torch_name=lambda path: _whole_model_name(config.model.backbone, path),
@@ -143,6 +145,8 @@ def whole_model_to_flax(
         source=source,
         fix=lambda: fix,
     )
+    # The only statistics are where those of every pass start from.
+    return {**variables, "batch_stats": fit_domains(variables["batch_stats"], statistics)}
 
 
 def class_head_names(state_dict: Mapping[str, np.ndarray], architecture: str) -> tuple[str, ...]:
@@ -166,15 +170,8 @@ def class_head_names(state_dict: Mapping[str, np.ndarray], architecture: str) ->
 
 def _backbone_shapes(architecture: str) -> dict[str, Any]:
     """Shapes of a published backbone's variables."""
-    network = classifier.Classifier(
-        classes=1,
-        architecture=architecture,
-        width=PUBLISHED_WIDTH,
-        image_size_px=64,
-        dropout=0.0,
-        dtype=jnp.float32,
-        axis_name=None,
-    )
+    backbone = build_backbone(architecture, PUBLISHED_WIDTH, jnp.float32)
+    network = classifier.Classifier(classes=1, backbone=backbone, image_size_px=64, dropout=0.0)
     return {
         collection: tree.get("backbone", {})
         for collection, tree in variable_shapes(network).items()
@@ -202,8 +199,8 @@ def _other_architecture(state_dict: Mapping[str, np.ndarray], architecture: str)
 
 def _classes(state_dict: Mapping[str, np.ndarray]) -> int:
     """The number of classes of a whole model; 1 if its heads are missing (reported later)."""
-    biases = (f"{_WHOLE_MODEL_PARTS[head]}.bias" for head in reversed(CLASS_HEADS))
-    return next((len(state_dict[name]) for name in biases if np.ndim(state_dict.get(name))), 1)
+    biases = (state_dict.get(f"{_WHOLE_MODEL_PARTS[head]}.bias") for head in reversed(CLASS_HEADS))
+    return next((len(bias) for bias in biases if bias is not None and bias.ndim), 1)
 
 
 def _torchvision_name(name: str, architecture: str) -> str:
@@ -238,9 +235,8 @@ def _backbone_name(architecture: str, path: Sequence[str]) -> str:
 def _whole_model_name(architecture: str, path: Sequence[str]) -> str:
     """NTS-Net's name of a leaf of DRENet's variables."""
     part, *rest = path
-    if part in PASSES:
-        # One set of statistics is the start of every pass's own.
-        part, name = "backbone", _backbone_name(architecture, rest)
+    if part == "backbone":
+        name = _backbone_name(architecture, rest)
     else:
         *modules, leaf = rest
         name = ".".join([*modules, _LEAVES[leaf]])
@@ -281,9 +277,10 @@ def _fill(
         if known in arrays:
             raise InputError(f"{source} holds {known} twice, once as {name}; {fix()}.")
         arrays[known] = array
-    if any(np.shape(arrays.get(name)) != item.shape for name, item in wanted.items()) or (
-        arrays.keys() - wanted.keys()
-    ):
+    # The advice is made only where it is needed: it may compare names with those of every backbone.
+    if {name: array.shape for name, array in arrays.items()} != {
+        name: leaf.shape for name, leaf in wanted.items()
+    }:
         check_shapes(arrays, wanted, source, fix())
     return jax.tree.unflatten(
         structure,

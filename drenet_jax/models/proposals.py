@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +55,11 @@ class Group:
     top_k: int
 
 
-def anchor_boxes(levels: Sequence[Level], image_size_px: int) -> np.ndarray:
+def anchor_boxes(levels: Sequence[Level], image_size_px: int) -> Float32[np.ndarray, "anchors 4"]:
     """All anchors, in the order of the proposal head's scores: level, row, column, scale, ratio.
 
     Returns:
-      [A, 4] float32: y0, x0, y1, x1 in whole pixels, half open; they may reach over the border.
+      y0, x0, y1, x1 in whole pixels, half open; they may reach over the border.
     """
     boxes = []
     for level in levels:
@@ -77,8 +79,10 @@ def anchor_boxes(levels: Sequence[Level], image_size_px: int) -> np.ndarray:
     return np.floor(np.concatenate(boxes)).astype(np.float32)
 
 
-def pairwise_iou(boxes: np.ndarray) -> np.ndarray:
-    """Intersection over union of all pairs: [A, 4] -> [A, A] float32."""
+def pairwise_iou(
+    boxes: Float[np.ndarray, "anchors 4"],
+) -> Float32[np.ndarray, "anchors anchors"]:
+    """Intersection over union of all pairs."""
     y0, x0, y1, x1 = boxes.astype(np.float64).T
     area = (y1 - y0) * (x1 - x0)
     height = np.minimum.outer(y1, y1) - np.maximum.outer(y0, y0)
@@ -87,20 +91,25 @@ def pairwise_iou(boxes: np.ndarray) -> np.ndarray:
     return (intersection / (area[:, None] + area[None, :] - intersection)).astype(np.float32)
 
 
-def select_top(scores: jax.Array, iou: np.ndarray, threshold: float, count: int) -> jax.Array:
+def select_top(
+    scores: Float[Array, "batch anchors"],
+    iou: Float[np.ndarray, "anchors anchors"],
+    threshold: float,
+    count: int,
+) -> Int32[Array, "batch {count}"]:
     """Greedy hard non-maximum suppression.
 
     Takes the highest score, drops every anchor whose overlap with it is not below `threshold`, and
     so on. Of equal scores the lower index wins. Static shapes; no gradient.
 
     Args:
-      scores: [B, A].
-      iou: [A, A], the overlaps of the anchors, which never change.
+      scores: of the anchors.
+      iou: the overlaps of the anchors, which never change.
       threshold: anchors with an overlap of this or more are dropped.
       count: how many to take. The anchors must not run out (see `can_select`).
 
     Returns:
-      [B, count] int32, indices of anchors, best first.
+      Indices of anchors, best first.
     """
     keeps = jnp.asarray(iou < threshold)
 
@@ -115,7 +124,7 @@ def select_top(scores: jax.Array, iou: np.ndarray, threshold: float, count: int)
     return jax.vmap(one_image)(jax.lax.stop_gradient(scores).astype(jnp.float32))
 
 
-def can_select(iou: np.ndarray, threshold: float, count: int) -> bool:
+def can_select(iou: Float[np.ndarray, "anchors anchors"], threshold: float, count: int) -> bool:
     """Whether `select_top` finds `count` anchors whatever the scores are.
 
     Each pick drops at most as many anchors as the fullest row of `iou` holds overlaps, so the
@@ -130,46 +139,48 @@ def group_anchors(
     levels: tuple[Level, ...], groups: tuple[Group, ...], image_size_px: int
 ) -> tuple[tuple[int, np.ndarray, np.ndarray], ...]:
     """Of each group: its first anchor's index, its anchors [A, 4] and their overlaps [A, A]."""
-    result, first, rest = [], 0, list(levels)
+    of_groups, first, rest = [], 0, list(levels)
     for group in groups:
         boxes = anchor_boxes(rest[: group.levels], image_size_px)
-        result.append((first, boxes, pairwise_iou(boxes)))
+        of_groups.append((first, boxes, pairwise_iou(boxes)))
         first += len(boxes)
         del rest[: group.levels]
     assert not rest, (levels, groups)
-    return tuple(result)
+    return tuple(of_groups)
 
 
 def select_proposals(
-    scores: jax.Array,
+    scores: Float[Array, "batch anchors"],
     levels: tuple[Level, ...],
     groups: tuple[Group, ...],
     image_size_px: int,
     threshold: float,
     counts: Sequence[int],
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, "batch proposals"], Float[Array, "batch proposals 4"]]:
     """The best anchors of each group.
 
     Args:
-      scores: [B, A], of all anchors in the order of `anchor_boxes`.
+      scores: of all anchors in the order of `anchor_boxes`.
       levels: of the proposal head.
       groups: of the levels.
       image_size_px: height and width of the image.
       threshold: see `select_top`.
-      counts: how many to take of each group; P together.
+      counts: how many to take of each group.
 
     Returns:
-      scores [B, P] and boxes [B, P, 4], group by group, best first.
+      scores and boxes, group by group, best first.
     """
-    matches = []
+    selected = []
     for (first, boxes, iou), count in zip(
         group_anchors(levels, groups, image_size_px), counts, strict=True
     ):
-        own = scores[:, first : first + len(boxes)]
-        picks = select_top(own, iou, threshold, count)
-        matches.append((jnp.take_along_axis(own, picks, axis=1), jnp.asarray(boxes)[picks]))
-    scores, boxes = zip(*matches, strict=True)
-    return jnp.concatenate(scores, axis=1), jnp.concatenate(boxes, axis=1)
+        group_scores = scores[:, first : first + len(boxes)]
+        picks = select_top(group_scores, iou, threshold, count)
+        selected.append(
+            (jnp.take_along_axis(group_scores, picks, axis=1), jnp.asarray(boxes)[picks])
+        )
+    of_groups, boxes_of_groups = zip(*selected, strict=True)
+    return jnp.concatenate(of_groups, axis=1), jnp.concatenate(boxes_of_groups, axis=1)
 
 
 class ProposalHead(nn.Module):
@@ -183,11 +194,13 @@ class ProposalHead(nn.Module):
 
     levels: tuple[Level, ...]
     features: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, feature_map: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> scores [B, A] float32, in the order of `anchor_boxes`."""
+    def __call__(
+        self, feature_map: Float[Array, "batch rows columns channels"]
+    ) -> Float32[Array, "batch anchors"]:
+        """Scores in the order of `anchor_boxes`."""
         x = feature_map
         scores = []
         for i, level in enumerate(self.levels):

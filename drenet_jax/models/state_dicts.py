@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -96,10 +97,11 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"{path} needs PyTorch to be read; install the extra `convert` by "
             "pip install 'drenet_jax[convert]', or give a .safetensors file."
         ) from error
-    # A figure of the validation is often kept beside the weights.
-    numpy_scalars = [
-        (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-        (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    # A metric of the validation is often kept beside the weights. NumPy 2 renamed the module.
+    scalar = np.float64().__reduce__()[0]
+    numpy_scalars: list[Any] = [
+        (scalar, "numpy._core.multiarray.scalar"),
+        (scalar, "numpy.core.multiarray.scalar"),
         np.dtype,
         *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.bool_)),
     ]

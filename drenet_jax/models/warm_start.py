@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 
 from drenet_jax.errors import InputError
 from drenet_jax.models.build import Model
 from drenet_jax.models.checkpoint_integrity import check_shapes
-from drenet_jax.models.checkpoint_metadata import Meta
+from drenet_jax.models.checkpoint_metadata import BackboneMeta, Meta
 from drenet_jax.models.checkpoints import Checkpoints
-from drenet_jax.models.drenet import PASSES, DRENet
+from drenet_jax.models.drenet import DRENet
+from drenet_jax.models.norm import fit_domains, single_domain_shapes
+
+_BACKBONE = "backbone"
 
 
 def start_from(
@@ -44,82 +48,75 @@ def start_from(
       InputError: `folder` holds no weights, or they do not fit the model or the labels.
     """
     flag = f"--config.init.weights={folder}"
+    statistics = variables["batch_stats"]
+    wanted = {**variables, "batch_stats": single_domain_shapes(statistics)}
     with Checkpoints.of(folder, flag="--config.init.weights") as source:
         step = source.best_step
-        account = source.metadata(step)
-        whole = isinstance(account, Meta)
-        if whole and parts == "all":
-            if tuple(labels) != account.labels:
-                theirs = ", ".join(account.labels)
+        meta = source.metadata(step)
+        saved = source.weight_shapes(step)
+        if isinstance(meta, Meta) and parts == "all":
+            if tuple(labels) != meta.labels:
                 raise InputError(
-                    f"{flag} has the labels {theirs}, the data have {', '.join(labels)}; "
-                    f"prepare the data with --labels={','.join(account.labels)}."
+                    f"{flag} has the labels {', '.join(meta.labels)}, the data have "
+                    f"{', '.join(labels)}; prepare the data with --labels={','.join(meta.labels)}."
                 )
-            known, wanted = _of_passes(source.weight_shapes(step)), _of_passes(variables)
-            if known - wanted:
+            if not _has_domains(saved):
+                weights = source.weights(step, wanted)
+            elif _has_domains(variables):
+                weights = source.weights(step, variables)
+            else:
                 raise InputError(
-                    f"{flag} has statistics of each pass's own; set "
+                    f"{flag} has batch statistics per pass; set "
                     "--config.model.batch_statistics=per_pass to take them, or "
                     "--config.init.parts=backbone to take the backbone alone."
                 )
-            shapes = {
-                collection: {part: tree[part] for part in tree if part not in wanted - known}
-                for collection, tree in variables.items()
-            }
-            return _for_every_pass(source.weights(step, shapes), variables)
-        if whole:
-            result = backbone_architecture(account.config), account.config.model.width
         else:
-            result = account.architecture, account.width
-        # The field of the config that names the architecture.
-        field = "backbone" if isinstance(model, DRENet) else "name"
-        wanted = model.backbone if isinstance(model, DRENet) else model.architecture, model.width
-        if result != wanted:
-            raise InputError(
-                f"{flag} is of a {result[0]} of width {result[1]}, but "
-                f"--config.model.{field}={wanted[0]} and --config.model.width={model.width}; "
-                "set both to what the weights are, or name other weights."
-            )
-        if parts == "backbone":
-            theirs = source.weights(step, source.weight_shapes(step))
-            taken = _backbone_alone(theirs, variables)
-            check_shapes(taken, _backbone_alone(variables, theirs), flag)
-        else:
-            shapes = {
-                collection: {part: tree[part] for part in account.parts if part in tree}
-                for collection, tree in variables.items()
-            }
-            taken = source.weights(step, shapes)
-    taken = _for_every_pass(taken, variables)
+            _check_architecture(meta, model, flag)
+            if parts == "backbone":
+                names: Sequence[str] = (_BACKBONE,)
+                weights = _parts(source.weights(step, saved), names)
+                narrow = {**weights, "batch_stats": single_domain_shapes(weights["batch_stats"])}
+                check_shapes(narrow, _parts(wanted, names), flag)
+            else:
+                assert isinstance(meta, BackboneMeta)
+                names = meta.parts
+                weights = source.weights(step, _parts(wanted, names))
+    fitted = fit_domains(
+        weights["batch_stats"], _parts(variables, weights["params"])["batch_stats"]
+    )
+    taken = {**weights, "batch_stats": fitted}
     return {collection: tree | taken[collection] for collection, tree in variables.items()}
 
 
-def _of_passes(variables: dict[str, Any]) -> set[str]:
-    """The passes after the first that have statistics of their own."""
-    # VGG has no batch statistics.
-    return set(PASSES[1:]) & variables.get("batch_stats", {}).keys()
+def _check_architecture(meta: Meta | BackboneMeta, model: Model, flag: str) -> None:
+    if isinstance(meta, Meta):
+        theirs = backbone_architecture(meta.config), meta.config.model.width
+    else:
+        theirs = meta.architecture, meta.width
+    ours = model.backbone.architecture, model.backbone.width
+    if theirs != ours:
+        # The field of the config that names the architecture.
+        field = "backbone" if isinstance(model, DRENet) else "name"
+        raise InputError(
+            f"{flag} is of a {theirs[0]} of width {theirs[1]}, but "
+            f"--config.model.{field}={ours[0]} and --config.model.width={ours[1]}; "
+            "set both to what the weights are, or name other weights."
+        )
 
 
-def _for_every_pass(taken: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-    """Weights that know one kind of image are the start of every pass of `variables`."""
-    missing = _of_passes(variables) - _of_passes(taken)
-    if not missing:
-        return taken
-    statistics = taken["batch_stats"]
-    return {**taken, "batch_stats": statistics | dict.fromkeys(missing, statistics["backbone"])}
+def _has_domains(variables: dict[str, Any]) -> bool:
+    """Whether running statistics are per pass. (A VGG has none.)"""
+    return any(len(leaf.shape) == 2 for leaf in jax.tree.leaves(variables.get("batch_stats", {})))
+
+
+def _parts(variables: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The variables of some parts of a model."""
+    return {
+        collection: {name: tree[name] for name in names if name in tree}
+        for collection, tree in variables.items()
+    }
 
 
 def backbone_architecture(config: ml_collections.ConfigDict) -> str:
     """One of `BACKBONES`: that of the model which `config.model` describes."""
     return config.model.backbone if config.model.name == "drenet" else config.model.name
-
-
-def _backbone_alone(variables: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """What belongs to the backbone, its statistics of each pass that both have."""
-    return {
-        # VGG has no batch statistics.
-        collection: {
-            part: tree[part] for part in PASSES if part in tree and part in others[collection]
-        }
-        for collection, tree in variables.items()
-    }

@@ -10,7 +10,6 @@ import pytest
 from drenet_jax import parallel
 from drenet_jax.errors import InputError
 from drenet_jax.models.build import build_model, init_variables
-from drenet_jax.models.drenet import PASSES
 from drenet_jax.training.losses import all_losses
 
 BATCH = 3
@@ -159,8 +158,7 @@ def test_each_pass_may_have_running_statistics_of_its_own(tiny_config, images):
     statistics = updated["batch_stats"]
     for shared, own in zip(*(found[kind][:2] for kind in found), strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), shared, own)
-    assert set(statistics) == set(PASSES)
-    assert len({jax.tree.structure(statistics[one]) for one in PASSES}) == 1
+    assert {leaf.shape[:-1] for leaf in jax.tree.leaves(statistics)} == {(3,)}
     # In the end the running statistics are those of the only batch there is, pass by pass; shared
     # ones are a mixture that suits none. (The running variance is a batch's own, as in training.)
     _, training, predicted = found["per_pass"]

@@ -153,7 +153,7 @@ def test_heat_maps_are_those_of_pytorchs_gradients(pair):
     with torch_gradcam.last_block(pair.reference) as feature_maps:
         expected = torch_gradcam.heat_maps(pair.reference(pixels)[:, :3], feature_maps[0])
 
-    model = Classifier(3, pair.architecture, 64, 128, 0.0, jnp.float32, None)
+    model = Classifier(3, _flax_network(pair.architecture), 128, 0.0)
     weights = {
         "kernel": head.weight.detach().numpy().T[:, :3],
         "bias": head.bias.detach().numpy()[:3],

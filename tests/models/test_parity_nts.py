@@ -22,7 +22,6 @@ from oracles.torch_random import randomise  # noqa: E402
 from drenet_jax import parallel  # noqa: E402
 from drenet_jax.models import proposals  # noqa: E402
 from drenet_jax.models.build import build_model  # noqa: E402
-from drenet_jax.models.drenet import PASSES  # noqa: E402
 from drenet_jax.models.grad_cam import grad_cam  # noqa: E402
 from drenet_jax.models.model_outputs import Outputs, normalise  # noqa: E402
 from drenet_jax.models.pretrained import whole_model_to_flax  # noqa: E402
@@ -298,14 +297,14 @@ def test_statistics_of_each_pass_are_those_that_pytorch_is_given_for_it(images):
     backbone = pair.reference.pretrained_model
     norms = [layer for layer in backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     generator = torch.Generator().manual_seed(5)
-    of_pass, variables = [], dict(pair.variables, batch_stats={})
-    for one in PASSES:
+    of_pass, statistics = [], []
+    for _ in range(3):
         for norm in norms:
             norm.running_mean.add_(torch.randn(norm.num_features, generator=generator), alpha=0.2)
             norm.running_var *= 0.7 + 0.7 * torch.rand(norm.num_features, generator=generator)
         of_pass.append([(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms])
         found = whole_model_to_flax(_arrays(pair.reference), pair.config)
-        variables["batch_stats"][one] = found["batch_stats"]["backbone"]
+        statistics.append(found["batch_stats"])
     passes, plain = iter(of_pass), backbone.features
 
     def features(pixels):
@@ -318,10 +317,12 @@ def test_statistics_of_each_pass_are_those_that_pytorch_is_given_for_it(images):
     with torch.no_grad():
         expected = pair.reference(_to_torch(images))
     assert next(passes, None) is None
-    model = pair.model.clone(batch_statistics="per_pass")
+    model = pair.model.clone(backbone=pair.model.backbone.clone(domains=3))
+    stacked = jax.tree.map(lambda *passes: np.stack(passes), *statistics)
+    variables = dict(pair.variables, batch_stats=stacked)
     outputs = jax.jit(lambda *args: model.apply(*args, train=False))(variables, images)
     _assert_same_outputs(outputs, expected)
-    variables["batch_stats"] = dict.fromkeys(PASSES, variables["batch_stats"]["backbone"])
+    variables["batch_stats"] = jax.tree.map(lambda x: np.stack([x[0]] * 3), stacked)
     shared = jax.jit(lambda *args: model.apply(*args, train=False))(variables, images)
     assert np.abs(shared.logits - outputs.logits).max() > 0.1
 

@@ -10,7 +10,6 @@ from drenet_jax import parallel
 from drenet_jax.errors import InputError
 from drenet_jax.models.backbones import resnet
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
-from drenet_jax.models.drenet import PASSES
 from drenet_jax.training.freezing import (
     optimizer_groups,
     stage_count,
@@ -135,10 +134,11 @@ def test_batch_norms_of_frozen_stages_are_at_rest_in_every_pass(short_resnet, ti
     updated = jax.tree.map(lambda x: x[0], apply(image[None])[1])
     before, after = (_named(tree["batch_stats"]) for tree in (variables, updated))
     assert before.keys() == after.keys()
-    assert {path[0] for path in before} == set(PASSES)
     for path, value in before.items():
         is_frozen = path[1].startswith(("bn1", "layer1_", "layer2_"))
-        assert np.array_equal(after[path], value) == is_frozen, path
+        assert value.shape[0] == 3
+        for one_pass in range(3):
+            assert np.array_equal(after[path][one_pass], value[one_pass]) == is_frozen, path
 
 
 def test_the_backbones_learning_rate_has_a_factor(tiny_config):

@@ -9,7 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
 
+from drenet_jax.models.backbones.backbone import Features, Images, Probe
 from drenet_jax.models.dropout import dropout
 from drenet_jax.models.model_outputs import probed
 
@@ -41,7 +44,7 @@ class VGG(nn.Module):
     architecture: str
     width: int
     dropout: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @property
     def channels(self) -> int:
@@ -51,18 +54,18 @@ class VGG(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: jax.Array,
+        images: Images,
         train: bool,
-        dropout_keys: jax.Array | None = None,
-        probe: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
+        dropout_keys: Key[Array, " batch"] | None = None,
+        probe: Probe | None = None,
+    ) -> Features:
         """The features of normalised images.
 
         Args:
-          images: [B, H, W, 3], normalised; H and W at least 32.
+          images: normalised; height and width at least 32.
           train: whether features are dropped.
-          dropout_keys: [B] PRNG keys, one for each image, while training with dropout.
-          probe: added to the feature map; see `outputs.FeatureMaps`.
+          dropout_keys: a PRNG key for each image, while training with dropout.
+          probe: added to the feature map; see `model_outputs.FeatureMaps`.
 
         Returns:
           feature_map: [B, H/32, W/32, C], after the last max-pooling; C = 8 × width.
@@ -91,22 +94,20 @@ class VGG(nn.Module):
             x = nn.Dense(64 * self.width, kernel_init=_dense_init, dtype=self.dtype, name=name)(x)
             x = nn.relu(x)
             if train and self.dropout:
+                assert dropout_keys is not None
                 x = dropout(x, dropout_keys, stream, self.dropout)
         return feature_map, x.astype(jnp.float32)
 
 
-def adaptive_average_pool(x: jax.Array, cells: int) -> jax.Array:
+def adaptive_average_pool(
+    x: Float[Array, "batch height width channels"], cells: int
+) -> Float[Array, "batch {cells} {cells} channels"]:
     """Means over `cells` × `cells` parts of a plane, cut as PyTorch's AdaptiveAvgPool2d cuts it.
 
     Part i of n rows goes from floor(i n / cells) to ceil((i + 1) n / cells); parts overlap where
     `cells` does not divide n, and repeat rows where n is smaller.
 
-    Args:
-      x: [B, H, W, C].
-      cells: parts in each direction.
-
-    Returns:
-      [B, cells, cells, C], of the type of `x`.
+    The result is of the type of `x`.
     """
     rows, columns = (jnp.asarray(_part_means(n, cells), x.dtype) for n in x.shape[1:3])
     # Products with ones must not round what they copy, as they would in TensorFloat-32.
@@ -114,8 +115,8 @@ def adaptive_average_pool(x: jax.Array, cells: int) -> jax.Array:
 
 
 @functools.cache
-def _part_means(n: int, cells: int) -> np.ndarray:
-    """[cells, n]: row i averages over part i."""
+def _part_means(n: int, cells: int) -> Float[np.ndarray, "{cells} {n}"]:
+    """Row i averages over part i."""
     means = np.zeros((cells, n), np.float32)
     for i in range(cells):
         start, stop = i * n // cells, math.ceil((i + 1) * n / cells)
