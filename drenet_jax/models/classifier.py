@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from drenet_jax.models.backbones import densenet, resnet, vgg
 from drenet_jax.models.backbones.backbone import Backbone
 from drenet_jax.models.dropout import dropout
-from drenet_jax.models.model_outputs import FeatureMaps, Outputs, normalise
+from drenet_jax.models.model_outputs import FeatureMaps, Outputs, Slices, normalise
 
 ARCHITECTURES = (*resnet.ARCHITECTURES, *densenet.ARCHITECTURES, *vgg.ARCHITECTURES)
 
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "batch {self.image_size_px} {self.image_size_px}"],
+        images: Slices,
         *,
         train: bool,
         dropout_keys: Key[Array, " batch"] | None = None,

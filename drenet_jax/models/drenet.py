@@ -7,13 +7,13 @@ import itertools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from drenet_jax.models import proposals
 from drenet_jax.models.backbones.resnet import ResNet
 from drenet_jax.models.crops import box_attention, crop_slices
 from drenet_jax.models.dropout import dropout
-from drenet_jax.models.model_outputs import FeatureMaps, Outputs, normalise
+from drenet_jax.models.model_outputs import FeatureMaps, Outputs, Slices, normalise
 
 # What the image of the third pass shows: the boxes weighted by their confidences (paper), which get
 # no gradient from it when they are detached; the best box of the last group at full size (the
@@ -73,7 +73,7 @@ class DRENet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "batch {self.image_size_px} {self.image_size_px}"],
+        images: Slices,
         *,
         train: bool,
         dropout_keys: Key[Array, " batch"] | None = None,
@@ -92,6 +92,7 @@ class DRENet(nn.Module):
           logits of all that was seen; proposals group by group.
         """
         assert images.shape[1:] == (self.image_size_px,) * 2, images.shape
+        images = jnp.asarray(images)
         batch = images.shape[0]
 
         def features(

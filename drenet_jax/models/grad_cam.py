@@ -12,10 +12,10 @@ from typing import Any, cast
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 
 from drenet_jax.models.build import Model
-from drenet_jax.models.model_outputs import FeatureMaps, Outputs
+from drenet_jax.models.model_outputs import FeatureMaps, Outputs, Slices
 
 
 @typing.no_type_check  # JAX rebuilds it with leaves of other shapes, and with no arrays
@@ -32,9 +32,7 @@ class HeatMaps:
     crops: Float[Array, "batch classes proposals crop_height crop_width"]
 
 
-def grad_cam(
-    model: Model, variables: dict[str, Any], images: Num[Array, "batch height width"]
-) -> tuple[Outputs, HeatMaps]:
+def grad_cam(model: Model, variables: dict[str, Any], images: Slices) -> tuple[Outputs, HeatMaps]:
     """Scores slices and says for each class where the evidence lies.
 
     A class's map is ReLU(sum over channels of a_k A_k): A is the last block's feature map (VGG:

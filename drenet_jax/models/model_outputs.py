@@ -13,6 +13,9 @@ from jaxtyping import Array, Float, Num
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
+# Grey, in 0..1.
+Slices = Num[Array | np.ndarray, "batch height width"]
+
 
 @typing.no_type_check  # JAX rebuilds it with leaves of other shapes, and with no arrays
 @flax.struct.dataclass
@@ -70,7 +73,7 @@ def probed(
 
 
 def normalise(
-    images: Num[Array, "*batch height width"],
+    images: Num[Array | np.ndarray, "*batch height width"],
     inside: Float[Array, "*batch height width"] | float = 1.0,
 ) -> Float[Array, "*batch height width 3"]:
     """Grey images in RGB with ImageNet's mean and deviation.
@@ -80,4 +83,4 @@ def normalise(
       inside: the share of a pixel that is image; the rest of it is 0 afterwards.
     """
     mean = IMAGENET_MEAN * jnp.asarray(inside, jnp.float32)[..., None]
-    return (images[..., None].astype(jnp.float32) - mean) / IMAGENET_STD
+    return (jnp.asarray(images, jnp.float32)[..., None] - mean) / IMAGENET_STD
