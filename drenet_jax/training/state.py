@@ -78,7 +78,7 @@ def learning_rate(
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         rise = jnp.minimum(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-        return decay(step) * rise
+        return jnp.asarray(decay(step) * rise)
 
     return schedule
 
