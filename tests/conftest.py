@@ -21,9 +21,13 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
     / f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Compiling takes most of the time. JAX_DISABLE_MOST_OPTIMIZATIONS=0 runs all tests as users run the
+# code; the parity tests always do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
+import jax
 import pytest
 
 from drenet_jax.ct.settings import CtSettings
@@ -78,6 +82,18 @@ def prepared(phantoms, ct_settings) -> Path:
 
 def _config(name: str):
     return importlib.import_module(f"drenet_jax.configs.{name}").get_config()
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """XLA optimizes what a module compiles, as it does for users."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, False)
+    jax.clear_caches()
+    yield
+    jax.config.update(name, before)
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def _torch_crop(image: np.ndarray, box: tuple[int, ...], size: tuple[int, int]) 
 def test_crop_equals_torch_inside_across_and_outside_the_border(y0, x0, height, width, size, seed):
     image = np.random.default_rng(seed).normal(size=(SIZE, SIZE, 2)).astype(np.float32)
     box = (y0, x0, y0 + height, x0 + width)
-    ours = crop_and_resize(image[None], np.array([[box]], np.float32), size)[0, 0]
+    ours = crop_and_resize(jnp.array([image]), jnp.array([[box]], jnp.float32), size)[0, 0]
     np.testing.assert_allclose(ours, _torch_crop(image, box, size), atol=1e-5)
 
 
@@ -79,9 +79,10 @@ def test_crops_by_products_and_their_gradients_are_those_by_gathers():
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_crops_of_slices_are_those_of_normalised_images(platform):
     rng = np.random.default_rng(4)
-    images = rng.uniform(size=(2, SIZE, SIZE)).astype(np.float32)
+    images = jnp.asarray(rng.uniform(size=(2, SIZE, SIZE)), jnp.float32)
     corner = rng.uniform(-20, 30, (2, 5, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(1, 40, (2, 5, 2))], -1).astype(np.float32)
+    boxes = np.concatenate([corner, corner + rng.uniform(1, 40, (2, 5, 2))], -1)
+    boxes = jnp.asarray(boxes, jnp.float32)
     np.testing.assert_allclose(
         crop_slices(images, boxes, (12, 9), jnp.float32, platform),
         crop_and_resize(normalise(images), boxes, (12, 9)),
@@ -118,8 +119,8 @@ def test_gradients_of_the_crop_equal_finite_differences():
 
 
 def test_attention_is_the_largest_confidence_of_the_boxes_that_hold_a_pixel():
-    boxes = np.array([[[-2, -2, 4, 5], [2, 3, 9, 9]]], np.float32)
-    confidences = np.array([[0.3, 0.7]], np.float32)
+    boxes = jnp.array([[[-2, -2, 4, 5], [2, 3, 9, 9]]], jnp.float32)
+    confidences = jnp.array([[0.3, 0.7]], jnp.float32)
     expected = np.zeros((8, 10), np.float32)
     expected[0:4, 0:5] = 0.3
     expected[2:8, 3:9] = 0.7

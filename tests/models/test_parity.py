@@ -27,6 +27,8 @@ from drenet_jax.models.grad_cam import grad_cam  # noqa: E402
 from drenet_jax.models.model_outputs import normalise  # noqa: E402
 from drenet_jax.models.pretrained import to_flax  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 # torchvision's published counts, the head of 1000 classes included.
 PARAMETERS = {
     "resnet18": 11_689_512,

@@ -27,6 +27,8 @@ from drenet_jax.models.model_outputs import Outputs, normalise  # noqa: E402
 from drenet_jax.models.pretrained import whole_model_to_flax  # noqa: E402
 from drenet_jax.training.losses import all_losses  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 # name of the config -> groups of anchors, whether there is a context image
 REFERENCES = {
     "nts_net": (torch_nts.NTS_GROUPS, False),
