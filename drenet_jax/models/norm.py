@@ -77,7 +77,7 @@ class BatchNorm(nn.Module):
         if not self.is_initializing():
             for running, value in ((running_mean, mean), (running_var, var)):
                 new = self.momentum * running.value[index] + (1 - self.momentum) * value
-                running.value = running.value.at[index].set(new)
+                running.value = jnp.asarray(running.value).at[index].set(new)
         factor = lax.rsqrt(var + self.epsilon) * scale
         if resolve_platform(self.platform) == "cpu":
             y = normalize(wide, mean, factor.astype(wide.dtype), bias.astype(wide.dtype))

@@ -161,7 +161,7 @@ def _check_gradients(pair: Pair, images: np.ndarray) -> None:
     gradient differs from its gradient in float64 by 1 to 10 percent for that reason.
     """
     expected, expected_losses, expected_gradients = _torch_gradients(pair, images)
-    model = pair.model.clone(dtype=jnp.float64)
+    model = pair.model.clone(backbone=pair.model.backbone.clone(dtype=jnp.float64))
     variables = jax.tree.map(lambda x: x.astype(np.float64), pair.variables)
 
     def weighted(params, images, weights):
