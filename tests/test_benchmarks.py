@@ -53,6 +53,7 @@ def on_one_device(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_works_are_timed_in_turn_each_after_a_call_unmeasured():
     calls = []
     times = timing.interleaved_timings(
@@ -116,6 +117,7 @@ def test_a_speed_above_the_reference_is_told_as_so_many_times():
     assert row.aim == "≥ 2"
 
 
+@pytest.mark.slow
 def test_every_pass_of_the_bare_reference_has_its_own_images(tiny_config):
     stacks = passes.stacks_of(tiny_config, 3, train=True)
     assert [stack.shape for stack in stacks] == [(3, 96, 96, 3), (3, 96, 96, 3), (6, 32, 32, 3)]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 
+
+@pytest.mark.slow
 def test_from_nothing_to_a_report(tmp_path, command):
     flags = [
         "--config=configs/demo.py",

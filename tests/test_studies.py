@@ -206,6 +206,7 @@ def work(tmp_path_factory) -> Path:
     return work
 
 
+@pytest.mark.slow
 def test_a_run_is_made_scored_and_collected(work, tmp_path):
     from drenet_jax.data.prepared_data import open_data
 

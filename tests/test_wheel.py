@@ -122,7 +122,12 @@ def test_the_wheel_s_configs_are_those_of_the_checkout(installed):
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--config=configs/demo.py"], ["--config", "configs/demo.py"]]
+    "flags",
+    [
+        [],
+        pytest.param(["--config=configs/demo.py"], marks=pytest.mark.slow),
+        pytest.param(["--config", "configs/demo.py"], marks=pytest.mark.slow),
+    ],
 )
 def test_training_finds_its_config(flags, installed, tmp_path, prepared):
     data = tmp_path / "none"

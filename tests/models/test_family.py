@@ -109,7 +109,9 @@ def _small(name):
     return config
 
 
-@pytest.mark.parametrize("name", ["drenet_authors", "nts_net"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("drenet_authors", marks=pytest.mark.slow), "nts_net"]
+)
 def test_without_a_weighted_image_the_proposal_head_learns_from_ranking_only(name):
     config = _small(name)
     config.model.dropout = 0.0
@@ -133,7 +135,12 @@ def test_without_a_weighted_image_the_proposal_head_learns_from_ranking_only(nam
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50", pytest.param("densenet121", marks=pytest.mark.slow), "vgg16"]
+    "name",
+    [
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        pytest.param("densenet121", marks=pytest.mark.slow),
+        "vgg16",
+    ],
 )
 def test_a_rival_is_trained_evaluated_and_asked_in_the_same_harness(
     name, tiny_config, prepared, phantoms, tmp_path

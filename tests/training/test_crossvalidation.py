@@ -96,6 +96,7 @@ def _files(workdir):
     return {name: (workdir / "result" / name).read_bytes() for name in names}
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_gives_the_same_table(config, prepared, whole, tmp_path):
     workdir = tmp_path / "cv"
     code = (

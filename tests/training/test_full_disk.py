@@ -103,10 +103,8 @@ def _train(config, workdir, tmp_path):
 
 # Parts of what two checkpoints take: nothing fits, half of the first, the first and half of the
 # second.
-@pytest.mark.parametrize(
-    "share",
-    [pytest.param(0.02, marks=pytest.mark.slow), pytest.param(0.5, marks=pytest.mark.slow), 1.5],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.5])
 def test_a_full_disk_is_reported_and_the_run_goes_on(
     share, small_disk, kib_of_a_checkpoint, whole, prepared, tiny_config, tmp_path
 ):

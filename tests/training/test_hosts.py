@@ -86,7 +86,8 @@ def _free_port():
 
 
 # In two micro-batches, a host has a part of each.
-@pytest.mark.parametrize("accumulate", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [2, 1])
 def test_one_device_eight_and_two_hosts_of_four_give_the_same_model(
     accumulate, tiny_config, prepared, tmp_path
 ):

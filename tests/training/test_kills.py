@@ -117,6 +117,7 @@ def _assert_same(config, stopped, whole):
     assert (stopped / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_three_times_and_asked_to_stop_ends_bit_for_bit_like_one_that_is_not(
     small_config, whole, tmp_path
 ):

@@ -43,6 +43,7 @@ def _tree(folder):
     }
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_until_the_first_is_dead(prepared, tiny_config, tmp_path, command):
     tiny_config.data.dir = str(prepared)
     # A network that is compiled quickly.
