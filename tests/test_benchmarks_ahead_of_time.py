@@ -93,7 +93,7 @@ def test_a_program_stands_beside_its_bare_passes():
     assert "| 1.000, 1.250 |" in suite.table([step, bare])
     (failure,) = suite.failures([step, bare])
     assert failure == (
-        "h100: training step: 1.250 of the traffic of its bare passes; the aim is 1.04."
+        "h100: training step: 1.250 of the traffic of its bare passes; the target is 1.04."
     )
 
 

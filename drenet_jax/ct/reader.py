@@ -145,20 +145,19 @@ class Reader:
         skipped: dict[tuple[str, str], str] = {}
         while len(skipped) < _MOST_CRASHES:
             self.start()
-            reading = None
+            reading = answer = None
             try:
                 self._connection.send((list(paths), settings, series_uid, with_instances, skipped))
-                while self._poll(self._timeout_for(reading), tick):
+                while answer is None and self._poll(self._timeout_for(reading), tick):
                     kind, content = self._connection.recv()
-                    if kind == "done":
+                    if kind == "file":
+                        reading = content
+                    elif kind == "done":
                         pickled, n_arrays = content
                         arrays = [bytearray(self._connection.recv_bytes()) for _ in range(n_arrays)]
-                        return pickle.loads(pickled, buffers=arrays)
-                    if kind == "refused":
-                        raise content
-                    if kind == "failed":
-                        raise RuntimeError(f"in the process that reads images:\n{content}")
-                    reading = content
+                        answer = kind, pickle.loads(pickled, buffers=arrays)
+                    else:
+                        answer = kind, content
                 why = _TOO_SLOW
             except (EOFError, ConnectionError) as error:
                 if reading is None:
@@ -166,6 +165,17 @@ class Reader:
                     self.close()
                     raise RuntimeError(message) from error
                 why = _CRASHED
+            except BaseException:
+                # What it still sends would be taken for the answer to the next call.
+                self.close()
+                raise
+            if answer is not None:
+                kind, content = answer
+                if kind == "done":
+                    return content
+                if kind == "refused":
+                    raise content
+                raise RuntimeError(f"in the process that reads images:\n{content}")
             self.close()
             if reading is None or reading in skipped:
                 break
@@ -177,12 +187,7 @@ class Reader:
         """Whether the child sends a message in time."""
         end = time.monotonic() + timeout_s
         while True:
-            try:
-                tick()
-            except BaseException:
-                # What it still sends would be taken for the answer to the next call.
-                self.close()
-                raise
+            tick()
             left_s = end - time.monotonic()
             if self._connection.poll(min(max(left_s, 0), _TICK_S)):
                 return True

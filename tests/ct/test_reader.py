@@ -172,6 +172,24 @@ def test_a_caller_may_give_up_and_the_next_call_gets_its_own_answer(harmful, fol
             reader.prepare([folder / "gone"], ct_settings)
 
 
+def test_after_an_interruption_the_next_call_gets_its_own_answer(harmful, folder, ct_settings):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    harmful("time.sleep(99)")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Reader() as reader:
+            signal.setitimer(signal.ITIMER_REAL, 1.5)
+            with pytest.raises(KeyboardInterrupt):
+                reader.prepare([folder], ct_settings)
+            with pytest.raises(CtError, match="does not exist"):
+                reader.prepare([folder / "gone"], ct_settings)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_a_child_that_was_killed_between_two_persons_is_replaced(folder, ct_settings):
     with Reader() as reader:
         for _ in range(2):

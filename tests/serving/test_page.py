@@ -302,7 +302,7 @@ def test_a_token_is_required(browser, trained, tmp_path, person):
         assert page.evaluate("document.activeElement.id") == "token"
         page.fill("#token", "wrong")
         page.keyboard.press("Enter")
-        page.wait_for_selector("#login-error:has-text('not the right tab')")
+        page.wait_for_selector("#login-error:has-text('not the right one')")
         page.fill("#token", TOKEN)
         page.keyboard.press("Enter")
         page.wait_for_selector("#choose:not([hidden])")
