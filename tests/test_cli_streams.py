@@ -125,7 +125,7 @@ def test_a_whole_study_under_an_odd_name(tmp_path):
     assert "gesund – ohne Befund" in metrics["labels"]
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", [pytest.param("", marks=pytest.mark.slow), "1"])
 def test_a_reader_who_has_gone_is_no_mistake(unbuffered, trained, phantoms, tmp_path):
     person = sorted((phantoms / "dicom").iterdir())[0]
     out = tmp_path / "out"
@@ -145,7 +145,15 @@ def test_a_reader_who_has_gone_is_no_mistake(unbuffered, trained, phantoms, tmp_
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed",
+    [
+        ">&-",
+        pytest.param("2>&-", marks=pytest.mark.slow),
+        pytest.param(">&- 2>&-", marks=pytest.mark.slow),
+        "<&- >&- 2>&-",
+    ],
+)
 def test_streams_that_are_closed_from_the_start(closed, trained, phantoms, tmp_path):
     person = sorted((phantoms / "dicom").iterdir())[0]
     flags = [f"--workdir={trained}", f"--input={person}", f"--out={tmp_path / 'out'}"]

@@ -75,6 +75,7 @@ class _FirstStep(Exception):
     """Ends a run at its first step: the variables of one device, the images of all."""
 
 
+@pytest.mark.slow
 def test_training_starts_from_converted_weights(
     converted, resnet18, tiny_config, prepared, tmp_path, monkeypatch
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ FLOORS = {
 ENTRY_POINT_FLOOR = 7
 
 
+@functools.cache
 def _modules() -> dict[str, Path]:
     modules = {}
     for path in PACKAGE.rglob("*.py"):
@@ -41,6 +43,7 @@ def _modules() -> dict[str, Path]:
     return modules
 
 
+@functools.cache
 def _imports(path: Path) -> set[str]:
     """Modules of the package that a file imports, anywhere in it."""
     names = set()

@@ -56,13 +56,10 @@ def test_the_run_s_own_rule_decides_for_both(trained_on_two_labels, scored, phan
         assert result["person"]["label"] == wanted
 
 
-# The others decide by the same code; two of them are in the tests around this one.
+# The others decide by the same code.
 @pytest.mark.parametrize(
     "aggregate",
-    [
-        name if name in ("mean", "noisy_or") else pytest.param(name, marks=pytest.mark.slow)
-        for name in AGGREGATES
-    ],
+    [name if name == "mean" else pytest.param(name, marks=pytest.mark.slow) for name in AGGREGATES],
 )
 def test_every_threshold_and_aggregate_decides_alike(
     aggregate, trained_on_two_labels, scored, phantoms
@@ -147,6 +144,7 @@ def test_what_is_known_of_validation_persons_is_of_the_same_aggregate(
     assert kept == {tuple(np.round([p[x] for x in data.labels], 4)) for p in persons}
 
 
+@pytest.mark.slow
 def test_the_commands_take_the_flags(command, trained_on_two_labels, phantoms, tmp_path):
     person = sorted((phantoms / "dicom").iterdir())[0]
     flags = [f"--workdir={trained_on_two_labels}", f"--input={person}"]

@@ -79,7 +79,7 @@ def test_the_loops_validation_is_the_evaluations(trained, tmp_path):
     assert metrics["calibration"]["temperature"] == last["validation"]["temperature"]
 
 
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
+@pytest.mark.parametrize("temperature", [pytest.param(0.5, marks=pytest.mark.slow), 2.0])
 def test_calibrated_probabilities_are_the_logits_at_the_temperature(
     trained, tmp_path, monkeypatch, temperature
 ):

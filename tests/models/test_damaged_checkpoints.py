@@ -106,9 +106,21 @@ def test_training_does_not_start_from_damaged_weights(name, damaged, trained):
     ("item", "find", "damage"),
     [
         ("optimizer", lambda step: _largest(step / "optimizer" / "ocdbt.process_0"), _flip),
-        ("optimizer", lambda step: step / "optimizer" / "manifest.ocdbt", _empty),
-        ("progress", lambda step: step / "progress" / "metadata", _cut),
-        ("weights", lambda step: _largest(step / "weights" / "ocdbt.process_0"), _cut),
+        pytest.param(
+            "optimizer",
+            lambda step: step / "optimizer" / "manifest.ocdbt",
+            _empty,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "progress", lambda step: step / "progress" / "metadata", _cut, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "weights",
+            lambda step: _largest(step / "weights" / "ocdbt.process_0"),
+            _cut,
+            marks=pytest.mark.slow,
+        ),
         ("meta", lambda step: step / "meta" / "metadata", _garbage),
     ],
 )

@@ -122,6 +122,7 @@ def test_the_proposal_head_learns_from_ranking_and_through_the_weighted_image(
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["backbone"]))
 
 
+@pytest.mark.slow
 def test_a_detached_weighted_image_shows_the_same_and_teaches_the_scores_nothing(
     tiny_config, images
 ):

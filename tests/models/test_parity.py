@@ -133,7 +133,7 @@ def test_parameters_are_as_many_as_torchvision_publishes(architecture):
     assert count + sum(p.numel() for p in head.parameters()) == PARAMETERS[architecture]
 
 
-@pytest.mark.parametrize("size_px", [224, 448])
+@pytest.mark.parametrize("size_px", [pytest.param(224, marks=pytest.mark.slow), 448])
 def test_logits_are_pytorchs(pair, size_px):
     images = _images(size_px, 2, size_px, size_px)
     with torch.no_grad():

@@ -85,7 +85,11 @@ def _arrays(reference: torch_nts.NTSNet) -> dict[str, np.ndarray]:
     return {name: tensor.numpy().copy() for name, tensor in reference.state_dict().items()}
 
 
-@pytest.fixture(scope="module", params=list(REFERENCES))
+# The authors' network has what NTS-Net has, and a context image.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("nts_net", marks=pytest.mark.slow), "drenet_authors"],
+)
 def small_pair(request) -> Pair:
     return _pair(request.param, small=True)
 

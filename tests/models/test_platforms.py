@@ -50,7 +50,9 @@ def _results(text: str, operation: str) -> list[str]:
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("program", ["prediction", "training step"])
+@pytest.mark.parametrize(
+    "program", ["prediction", pytest.param("training step", marks=pytest.mark.slow)]
+)
 def test_1x1_convolutions_are_convolutions(program, platform, text):
     found = text(program, platform)
     # XLA:GPU aborts on the gradient of a strided one that is a product (openxla/xla#47381). The

@@ -161,6 +161,7 @@ def test_weights_with_the_labels_in_another_order_are_refused(config, trained, p
         train_and_evaluate(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_fresh_starts_over(config, tmp_path):
     config.train.steps = 2
     train_and_evaluate(config, tmp_path)
@@ -210,6 +211,7 @@ def test_a_step_that_does_not_fit_the_memory_is_reported(at, config, tmp_path, m
         assert field in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_no_better_stops_and_stays_so(config, tmp_path, monkeypatch, capsys):
     as_ever = Validation({"auc": 0.5, "cross_entropy": 1.0}, None, None)
     monkeypatch.setattr(loop, "validate", lambda *args: as_ever)
@@ -251,6 +253,7 @@ def test_the_backbone_of_another_kind_of_model_is_the_start(config, trained, pre
         start_from(str(trained), model, shapes, labels, parts="backbone")
 
 
+@pytest.mark.slow
 def test_weights_of_another_run_are_the_start(config, trained, tmp_path):
     config.init.weights = str(trained)
     config.optimizer.learning_rate = 0.0
