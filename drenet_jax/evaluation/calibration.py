@@ -184,8 +184,6 @@ class ValidationRecord:
           1934) of the share, None with n = 0. None if nothing is known, as of another aggregate:
           its probabilities are not comparable.
         """
-        from scipy.stats import binomtest  # slow to import
-
         if aggregate != self.aggregate:
             return None
         known = self.calibrated if calibrated else self.probabilities
@@ -194,7 +192,7 @@ class ValidationRecord:
         part = _part(np.array([probability]))[0]
         similar = _part(known[:, label]) == part
         n, n_with_label = int(similar.sum()), int((self.label[similar] == label).sum())
-        low, high = binomtest(n_with_label, n).proportion_ci() if n else (None, None)
+        low, high = _exact_interval(n_with_label, n) if n else (None, None)
         return {
             "from": float(part / _PARTS),
             "to": float((part + 1) / _PARTS),
@@ -208,3 +206,13 @@ class ValidationRecord:
 def _part(probability: Float[np.ndarray, " cases"]) -> Float[np.ndarray, " cases"]:
     """Which fifth; 1 belongs to the last."""
     return np.minimum(np.floor(probability * _PARTS), _PARTS - 1)
+
+
+def _exact_interval(k: int, n: int) -> tuple[float, float]:
+    """As `scipy.stats.binomtest(k, n).proportion_ci()`, without the import of scipy.stats, which
+    would be a fifth of the time of a `predict`."""
+    from scipy.special import betaincinv
+
+    low = betaincinv(k, n - k + 1, 0.025) if k else 0.0
+    high = betaincinv(k + 1, n - k, 0.975) if k < n else 1.0
+    return float(low), float(high)
