@@ -108,7 +108,7 @@ def test_what_cannot_be_measured_is_refused(flag, message, command):
     assert message in done.stderr
 
 
-def test_a_speed_above_the_reference_is_told_as_so_many_times():
+def test_a_speed_above_the_reference_is_reported_as_a_factor():
     row = timing.faster_row(
         "model", "work", timing.Timing((2.0, 1.0)), "theirs", timing.Timing((3.0, 3.0)), 2.0
     )
@@ -191,7 +191,7 @@ def test_input_is_measured_on_one_core(on_one_device, phantoms):
     }
 
 
-def test_operations_of_a_compiled_program_are_told_by_kind():
+def test_operations_of_a_compiled_program_are_counted_by_kind():
     hlo = """
   %ynn_fusion.1 = f32[8,64]{1,0} fusion(%a), metadata={op_name="jit(f)/jvp(M)/conv1/dot_general"}
   ROOT %copy_bitcast_fusion.3 = f32[8]{0} fusion(%b), metadata={op_name="jit(f)/bn/add_any"}

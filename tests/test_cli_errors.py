@@ -76,7 +76,7 @@ def test_an_existing_or_unwritable_out_is_refused(cohort, tmp_path, command):
     _check(done, "--out=", "cannot be written")
 
 
-def test_a_missing_flag_or_config_file_is_told(tmp_path, command):
+def test_a_missing_flag_or_config_file_is_reported(tmp_path, command):
     _check(command("prepare", f"--out={tmp_path / 'out'}"), "--cohort")
     done = command("train", "--config=configs/nothing.py", f"--workdir={tmp_path / 'run'}")
     _check(done, "configs/nothing.py")

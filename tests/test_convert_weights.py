@@ -63,7 +63,7 @@ def test_the_flag_knows_all_architectures():
     assert (*pretrained.BACKBONES, *pretrained.WHOLE_MODELS) == convert_weights.ARCHITECTURES
 
 
-def test_what_was_taken_and_left_out_and_the_next_command_are_told(converted):
+def test_what_was_taken_and_left_out_and_the_next_command_are_reported(converted):
     out, output = converted
     assert "100 arrays" in output
     assert "left out, as class heads: fc.bias, fc.weight" in output

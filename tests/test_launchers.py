@@ -346,7 +346,7 @@ def test_gpu_training_goes_on_after_preemptions_and_ends_with_its_code(
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_gpu_launcher_that_is_told_to_stop_lets_training_save_and_stops(
+def test_gpu_launcher_that_is_asked_to_stop_lets_training_save_and_stops(
     signal_number, stand_in, calls, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("DRENET_JAX_PYTHON", str(stand_in("python-of-mine", SAVES_WHEN_TOLD)))

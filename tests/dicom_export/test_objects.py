@@ -450,7 +450,9 @@ def test_names_of_every_script_survive(charset, name, pipeline, series, tmp_path
     _require_valid(written.folder)
 
 
-def test_what_breaks_dicom_s_rules_is_passed_on_and_not_told(pipeline, series, tmp_path, capsys):
+def test_what_breaks_dicom_s_rules_is_passed_on_without_a_message(
+    pipeline, series, tmp_path, capsys
+):
     odd = {"PatientName": "Bono", "PatientID": "x" * 70, "StudyDate": "04.03.2021"}
     with pydicom.config.disable_value_validation():
         folder = series(**odd, PatientSex="female")

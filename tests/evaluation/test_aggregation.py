@@ -91,6 +91,6 @@ def test_a_few_slices_with_disease_make_a_person_positive(name):
 
 
 @pytest.mark.parametrize("name", ["noisy_or", "top3_mean"])
-def test_leaning_to_a_class_that_is_not_told_is_our_own_mistake(name):
+def test_leaning_to_a_class_that_is_not_given_is_our_own_mistake(name):
     with pytest.raises(AssertionError, match="positive class"):
         AGGREGATES[name](P, None)

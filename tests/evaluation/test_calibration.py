@@ -91,7 +91,7 @@ def test_large_float32_logits_do_not_overflow():
     assert np.isfinite(negative_log_likelihood(logits, np.array([1, 1]), 0.05))
 
 
-def test_a_fitted_temperature_mends_the_calibration_of_other_slices():
+def test_a_fitted_temperature_improves_the_calibration_of_other_slices():
     logits, label = calibrated_cases(4000, 2, seed=1)
     overconfident, half = 3 * logits, 2000
     temperature = fit_temperature(overconfident[:half], label[:half])

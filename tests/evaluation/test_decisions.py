@@ -36,7 +36,7 @@ def test_confusion_counts_are_scikit_learns(labels):
 
 
 @pytest.mark.parametrize("positive", [0, 1])
-def test_two_labels_are_told_apart_at_the_threshold(positive):
+def test_two_labels_are_distinguished_at_the_threshold(positive):
     score = np.array([0.1, 0.3, 0.31, 0.9])
     probabilities = np.stack([score, 1 - score], axis=1)[:, :: 1 - 2 * positive]
     persons = _persons(("a", "b"), [0, 0, 0, 0], probabilities)

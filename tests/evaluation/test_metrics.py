@@ -132,7 +132,7 @@ def cases_of(labels):
     return slices.label, slices.probabilities, labels
 
 
-def test_reasons_are_told_of_labels_with_any_name():
+def test_reasons_are_reported_of_labels_with_any_name():
     slices = random_slices(3, 40, ("macro", "a]", "paper"))
     few = slices.of(slices.label == 0)
     table = metrics_with_intervals(few, 0, MetricSettings(bootstrap_draws=5))
@@ -182,7 +182,7 @@ def test_one_class_only_leaves_metrics_undefined_with_the_reason():
     assert table["recall"]["value"] == pytest.approx(2 / 3)
 
 
-def test_no_positive_case_and_no_positive_decision_are_told_apart():
+def test_no_positive_case_and_no_positive_decision_are_distinguished():
     table = with_intervals(slices_from([1, 1], [0.9, 0.1]))
     assert table["recall"]["why"] == "no case is COVID-19"
     assert table["average_precision"]["why"] == "no case is COVID-19"

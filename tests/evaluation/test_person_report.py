@@ -225,13 +225,13 @@ def test_without_heat_maps_none_is_spoken_of():
     assert not [element for element in Page(page).all("input") if element["type"] == "range"]
 
 
-def test_an_empty_heat_map_is_told():
+def test_an_empty_heat_map_is_reported():
     page = person_report(*person([0.9], heat=np.zeros((6, 6), np.float32)))
     assert "The heat map is empty" in text_of(page)
     assert not classes(page, "img", "heat")
 
 
-def test_how_often_such_an_answer_was_right_is_told():
+def test_how_often_such_an_answer_was_right_is_stated():
     result, pictures = person([0.9])
     result["person"]["validation"] = VALIDATION
     text = text_of(person_report(result, pictures))
@@ -254,7 +254,7 @@ def test_nothing_is_claimed_where_no_validation_person_had_such_a_score(validati
     assert "interval" not in text
 
 
-def test_the_model_and_its_persons_are_told():
+def test_the_model_and_its_persons_are_reported():
     result, pictures = person([0.9])
     result["model"]["trained_on"] = TRAINED_ON
     text = text_of(person_report(result, pictures))
@@ -301,7 +301,7 @@ def test_a_file_name_that_is_not_utf8_can_be_written():
     text.encode("utf-8")
 
 
-def test_left_out_files_are_told_with_the_reason():
+def test_left_out_files_are_reported_with_the_reason():
     result, pictures = person([0.9])
     assert "No file or slice was excluded" in person_report(result, pictures)
     result["excluded"] = [{"name": "notes.dcm", "why": "not a DICOM file"}]

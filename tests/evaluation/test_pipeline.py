@@ -61,7 +61,7 @@ def test_images_that_do_not_fit_are_refused(images, pipeline):
     ("field", "value", "fault"),
     [("hidden", (16,), "params/mlp1/kernel has shape"), ("hidden", (8, 8), "mlp2/bias is missing")],
 )
-def test_weights_that_do_not_fit_their_config_are_told_by_name(
+def test_weights_that_do_not_fit_their_config_are_reported_by_name(
     trained, tmp_path, field, value, fault
 ):
     with Checkpoints.of(trained, flag="--workdir") as checkpoints:

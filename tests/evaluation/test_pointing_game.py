@@ -226,6 +226,6 @@ def test_a_broken_table_of_lesions_is_refused_by_its_line(tmp_path, text, messag
         read_lesions(path)
 
 
-def test_a_missing_table_is_told(tmp_path):
+def test_a_missing_table_is_reported(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_lesions(tmp_path / "none.csv")

@@ -191,7 +191,7 @@ HEADER = "patient_id,slice_name,slice_index,site,label,p_a,p_b\n"
         ("\udcff", "not a CSV file in UTF-8"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_told_by_file_and_line(tmp_path, text, message):
+def test_a_table_that_cannot_be_used_is_reported_by_file_and_line(tmp_path, text, message):
     path = tmp_path / "slices.csv"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=message) as error:
@@ -208,7 +208,7 @@ def test_names_in_a_table_are_read_as_prepare_stores_them(tmp_path):
     assert len(person_predictions(slices)) == 1
 
 
-def test_a_missing_table_is_told(tmp_path):
+def test_a_missing_table_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"none\.csv cannot be read"):
         SlicePredictions.from_csv(tmp_path / "none.csv")
 

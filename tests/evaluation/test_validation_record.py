@@ -70,7 +70,7 @@ def test_it_is_of_persons_not_of_slices_and_survives_json():
     np.testing.assert_array_equal(again.label, known.label)
 
 
-def test_a_run_keeps_it_with_its_checkpoint_and_tells_whom_it_was_trained_on(trained, phantoms):
+def test_a_run_keeps_it_with_its_checkpoint_and_names_its_training_persons(trained, phantoms):
     pipeline = drenet_jax.load(trained)
     with Checkpoints.of(trained, flag="--workdir") as checkpoints:
         kept = checkpoints.validation(checkpoints.best_step)

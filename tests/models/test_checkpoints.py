@@ -81,7 +81,7 @@ def test_what_was_saved_comes_back(meta, tmp_path):
     np.testing.assert_array_equal(weights["params"]["w"], np.full((2, 3), 4))
 
 
-def test_weights_of_another_model_are_told_by_name(meta, tmp_path):
+def test_weights_of_another_model_are_reported_by_name(meta, tmp_path):
     _save(tmp_path, meta, {1: (0.5, 1.0)})
     other = {"params": {"v": np.zeros(3), "w": np.zeros((2, 4))}, "batch_stats": {}}
     with (
@@ -92,12 +92,12 @@ def test_weights_of_another_model_are_told_by_name(meta, tmp_path):
     assert "params/v is missing; params/w has shape (2, 3) instead of (2, 4)" in str(caught.value)
 
 
-def test_extra_arrays_are_told_by_name():
+def test_extra_arrays_are_reported_by_name():
     with pytest.raises(InputError, match="b is not expected"):
         check_shapes({"a": np.zeros(2), "b": np.zeros(1)}, {"a": np.zeros(2)}, "there")
 
 
-def test_a_workdir_without_a_checkpoint_is_told(tmp_path):
+def test_a_workdir_without_a_checkpoint_is_reported(tmp_path):
     with pytest.raises(InputError, match="holds no checkpoint"):
         Checkpoints.of(tmp_path, flag="--workdir")
     assert not list(tmp_path.iterdir())

@@ -195,7 +195,7 @@ def test_dropout_of_a_slice_depends_on_its_own_key_only(tiny_config, images):
         ("train_proposals", (60,)),
     ],
 )
-def test_a_config_that_cannot_be_built_is_told_by_field(field, value, tiny_config):
+def test_a_config_that_cannot_be_built_is_reported_by_field(field, value, tiny_config):
     tiny_config.model[field] = value
     with pytest.raises(InputError, match=f"--config.model.{field}="):
         build_model(tiny_config, 3)

@@ -190,7 +190,7 @@ def test_quantised_weights_are_refused_by_their_type(tmp_path):
         read_state_dict(path)
 
 
-def test_a_file_that_is_not_there_or_has_another_ending_is_told(tmp_path):
+def test_a_file_that_is_not_there_or_has_another_ending_is_reported(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read_state_dict(tmp_path / "gone.pth")
     (tmp_path / "folder.pth").mkdir()
@@ -224,7 +224,7 @@ def test_without_pytorch_the_extra_is_named_and_safetensors_are_read(tmp_path):
     assert "pip install 'drenet_jax[convert]'" in told
 
 
-def test_all_that_does_not_fit_is_told_by_name_in_one_message(resnet18):
+def test_all_that_does_not_fit_is_reported_by_name_in_one_message(resnet18):
     faulty = dict(resnet18)
     del faulty["layer2.0.downsample.0.weight"], faulty["bn1.running_var"]
     faulty["layer5.0.conv1.weight"] = np.zeros((2, 2), np.float32)
@@ -248,7 +248,7 @@ def test_weights_of_another_architecture_are_recognised(resnet18):
         to_flax(whole, "resnet18")
 
 
-def test_an_array_that_is_there_by_two_names_is_told(resnet18):
+def test_an_array_that_is_there_by_two_names_is_reported(resnet18):
     twice = resnet18 | {"backbone.conv1.weight": resnet18["conv1.weight"]}
     with pytest.raises(InputError, match=r"conv1\.weight twice, once as backbone\.conv1\.weight"):
         to_flax(twice, "resnet18")
@@ -365,7 +365,7 @@ def test_class_heads_of_another_size_are_left_out_only_when_asked(nts_net, nts_c
     assert variables["params"].keys() == {"backbone", "proposal_head"}
 
 
-def test_a_whole_model_that_does_not_fit_is_told_by_pytorchs_names(nts_net, nts_config):
+def test_a_whole_model_that_does_not_fit_is_reported_by_pytorchs_names(nts_net, nts_config):
     faulty = nts_net | {"proposal_net.down4.bias": np.zeros(3, np.float32)}
     del faulty["concat_net.bias"], faulty["partcls_net.bias"]
     faulty["proposal_net.tidy3.weight"] = np.zeros((6, 8, 1, 1), np.float32)
@@ -469,7 +469,7 @@ def test_statistics_of_every_pass_start_from_those_of_the_backbone(
         ("width", 8, "--config.model.backbone=resnet18 and --config.model.width=8"),
     ],
 )
-def test_a_backbone_of_another_kind_is_told_by_the_fields_of_the_config(
+def test_a_backbone_of_another_kind_is_reported_by_the_fields_of_the_config(
     field, value, said, part, tiny_config
 ):
     tiny_config.model[field] = value
@@ -505,7 +505,7 @@ def test_a_rival_without_batch_norm_starts_from_a_backbone(tmp_path):
         start_from(tmp_path, model, variable_shapes(model), ("a", "b"))
 
 
-def test_a_proposal_head_that_the_model_lacks_is_told(part, tiny_config, tmp_path):
+def test_a_proposal_head_that_the_model_lacks_is_reported(part, tiny_config, tmp_path):
     weights = _drawn(build_model(tiny_config, 2), 9)
     weights["params"] = {name: weights["params"][name] for name in ("backbone", "proposal_head")}
     meta = BackboneMeta("resnet18", 4, ("backbone", "proposal_head"), "r.pth", "0.1.0")
@@ -539,7 +539,7 @@ def test_parts_of_a_model_are_no_model(part):
         checkpoints.meta(checkpoints.best_step)
 
 
-def test_a_folder_without_weights_is_told(tiny_config, tmp_path):
+def test_a_folder_without_weights_is_reported(tiny_config, tmp_path):
     model = build_model(tiny_config, 2)
     with pytest.raises(InputError, match=r"--config.init.weights=.* holds no checkpoint"):
         start_from(tmp_path, model, variable_shapes(model), ("a", "b"))
