@@ -71,7 +71,7 @@ def test_every_help_can_be_printed_in_ascii(name, environment):
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("environment", ASCII)
+@pytest.mark.parametrize("environment", ASCII[1:])
 def test_commands_print_odd_names_in_ascii(environment, odd_place, trained, phantoms):
     person = odd_place / "person"
     person.symlink_to(sorted((phantoms / "dicom").iterdir())[0])

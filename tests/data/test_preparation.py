@@ -76,6 +76,7 @@ def test_the_labels_of_every_split_are_alike(phantoms, prepared):
         assert {labels.count(label) for label in label_of.values()} == {count}
 
 
+@pytest.mark.slow
 def test_another_process_with_three_workers_writes_the_same_bytes(
     phantoms, prepared, tmp_path, command
 ):

@@ -56,11 +56,8 @@ def test_the_run_s_own_rule_decides_for_both(trained_on_two_labels, scored, phan
         assert result["person"]["label"] == wanted
 
 
-# The others decide by the same code.
-@pytest.mark.parametrize(
-    "aggregate",
-    [name if name == "mean" else pytest.param(name, marks=pytest.mark.slow) for name in AGGREGATES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_every_threshold_and_aggregate_decides_alike(
     aggregate, trained_on_two_labels, scored, phantoms
 ):

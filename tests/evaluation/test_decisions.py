@@ -1,4 +1,4 @@
-"""Which label a case is put under, and whom that wrongs most."""
+"""Which label a case is given, and which cases that misjudges most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, and how misfits are told."""
+"""Checkpoints: which are kept, and how misfits are reported."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_every_parameter_gets_a_gradient(tiny_config, images):
         assert np.any(leaf), jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize("loss_name", ["rank", "concat"])
+@pytest.mark.parametrize("loss_name", ["rank", pytest.param("concat", marks=pytest.mark.slow)])
 def test_the_proposal_head_learns_from_ranking_and_through_the_weighted_image(
     loss_name, tiny_config, images
 ):

@@ -109,9 +109,8 @@ def _small(name):
     return config
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("drenet_authors", marks=pytest.mark.slow), "nts_net"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["drenet_authors", "nts_net"])
 def test_without_a_weighted_image_the_proposal_head_learns_from_ranking_only(name):
     config = _small(name)
     config.model.dropout = 0.0

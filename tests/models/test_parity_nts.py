@@ -86,15 +86,15 @@ def _arrays(reference: torch_nts.NTSNet) -> dict[str, np.ndarray]:
 
 
 # The authors' network has what NTS-Net has, and a context image.
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param("nts_net", marks=pytest.mark.slow), "drenet_authors"],
-)
+_NAMES = [pytest.param("nts_net", marks=pytest.mark.slow), "drenet_authors"]
+
+
+@pytest.fixture(scope="module", params=_NAMES)
 def small_pair(request) -> Pair:
     return _pair(request.param, small=True)
 
 
-@pytest.fixture(scope="module", params=list(REFERENCES))
+@pytest.fixture(scope="module", params=_NAMES)
 def full_pair(request) -> Pair:
     return _pair(request.param, small=False)
 
@@ -286,6 +286,7 @@ def test_boxes_and_logits_are_pytorchs(full_pair, images):
     _assert_same_outputs(outputs, expected)
 
 
+@pytest.mark.slow
 def test_losses_are_pytorchs(full_pair, images):
     reference = full_pair.reference.train()
     with torch.no_grad():

@@ -62,7 +62,9 @@ def test_1x1_convolutions_are_convolutions(program, platform, text):
     assert len(one_by_one) >= 36
 
 
-@pytest.mark.parametrize("program", ["prediction", "training step"])
+@pytest.mark.parametrize(
+    "program", ["prediction", pytest.param("training step", marks=pytest.mark.slow)]
+)
 def test_crops_are_gathers_on_gpu_and_products_on_tpu(program, text):
     # Two crops of 32 pixels a slice, of one channel.
     crop = re.compile(r"2x2x32x(1x)?32(x\d)?x(f32|bf16)$")

@@ -219,9 +219,9 @@ def test_without_pytorch_the_extra_is_named_and_safetensors_are_read(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
-    read, told = done.stdout.splitlines()
+    read, hint = done.stdout.splitlines()
     assert read == "['b', 'w']"
-    assert "pip install 'drenet_jax[convert]'" in told
+    assert "pip install 'drenet_jax[convert]'" in hint
 
 
 def test_all_that_does_not_fit_is_reported_by_name_in_one_message(resnet18):

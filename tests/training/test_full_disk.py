@@ -126,6 +126,7 @@ def test_a_full_disk_is_reported_and_the_run_goes_on(
     _assert_same(workdir, whole)
 
 
+@pytest.mark.slow
 def test_logs_that_cannot_grow_are_reported(whole, prepared, tiny_config, tmp_path, monkeypatch):
     """As above where nothing can be mounted: the second validation finds the disk full."""
     config = _config(tiny_config, prepared)

@@ -148,7 +148,8 @@ def test_a_run_that_is_killed_three_times_and_asked_to_stop_ends_bit_for_bit_lik
     _assert_same(small_config, killed, whole)
 
 
-def test_no_step_is_repeated_and_no_figure_lost_by_a_run_that_is_reported_to_stop(
+@pytest.mark.slow
+def test_no_step_is_repeated_and_no_metric_lost_by_a_run_that_is_asked_to_stop(
     small_config, whole, tmp_path, monkeypatch
 ):
     made = []
@@ -157,7 +158,7 @@ def test_no_step_is_repeated_and_no_figure_lost_by_a_run_that_is_reported_to_sto
     def watched(*args, **kwargs):
         step = honest(*args, **kwargs)
 
-        def told(*batch):
+        def stopping(*batch):
             state, metrics = step(*batch)
             made.append(int(parallel.to_host(state.step)))
             # At the start, in an epoch, and at a validation.
@@ -165,7 +166,7 @@ def test_no_step_is_repeated_and_no_figure_lost_by_a_run_that_is_reported_to_sto
                 os.kill(os.getpid(), signal.SIGTERM)
             return state, metrics
 
-        return told
+        return stopping
 
     monkeypatch.setattr(loop, "make_train_step", watched)
     for stands_at in (1, 4, 12):
@@ -223,9 +224,7 @@ def _wait_for_a_random_moment(process, workdir):
 
 
 @pytest.mark.slow
-def test_hosts_of_which_one_is_reported_to_stop_stop_at_the_same_step(
-    small_config, whole, tmp_path
-):
+def test_hosts_of_which_one_is_asked_to_stop_stop_at_the_same_step(small_config, whole, tmp_path):
     run = tmp_path / "run"
 
     def start():

@@ -135,6 +135,7 @@ def _count(folder, barrier, n):
                 time.sleep(0)
 
 
+@pytest.mark.slow
 def test_no_two_hold_it_while_files_come_and_go(tmp_path):
     context = multiprocessing.get_context("spawn")
     folder, n, processes = tmp_path / "run", 25, 2
