@@ -253,7 +253,7 @@ def open_run(
     """Loads a run's best checkpoint; see `evaluate_split` for arguments and errors."""
     predictor = Predictor.load(workdir)
     data, own_data = _open_data(predictor.meta, workdir, split, data_dir, other_persons)
-    _require_unknown(predictor.meta, workdir, data, split, other_persons)
+    _require_unknown(predictor.meta, workdir, data, split)
     return OpenRun(predictor, data, own_data)
 
 
@@ -330,13 +330,11 @@ def _known_data(
     return own
 
 
-def _require_unknown(
-    meta: Meta, workdir: Path, data: PreparedData, split: str, other_persons: bool
-) -> None:
+def _require_unknown(meta: Meta, workdir: Path, data: PreparedData, split: str) -> None:
     """Refuses persons whose pictures the model was trained or selected on, whatever their names.
 
     Raises:
-      InputError: there are such persons, or it is not known on which pictures it was trained.
+      InputError: there are such persons.
     """
     # Converted weights were trained elsewhere. A run may be evaluated on its own patients.
     is_own = meta.data_fingerprint == data.fingerprint
@@ -344,14 +342,7 @@ def _require_unknown(
         return
     with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
         digests = checkpoints.digests(checkpoints.best_step)
-    if digests is None:
-        if is_own or other_persons:
-            return
-        raise InputError(
-            f"whether {workdir} was trained on pictures of {data.path} cannot be checked, since an "
-            "earlier version of drenet_jax wrote it; train again, or pass --other_persons if they "
-            "are different patients."
-        )
+    assert digests is not None  # a run keeps them with each checkpoint
     known = data.digests.known(digests.all, data.persons[split])
     if known:
         raise InputError(

@@ -289,6 +289,6 @@ def _temperature(checkpoints: Checkpoints, step: int, workdir: str | os.PathLike
     if temperature is None:
         raise InputError(
             f"--calibrated: the checkpoint of {workdir} has no temperature (no validation slices, "
-            "no temperature that fits them, or a run of an older version); leave the flag out."
+            "or no temperature that fits them); leave the flag out."
         )
     return temperature

@@ -40,8 +40,7 @@ def build_model(
     _check(model.dtype in DTYPES, "dtype", model.dtype, f"is none of {', '.join(DTYPES)}")
     _check(0 <= model.dropout < 1, "dropout", model.dropout, "must be from 0 to below 1")
     _check_positive(model, "width", "image_size_px")
-    # Checkpoints of earlier versions do not say.
-    remat = model.get("remat", False)
+    remat = model.get("remat", False)  # the configs of VGGs have none
     _check(not remat or model.name not in vgg.ARCHITECTURES, "remat", remat, "is not for a VGG")
     options = {
         "axis_name": AXIS,
@@ -70,12 +69,10 @@ def build_backbone(
 def _build_drenet(
     model: ml_collections.ConfigDict, classes: int, options: dict[str, Any]
 ) -> drenet.DRENet:
-    # Checkpoints of earlier versions do not say.
-    batch_statistics = model.get("batch_statistics", "shared")
     for field, value, known in (
         ("backbone", model.backbone, resnet.ARCHITECTURES),
         ("context", model.context, drenet.CONTEXTS),
-        ("batch_statistics", batch_statistics, drenet.BATCH_STATISTICS),
+        ("batch_statistics", model.batch_statistics, drenet.BATCH_STATISTICS),
     ):
         _check(value in known, field, value, f"is none of {', '.join(known)}")
     _check_positive(model, "crop_size_px", "head_features")
@@ -93,7 +90,7 @@ def _build_drenet(
             f"{model.image_size_px} pixels",
         )
     n_passes = len(drenet.PASSES) - (model.context == "none")
-    domains = n_passes if batch_statistics == "per_pass" else None
+    domains = n_passes if model.batch_statistics == "per_pass" else None
     return drenet.DRENet(
         classes=classes,
         backbone=resnet.ResNet(

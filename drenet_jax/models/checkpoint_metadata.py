@@ -12,7 +12,8 @@ import numpy as np
 
 from drenet_jax.ct.settings import CtSettings
 
-FORMAT = 1
+# Raised whenever the names or shapes of what is saved change.
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,7 @@ class Meta:
             fill_seed=values["fill_seed"],
             data_fingerprint=values["data_fingerprint"],
             version=values["version"],
-            # Checkpoints of earlier versions do not say.
-            trained_on=values.get("trained_on"),
+            trained_on=values["trained_on"],
         )
 
 

@@ -203,11 +203,6 @@ class Checkpoints:
     def metadata(self, step: int) -> Meta | BackboneMeta:
         """As `meta`, of parts of a model too."""
         values = self._saved_metadata(step)
-        if values.get("format") != FORMAT:
-            raise InputError(
-                f"{self._folder / str(step)} was written by another version of drenet_jax; "
-                "train again, or use that version."
-            )
         kind = BackboneMeta if "parts" in values else Meta
         with translate_read_errors(self._folder, step):
             return kind.from_dict(values)
@@ -279,12 +274,10 @@ class Checkpoints:
 
     def _verified(self, step: int, item: str, read: Callable[[], Any]) -> Any:
         """What `read` returns, if it is what was saved."""
-        expected = self._checksums(step).get(item)
         checksum = tree_checksum if item in _ARRAYS else json_checksum
         with translate_read_errors(self._folder, step):
             result = read()
-            # Checkpoints of earlier versions have no checksums.
-            if expected is not None and checksum(result) != expected:
+            if checksum(result) != self._checksums(step).get(item):
                 raise ItemChanged(f"the item {item} is not what was saved")
         return result
 
@@ -304,16 +297,20 @@ class Checkpoints:
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             with translate_read_errors(self._folder, step):
                 values = self._manager.restore(step, args=args)["meta"]
-                checksums = values.get(_CHECKSUMS)
-                if checksums is not None:
-                    others = {name: value for name, value in checksums.items() if name != "meta"}
-                    if json_checksum({**values, _CHECKSUMS: others}) != checksums["meta"]:
-                        raise ItemChanged("the item meta is not what was saved")
+                if values.get("format") != FORMAT:
+                    raise InputError(
+                        f"{self._folder / str(step)} was written by another version of "
+                        "drenet_jax; train again, or use that version."
+                    )
+                checksums = values.get(_CHECKSUMS, {})
+                others = {name: value for name, value in checksums.items() if name != "meta"}
+                if json_checksum({**values, _CHECKSUMS: others}) != checksums.get("meta"):
+                    raise ItemChanged("the item meta is not what was saved")
             self._metadata[step] = values
         return self._metadata[step]
 
     def _checksums(self, step: int) -> Mapping[str, int]:
-        return self._saved_metadata(step).get(_CHECKSUMS) or {}
+        return self._saved_metadata(step)[_CHECKSUMS]
 
 
 def _silence_closed_loops() -> None:

@@ -55,12 +55,22 @@ class BatchNorm(nn.Module):
         *,
         relu: bool = False,
     ) -> Float[Array, "*batch channels"]:
-        """Normalises, adds a shortcut and applies a ReLU."""
+        """Normalises, adds a shortcut and applies a ReLU.
+
+        Raises:
+          ValueError: the running statistics that were given have another shape.
+        """
         channels = x.shape[-1:]
         shape = channels if self.domains is None else (self.domains, *channels)
         index = () if self.domains is None else (self.domain,)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        # Flax compares shapes of parameters only, and [C] indexed by the domain would broadcast.
+        for running in (running_mean, running_var):
+            if running.value.shape != shape:
+                raise ValueError(
+                    f"running statistics have shape {running.value.shape}, not {shape}"
+                )
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         wide, dtype = widen(x), jnp.dtype(self.dtype or x.dtype)

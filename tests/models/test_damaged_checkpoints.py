@@ -14,7 +14,7 @@ import drenet_jax
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.models.build import build_model, init_variables
-from drenet_jax.models.checkpoints import Checkpoints
+from drenet_jax.models.checkpoints import Checkpoints, save_converted
 from drenet_jax.models.warm_start import start_from
 from drenet_jax.training.loop import train_and_evaluate
 
@@ -166,7 +166,7 @@ def test_a_whole_checkpoint_beside_the_damaged_one_is_named_and_serves(
     assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def test_checkpoints_of_earlier_versions_have_no_checksums(trained, tmp_path):
+def test_a_checkpoint_without_checksums_is_damaged(trained, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     (step,) = (workdir / "checkpoints").iterdir()
@@ -176,8 +176,27 @@ def test_checkpoints_of_earlier_versions_have_no_checksums(trained, tmp_path):
         "weights", "optimizer", "progress", "validation", "metrics", "meta", "digests",
     }  # fmt: skip
     path.write_text(json.dumps(meta))
-    found, wanted = (drenet_jax.load(x).predictor for x in (workdir, trained))
-    assert found.meta == wanted.meta
+    with pytest.raises(InputError, match=r"is damaged .the item meta is not what was saved"):
+        drenet_jax.load(workdir)
+
+
+def test_a_checkpoint_of_another_layout_is_refused(trained, tmp_path):
+    """As drenet_jax 0.1.0 wrote them, or with one vector of statistics instead of one per pass."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    (step,) = (workdir / "checkpoints").iterdir()
+    path = step / "meta" / "metadata"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
+    with pytest.raises(InputError, match="was written by another version of drenet_jax"):
+        drenet_jax.load(workdir)
+
+    with Checkpoints.of(trained, flag="--workdir") as checkpoints:
+        at = checkpoints.best_step
+        meta, weights = checkpoints.meta(at), checkpoints.weights(at, checkpoints.weight_shapes(at))
+    statistics = jax.tree.map(lambda x: x[0], weights["batch_stats"])
+    save_converted(tmp_path / "other", {**weights, "batch_stats": statistics}, meta)
+    with pytest.raises(InputError, match=r"bn1/mean has shape \(4,\) instead of \(3, 4\)"):
+        drenet_jax.load(tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", ["predict", "evaluate", "serve", "train"])

@@ -425,8 +425,7 @@ def test_a_whole_model_with_one_set_of_statistics_is_the_start_of_every_pass(
         )
     _assert_same(start_from(tmp_path / "per_pass", model, _drawn(model, 2), labels), weights[kind])
 
-    # What a checkpoint of an earlier version says.
-    del tiny_config.model["batch_statistics"]
+    tiny_config.model.batch_statistics = "shared"
     model = build_model(tiny_config, 2)
     assert all(
         len(leaf.shape) == 1 for leaf in jax.tree.leaves(variable_shapes(model)["batch_stats"])
