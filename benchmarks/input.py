@@ -124,9 +124,9 @@ def _measure(data_dir: Path, batch: int, rounds: int, seed: int) -> dict:
     )
     read = data.builder.as_dataset(
         split="train",
-        decoders={name: _skip() for name in ("image", "lung_mask")},
+        decoders={name: _skip() for name in ("image", "fill_map")},
     )
-    records = [(record["image"].numpy(), record["lung_mask"].numpy()) for record in read]
+    records = [(record["image"].numpy(), record["fill_map"].numpy()) for record in read]
     batches = -(-_SLICES // batch)
     workloads = {
         "batches": (lambda: [next(endless) for _ in range(batches)], batches * batch),
@@ -135,8 +135,8 @@ def _measure(data_dir: Path, batch: int, rounds: int, seed: int) -> dict:
             lambda: [tf.io.decode_png(image, channels=1) for image, _ in records],
             len(records),
         ),
-        "decode the lung mask (only where it is not filled)": (
-            lambda: [tf.io.decode_png(mask, channels=1) for _, mask in records],
+        "decode the map of the fill": (
+            lambda: [tf.io.decode_png(fill_map, channels=1) for _, fill_map in records],
             len(records),
         ),
     }

@@ -22,7 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Slices in a step, over all devices and hosts.
     data.batch_size = 16
     # When the blank around the lungs is filled with lung: "train" (paper, authors: training only,
-    # tests see black), "always" or "never".
+    # tests see black), "always" or "never"; or "none": there is no blank, the surroundings of the
+    # lungs stay as they are, so that what masking does can be measured (docs/method.md).
     data.fill = "train"
     # Slices held for shuffling, as PNG bytes (about 0.1 MB each at 448 pixels).
     data.shuffle_buffer = 4096

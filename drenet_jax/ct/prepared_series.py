@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from drenet_jax.ct.arrays import GreySlice, LungMask
-from drenet_jax.ct.fill import fill_blank
+from drenet_jax.ct.fill import Fill, apply_fill, draw_fill
 from drenet_jax.ct.orientation import Box, FileAxes, Orientation
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import Excluded
@@ -107,8 +107,8 @@ class PreparedPerson:
         return tuple(slice_ for slice_ in self.picked if slice_.kept)
 
 
-def filled(picked: SampledSlice, settings: CtSettings, seed: int) -> UInt8[np.ndarray, "size size"]:
-    """The crop with its blank filled, the same in every run for the same arguments.
+def fill_of(picked: SampledSlice, settings: CtSettings, seed: int) -> Fill:
+    """How the blank of a kept slice is filled, the same in every run for the same arguments.
 
     Args:
       picked: a kept slice.
@@ -116,9 +116,14 @@ def filled(picked: SampledSlice, settings: CtSettings, seed: int) -> UInt8[np.nd
       seed: the seed of the data set. The fill is seeded by it and by a hash of the image, so that
         a slice is filled alike in a data set and in a prediction.
     """
-    assert picked.image is not None
     assert picked.lung_mask is not None
     # Python's hash() differs between processes.
     picture = hashlib.sha256(picked.masked.tobytes()).digest()
     entropy = (seed, int.from_bytes(picture[:8], "little"))
-    return fill_blank(picked.image, picked.lung_mask, settings.fill_copies, entropy)
+    return draw_fill(picked.lung_mask, settings.fill_copies, entropy)
+
+
+def filled(picked: SampledSlice, settings: CtSettings, seed: int) -> UInt8[np.ndarray, "size size"]:
+    """The crop with its blank filled; see `fill_of`."""
+    assert picked.image is not None
+    return apply_fill(picked.image, fill_of(picked, settings, seed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from drenet_jax.ct.fill import MOST_COPIES
 from drenet_jax.errors import InputError
 
 
@@ -35,7 +36,7 @@ class CtSettings:
             ("window_width_hu", self.window_width_hu > 0, "above 0 HU"),
             ("min_area_share", 0 <= self.min_area_share <= 1, "from 0 to 1"),
             ("image_size_px", self.image_size_px >= 32, "at least 32 pixels"),
-            ("fill_copies", self.fill_copies >= 0, "0 or more"),
+            ("fill_copies", 0 <= self.fill_copies <= MOST_COPIES, f"from 0 to {MOST_COPIES}"),
         ):
             if not good:
                 raise InputError(f"--config.{name}={getattr(self, name)} must be {rule}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -13,12 +13,16 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int, Int32, UInt8
 
 from drenet_jax import parallel
+from drenet_jax.ct.fill import Fill, apply_fill, map_dtype
 from drenet_jax.ct.orientation import Box, Orientation
 from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.prepared_data import PreparedData, read_all
 from drenet_jax.errors import InputError
 
-FILLS = ("train", "always", "never")
+FILLS = ("train", "always", "never", "none")
+
+# What lies around the lungs.
+_Surroundings = Literal["as they are", "filled", "black"]
 
 
 def train_batches(
@@ -85,7 +89,7 @@ def train_batches(
     decoded = order.filter(is_own).map(
         lambda position, record: {
             "position": tf.cast(position % batch_size, tf.int32),
-            **_with_image(record, _image(record, filled=fill != "never")),
+            **_with_image(record, _image(data, record, _surroundings(fill, training=True))),
         },
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
@@ -127,12 +131,13 @@ def split_batches(
     if not data.n_slices[split]:
         return
     own = parallel.host_slice(batch_size)
+    surroundings = _surroundings(fill, training=False)
     black = np.zeros((data.ct.image_size_px,) * 2, np.uint8)
 
     def decode(position: tf.Tensor, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         position = position % batch_size
         is_own = (position >= own.start) & (position < own.stop)
-        image = tf.cond(is_own, lambda: _image(record, fill == "always"), lambda: black)
+        image = tf.cond(is_own, lambda: _image(data, record, surroundings), lambda: black)
         return _with_image(record, image)
 
     decoded = (
@@ -175,8 +180,7 @@ def crop_geometries(data: PreparedData, split: str) -> Iterator[CropGeometry]:
     names = ("patient_id", "slice_name", "slice_index", "source_box", "source_size", "source_turn")
 
     def decode(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        mask = tf.io.decode_png(record["lung_mask"], channels=1)[..., 0] > 0
-        return {"lung_mask": mask, **{name: record[name] for name in names}}
+        return {"lung_mask": _copy_map(data, record) == 0, **{name: record[name] for name in names}}
 
     for record in read_all(data, _records(data, split).map(decode).prefetch(tf.data.AUTOTUNE)):
         yield CropGeometry(
@@ -218,7 +222,7 @@ def _stored_records(data: PreparedData, split: str) -> tf.data.Dataset:
         shuffle_files=False,
         decoders={
             "image": tfds.decode.SkipDecoding(),
-            "lung_mask": tfds.decode.SkipDecoding(),
+            "fill_map": tfds.decode.SkipDecoding(),
         },
     )
 
@@ -231,9 +235,31 @@ def _with_image(record: dict[str, tf.Tensor], image: tf.Tensor) -> dict[str, tf.
     }
 
 
-def _image(record: dict[str, tf.Tensor], filled: bool) -> tf.Tensor:
+def _surroundings(fill: str, *, training: bool) -> _Surroundings:
+    if fill == "none":
+        return "as they are"
+    return "filled" if fill == "always" or (fill == "train" and training) else "black"
+
+
+def _image(
+    data: PreparedData, record: dict[str, tf.Tensor], surroundings: _Surroundings
+) -> tf.Tensor:
     image = tf.io.decode_png(record["image"], channels=1)[..., 0]
-    if filled:
+    if surroundings == "as they are":
         return image
-    mask = tf.io.decode_png(record["lung_mask"], channels=1)[..., 0]
-    return tf.where(mask > 0, image, tf.zeros_like(image))
+    copy_map = _copy_map(data, record)
+    if surroundings == "black":
+        return tf.where(copy_map == 0, image, tf.zeros_like(image))
+    # NumPy's: TensorFlow gathers single pixels several times slower.
+    filled = tf.numpy_function(
+        lambda image, *fill: apply_fill(image, Fill(*fill)),
+        [image, copy_map, record["fill_shifts"]],
+        tf.uint8,
+        stateful=False,
+    )
+    return tf.ensure_shape(filled, (data.ct.image_size_px,) * 2)
+
+
+def _copy_map(data: PreparedData, record: dict[str, tf.Tensor]) -> tf.Tensor:
+    dtype = tf.as_dtype(map_dtype(data.ct.fill_copies))
+    return tf.io.decode_png(record["fill_map"], channels=1, dtype=dtype)[..., 0]

@@ -22,7 +22,7 @@ from drenet_jax.errors import InputError, one_line
 
 # Of the TFDS builder, by which TFDS names its folder.
 RECORDS_NAME = "ct_slices"
-RECORDS_VERSION = "1.1.0"
+RECORDS_VERSION = "2.0.0"
 
 SETTINGS_FILE = "dataset.json"
 SPLIT_FILE = "split.json"
@@ -67,6 +67,12 @@ class PreparedData:
           InputError: what TFDS wrote of them is gone or damaged.
         """
         folder = records_folder(self.records)
+        others = sorted(path.name for path in folder.parent.glob("*.*.*"))
+        if others and RECORDS_VERSION not in others:
+            raise InputError(
+                f"{self.records} has records of the layout {others[-1]}, and this version of "
+                f"drenet_jax reads {RECORDS_VERSION}; prepare it again."
+            )
         try:
             return tfds.builder_from_directory(folder)
         except tfds.core.DatasetNotFoundError as error:

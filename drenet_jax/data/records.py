@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from drenet_jax.ct.fill import map_dtype
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.duplicates import SliceDigests
@@ -53,7 +55,7 @@ def _in_order_of_names(example: bytes) -> bytes:
 
 
 class CtSlices(tfds.core.GeneratorBasedBuilder):
-    """Kept slices of chest CT series: lung crops with the blank filled, and lung masks."""
+    """Kept slices of chest CT series: lung crops, lung masks and what fills the blank."""
 
     name = RECORDS_NAME
     VERSION = tfds.core.Version(RECORDS_VERSION)
@@ -65,31 +67,39 @@ class CtSlices(tfds.core.GeneratorBasedBuilder):
         *,
         data_dir: os.PathLike[str],
         labels: tuple[str, ...],
-        image_size_px: int,
+        ct: CtSettings,
         examples: Mapping[str, Callable[[], Any]],
     ):
         """A builder of the given examples.
 
         Args:
-          data_dir: the folder under which `ct_slices/1.1.0` is made.
+          data_dir: the folder under which `ct_slices/2.0.0` is made.
           labels: names of the classes, in order.
-          image_size_px: height and width of the crops.
+          ct: settings of the crops.
           examples: split -> a function that gives its examples with their keys (see `staging`): an
             iterator, or the Beam transform that makes them.
         """
         self._labels = labels
-        self._image_size_px = image_size_px
+        self._ct = ct
         self._examples = examples
         super().__init__(data_dir=data_dir, file_format="tfrecord")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        png = (self._image_size_px, self._image_size_px, 1)
+        png = (self._ct.image_size_px, self._ct.image_size_px, 1)
+        copies = self._ct.fill_copies
         return self.dataset_info_from_configs(
             description="Lung crops of chest CT slices, prepared for DRENet.",
             features=tfds.features.FeaturesDict(
                 {
+                    # Neither masked nor filled.
                     "image": tfds.features.Image(shape=png, encoding_format="png"),
-                    "lung_mask": tfds.features.Image(shape=png, encoding_format="png"),
+                    # The fields of `Fill`; 0 in the map is lung.
+                    "fill_map": tfds.features.Image(
+                        shape=png, dtype=map_dtype(copies), encoding_format="png"
+                    ),
+                    "fill_shifts": tfds.features.Tensor(
+                        shape=(copies + 2, 2), dtype=np.int16, encoding="bytes"
+                    ),
                     "label": tfds.features.ClassLabel(names=list(self._labels)),
                     "patient_id": tfds.features.Text(),
                     "slice_index": tf.int32,
@@ -148,9 +158,7 @@ def write_records(
     n_shards = max(LEAST_SHARDS, -(-n_bytes // SHARD_BYTES))
     # Every split gets as many; more shards than examples would leave some empty.
     n_shards = min(n_shards, *(n_slices[split] for split in filled))
-    builder = CtSlices(
-        data_dir=folder, labels=labels, image_size_px=ct.image_size_px, examples=filled
-    )
+    builder = CtSlices(data_dir=folder, labels=labels, ct=ct, examples=filled)
     with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
         # TFDS prints as if it were downloading, and makes a folder for what it does not download.
         builder.download_and_prepare(

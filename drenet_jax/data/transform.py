@@ -11,9 +11,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer
 
-from drenet_jax.ct.prepared_series import SampledSlice, filled
+from drenet_jax.ct.prepared_series import SampledSlice, fill_of
 from drenet_jax.ct.reader import Reader
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import CtError
@@ -97,7 +97,7 @@ def prepare_to_staging(
     write_staged(staged, entry, examples)
     summary = PreparedSummary(
         n_kept=len(examples),
-        n_bytes=sum(len(example["image"]) + len(example["lung_mask"]) for example in examples),
+        n_bytes=sum(len(example["image"]) + len(example["fill_map"]) for example in examples),
         why_left_out=why_left_out,
         severity=entry.severity,
         digests=digests,
@@ -121,9 +121,12 @@ def _reader() -> Iterator[Reader]:
 def _example(
     person: Person, picked: SampledSlice, settings: CtSettings, seed: int
 ) -> dict[str, Any]:
+    assert picked.image is not None
+    fill = fill_of(picked, settings, seed)
     return {
-        "image": _png(filled(picked, settings, seed)),
-        "lung_mask": _png(np.asarray(picked.lung_mask).view(np.uint8) * np.uint8(255)),
+        "image": _png(picked.image),
+        "fill_map": _png(fill.copy_map),
+        "fill_shifts": fill.shifts_px,
         "label": person.label,
         "patient_id": person.patient_id,
         "slice_index": picked.file_index,
@@ -135,7 +138,7 @@ def _example(
     }
 
 
-def _png(image: UInt8[np.ndarray, "height width"]) -> bytes:
+def _png(image: Integer[np.ndarray, "height width"]) -> bytes:
     done, data = cv2.imencode(".png", image)
     assert done
     return data.tobytes()

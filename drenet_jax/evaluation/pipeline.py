@@ -137,9 +137,12 @@ class PersonPipeline:
 
     def _input_image(self, sampled: SampledSlice) -> np.ndarray:
         meta = self.predictor.meta
-        if meta.config.data.fill != "always":
-            return sampled.masked
-        return filled(sampled, meta.ct, meta.fill_seed)
+        if meta.config.data.fill == "none":
+            assert sampled.image is not None  # of a kept slice
+            return sampled.image
+        if meta.config.data.fill == "always":
+            return filled(sampled, meta.ct, meta.fill_seed)
+        return sampled.masked
 
     def _picture(
         self, sampled: SampledSlice, scored: Mapping[str, np.ndarray], label: int

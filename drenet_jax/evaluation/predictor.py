@@ -246,8 +246,8 @@ class Predictor:
         """Scores prepared slices.
 
         Args:
-          images: uint8 [N, S, S], lung crops of the model's input size, masked (or filled, if
-            `data.fill` is "always").
+          images: uint8 [N, S, S], lung crops of the model's input size: as they are if `data.fill`
+            of its config is "none", filled if it is "always", else black outside the lungs.
 
         Returns:
           as `SliceScorer`, with heat maps; probabilities at the temperature, if there is one.

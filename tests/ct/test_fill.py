@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from drenet_jax.ct.fill import fill_blank
+from drenet_jax.ct.fill import draw_fill, fill_blank, map_dtype
 
 SIDES = st.integers(2, 12)
 
@@ -52,6 +52,26 @@ def test_inside_the_lungs_the_image_is_untouched(crop, copies):
 def test_no_copies_give_the_masked_crop(rng):
     image, mask = rng.integers(1, 256, (8, 9)).astype(np.uint8), rng.random((8, 9)) < 0.5
     assert np.array_equal(fill_blank(image, mask, 0, (0,)), image * mask)
+
+
+@given(crop=crops(), copies=st.integers(0, 6))
+def test_the_map_numbers_the_lungs_the_copies_and_what_no_copy_covers(crop, copies):
+    image, mask = crop
+    copy_map, shifts_px = draw_fill(mask, copies, (4,))
+    assert np.array_equal(copy_map == 0, mask)
+    assert shifts_px.shape == (copies + 2, 2)
+    assert not shifts_px[[0, -1]].any()
+    for number in range(1, copies + 1):
+        y, x = np.nonzero(copy_map == number)
+        assert mask[y - shifts_px[number, 0], x - shifts_px[number, 1]].all()
+    filled = fill_blank(np.full_like(image, 9), mask, copies, (4,))
+    assert np.array_equal(filled == 0, copy_map == copies + 1)
+
+
+@pytest.mark.parametrize(("copies", "dtype"), [(0, "u1"), (254, "u1"), (255, "u2"), (300, "u2")])
+def test_the_map_takes_two_bytes_only_where_one_is_not_enough(copies, dtype):
+    assert map_dtype(copies) == dtype
+    assert draw_fill(np.zeros((4, 4), bool), copies, (0,)).copy_map.max() == copies + 1
 
 
 def test_the_seed_decides_the_fill(rng):

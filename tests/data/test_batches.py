@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import json
 import shutil
@@ -11,7 +12,11 @@ import numpy as np
 import pytest
 
 from drenet_jax import parallel
+from drenet_jax.ct.prepared_series import filled
+from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.data.batches import label_counts, split_batches, train_batches
+from drenet_jax.data.cohort_table import read_cohort
+from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 
@@ -146,16 +151,67 @@ def test_label_counts_are_those_of_an_epoch(prepared):
     np.testing.assert_array_equal(label_counts(data), np.bincount(labels, minlength=3))
 
 
-@pytest.mark.parametrize("fill", ["train", "always", "never"])
-def test_the_blank_is_filled_when_the_config_says_so(fill, prepared):
+def _crops(phantoms, ct, split, data):
+    """(patient_id, name) -> the prepared slice, of every slice of a split, from the files."""
+    members = set(data.persons[split])
+    return {
+        (person.patient_id, slice_.name): slice_
+        for person in read_cohort(phantoms / "cohort.csv").persons
+        if person.patient_id in members
+        for slice_ in prepare_person(person.paths, ct).kept
+    }
+
+
+@pytest.mark.parametrize(
+    ("fill", "in_training", "in_tests"),
+    [
+        ("train", "filled", "masked"),
+        ("always", "filled", "filled"),
+        ("never", "masked", "masked"),
+        ("none", "image", "image"),
+    ],
+)
+def test_the_surroundings_of_the_lungs_are_those_that_the_config_names(
+    fill, in_training, in_tests, prepared, phantoms
+):
     data = open_data(prepared)
-    image = np.concatenate([image for image, _ in _batches(prepared, 5, fill=fill)])
-    test = np.concatenate(
-        [batch["image"] for batch in split_batches(data, "test", batch_size=8, fill=fill)]
+
+    def wanted(split, kind):
+        slices = _crops(phantoms, data.ct, split, data)
+        if kind == "filled":
+            return {key: filled(slice_, data.ct, data.seed) for key, slice_ in slices.items()}
+        return {key: getattr(slice_, kind) for key, slice_ in slices.items()}
+
+    n = data.n_slices["train"]
+    train = [image[0] for image, _ in _batches(prepared, n, fill=fill, batch_size=1)]
+    assert sorted(image.tobytes() for image in train) == sorted(
+        image.tobytes() for image in wanted("train", in_training).values()
     )
-    # Masked crops are black in the corners; lungs never reach them.
-    assert np.any(image[:, :4, :4]) == (fill != "never")
-    assert np.any(test[:, :4, :4]) == (fill == "always")
+    expected = wanted("test", in_tests)
+    for batch in split_batches(data, "test", batch_size=8, fill=fill):
+        for image, *key in zip(
+            batch["image"], batch["patient_id"], batch["slice_name"], strict=True
+        ):
+            np.testing.assert_array_equal(image, expected[tuple(key)])
+
+
+def test_more_copies_than_a_byte_can_number_fill_alike(phantoms, ct_settings, tmp_path):
+    cohort = read_cohort(phantoms / "cohort.csv")
+    settings = dataclasses.replace(ct_settings, image_size_px=48, fill_copies=300)
+    prepare_cohort(
+        dataclasses.replace(cohort, persons=cohort.persons[:1]),
+        tmp_path,
+        settings=settings,
+        seed=0,
+        fractions=(0, 0, 100),
+        workers=1,
+        progress=lambda summaries, n: summaries,
+    )
+    data = open_data(tmp_path)
+    slices = _crops(phantoms, settings, "test", data)
+    (batch,) = split_batches(data, "test", batch_size=32, fill="always")
+    for image, *key in zip(batch["image"], batch["patient_id"], batch["slice_name"], strict=True):
+        np.testing.assert_array_equal(image, filled(slices[tuple(key)], settings, 0))
 
 
 def test_every_slice_of_a_split_comes_once_whatever_the_batch(prepared):

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from drenet_jax.ct.fill import Fill, apply_fill
+from drenet_jax.ct.prepared_series import filled
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.data import preparation
 from drenet_jax.data.cohort_table import SPLITS, read_cohort
@@ -25,17 +27,20 @@ def _records(folder, split):
     return list(tfds.as_numpy(open_data(folder).builder.as_dataset(split=split)))
 
 
-def test_a_record_holds_the_filled_crop_the_mask_and_where_both_come_from(phantoms, prepared):
+def test_a_record_holds_the_crop_its_mask_its_fill_and_where_both_come_from(phantoms, prepared):
     data = open_data(prepared)
     cohort = {person.patient_id: person for person in read_cohort(phantoms / "cohort.csv").persons}
     record = _records(prepared, "test")[0]
     person = cohort[record["patient_id"].decode()]
     kept = {slice_.name: slice_ for slice_ in prepare_person(person.paths, data.ct).kept}
     picked = kept[record["slice_name"].decode()]
-    mask = record["lung_mask"][..., 0] > 0
-    np.testing.assert_array_equal(mask, picked.lung_mask)
-    np.testing.assert_array_equal(np.where(mask, record["image"][..., 0], 0), picked.masked)
-    assert np.count_nonzero(record["image"][..., 0][~mask]) > 0
+    copy_map = record["fill_map"][..., 0]
+    np.testing.assert_array_equal(copy_map == 0, picked.lung_mask)
+    np.testing.assert_array_equal(record["image"][..., 0], picked.image)
+    np.testing.assert_array_equal(
+        apply_fill(picked.image, Fill(copy_map, record["fill_shifts"])),
+        filled(picked, data.ct, data.seed),
+    )
     np.testing.assert_array_equal(record["source_box"], picked.file_box)
     np.testing.assert_array_equal(record["source_size"], picked.file_size)
     assert record["slice_index"] == picked.index

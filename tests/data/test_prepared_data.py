@@ -78,6 +78,15 @@ def test_a_broken_description_of_the_records_is_reported(name, content, copied):
         open_data(folder)
 
 
+def test_records_of_another_layout_are_refused_with_what_to_do(copied):
+    folder, _ = copied
+    (current,) = (folder / "ct_slices").iterdir()
+    current.rename(current.with_name("1.1.0"))
+    wanted = "has records of the layout 1.1.0, and .* reads 2.0.0; prepare it again"
+    with pytest.raises(InputError, match=wanted):
+        open_data(folder)
+
+
 def _flip(path):
     """Changes a byte of a picture: the length stays, the checksum does not fit any more."""
     content = bytearray(path.read_bytes())

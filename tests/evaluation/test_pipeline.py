@@ -108,10 +108,12 @@ def test_a_box_of_the_input_is_drawn_where_it_was_cut_out():
     np.testing.assert_array_equal(_to_source(boxes, (100, 200, 300, 500), 100), wanted)
 
 
-def test_predict_sees_the_images_of_the_records(pipeline, prepared, phantoms):
+@pytest.mark.parametrize("fill", ["train", "always", "none"])
+def test_predict_sees_the_images_of_the_records(fill, pipeline, prepared, phantoms, monkeypatch):
+    monkeypatch.setitem(pipeline.predictor.meta.config.data, "fill", fill)
     data = open_data(prepared)
     cohort = {person.patient_id: person for person in read_cohort(phantoms / "cohort.csv").persons}
-    for batch in split_batches(data, "test", batch_size=64, fill="train"):
+    for batch in split_batches(data, "test", batch_size=64, fill=fill):
         scored = pipeline.slices(batch["image"])
         patient = batch["patient_id"][0]
         result = pipeline.person(cohort[patient].paths[0])

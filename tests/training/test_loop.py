@@ -270,7 +270,7 @@ def test_weights_of_another_run_are_the_start(config, trained, tmp_path):
     ("field", "value", "message"),
     [
         ("data.dir", "/nowhere", "is not a folder that prepare wrote"),
-        ("data.fill", "sometimes", "must be one of train, always, never"),
+        ("data.fill", "sometimes", "must be one of train, always, never, none"),
         ("data.batch_size", 12, "must be a multiple of the 8 devices"),
         ("model.image_size_px", 128, "holds slices of 96 pixels"),
         ("train.epochs", 0, "must be 1 or more"),
