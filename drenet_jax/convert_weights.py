@@ -37,6 +37,9 @@ ARCHITECTURES = (
     "resnet50",
     "densenet121",
     "vgg16",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
     "nts_net",
     "drenet_authors",
 )
@@ -141,7 +144,7 @@ def convert(
         weights = {
             collection: {"backbone": tree} if tree else {} for collection, tree in flax.items()
         }
-        backbone, width = architecture, pretrained.PUBLISHED_WIDTH
+        backbone, width = architecture, pretrained.published_width(architecture)
     if keeps_heads:
         settings = CtSettings.from_dict(_config("prepare").to_dict())
         meta: Meta | BackboneMeta = Meta(
@@ -193,6 +196,9 @@ def _config_flags(architecture: str) -> str:
     if architecture.startswith("resnet"):
         backbone = "" if architecture == "resnet50" else f" --config.model.backbone={architecture}"
         return f"--config=configs/drenet.py{backbone}"
+    if architecture.startswith("efficientnet_lite"):
+        flags_of_model = f"--config.model.backbone={architecture} --config.model.width=32"
+        return f"--config=configs/drenet.py {flags_of_model}"
     return f"--config=configs/{architecture}.py"
 
 

@@ -11,11 +11,17 @@ from jax.typing import DTypeLike
 
 from drenet_jax.errors import InputError
 from drenet_jax.models import classifier, drenet, proposals
-from drenet_jax.models.backbones import densenet, resnet, vgg
+from drenet_jax.models.backbones import densenet, efficientnet_lite, resnet, vgg
 from drenet_jax.models.backbones.backbone import Backbone
 from drenet_jax.parallel import AXIS
 
 MODELS = ("drenet", *classifier.ARCHITECTURES)
+# Of a DRENet too. A VGG has no batch norm, and its pooled features are those of hidden layers.
+BACKBONES: dict[str, type[Backbone]] = {
+    **dict.fromkeys(resnet.ARCHITECTURES, resnet.ResNet),
+    **dict.fromkeys(densenet.ARCHITECTURES, densenet.DenseNet),
+    **dict.fromkeys(efficientnet_lite.ARCHITECTURES, efficientnet_lite.EfficientNetLite),
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 Model = drenet.DRENet | classifier.Classifier
@@ -62,15 +68,14 @@ def build_backbone(
     """A network of `classifier.ARCHITECTURES`; see `Backbone` and `VGG` for the arguments."""
     if architecture in vgg.ARCHITECTURES:
         return vgg.VGG(architecture, width, dropout, dtype)
-    network = resnet.ResNet if architecture in resnet.ARCHITECTURES else densenet.DenseNet
-    return network(architecture, width, dtype, **options)
+    return BACKBONES[architecture](architecture, width, dtype, **options)
 
 
 def _build_drenet(
     model: ml_collections.ConfigDict, classes: int, options: dict[str, Any]
 ) -> drenet.DRENet:
     for field, value, known in (
-        ("backbone", model.backbone, resnet.ARCHITECTURES),
+        ("backbone", model.backbone, BACKBONES),
         ("context", model.context, drenet.CONTEXTS),
         ("batch_statistics", model.batch_statistics, drenet.BATCH_STATISTICS),
     ):
@@ -93,7 +98,7 @@ def _build_drenet(
     domains = n_passes if model.batch_statistics == "per_pass" else None
     return drenet.DRENet(
         classes=classes,
-        backbone=resnet.ResNet(
+        backbone=build_backbone(
             model.backbone, model.width, DTYPES[model.dtype], domains=domains, **options
         ),
         image_size_px=model.image_size_px,

@@ -6,16 +6,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from drenet_jax.models.backbones import densenet, resnet, vgg
+from drenet_jax.models.backbones import densenet, efficientnet_lite, resnet, vgg
 from drenet_jax.models.backbones.backbone import Backbone
 from drenet_jax.models.dropout import dropout
 from drenet_jax.models.model_outputs import FeatureMaps, Outputs, Slices, normalise
 
-ARCHITECTURES = (*resnet.ARCHITECTURES, *densenet.ARCHITECTURES, *vgg.ARCHITECTURES)
+ARCHITECTURES = (
+    *resnet.ARCHITECTURES,
+    *densenet.ARCHITECTURES,
+    *vgg.ARCHITECTURES,
+    *efficientnet_lite.ARCHITECTURES,
+)
 
 
 class Classifier(nn.Module):
-    """A ResNet, DenseNet or VGG with a linear class head.
+    """A backbone with a linear class head.
 
     Attributes:
       classes: how many.

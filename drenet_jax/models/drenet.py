@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from drenet_jax.models import proposals
-from drenet_jax.models.backbones.resnet import ResNet
+from drenet_jax.models.backbones.backbone import Backbone
 from drenet_jax.models.crops import box_attention, crop_slices
 from drenet_jax.models.dropout import dropout
 from drenet_jax.models.model_outputs import FeatureMaps, Outputs, Slices, normalise
@@ -31,13 +31,13 @@ PASSES = ("image", "crops", "context")
 class DRENet(nn.Module):
     """Details Relation Extraction network.
 
-    One ResNet sees the whole image, each of the top-K crops, and a context image made of the boxes;
+    One backbone sees the whole image, each of the top-K crops, and a context image made of the boxes;
     an MLP scores the concatenated features. Gradients reach the proposal head through the ranking
     loss and through the confidences of a weighted context image, never through the feature map.
 
     Attributes:
       classes: how many.
-      backbone: a ResNet; its domains are `PASSES`, or it has none.
+      backbone: its domains are `PASSES`, or it has none.
       image_size_px: height and width of an input image.
       crop_size_px: height and width to which a proposal is resized.
       levels: of the proposal head.
@@ -50,7 +50,7 @@ class DRENet(nn.Module):
     """
 
     classes: int
-    backbone: ResNet
+    backbone: Backbone
     image_size_px: int
     crop_size_px: int
     levels: tuple[proposals.Level, ...]

@@ -13,7 +13,7 @@ import numpy as np
 
 from drenet_jax.errors import InputError
 from drenet_jax.models import classifier
-from drenet_jax.models.backbones import densenet, vgg
+from drenet_jax.models.backbones import densenet, efficientnet_lite, vgg
 from drenet_jax.models.build import build_backbone, build_model, variable_shapes
 from drenet_jax.models.checkpoint_integrity import check_shapes
 from drenet_jax.models.norm import fit_domains, single_domain_shapes
@@ -22,8 +22,13 @@ from drenet_jax.models.state_dicts import is_counter
 BACKBONES = classifier.ARCHITECTURES
 WHOLE_MODELS = ("nts_net", "drenet_authors")
 
-# Channels of the first stage, in all published weights.
-PUBLISHED_WIDTH = 64
+
+def published_width(architecture: str) -> int:
+    """`config.model.width` of published weights."""
+    if architecture in efficientnet_lite.ARCHITECTURES:
+        return efficientnet_lite.PUBLISHED_WIDTH
+    return 64
+
 
 # What may be left out of a whole model: it has as many rows as the classes of its training.
 CLASS_HEADS = ("raw_head", "part_head", "concat_head")
@@ -160,6 +165,8 @@ def class_head_names(state_dict: Mapping[str, np.ndarray], architecture: str) ->
         modules = tuple(_WHOLE_MODEL_PARTS[head] for head in CLASS_HEADS)
     elif architecture in vgg.ARCHITECTURES:
         modules = ("classifier.6", "head")
+    elif architecture in efficientnet_lite.ARCHITECTURES:
+        modules = ("_fc",)
     else:
         modules = ("fc", "classifier", "head")
     prefixes = tuple(f"{module}." for module in modules)
@@ -170,7 +177,7 @@ def class_head_names(state_dict: Mapping[str, np.ndarray], architecture: str) ->
 
 def _backbone_shapes(architecture: str) -> dict[str, Any]:
     """Shapes of a published backbone's variables."""
-    backbone = build_backbone(architecture, PUBLISHED_WIDTH, jnp.float32)
+    backbone = build_backbone(architecture, published_width(architecture), jnp.float32)
     network = classifier.Classifier(classes=1, backbone=backbone, image_size_px=64, dropout=0.0)
     return {
         collection: tree.get("backbone", {})
@@ -208,6 +215,8 @@ def _torchvision_name(name: str, architecture: str) -> str:
     if architecture in WHOLE_MODELS:
         return name
     name = name.removeprefix("backbone.")
+    if architecture in efficientnet_lite.ARCHITECTURES:
+        return name
     if architecture in vgg.ARCHITECTURES:
         # timm writes the hidden layers as convolutions.
         name = re.sub(r"^pre_logits\.fc1\.", "classifier.0.", name)
@@ -222,6 +231,9 @@ def _torchvision_name(name: str, architecture: str) -> str:
 def _backbone_name(architecture: str, path: Sequence[str]) -> str:
     """torchvision's name of a leaf of a backbone's variables."""
     *modules, leaf = path
+    if architecture in efficientnet_lite.ARCHITECTURES:
+        module = ".".join(f"_{part}" for part in modules)
+        return f"{re.sub(r'_blocks_', '_blocks.', module)}.{_LEAVES[leaf]}"
     module = ".".join(modules).replace("_", ".")
     if architecture in densenet.ARCHITECTURES:
         module = f"features.{module}"

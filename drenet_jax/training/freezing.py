@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from drenet_jax.errors import InputError
-from drenet_jax.models.backbones import densenet, resnet, vgg
+from drenet_jax.models.backbones import densenet, efficientnet_lite, resnet, vgg
 from drenet_jax.models.warm_start import backbone_architecture
 
 PyTree = Any
@@ -22,12 +22,15 @@ def stage_count(architecture: str) -> int:
     """How many stages a backbone has; the last one is frozen if all of it is.
 
     A ResNet's and a DenseNet's first stage has the stem with it, and a DenseNet's stage the
-    transition behind it. A VGG's last stage is its two hidden layers.
+    transition behind it. A VGG's last stage is its two hidden layers. An EfficientNet-Lite's stages
+    are those of one resolution; the last one has the last 1×1 convolution with it.
     """
     if architecture in resnet.ARCHITECTURES:
         return len(resnet.ARCHITECTURES[architecture][1])
     if architecture in densenet.ARCHITECTURES:
         return len(densenet.ARCHITECTURES[architecture])
+    if architecture in efficientnet_lite.ARCHITECTURES:
+        return efficientnet_lite.STAGES
     return len(vgg.ARCHITECTURES[architecture]) + 1
 
 
@@ -40,6 +43,8 @@ def stage_of(architecture: str, module: str) -> int:
         # ReLUs count, and so does the pooling at the end of a block.
         ends = [2 * n + 1 for n in vgg.ARCHITECTURES[architecture]]
         return next(stage for stage in range(1, len(ends) + 1) if int(number) < sum(ends[:stage]))
+    if architecture in efficientnet_lite.ARCHITECTURES:
+        return efficientnet_lite.stage_of(architecture, module)
     if module == "norm5":
         return stage_count(architecture)
     result = re.match(r"(?:layer|denseblock|transition)(\d)", module)
