@@ -98,7 +98,7 @@ def _build_drenet(
     domains = n_passes if model.batch_statistics == "per_pass" else None
     return drenet.DRENet(
         classes=classes,
-        backbone=build_backbone(
+        backbone=BACKBONES[model.backbone](
             model.backbone, model.width, DTYPES[model.dtype], domains=domains, **options
         ),
         image_size_px=model.image_size_px,
