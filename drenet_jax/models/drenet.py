@@ -32,8 +32,9 @@ class DRENet(nn.Module):
     """Details Relation Extraction network.
 
     One backbone sees the whole image, each of the top-K crops, and a context image made of the
-    boxes; an MLP scores the concatenated features. Gradients reach the proposal head through the ranking
-    loss and through the confidences of a weighted context image, never through the feature map.
+    boxes; an MLP scores the concatenated features. Gradients reach the proposal head through the
+    ranking loss and through the confidences of a weighted context image, never through the feature
+    map.
 
     Attributes:
       classes: how many.
