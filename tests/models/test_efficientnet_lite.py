@@ -102,7 +102,7 @@ def _block_pair(kernel_size: int, stride: int, expansion: int, channels: int):
     block_args = oracle.utils.BlockArgs(
         num_repeat=1,
         kernel_size=kernel_size,
-        stride=[stride],
+        stride=stride,
         expand_ratio=expansion,
         input_filters=6,
         output_filters=channels,
@@ -180,7 +180,8 @@ def test_while_training_the_gradients_of_the_network_are_pytorchs():
 
         def total(params):
             variables_ = {**variables, "params": params}
-            (features, _), _ = network.apply(variables_, images, train=True, mutable=["batch_stats"])
+            (features, _), _ = network.apply(
+                variables_, jnp.asarray(images), train=True, mutable=["batch_stats"])
             return jnp.sum(jnp.sin(features))
 
         got = jax.jit(jax.grad(total))(variables["params"])
