@@ -1,4 +1,4 @@
-"""Hand-written gradients of batch norm, the stem's convolution and max-pooling.
+"""Hand-written gradients of batch norm, max-pooling, and the stem's and depthwise convolutions.
 
 Values are those of the plain operations; gradients keep less and read memory less often than XLA's
 own. Measurements, and where each is used: docs/performance.md (CPU) and docs/accelerators.md.
@@ -7,6 +7,8 @@ own. Measurements, and where each is used: docs/performance.md (CPU) and docs/ac
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +23,7 @@ Residuals = tuple[Any, ...]
 
 Images = Float[Array, "_ _ _ _"]
 Kernel = Float[Array, "_ _ _ _"]
+DepthwiseKernel = Float[Array, "_ _ 1 channels"]
 Maps = Float[Array, "*batch channels"]
 Vector = Float[Array, " channels"]
 
@@ -210,3 +213,86 @@ def _max_pool_backward(x: Images, g: Images) -> tuple[Images]:
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def plain_depthwise_conv(x: Images, kernel: DepthwiseKernel, stride: int) -> Images:
+    """A convolution of each channel by itself, with SAME padding."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=kernel.shape[3],
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_conv(x: Images, kernel: DepthwiseKernel, stride: int) -> Images:
+    """The same as a sum of shifted products: XLA's convolution is many times slower on CPU."""
+    return functools.reduce(
+        jnp.add, (seen * kernel[i, j, 0] for i, j, seen in _seen_by(x, len(kernel), stride))
+    )
+
+
+def _seen_by(x: Images, kernel_size: int, stride: int) -> Iterator[tuple[int, int, Images]]:
+    """For each cell (i, j) of a depthwise kernel, the pixels that it is multiplied with."""
+    k = kernel_size
+    padding = lax.padtype_to_pads(x.shape[1:3], (k, k), (stride, stride), "SAME")
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = (stride * (-(-n // stride) - 1) + 1 for n in x.shape[1:3])
+    for i, j in itertools.product(range(k), repeat=2):
+        yield i, j, padded[:, i : i + height : stride, j : j + width : stride]
+
+
+def _depthwise_conv_forward(
+    x: Images, kernel: DepthwiseKernel, stride: int
+) -> tuple[Images, Residuals]:
+    return depthwise_conv(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_conv_backward(
+    stride: int, kept: Residuals, g: Images
+) -> tuple[Images, DepthwiseKernel]:
+    x, kernel = kept
+    k, s = len(kernel), stride
+    # All sums in one reduction, and that of columns apart: XLA's sums over all but the last axis
+    # read the maps once for each, in steps of a whole row.
+    products = [widen(seen) * widen(g) for _, _, seen in _seen_by(x, k, s)]
+    zeros = [jnp.zeros((), product.dtype) for product in products]
+    sums = lax.reduce(products, zeros, _add_each, (0, 1))
+    d_kernel = jnp.stack([columns.sum(0) for columns in sums]).reshape(kernel.shape)
+    # Row s·m + a of the padded image is seen by row m − t of the result through the kernel's row
+    # a + s·t.
+    padding = lax.padtype_to_pads(x.shape[1:3], (k, k), (s, s), "SAME")
+    (top, _), (left, _) = padding
+    rows, columns = (
+        -(-(n + sum(pads)) // s) for n, pads in zip(x.shape[1:3], padding, strict=True)
+    )
+    t_max = (k - 1) // s
+    around = [(t_max, n - m) for n, m in zip((rows, columns), g.shape[1:3], strict=True)]
+    padded = jnp.pad(g, ((0, 0), *around, (0, 0)))
+
+    def phase(a: int, b: int) -> Images:
+        """The gradient of every s-th pixel of the padded image, from (a, b) on."""
+        return functools.reduce(
+            jnp.add,
+            (
+                padded[:, t_max - t :, t_max - u :][:, :rows, :columns]
+                * kernel[a + s * t, b + s * u, 0]
+                for t in range((k - 1 - a) // s + 1)
+                for u in range((k - 1 - b) // s + 1)
+            ),
+        )
+
+    phases = jnp.stack([jnp.stack([phase(a, b) for b in range(s)], axis=3) for a in range(s)], 2)
+    dx = phases.reshape(len(x), s * rows, s * columns, -1)
+    dx = dx[:, top : top + x.shape[1], left : left + x.shape[2]]
+    return dx, d_kernel.astype(kernel.dtype)
+
+
+def _add_each(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> list[jax.Array]:
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+
+depthwise_conv.defvjp(_depthwise_conv_forward, _depthwise_conv_backward)

@@ -6,18 +6,17 @@ where, and what it brings: docs/performance.md (CPU) and docs/accelerators.md (G
 
 from __future__ import annotations
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from drenet_jax.models.custom_gradients import (
     convolve,
+    depthwise_conv,
     max_pool,
+    plain_depthwise_conv,
     plain_max_pool,
     plain_stem_conv,
     stem_conv,
@@ -80,8 +79,7 @@ class DepthwiseConv(nn.Module):
     """A convolution of each channel by itself, with SAME padding and without bias.
 
     The same parameter (`kernel` [k, k, 1, C]) and the same result as `nn.Conv` with
-    `feature_group_count`. On CPU it is a sum of shifted products, since XLA's is many times slower
-    there.
+    `feature_group_count`.
     """
 
     kernel_size: int
@@ -93,28 +91,11 @@ class DepthwiseConv(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch -(-height//{self.stride}) -(-width//{self.stride}) channels"]:
-        k, s, channels = self.kernel_size, self.stride, x.shape[-1]
-        kernel = self.param("kernel", kernel_init, (k, k, 1, channels)).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if resolve_platform(self.platform) != "cpu":
-            return lax.conv_general_dilated(
-                x,
-                kernel,
-                (s, s),
-                "SAME",
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=channels,
-            )
-        padding = lax.padtype_to_pads(x.shape[1:3], (k, k), (s, s), "SAME")
-        height, width = (-(-n // s) for n in x.shape[1:3])
-        padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        products = (
-            padded[:, i : i + s * (height - 1) + 1 : s, j : j + s * (width - 1) + 1 : s]
-            * kernel[i, j, 0]
-            for i in range(k)
-            for j in range(k)
-        )
-        return functools.reduce(jnp.add, products)
+        shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
+        kernel = self.param("kernel", kernel_init, shape)
+        is_cpu = resolve_platform(self.platform) == "cpu"
+        conv = depthwise_conv if is_cpu else plain_depthwise_conv
+        return conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
 class StemConv(nn.Module):

@@ -27,9 +27,7 @@ pytestmark = pytest.mark.usefixtures("optimized")
 
 def _torch_network(architecture: str) -> torch.nn.Module:
     # Without an image size its padding follows the input, as TensorFlow's does.
-    network = oracle.EfficientNet.from_name(
-        architecture.replace("_lite", "-lite"), image_size=None
-    )
+    network = oracle.EfficientNet.from_name(architecture.replace("_lite", "-lite"), image_size=None)
     return network.eval()
 
 
@@ -45,8 +43,10 @@ def _arrays(state_dict) -> dict[str, np.ndarray]:
     return {name: tensor.numpy().copy() for name, tensor in state_dict.items()}
 
 
-def _assert_close(got, expected, tolerance: float) -> None:
-    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+def _assert_close(got, expected, tolerance: float, at_least: float = 0) -> None:
+    """`tolerance` is a share of the largest value."""
+    tolerance = max(tolerance * np.abs(expected).max(), at_least)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,8 @@ def test_while_training_the_gradients_of_the_network_are_pytorchs():
         def total(params):
             variables_ = {**variables, "params": params}
             (features, _), _ = network.apply(
-                variables_, jnp.asarray(images), train=True, mutable=["batch_stats"])
+                variables_, jnp.asarray(images), train=True, mutable=["batch_stats"]
+            )
             return jnp.sum(jnp.sin(features))
 
         got = jax.jit(jax.grad(total))(variables["params"])
@@ -194,8 +195,9 @@ def test_while_training_the_gradients_of_the_network_are_pytorchs():
         }
         buffers = dict(reference.named_buffers())
         expected = to_flax(_arrays({**buffers, **gradients}), "efficientnet_lite0")["params"]
-        # The arrays that `to_flax` gives are float32.
-        jax.tree.map(lambda a, b: _assert_close(a, b, 1e-5), got, expected)
+        # The arrays that `to_flax` gives are float32. Biases that the next batch norm takes away have
+        # no gradient but rounding errors.
+        jax.tree.map(lambda a, b: _assert_close(a, b, 1e-6, 1e-9), got, expected)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
