@@ -195,8 +195,8 @@ def test_while_training_the_gradients_of_the_network_are_pytorchs():
         }
         buffers = dict(reference.named_buffers())
         expected = to_flax(_arrays({**buffers, **gradients}), "efficientnet_lite0")["params"]
-        # The arrays that `to_flax` gives are float32. Biases that the next batch norm takes away have
-        # no gradient but rounding errors.
+        # The arrays of `to_flax` are float32. Biases that the next batch norm takes away have no
+        # gradient but rounding errors.
         jax.tree.map(lambda a, b: _assert_close(a, b, 1e-6, 1e-9), got, expected)
 
 
