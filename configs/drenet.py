@@ -58,6 +58,10 @@ def get_config() -> ml_collections.ConfigDict:
     model.train_proposals = (6,)
     # K of each group: proposals that go into the prediction (paper 2.3).
     model.top_k = (3,)
+    # Which anchors become proposals: "learned" (paper: those with the highest scores), or, to see
+    # what the scores add, "random" ones or the same "grid" in every image, without a proposal head
+    # and a ranking loss.
+    model.proposals = "learned"
     # The image of the third pass: "weighted" by the boxes' confidences (paper 2.2.2),
     # "weighted_detached" (the same, but no gradient goes through the confidences: an ablation), the
     # best box of the last group at full size ("zoom", the authors' code), or "none" (NTS-Net).
@@ -120,6 +124,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Factor on the loss that ranks the proposals; 1: NTS-Net and the authors' code. With 0 their
     # scores learn through the weighted image alone (an ablation; docs/study.md).
     train.rank_factor = 1.0
+    # Warn once if the scores have learnt nothing (rank_ratio and rank_agreement: docs/training.md)
+    # in the last so many epochs; 0: never. The head starts to learn when the crops' own predictions
+    # differ, which takes some epochs from random weights.
+    train.rank_patience_epochs = 5
     # Stages of the backbone whose weights and batch statistics stay as they are, counted from the
     # image; a ResNet has 4 (the first with the stem), as has a DenseNet, a VGG 6 (5 blocks and the
     # hidden layers). For pretrained weights and few data; 0 (the authors' code): all learn.

@@ -78,6 +78,7 @@ def _build_drenet(
         ("backbone", model.backbone, BACKBONES),
         ("context", model.context, drenet.CONTEXTS),
         ("batch_statistics", model.batch_statistics, drenet.BATCH_STATISTICS),
+        ("proposals", selection(model), proposals.SELECTIONS),
     ):
         _check(value in known, field, value, f"is none of {', '.join(known)}")
     _check_positive(model, "crop_size_px", "head_features")
@@ -107,10 +108,16 @@ def _build_drenet(
         groups=groups,
         head_features=model.head_features,
         nms_iou=model.nms_iou,
+        selection=selection(model),
         context=model.context,
         hidden=tuple(model.hidden),
         dropout=model.dropout,
     )
+
+
+def selection(model: ml_collections.ConfigDict) -> str:
+    """`model.proposals`; checkpoints of versions without the field have learned ones."""
+    return str(model.get("proposals", "learned"))
 
 
 def _levels(model: ml_collections.ConfigDict) -> tuple[proposals.Level, ...]:

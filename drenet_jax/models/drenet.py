@@ -26,6 +26,8 @@ CONTEXTS = ("weighted", "weighted_detached", "zoom", "none")
 BATCH_STATISTICS = ("shared", "per_pass")
 # The domains of the batch norms, in the order of their statistics.
 PASSES = ("image", "crops", "context")
+# Of a slice's key while training: dropout has a stream for each pass, random boxes the one after.
+_BOX_STREAM = len(PASSES)
 
 
 class DRENet(nn.Module):
@@ -34,7 +36,8 @@ class DRENet(nn.Module):
     One backbone sees the whole image, each of the top-K crops, and a context image made of the
     boxes; an MLP scores the concatenated features. Gradients reach the proposal head through the
     ranking loss and through the confidences of a weighted context image, never through the feature
-    map.
+    map. Without a head (`selection` "random" or "grid") all boxes have the score 0, and their
+    confidences are 1/2.
 
     Attributes:
       classes: how many.
@@ -45,6 +48,8 @@ class DRENet(nn.Module):
       groups: of the levels; each has proposals of its own.
       head_features: channels inside the proposal head.
       nms_iou: proposals of a group overlap less than this.
+      selection: one of `proposals.SELECTIONS`; only "learned" has a proposal head. "random" draws
+        by a slice's own key while training, and by a hash of the image for a prediction.
       context: one of `CONTEXTS`.
       hidden: sizes of the MLP's hidden layers; none: a linear classifier.
       dropout: share of pooled features dropped while training.
@@ -58,6 +63,7 @@ class DRENet(nn.Module):
     groups: tuple[proposals.Group, ...]
     head_features: int
     nms_iou: float
+    selection: str
     context: str
     hidden: tuple[int, ...]
     dropout: float
@@ -85,8 +91,8 @@ class DRENet(nn.Module):
         Args:
           images: grey in 0..1.
           train: batch statistics of the batch, M proposals, dropout; else K proposals.
-          dropout_keys: a PRNG key for each image, while training: a slice's dropout then depends
-            on its own key alone, whatever the number of devices.
+          dropout_keys: a PRNG key for each image, while training: a slice's dropout and its random
+            boxes then depend on its own key alone, whatever the number of devices.
           probes: added to the feature maps of the image and of the proposals.
 
         Returns:
@@ -109,13 +115,18 @@ class DRENet(nn.Module):
         pixels = normalise(images).astype(self.backbone.dtype)
         feature_map, pooled_image = features(pixels, 0, None if probes is None else probes.image)
 
-        all_scores = proposals.ProposalHead(
-            self.levels, self.head_features, self.backbone.dtype, name="proposal_head"
-        )(jax.lax.stop_gradient(feature_map))
         counts = [group.train_proposals if train else group.top_k for group in self.groups]
+        if self.selection == "learned":
+            all_scores = proposals.ProposalHead(
+                self.levels, self.head_features, self.backbone.dtype, name="proposal_head"
+            )(jax.lax.stop_gradient(feature_map))
+        else:
+            all_scores = self._scores_without_head(images, counts, dropout_keys if train else None)
         scores, boxes = proposals.select_proposals(
             all_scores, self.levels, self.groups, self.image_size_px, self.nms_iou, counts
         )
+        if self.selection != "learned":
+            scores = jnp.zeros_like(scores)
         top = _top_of_groups(counts, [group.top_k for group in self.groups])
 
         crops = self._crops(images, boxes, self.crop_size_px)
@@ -141,6 +152,22 @@ class DRENet(nn.Module):
             boxes=boxes,
             feature_maps=FeatureMaps(feature_map, crop_maps),
         )
+
+    def _scores_without_head(
+        self, images: jax.Array, counts: list[int], keys: jax.Array | None
+    ) -> jax.Array:
+        """[B, A]: scores whose order is random, or the grid's."""
+        if self.selection == "grid":
+            scores = proposals.grid_scores(
+                self.levels, self.groups, self.image_size_px, self.nms_iou, counts
+            )
+            return jnp.broadcast_to(scores, (images.shape[0], len(scores)))
+        if keys is None:
+            keys = proposals.image_keys(images)
+        else:
+            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, _BOX_STREAM)
+        anchors = proposals.anchor_boxes(self.levels, self.image_size_px)
+        return proposals.random_scores(keys, len(anchors))
 
     def _context(
         self,

@@ -12,7 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float, Float32, Int32, Key
+
+# Which anchors become proposals: those with the head's highest scores (paper), or, to measure what
+# the head adds, random ones or the same ones in every image.
+SELECTIONS = ("learned", "random", "grid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +185,82 @@ def select_proposals(
         )
     of_groups, boxes_of_groups = zip(*selected, strict=True)
     return jnp.concatenate(of_groups, axis=1), jnp.concatenate(boxes_of_groups, axis=1)
+
+
+def random_scores(keys: Key[Array, " batch"], anchors: int) -> Float32[Array, "batch {anchors}"]:
+    """Scores whose order is random: `select_proposals` then draws boxes by the suppression's rule.
+
+    Args:
+      keys: a PRNG key for each image.
+      anchors: how many there are.
+    """
+    return jax.vmap(lambda key: jax.random.uniform(key, (anchors,)))(keys)
+
+
+def image_keys(images: Float[Array, "batch height width"]) -> Key[Array, " batch"]:
+    """A PRNG key of each image's content, whatever the batch and the device that it is in.
+
+    Args:
+      images: grey in 0..1; 256 levels are told apart.
+    """
+    # Odd multipliers: no change of a single pixel is lost. Integer sums are exact in any order.
+    multipliers = np.random.default_rng(0).integers(2**31, size=images.shape[1:], dtype=np.uint32)
+    levels = jnp.round(images * 255).astype(jnp.uint32)
+    digests = jnp.sum(levels * (2 * multipliers + 1), axis=(1, 2), dtype=jnp.uint32)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(0), digests)
+
+
+def grid_scores(
+    levels: tuple[Level, ...],
+    groups: tuple[Group, ...],
+    image_size_px: int,
+    threshold: float,
+    counts: Sequence[int],
+) -> Float32[np.ndarray, " anchors"]:
+    """Scores with which `select_proposals` takes the boxes of `grid_anchors`; its arguments."""
+    of_groups = group_anchors(levels, groups, image_size_px)
+    scores = np.zeros(sum(len(boxes) for _, boxes, _ in of_groups), np.float32)
+    for (first, boxes, iou), count in zip(of_groups, counts, strict=True):
+        picks = grid_anchors(boxes, iou, image_size_px, threshold, count)
+        scores[first + np.array(picks)] = np.arange(count, 0, -1)
+    return scores
+
+
+def grid_anchors(
+    boxes: Float32[np.ndarray, "anchors 4"],
+    iou: Float32[np.ndarray, "anchors anchors"],
+    image_size_px: int,
+    threshold: float,
+    count: int,
+) -> list[int]:
+    """Anchors that cover an image evenly.
+
+    One after the other, each the anchor that leaves the pixels nearest to the boxes (the least sum
+    of squared distances, 0 inside a box) and whose overlap with the others is below the threshold.
+    The first K of M anchors are those of a choice of K. Of equally good ones the lower index wins.
+    """
+    step = max(1, image_size_px // 64)  # of the pixels that are looked at
+    at = np.arange(step // 2, image_size_px, step)
+
+    def distances(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        outside = np.maximum(start[:, None] - at, at - (stop[:, None] - 1))
+        return np.maximum(outside, 0) ** 2
+
+    y0, x0, y1, x1 = boxes.astype(np.int64).T
+    to_rows, to_columns = distances(y0, y1), distances(x0, x1)
+    left = np.full((len(at), len(at)), np.iinfo(np.int64).max)
+    allowed = np.ones(len(boxes), bool)
+    picks: list[int] = []
+    for _ in range(count):
+        sums = [
+            np.minimum(left, rows[:, None] + columns).sum() if is_allowed else np.inf
+            for rows, columns, is_allowed in zip(to_rows, to_columns, allowed, strict=True)
+        ]
+        best = int(np.argmin(sums))
+        picks.append(best)
+        left = np.minimum(left, to_rows[best][:, None] + to_columns[best])
+        allowed &= iou[best] < threshold
+    return picks
 
 
 class ProposalHead(nn.Module):

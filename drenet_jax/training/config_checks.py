@@ -30,6 +30,7 @@ _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "evaluation.batch_size": _AT_LEAST_1,
     "train.steps": _AT_LEAST_0,
     "train.patience_epochs": _AT_LEAST_0,
+    "train.rank_patience_epochs": _AT_LEAST_0,
     "train.rank_factor": _AT_LEAST_0,
     "optimizer.learning_rate": _AT_LEAST_0,
     "optimizer.weight_decay": _AT_LEAST_0,
@@ -50,6 +51,7 @@ _MAY_CHANGE = (
     "train.steps",
     "train.validate_every_epochs",
     "train.patience_epochs",
+    "train.rank_patience_epochs",
 )
 
 

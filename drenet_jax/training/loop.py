@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from drenet_jax.output_files import is_disk_full, locked_folder
 from drenet_jax.training.config_checks import check_config, check_groups, check_same_run
 from drenet_jax.training.leakage import known_slices
 from drenet_jax.training.losses import read_class_weights
+from drenet_jax.training.proposal_monitor import geometry_warnings, learning_warning
 from drenet_jax.training.run_log import METRICS_FILE, RunLog, read_lines
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
@@ -105,6 +107,10 @@ def train_and_evaluate(
             print(f"{workdir} has made its {start} steps; nothing is left to do.")
             return checkpoints.metrics(start)
 
+        warnings = [] if lines else geometry_warnings(model)
+        for warning in warnings:
+            _warn(warning)
+
         # 2. Replication over the devices.
         make_step = make_train_step(model, optimizer, schedule, config, class_weights=class_weights)
         replicated = parallel.replicate(state)
@@ -162,10 +168,14 @@ def train_and_evaluate(
                     means = {name: float(np.mean(x)) for name, x in since_validation.items()}
                     since_validation.clear()
                     epoch = step * batch_size / n
-                    lines.append({"epoch": epoch, "validation": validated.metrics})
+                    lines.append({"epoch": epoch, "train": means, "validation": validated.metrics})
+                    if nothing_learnt := learning_warning(lines, config):
+                        _warn(nothing_learnt)
+                        warnings.append(nothing_learnt)
+                    lines[-1]["warnings"], warnings = warnings, []
                     # Before the checkpoint: if that is not completed, resuming drops the line.
                     if log:
-                        log.validation(step, epoch, means, validated.metrics)
+                        log.validation(step, epoch, means, validated.metrics, lines[-1]["warnings"])
                         if validated.picture is not None:
                             log.image(step, validated.picture)
                 _save(checkpoints, step, replicated, meta, validated, since_validation, known)
@@ -178,6 +188,12 @@ def train_and_evaluate(
                     )
         checkpoints.wait()
         return validated.metrics
+
+
+def _warn(warning: str) -> None:
+    """Prints a warning above the progress bar."""
+    if parallel.is_first_host():
+        tqdm.write(f"warning: {warning}", file=sys.stderr)
 
 
 def _last_step(config: ml_collections.ConfigDict, n: int) -> int:

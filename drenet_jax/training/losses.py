@@ -19,7 +19,7 @@ def all_losses(
     label: Int[Array, " batch"],
     class_weights: Float[np.ndarray, " classes"] | None = None,
     *,
-    rank_factor: float = 1.0,
+    rank_factor: float | None = 1.0,
 ) -> dict[str, Float[Array, ""]]:
     """The losses of a batch, each averaged over its images; their sum is under `loss`.
 
@@ -33,7 +33,7 @@ def all_losses(
       class_weights: each cross-entropy of an image is multiplied by that of its label. The mean is
         over the images still, so that a batch of a heavy class weighs more than one of a light
         class. Ranks compare proposals of one image and have no weights.
-      rank_factor: `rank` is multiplied by it.
+      rank_factor: `rank` is multiplied by it; None: proposals that are not learned have no `rank`.
     """
     weight = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)[label]
 
@@ -43,16 +43,22 @@ def all_losses(
     concat = mean(optax.softmax_cross_entropy_with_integer_labels(outputs.logits, label))
     if not outputs.scores.shape[1]:
         return {"loss": concat, "concat": concat}
-    part_loss = optax.softmax_cross_entropy_with_integer_labels(
-        outputs.part_logits, jnp.broadcast_to(label[:, None], outputs.part_logits.shape[:2])
-    )
+    part_loss = part_losses(outputs, label)
     losses = {
         "raw": mean(optax.softmax_cross_entropy_with_integer_labels(outputs.raw_logits, label)),
         "concat": concat,
         "parts": mean(part_loss.mean(axis=1)),
-        "rank": rank_factor * ranking_loss(outputs.scores, part_loss).mean(),
     }
+    if rank_factor is not None:
+        losses["rank"] = rank_factor * ranking_loss(outputs.scores, part_loss).mean()
     return {"loss": sum(losses.values(), start=jnp.zeros(())), **losses}
+
+
+def part_losses(outputs: Outputs, label: Int[Array, " batch"]) -> Float[Array, "batch proposals"]:
+    """The cross-entropy of each proposal alone."""
+    return optax.softmax_cross_entropy_with_integer_labels(
+        outputs.part_logits, jnp.broadcast_to(label[:, None], outputs.part_logits.shape[:2])
+    )
 
 
 def read_class_weights(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -61,6 +61,7 @@ class RunLog:
         epoch: float,
         train: Mapping[str, float],
         validation: Mapping[str, float | None],
+        warnings: Sequence[str] = (),
     ) -> None:
         """Adds a line to `metrics.jsonl`, and logs the validation metrics to TensorBoard.
 
@@ -69,15 +70,17 @@ class RunLog:
           epoch: passes over the training slices so far.
           train: means over the steps since the last validation.
           validation: metrics of the validation split; None where they are not defined.
+          warnings: printed since the last line; the line has the key only if there are any.
         """
-        self._lines.append(
-            {
-                "step": step,
-                "epoch": round(epoch, 3),
-                "train": dict(train),
-                "validation": dict(validation),
-            }
-        )
+        line = {
+            "step": step,
+            "epoch": round(epoch, 3),
+            "train": dict(train),
+            "validation": dict(validation),
+        }
+        if warnings:
+            line["warnings"] = list(warnings)
+        self._lines.append(line)
         self._write_lines()
         self._scalars(step, "validation", validation)
         self._events.flush()

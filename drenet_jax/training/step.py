@@ -13,10 +13,11 @@ import optax
 from jaxtyping import Array, Float, Int32, Key, UInt8, UInt32
 
 from drenet_jax import parallel
-from drenet_jax.models.build import Model
+from drenet_jax.models.build import Model, selection
 from drenet_jax.training import freezing
 from drenet_jax.training.augment import augment
 from drenet_jax.training.losses import all_losses
+from drenet_jax.training.proposal_monitor import proposal_metrics
 from drenet_jax.training.state import TrainState
 
 AUGMENT_STREAM, DROPOUT_STREAM = 0, 1
@@ -103,6 +104,7 @@ def make_gradient(
     model: Model, config: ml_collections.ConfigDict, class_weights: np.ndarray | None
 ) -> Callable[..., Any]:
     """For one device: the gradient and the metrics of a micro-batch, and new batch statistics."""
+    is_learned = selection(config.model) == "learned"
 
     def losses_of(
         params: PyTree,
@@ -126,9 +128,16 @@ def make_gradient(
             dropout_keys=fold(keys, DROPOUT_STREAM),
             mutable=["batch_stats"],
         )
-        losses = all_losses(outputs, label, class_weights, rank_factor=config.train.rank_factor)
-        accuracy = jnp.mean(jnp.argmax(outputs.logits, axis=1) == label)
-        return losses["loss"], (updates["batch_stats"], {**losses, "accuracy": accuracy})
+        losses = all_losses(
+            outputs,
+            label,
+            class_weights,
+            rank_factor=config.train.rank_factor if is_learned else None,
+        )
+        metrics = {**losses, "accuracy": jnp.mean(jnp.argmax(outputs.logits, axis=1) == label)}
+        if is_learned:
+            metrics |= proposal_metrics(outputs, label)
+        return losses["loss"], (updates["batch_stats"], metrics)
 
     def gradient(
         params: PyTree,
