@@ -30,7 +30,7 @@ from drenet_jax.errors import InputError
 from drenet_jax.output_files import new_folder
 from drenet_jax.version import __version__
 
-# `pretrained.BACKBONES` and `WHOLE_MODELS`, here too so that --help need not wait for JAX.
+# `registry.BACKBONES` and `pretrained.WHOLE_MODELS`, here too so that --help need not wait for JAX.
 ARCHITECTURES = (
     "resnet18",
     "resnet34",
@@ -120,6 +120,7 @@ def convert(
     import jax
 
     from drenet_jax.models import pretrained, state_dicts
+    from drenet_jax.models.backbones.registry import BACKBONES
     from drenet_jax.models.checkpoint_metadata import BackboneMeta, Meta
     from drenet_jax.models.checkpoints import save_converted
 
@@ -144,7 +145,7 @@ def convert(
         weights = {
             collection: {"backbone": tree} if tree else {} for collection, tree in flax.items()
         }
-        backbone, width = architecture, pretrained.published_width(architecture)
+        backbone, width = architecture, BACKBONES[architecture].published_width
     if keeps_heads:
         settings = CtSettings.from_dict(_config("prepare").to_dict())
         meta: Meta | BackboneMeta = Meta(
@@ -197,8 +198,7 @@ def _config_flags(architecture: str) -> str:
         backbone = "" if architecture == "resnet50" else f" --config.model.backbone={architecture}"
         return f"--config=configs/drenet.py{backbone}"
     if architecture.startswith("efficientnet_lite"):
-        flags_of_model = f"--config.model.backbone={architecture} --config.model.width=32"
-        return f"--config=configs/drenet.py {flags_of_model}"
+        return f"--config=configs/drenet_lite.py --config.model.backbone={architecture}"
     return f"--config=configs/{architecture}.py"
 
 

@@ -25,6 +25,7 @@ import drenet_jax  # noqa: E402
 from drenet_jax import convert_weights  # noqa: E402
 from drenet_jax.errors import InputError  # noqa: E402
 from drenet_jax.models import drenet, pretrained  # noqa: E402
+from drenet_jax.models.backbones import registry  # noqa: E402
 from drenet_jax.models.backbones import resnet as flax_resnet  # noqa: E402
 from drenet_jax.models.model_outputs import normalise  # noqa: E402
 from drenet_jax.training import loop  # noqa: E402
@@ -60,7 +61,7 @@ def _to_torch(images) -> torch.Tensor:
 
 
 def test_the_flag_knows_all_architectures():
-    assert (*pretrained.BACKBONES, *pretrained.WHOLE_MODELS) == convert_weights.ARCHITECTURES
+    assert (*registry.BACKBONES, *pretrained.WHOLE_MODELS) == convert_weights.ARCHITECTURES
 
 
 def test_what_was_taken_and_left_out_and_the_next_command_are_reported(converted):

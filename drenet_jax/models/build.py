@@ -7,21 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jax.typing import DTypeLike
 
 from drenet_jax.errors import InputError
 from drenet_jax.models import classifier, drenet, proposals
-from drenet_jax.models.backbones import densenet, efficientnet_lite, resnet, vgg
-from drenet_jax.models.backbones.backbone import Backbone
+from drenet_jax.models.backbones.backbone import STRIDE_PX
+from drenet_jax.models.backbones.registry import BACKBONES
 from drenet_jax.parallel import AXIS
 
-MODELS = ("drenet", *classifier.ARCHITECTURES)
-# Of a DRENet too. A VGG has no batch norm, and its pooled features are those of hidden layers.
-BACKBONES: dict[str, type[Backbone]] = {
-    **dict.fromkeys(resnet.ARCHITECTURES, resnet.ResNet),
-    **dict.fromkeys(densenet.ARCHITECTURES, densenet.DenseNet),
-    **dict.fromkeys(efficientnet_lite.ARCHITECTURES, efficientnet_lite.EfficientNetLite),
-}
+MODELS = ("drenet", *BACKBONES)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 Model = drenet.DRENet | classifier.Classifier
@@ -46,36 +39,33 @@ def build_model(
     _check(model.dtype in DTYPES, "dtype", model.dtype, f"is none of {', '.join(DTYPES)}")
     _check(0 <= model.dropout < 1, "dropout", model.dropout, "must be from 0 to below 1")
     _check_positive(model, "width", "image_size_px")
-    remat = model.get("remat", False)  # the configs of VGGs have none
-    _check(not remat or model.name not in vgg.ARCHITECTURES, "remat", remat, "is not for a VGG")
+    is_drenet = model.name == "drenet"
+    field = "backbone" if is_drenet else "name"
+    architecture = model[field]
+    known = ", ".join(BACKBONES)
+    _check(architecture in BACKBONES, field, architecture, f"is none of {known}")
+    network = BACKBONES[architecture]
+    remat = model.get("remat", False)
+    _check(not remat or network.can_remat, "remat", remat, f"is not for a {architecture}")
     options = {
         "axis_name": AXIS,
         "remat": remat,
         "platform": platform,
         "frozen_stages": config.train.frozen_stages,
     }
-    if model.name == "drenet":
+    if is_drenet:
         return _build_drenet(model, classes, options)
-    backbone = build_backbone(
-        model.name, model.width, DTYPES[model.dtype], dropout=model.dropout, **options
-    )
-    return classifier.Classifier(classes, backbone, model.image_size_px, model.dropout)
-
-
-def build_backbone(
-    architecture: str, width: int, dtype: DTypeLike, *, dropout: float = 0.0, **options: Any
-) -> Backbone | vgg.VGG:
-    """A network of `classifier.ARCHITECTURES`; see `Backbone` and `VGG` for the arguments."""
-    if architecture in vgg.ARCHITECTURES:
-        return vgg.VGG(architecture, width, dropout, dtype)
-    return BACKBONES[architecture](architecture, width, dtype, **options)
+    dropout = model.dropout
+    if network.has_hidden_layers:
+        options["dropout"], dropout = dropout, 0.0
+    backbone = network(architecture, model.width, DTYPES[model.dtype], **options)
+    return classifier.Classifier(classes, backbone, model.image_size_px, dropout)
 
 
 def _build_drenet(
     model: ml_collections.ConfigDict, classes: int, options: dict[str, Any]
 ) -> drenet.DRENet:
     for field, value, known in (
-        ("backbone", model.backbone, BACKBONES),
         ("context", model.context, drenet.CONTEXTS),
         ("batch_statistics", model.batch_statistics, drenet.BATCH_STATISTICS),
         ("proposals", selection(model), proposals.SELECTIONS),
@@ -84,6 +74,12 @@ def _build_drenet(
     _check_positive(model, "crop_size_px", "head_features")
     _check(all(n >= 1 for n in model.hidden), "hidden", tuple(model.hidden), "must all be above 0")
     _check(0 < model.nms_iou <= 1, "nms_iou", model.nms_iou, "must be above 0 and at most 1")
+    _check(
+        BACKBONES[model.backbone].rounds_up or model.image_size_px % STRIDE_PX == 0,
+        "image_size_px",
+        model.image_size_px,
+        f"must be a multiple of {STRIDE_PX} with model.backbone={model.backbone}",
+    )
     levels, groups = _levels(model), _groups(model)
     for group, (_, _, iou) in zip(
         groups, proposals.group_anchors(levels, groups, model.image_size_px), strict=True
@@ -122,9 +118,9 @@ def selection(model: ml_collections.ConfigDict) -> str:
 
 def _levels(model: ml_collections.ConfigDict) -> tuple[proposals.Level, ...]:
     strides = tuple(model.anchor_strides_px)
-    # The feature map has stride 32, and each level halves the one before.
+    # Each level halves the one before.
     _check(
-        bool(strides) and strides == tuple(32 * 2**i for i in range(len(strides))),
+        bool(strides) and strides == tuple(STRIDE_PX * 2**i for i in range(len(strides))),
         "anchor_strides_px",
         strides,
         "must be 32, 64, 128, ...",

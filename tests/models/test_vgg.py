@@ -17,19 +17,19 @@ def images():
 
 @pytest.fixture(scope="module")
 def variables(images):
-    model = VGG("vgg16", 2, 0.5, jnp.float32)
+    model = VGG("vgg16", 2, jnp.float32, dropout=0.5)
     return jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
 
 
 def test_features_have_stride_32_and_hidden_layers_take_any_size(variables, images):
-    model = VGG("vgg16", 2, 0.5, jnp.float32)
+    model = VGG("vgg16", 2, jnp.float32, dropout=0.5)
     feature_map, pooled = model.apply(variables, images, train=False)
     assert feature_map.shape == (3, 2, 3, 8 * 2)
     assert pooled.shape == (3, 64 * 2)
 
 
 def test_dropout_follows_the_images_key_not_its_place(variables, images):
-    model = VGG("vgg16", 2, 0.5, jnp.float32)
+    model = VGG("vgg16", 2, jnp.float32, dropout=0.5)
     keys = jax.random.split(jax.random.key(2), 3)
     _, pooled = model.apply(variables, images, train=True, dropout_keys=keys)
     _, backwards = model.apply(variables, images[::-1], train=True, dropout_keys=keys[::-1])
@@ -39,14 +39,14 @@ def test_dropout_follows_the_images_key_not_its_place(variables, images):
 
 
 def test_without_dropout_training_needs_no_keys_and_equals_evaluation(variables, images):
-    model = VGG("vgg16", 2, 0.0, jnp.float32)
+    model = VGG("vgg16", 2, jnp.float32, dropout=0.0)
     _, training = model.apply(variables, images, train=True)
     _, evaluation = model.apply(variables, images, train=False)
     np.testing.assert_array_equal(training, evaluation)
 
 
 def test_bfloat16_keeps_parameters_and_pooled_in_float32(images):
-    model = VGG("vgg16", 2, 0.5, jnp.bfloat16)
+    model = VGG("vgg16", 2, jnp.bfloat16, dropout=0.5)
 
     def run():
         variables = model.init(jax.random.key(0), images, train=False)

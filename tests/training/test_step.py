@@ -9,11 +9,10 @@ import pytest
 from drenet_jax import parallel
 from drenet_jax.errors import InputError
 from drenet_jax.models.backbones import resnet
+from drenet_jax.models.backbones.registry import BACKBONES
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
 from drenet_jax.training.freezing import (
     optimizer_groups,
-    stage_count,
-    stage_of,
 )
 from drenet_jax.training.state import create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
@@ -161,13 +160,17 @@ def test_the_backbones_learning_rate_has_a_factor(tiny_config):
         ("resnet18", [{"conv1", "bn1", "layer1_0", "layer1_1"}, {"layer2_0", "layer2_1"}]),
         ("densenet121", [{"conv0", "norm0", "transition1"}, {"transition2"}]),
         ("vgg16", [{"features_0", "features_2"}, {"features_5", "features_7"}]),
+        ("efficientnet_lite0", [{"conv_stem", "bn0", "blocks_0"}, {"blocks_1", "blocks_2"}]),
     ],
 )
 def test_every_part_of_a_backbone_has_a_stage(architecture, stages, tiny_config):
     config = _small(tiny_config, architecture, dropout=0.0)
     parts = variable_shapes(build_model(config, 2))["params"]["backbone"].keys()
-    n = stage_count(architecture)
-    by_stage = [{part for part in parts if stage_of(architecture, part) == i + 1} for i in range(n)]
+    network = BACKBONES[architecture]
+    n = network.stage_count(architecture)
+    by_stage = [
+        {part for part in parts if network.stage_of(architecture, part) == i + 1} for i in range(n)
+    ]
     assert set.union(*by_stage) == set(parts)
     assert all(by_stage)
     for expected, stage in zip(stages, by_stage, strict=False):

@@ -1,1 +1,1 @@
-"""Backbones: ResNet, DenseNet and VGG."""
+"""Backbones: ResNet, DenseNet, VGG and EfficientNet-Lite."""

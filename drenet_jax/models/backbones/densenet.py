@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from drenet_jax.models.backbones.backbone import Backbone, Features, Images, Probe
+from drenet_jax.models.backbones.backbone import LEAVES, Backbone, Features, Images, Probe
 from drenet_jax.models.layers import Conv1x1, max_pool_3x3
 from drenet_jax.models.model_outputs import probed
 from drenet_jax.models.norm import BatchNorm
@@ -67,6 +69,8 @@ class Transition(nn.Module):
 class DenseNet(Backbone):
     """A DenseNet; each layer adds width / 2 channels."""
 
+    rounds_up: ClassVar[bool] = False
+
     @property
     def channels(self) -> int:
         channels = self.width
@@ -112,3 +116,26 @@ class DenseNet(Backbone):
         x = self.norm(len(block_sizes), train, domain)(name="norm5")(x, relu=True)
         x = probed(x, probe)
         return x, jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+    @classmethod
+    def stage_count(cls, architecture: str) -> int:
+        return len(ARCHITECTURES[architecture])
+
+    @classmethod
+    def stage_of(cls, architecture: str, module: str) -> int:
+        """See `Backbone`; the first stage has the stem, each the transition behind it."""
+        if module == "norm5":
+            return cls.stage_count(architecture)
+        block = re.match(r"(?:denseblock|transition)(\d)", module)
+        return int(block[1]) if block else 1
+
+    @staticmethod
+    def torch_name(path: Sequence[str]) -> str:
+        """torchvision's name."""
+        *modules, leaf = path
+        return f"features.{'.'.join(modules).replace('_', '.')}.{LEAVES[leaf]}"
+
+    @staticmethod
+    def canonical_name(name: str) -> str:
+        """See `Backbone`; torchvision's first weights have other names of layers."""
+        return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)

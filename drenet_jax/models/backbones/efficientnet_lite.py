@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from drenet_jax.models.backbones.backbone import Backbone, Features, Images, Probe
+from drenet_jax.models.backbones.backbone import LEAVES, Backbone, Features, Images, Probe
 from drenet_jax.models.layers import Conv1x1, DepthwiseConv, kernel_init
 from drenet_jax.models.model_outputs import probed
 from drenet_jax.models.norm import BatchNorm
 
 Maps = Float[Array, "batch height width channels"]
 NewMaps = Float[Array, "batch new_height new_width new_channels"]
-
-# Channels of the published stem.
-PUBLISHED_WIDTH = 32
 
 _HEAD_CHANNELS = 1280
 _EPSILON = 1e-3
@@ -69,7 +67,7 @@ _GROUPS = (
     _Group(1, 3, 1, 6, 320, 5),
 )
 
-STAGES = _GROUPS[-1].stage
+_STAGES = _GROUPS[-1].stage
 
 
 class InvertedBottleneck(nn.Module):
@@ -101,6 +99,9 @@ class InvertedBottleneck(nn.Module):
 
 class EfficientNetLite(Backbone):
     """An EfficientNet-Lite; its five stages are those of one resolution."""
+
+    published_width: ClassVar[int] = 32
+    class_heads: ClassVar[tuple[str, ...]] = ("_fc",)
 
     @property
     def channels(self) -> int:
@@ -140,19 +141,30 @@ class EfficientNetLite(Backbone):
                 name=f"blocks_{i}",
             )(x)
         x = Conv1x1(self.channels, 1, self.dtype, self.platform, name="conv_head")(x)
-        x = probed(_relu6(norm(STAGES)(name="bn1"), x), probe)
+        x = probed(_relu6(norm(_STAGES)(name="bn1"), x), probe)
         return x, jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
     def _scaled(self, channels: int) -> int:
-        return max(1, channels * self.width // PUBLISHED_WIDTH)
+        return max(1, channels * self.width // self.published_width)
 
+    @classmethod
+    def stage_count(cls, architecture: str) -> int:
+        return _STAGES
 
-def stage_of(architecture: str, module: str) -> int:
-    """The stage, from 1, of a module right below the backbone, by its name."""
-    if module in ("conv_head", "bn1"):
-        return STAGES
-    kind, _, number = module.partition("_")
-    return list(_blocks(architecture))[int(number)].stage if kind == "blocks" else 1
+    @classmethod
+    def stage_of(cls, architecture: str, module: str) -> int:
+        """See `Backbone`; the first stage has the stem, the last one the last 1×1 convolution."""
+        if module in ("conv_head", "bn1"):
+            return _STAGES
+        kind, _, number = module.partition("_")
+        return list(_blocks(architecture))[int(number)].stage if kind == "blocks" else 1
+
+    @staticmethod
+    def torch_name(path: Sequence[str]) -> str:
+        """The name in PyPI's efficientnet-lite-pytorch."""
+        *modules, leaf = path
+        module = ".".join(f"_{part}" for part in modules)
+        return f"{re.sub(r'_blocks_', '_blocks.', module)}.{LEAVES[leaf]}"
 
 
 def _blocks(architecture: str) -> Iterator[_Group]:

@@ -6,7 +6,8 @@ every ImageNet weight in use, pads by (1, 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from drenet_jax.models.backbones.backbone import Backbone, Features, Images, Probe
+from drenet_jax.models.backbones.backbone import LEAVES, Backbone, Features, Images, Probe
 from drenet_jax.models.layers import Conv1x1, StemConv, conv3x3, max_pool_3x3
 from drenet_jax.models.model_outputs import probed
 from drenet_jax.models.norm import BatchNorm
@@ -81,6 +82,10 @@ ARCHITECTURES: dict[str, tuple[type[_Block], tuple[int, ...]]] = {
 }
 
 
+# Children by number, as a Sequential of them names them (RadImageNet).
+_CHILDREN = {"0": "conv1", "1": "bn1", **{str(3 + i): f"layer{i}" for i in range(1, 5)}, "9": "fc"}
+
+
 class ResNet(Backbone):
     """A ResNet; its feature map has 8 × width × expansion channels."""
 
@@ -111,3 +116,27 @@ class ResNet(Backbone):
                 )(x)
         x = probed(x, probe)
         return x, jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+    @classmethod
+    def stage_count(cls, architecture: str) -> int:
+        return len(ARCHITECTURES[architecture][1])
+
+    @classmethod
+    def stage_of(cls, architecture: str, module: str) -> int:
+        """See `Backbone`; the first stage has the stem with it."""
+        layer = re.match(r"layer(\d)", module)
+        return int(layer[1]) if layer else 1
+
+    @staticmethod
+    def torch_name(path: Sequence[str]) -> str:
+        """torchvision's name; a shortcut is a Sequential there."""
+        *modules, leaf = path
+        module = ".".join(modules).replace("_", ".")
+        module = module.replace("downsample.conv", "downsample.0")
+        module = module.replace("downsample.bn", "downsample.1")
+        return f"{module}.{LEAVES[leaf]}"
+
+    @staticmethod
+    def canonical_name(name: str) -> str:
+        first, dot, rest = name.partition(".")
+        return _CHILDREN.get(first, first) + dot + rest

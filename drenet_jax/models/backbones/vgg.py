@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
+import re
+from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from drenet_jax.models.backbones.backbone import Features, Images, Probe
+from drenet_jax.models.backbones.backbone import LEAVES, Backbone, Features, Images, Probe
 from drenet_jax.models.dropout import dropout
 from drenet_jax.models.model_outputs import probed
 
@@ -27,24 +29,24 @@ ARCHITECTURES: dict[str, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3)}
 POOLED_CELLS = 7
 
 
-class VGG(nn.Module):
-    """A VGG without the last layer, which gives the classes.
+class VGG(Backbone):
+    """A VGG without the last layer, which gives the classes, and without batch norm.
 
     Layers have the numbers that they have in torchvision, where ReLU, pooling and dropout count.
     The first hidden layer takes its inputs in the order row, column, channel (torchvision: channel,
     row, column).
 
-    Attributes:
-      architecture: a key of `ARCHITECTURES`.
-      width: channels of the first block (torchvision: 64); a hidden layer has 64 times as many.
+    Attributes, beside those of `Backbone`, of which those of batch norms are of no use:
+      width: channels of the first block; a hidden layer has 64 times as many.
       dropout: share of each hidden layer's features dropped while training (torchvision: 0.5).
-      dtype: of the computation; parameters and `pooled` are float32.
     """
 
-    architecture: str
-    width: int
-    dropout: float
-    dtype: DTypeLike
+    rounds_up: ClassVar[bool] = False
+    can_remat: ClassVar[bool] = False
+    has_hidden_layers: ClassVar[bool] = True
+    class_heads: ClassVar[tuple[str, ...]] = ("classifier.6", "head")
+
+    dropout: float = 0.0
 
     @property
     def channels(self) -> int:
@@ -56,16 +58,18 @@ class VGG(nn.Module):
         self,
         images: Images,
         train: bool,
-        dropout_keys: Key[Array, " batch"] | None = None,
         probe: Probe | None = None,
+        domain: int = 0,
+        dropout_keys: Key[Array, " batch"] | None = None,
     ) -> Features:
         """The features of normalised images.
 
         Args:
           images: normalised; height and width at least 32.
           train: whether features are dropped.
-          dropout_keys: a PRNG key for each image, while training with dropout.
           probe: added to the feature map; see `model_outputs.FeatureMaps`.
+          domain: of no use, without batch norm.
+          dropout_keys: a PRNG key for each image, while training with dropout.
 
         Returns:
           feature_map: [B, H/32, W/32, C], after the last max-pooling; C = 8 × width.
@@ -97,6 +101,32 @@ class VGG(nn.Module):
                 assert dropout_keys is not None
                 x = dropout(x, dropout_keys, stream, self.dropout)
         return feature_map, x.astype(jnp.float32)
+
+    @classmethod
+    def stage_count(cls, architecture: str) -> int:
+        return len(ARCHITECTURES[architecture]) + 1
+
+    @classmethod
+    def stage_of(cls, architecture: str, module: str) -> int:
+        """See `Backbone`; the last stage is the two hidden layers."""
+        kind, _, number = module.partition("_")
+        if kind == "classifier":
+            return cls.stage_count(architecture)
+        # ReLUs count, and so does the pooling at the end of a block.
+        ends = [2 * n + 1 for n in ARCHITECTURES[architecture]]
+        return next(stage for stage in range(1, len(ends) + 1) if int(number) < sum(ends[:stage]))
+
+    @staticmethod
+    def torch_name(path: Sequence[str]) -> str:
+        """torchvision's name."""
+        *modules, leaf = path
+        return f"{'.'.join(modules).replace('_', '.')}.{LEAVES[leaf]}"
+
+    @staticmethod
+    def canonical_name(name: str) -> str:
+        """See `Backbone`; timm writes the hidden layers as convolutions."""
+        name = re.sub(r"^pre_logits\.fc1\.", "classifier.0.", name)
+        return re.sub(r"^pre_logits\.fc2\.", "classifier.3.", name)
 
 
 def adaptive_average_pool(
