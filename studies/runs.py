@@ -151,7 +151,7 @@ def score(predictor, data, split: str, slices_csv: Path, pointed_csv: Path | Non
         data,
         split,
         predictor.meta.config.data.fill,
-        watch=lambda images, scored: points.append(Points.of(scored, images.shape[-1])),
+        watch=lambda batch, scored: points.append(Points.of(scored, batch["image"].shape[-1])),
     )
     slices.to_csv(slices_csv)
     lesions = data.records / LESIONS_FILE

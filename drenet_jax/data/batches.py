@@ -120,9 +120,9 @@ def split_batches(
       fill: one of `FILLS`.
 
     Yields:
-      image uint8 [b, S, S] of this host's part of the batch, b ≤ batch_size / hosts; and of the
-      whole batch, on every host, label and slice_index int32 [B], and lists of B texts:
-      patient_id, slice_name, site.
+      image uint8 [b, S, S] and lung_mask bool [b, S, S] of this host's part of the batch,
+      b ≤ batch_size / hosts; and of the whole batch, on every host, label and slice_index int32
+      [B], and lists of B texts: patient_id, slice_name, site.
 
     Raises:
       InputError: the records hold a person that `split.json` lists in another split, or a file of
@@ -137,8 +137,12 @@ def split_batches(
     def decode(position: tf.Tensor, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         position = position % batch_size
         is_own = (position >= own.start) & (position < own.stop)
-        image = tf.cond(is_own, lambda: _image(data, record, surroundings), lambda: black)
-        return _with_image(record, image)
+        image, lung_mask = tf.cond(
+            is_own,
+            lambda: (_image(data, record, surroundings), _copy_map(data, record) == 0),
+            lambda: (black, black > 0),
+        )
+        return {**_with_image(record, image), "lung_mask": lung_mask}
 
     decoded = (
         _records(data, split)
@@ -148,7 +152,8 @@ def split_batches(
     members = {person.encode() for person in data.persons[split]}
     for batch in read_all(data, decoded.batch(batch_size).prefetch(tf.data.AUTOTUNE)):
         _check_persons(data, split, members, batch["patient_id"])
-        batch["image"] = batch["image"][own]
+        for name in ("image", "lung_mask"):
+            batch[name] = batch[name][own]
         for name in ("patient_id", "slice_name", "site"):
             batch[name] = [text.decode() for text in batch[name]]
         yield batch

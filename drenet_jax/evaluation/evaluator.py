@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -93,8 +94,8 @@ def evaluate_split(
     known_lesions = _read_lesions(run.data, lesions) if explain else {}
     points: list[Points] = []
 
-    def keep_points(images: np.ndarray, scored: Mapping[str, np.ndarray]) -> None:
-        points.append(Points.of(scored, images.shape[-1]))
+    def keep_points(batch: Mapping[str, Any], scored: Mapping[str, np.ndarray]) -> None:
+        points.append(Points.of(scored, batch["image"].shape[-1]))
 
     scored = run.score(run.data, split, keep_points if explain else None)
     validation = temperature = None
@@ -162,7 +163,7 @@ def score_split(
     split: str,
     fill: str,
     *,
-    watch: Callable[[np.ndarray, dict[str, np.ndarray]], None] | None = None,
+    watch: Callable[[dict[str, Any], dict[str, np.ndarray]], None] | None = None,
 ) -> tuple[SlicePredictions, Float[np.ndarray, "slices classes"]]:
     """Scores every slice of a split exactly once, in the order of the records.
 
@@ -174,7 +175,8 @@ def score_split(
       data: what `prepare` wrote.
       split: `train`, `validation` or `test`; it must hold slices.
       fill: when the blank is filled (`data.fill`).
-      watch: called with this host's images of each batch, uint8 [b, S, S], and their outputs.
+      watch: called with each batch (`split_batches`: the images and masks are this host's) and
+        the outputs of this host's images.
 
     Returns:
       the predictions, and the logits in the same order.
@@ -204,7 +206,7 @@ def score_split(
             column.extend(batch[name])
         if watch is not None:
             n = len(batch["image"])
-            watch(batch["image"], {name: array[:n] for name, array in outputs.items()})
+            watch(batch, {name: array[:n] for name, array in outputs.items()})
     assert probabilities, split
     # Hosts follow each other in a batch, and the last batch alone is not full: padding comes last.
     n = len(columns["label"])

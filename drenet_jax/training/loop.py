@@ -175,7 +175,7 @@ def train_and_evaluate(
                     lines[-1]["warnings"], warnings = warnings, []
                     # Before the checkpoint: if that is not completed, resuming drops the line.
                     if log:
-                        log.validation(step, epoch, means, validated.metrics, lines[-1]["warnings"])
+                        log.validation(step, epoch, means, validated.logged, lines[-1]["warnings"])
                         if validated.picture is not None:
                             log.image(step, validated.picture)
                 _save(checkpoints, step, replicated, meta, validated, since_validation, known)

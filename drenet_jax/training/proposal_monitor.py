@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Float64, Int
 
 from drenet_jax.models.build import Model
 from drenet_jax.models.drenet import DRENet
@@ -56,6 +56,35 @@ def proposal_metrics(outputs: Outputs, label: Int[Array, " batch"]) -> dict[str,
         "rank_ratio": jnp.where(pairs > 0, ratio, 1.0),
         "rank_agreement": jnp.where(pairs > 0, agreement, 0.5),
     }
+
+
+def areas_of_boxes(
+    boxes: Float[np.ndarray, "slices proposals 4"], lung_masks: Bool[np.ndarray, "slices size size"]
+) -> Float64[np.ndarray, " 2"]:
+    """The area of all boxes that lies on lungs, and the whole area of all boxes.
+
+    Args:
+      boxes: y0, x0, y1, x1 in whole pixels, half open. What reaches over the border of the slice
+        is no lung.
+      lung_masks: of the slices.
+    """
+    size = lung_masks.shape[-1]
+    edges = boxes.astype(np.int64)
+    y0, x0, y1, x1 = np.moveaxis(edges, -1, 0)
+    area = ((y1 - y0) * (x1 - x0)).sum()
+    # Lung pixels above and to the left of each corner.
+    sums = np.pad(
+        lung_masks.cumsum(axis=1, dtype=np.int32).cumsum(axis=2), ((0, 0), (1, 0), (1, 0))
+    )
+    of_slice = np.arange(len(boxes))[:, None]
+    y0, x0, y1, x1 = np.clip(np.moveaxis(edges, -1, 0), 0, size)
+    on_lungs = (
+        sums[of_slice, y1, x1]
+        - sums[of_slice, y0, x1]
+        - sums[of_slice, y1, x0]
+        + sums[of_slice, y0, x0]
+    ).sum()
+    return np.array([on_lungs, area], np.float64)
 
 
 def geometry_warnings(model: Model) -> list[str]:

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
+from drenet_jax import parallel
 from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.evaluation.calibration import (
     ValidationRecord,
@@ -21,6 +22,7 @@ from drenet_jax.evaluation.metrics import classification_metrics
 from drenet_jax.evaluation.predictions import person_predictions
 from drenet_jax.evaluation.predictor import SliceScorer
 from drenet_jax.models.checkpoints import NOT_VALIDATED
+from drenet_jax.training.proposal_monitor import areas_of_boxes
 from drenet_jax.training.run_log import proposal_grid
 from drenet_jax.training.state import TrainState
 
@@ -36,11 +38,19 @@ class Validation:
       metrics: the patients' AUC, the cross-entropy of the slices and their temperature.
       record: scores and labels of the patients.
       picture: RGB grid of some slices with their proposals.
+      boxes_on_lungs: share of the area of the slices' K boxes that lies on lungs; None: no boxes.
     """
 
     metrics: Mapping[str, float | None] = dataclasses.field(default_factory=lambda: NOT_VALIDATED)
     record: ValidationRecord | None = None
     picture: UInt8[np.ndarray, "height width 3"] | None = None
+    boxes_on_lungs: float | None = None
+
+    @property
+    def logged(self) -> dict[str, float | None]:
+        """What the log of the run keeps of it."""
+        boxes = {} if self.boxes_on_lungs is None else {"boxes_on_lungs": self.boxes_on_lungs}
+        return {**self.metrics, **boxes}
 
 
 def validate(
@@ -54,20 +64,24 @@ def validate(
     if not data.n_slices["validation"]:
         return Validation()
     pictures: list[np.ndarray] = []
+    areas = np.zeros(2)
 
-    def draw(images: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
-        if not pictures and len(images):
-            shown = (images, outputs["boxes"], outputs["scores"])
+    def look_at_boxes(batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        nonlocal areas
+        areas += areas_of_boxes(outputs["boxes"], batch["lung_mask"])
+        if not pictures and len(batch["image"]):
+            shown = (batch["image"], outputs["boxes"], outputs["scores"])
             pictures.append(proposal_grid(*(array[:_PICTURED] for array in shown)))
 
     variables = {"params": replicated.params, "batch_stats": replicated.batch_stats}
     slices, logits = score_split(
-        scorer, variables, data, "validation", config.data.fill, watch=draw
+        scorer, variables, data, "validation", config.data.fill, watch=look_at_boxes
     )
     aggregate = MetricSettings.from_config(config.evaluation).aggregate
     persons = person_predictions(slices, aggregate, positive)
     metrics = classification_metrics(persons.label, persons.probabilities, data.labels, positive)
     temperature = fit_temperature(logits, slices.label)
+    on_lungs, of_boxes = parallel.gather_rows(areas[None, None]).sum(axis=0)
     return Validation(
         metrics={
             "auc": metrics["auc"],
@@ -76,4 +90,5 @@ def validate(
         },
         record=ValidationRecord.of(slices, logits, temperature, aggregate, positive),
         picture=next(iter(pictures), None),
+        boxes_on_lungs=float(on_lungs / of_boxes) if of_boxes else None,
     )

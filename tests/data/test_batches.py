@@ -14,7 +14,7 @@ import pytest
 from drenet_jax import parallel
 from drenet_jax.ct.prepared_series import filled
 from drenet_jax.ct.preprocess import prepare_person
-from drenet_jax.data.batches import label_counts, split_batches, train_batches
+from drenet_jax.data.batches import crop_geometries, label_counts, split_batches, train_batches
 from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.data.prepared_data import open_data
@@ -134,15 +134,18 @@ def test_hosts_share_a_split_of_which_each_knows_every_name(prepared, monkeypatc
     data = open_data(prepared)
     assert data.n_slices["test"] % 8
     (whole,) = split_batches(data, "test", batch_size=100, fill="train")
-    images = []
+    masks = [geometry.lung_mask for geometry in crop_geometries(data, "test")]
+    np.testing.assert_array_equal(whole["lung_mask"], masks)
+    pictures = []
     for host in range(2):
         _as_host(monkeypatch, host, 2)
         batches = list(split_batches(data, "test", batch_size=8, fill="train"))
         for name in ("slice_name", "patient_id", "label"):
             assert [x for batch in batches for x in batch[name]] == list(whole[name])
-        images.append([batch["image"] for batch in batches])
-    joined = [half for pair in zip(*images, strict=True) for half in pair]
-    np.testing.assert_array_equal(np.concatenate(joined), whole["image"])
+        pictures.append(batches)
+    joined = [half for pair in zip(*pictures, strict=True) for half in pair]
+    for name in ("image", "lung_mask"):
+        np.testing.assert_array_equal(np.concatenate([half[name] for half in joined]), whole[name])
 
 
 def test_label_counts_are_those_of_an_epoch(prepared):

@@ -16,6 +16,7 @@ from drenet_jax.models.model_outputs import FeatureMaps, Outputs
 from drenet_jax.training import loop
 from drenet_jax.training.losses import part_losses
 from drenet_jax.training.proposal_monitor import (
+    areas_of_boxes,
     geometry_warnings,
     learning_warning,
     proposal_metrics,
@@ -88,6 +89,23 @@ def test_proposals_that_all_predict_alike_count_as_nothing_learnt():
 def test_one_proposal_and_none_have_no_order(proposals):
     outputs = _outputs(np.zeros((4, proposals)), np.zeros((4, proposals, 3)))
     assert not proposal_metrics(outputs, jnp.asarray(LABEL))
+
+
+def test_areas_on_lungs_equal_sums_over_the_pixels_of_the_boxes():
+    rng = np.random.default_rng(0)
+    masks = rng.random((5, 20, 20)) < 0.3
+    start = rng.integers(-8, 20, (5, 3, 2))
+    boxes = np.concatenate([start, start + rng.integers(1, 15, (5, 3, 2))], axis=-1)
+    on_lungs = sum(
+        mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)].sum()
+        for mask, of_slice in zip(masks, boxes, strict=True)
+        for y0, x0, y1, x1 in of_slice
+    )
+    areas = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1).sum()
+    found = areas_of_boxes(boxes.astype(np.float32), masks)
+    np.testing.assert_array_equal(found, [on_lungs, areas])
+    no_boxes = areas_of_boxes(np.zeros((5, 0, 4), np.float32), masks)
+    np.testing.assert_array_equal(no_boxes, [0, 0])
 
 
 @pytest.mark.parametrize(
@@ -186,7 +204,9 @@ def test_train_prints_each_warning_once_and_logs_it(
 
 
 def test_the_log_has_the_metrics_of_the_proposals(trained):
-    train = json.loads((trained / "metrics.jsonl").read_text().splitlines()[0])["train"]
+    line = json.loads((trained / "metrics.jsonl").read_text().splitlines()[0])
+    train = line["train"]
+    assert 0 < line["validation"]["boxes_on_lungs"] < 1
     assert 0 < train["rank_ratio"] < 2
     assert 0 <= train["rank_agreement"] <= 1
     # Two proposals are one pair.
