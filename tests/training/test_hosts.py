@@ -21,6 +21,7 @@ from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluator import score_split
 from drenet_jax.evaluation.predictions import SlicePredictions
+from drenet_jax.models import build
 from drenet_jax.models.backbones import resnet
 from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.training import loop, losses, step, validation
@@ -51,6 +52,7 @@ def run(config, workdir, process_id, *hosts):
         return slices, logits
 
     resnet.ARCHITECTURES.update(SHORT)
+    build.BACKBONES.update(dict.fromkeys(SHORT, resnet.ResNet))
     step.all_losses, validation.score_split = _losses_and_boxes, scored
     loop.train_and_evaluate(ml_collections.ConfigDict(json.loads(config)), Path(workdir))
 
