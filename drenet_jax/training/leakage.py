@@ -13,6 +13,7 @@ from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.errors import InputError
 from drenet_jax.models.checkpoint_metadata import KnownSlices
 from drenet_jax.models.checkpoints import Checkpoints
+from drenet_jax.models.imagenet import IMAGENET
 
 
 def known_slices(config: ml_collections.ConfigDict, data: PreparedData) -> KnownSlices:
@@ -25,7 +26,7 @@ def known_slices(config: ml_collections.ConfigDict, data: PreparedData) -> Known
         data.digests.of_persons(data.persons["train"]),
         data.digests.of_persons(data.persons["validation"]),
     )
-    if not config.init.weights:
+    if config.init.weights in ("", IMAGENET):
         return own
     with Checkpoints.of(config.init.weights, flag="--config.init.weights") as source:
         earlier = source.digests(source.best_step)

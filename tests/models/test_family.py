@@ -27,13 +27,15 @@ FAMILY = {
     "drenet_authors": [14 * 14 + 7 * 7, 4 * 4],
     "nts_net": [6 * 14 * 14 + 6 * 7 * 7 + 9 * 4 * 4],
     "demo": [5 * 5 + 3 * 3],
+    "drenet_lite": [7 * 7 + 4 * 4],
 }
-RIVALS = ("resnet50", "densenet121", "vgg16")
+RIVALS = ("resnet50", "densenet121", "vgg16", "efficientnet_lite0")
 # torchvision's published counts for 1000 classes, less its class head, with one of 3 classes.
 RIVAL_PARAMETERS = {
     "resnet50": 25_557_032 - 2048 * 1000 - 1000 + 2048 * 3 + 3,
     "densenet121": 7_978_856 - 1024 * 1000 - 1000 + 1024 * 3 + 3,
     "vgg16": 138_357_544 - 4096 * 1000 - 1000 + 4096 * 3 + 3,
+    "efficientnet_lite0": 4_652_008 - 1280 * 1000 - 1000 + 1280 * 3 + 3,
 }
 
 
@@ -55,6 +57,7 @@ def test_anchors_and_proposals_are_those_of_the_design(name):
     n_train = sum(group.train_proposals for group in model.groups)
     n_top = sum(group.top_k for group in model.groups)
     expected = {"drenet": (6, 3), "drenet_authors": (6, 6), "nts_net": (6, 4), "demo": (6, 3)}
+    expected["drenet_lite"] = (6, 3)
     assert (n_train, n_top) == expected[name]
 
 
@@ -100,6 +103,7 @@ def _small(name):
     config = _config(name)
     config.model.width = 4
     config.model.image_size_px = 256
+    config.init.weights = ""
     if name in FAMILY:
         config.model.backbone = "resnet18"
         config.model.crop_size_px = 32

