@@ -3,14 +3,17 @@
     python -m drenet_jax.train --config=configs/drenet.py --config.data.dir=data/mine \\
         --workdir=runs/drenet
 
-Any field can be set on the command line as --config.group.field=value. These are settings for any
+Any field can be set on the command line as --config.group.field=value, and
+--config=configs/drenet.py:strong augments more (`augmentation.py`). These are settings for any
 machine, a CPU included; `drenet_gpu.py` and `drenet_tpu.py` are for eight accelerators.
 """
 
 import ml_collections
 
+from drenet_jax.configs.augmentation import apply_preset
 
-def get_config() -> ml_collections.ConfigDict:
+
+def get_config(augmentation: str = "paper") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     # Everything random (first weights, order, augmentation, dropout) is drawn from this.
@@ -27,10 +30,10 @@ def get_config() -> ml_collections.ConfigDict:
     data.fill = "train"
     # Slices held for shuffling, as PNG bytes (about 0.1 MB each at 448 pixels).
     data.shuffle_buffer = 4096
-    # Mirror left and right with probability 1/2.
-    data.flip = True
-    # Brightness factor from 1 - b to 1 + b (authors' code).
-    data.brightness = 0.126
+    # Also data.flip (mirror left and right with probability 1/2), data.brightness (a factor from
+    # 1 - b to 1 + b) and the group config.augment, all of training slices; each field is explained
+    # in `augmentation.py`.
+    apply_preset(config, augmentation)
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "drenet"
@@ -122,6 +125,13 @@ def get_config() -> ml_collections.ConfigDict:
     # (inversely proportional to the label's training slices, on average 1), or a number for each
     # label in the order of the data, as "1,2,1.5".
     train.class_weights = "none"
+    # Label smoothing: this share of a label is spread over all classes, in all cross-entropies; 0
+    # (the authors' code): none. 0.1 is usual for few data.
+    train.label_smoothing = 0.0
+    # Decay of a moving average of weights and batch statistics, which is then what is validated and
+    # saved; 0 (the authors' code): none. It covers the last 1 / (1 - decay) steps: 0.99 for some
+    # thousand steps, 0.999 for more.
+    train.ema_decay = 0.0
     # Factor on the loss that ranks the proposals; 1: NTS-Net and the authors' code. With 0 their
     # scores learn through the weighted image alone (an ablation; docs/study.md).
     train.rank_factor = 1.0

@@ -10,8 +10,8 @@ import ml_collections
 from drenet_jax.configs import drenet
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = drenet.get_config()
+def get_config(augmentation: str = "paper") -> ml_collections.ConfigDict:
+    config = drenet.get_config(augmentation)
 
     config.model.anchor_strides_px = (32, 64, 128)
     config.model.anchor_sizes_px = (48, 96, 192)

@@ -48,6 +48,8 @@ def _flags(command: str) -> set[str]:
 def _config_fields() -> set[str]:
     fields = set()
     for file in (REPOSITORY / "configs").glob("[a-z]*.py"):
+        if file.stem == "augmentation":  # presets
+            continue
         config = importlib.import_module(f"drenet_jax.configs.{file.stem}").get_config()
         for name, value in config.items():
             fields.add(name)

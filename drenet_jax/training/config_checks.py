@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
+import jax
 import ml_collections
 
 from drenet_jax import parallel
@@ -17,12 +18,34 @@ from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.models.checkpoint_metadata import Meta
 
-_GROUPS = ("seed", "data", "model", "optimizer", "train", "init", "evaluation")
+_GROUPS = ("seed", "data", "augment", "model", "optimizer", "train", "init", "evaluation")
 _CHOICES = {"data.fill": FILLS, "init.parts": ("all", "backbone")}
 
 _AT_LEAST_0 = ("0 or more", lambda x: x >= 0)
 _AT_LEAST_1 = ("1 or more", lambda x: x >= 1)
-_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
+_BELOW_1 = ("from 0 to below 1", lambda x: 0 <= x < 1)
+
+
+def _range(least: float, most: float) -> tuple[str, Callable[[Sequence[float]], bool]]:
+    return (
+        f"two numbers (low, high) from {least} to {most}",
+        lambda x: len(x) == 2 and least <= x[0] <= x[1] <= most,
+    )
+
+
+_BOUNDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "augment.rotation_deg": ("from 0 to below 45", lambda x: 0 <= x < 45),
+    "augment.scale": _range(0.5, 2),
+    "augment.aspect": ("from 1 to 2", lambda x: 1 <= x <= 2),
+    "augment.shift": ("from 0 to 0.5", lambda x: 0 <= x <= 0.5),
+    "augment.contrast": _range(0.1, 10),
+    "augment.gamma": _range(0.1, 10),
+    "augment.noise": ("from 0 to 1", lambda x: 0 <= x <= 1),
+    "augment.blur_px": ("from 0 to 10", lambda x: 0 <= x <= 10),
+    "augment.cutout": _BELOW_1,
+    "augment.mixup": ("from 0 to 10", lambda x: 0 <= x <= 10),
+    "train.label_smoothing": _BELOW_1,
+    "train.ema_decay": _BELOW_1,
     "data.shuffle_buffer": _AT_LEAST_1,
     "train.accumulate": _AT_LEAST_1,
     "train.epochs": _AT_LEAST_1,
@@ -39,7 +62,7 @@ _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "optimizer.backbone_factor": _AT_LEAST_0,
     "optimizer.decay_factor": ("above 0", lambda x: x > 0),
     "train.memory_fraction": ("above 0 and at most 1", lambda x: 0 < x <= 1),
-    "optimizer.momentum": ("from 0 to below 1", lambda x: 0 <= x < 1),
+    "optimizer.momentum": _BELOW_1,
 }
 
 # Config fields that may differ between the start of a run and its continuation.
@@ -93,6 +116,13 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
         )
     MetricSettings.from_config(config.evaluation)
     parallel.check_batch_size(config.data.batch_size, config.train.accumulate)
+    on_device = config.data.batch_size // (config.train.accumulate * jax.device_count())
+    if config.augment.mixup and on_device % 2:
+        raise InputError(
+            f"--config.augment.mixup={config.augment.mixup} mixes pairs of slices, but "
+            f"--config.data.batch_size={config.data.batch_size} gives a device {on_device} at a "
+            "time; make that an even number, or set mixup to 0."
+        )
 
 
 def check_same_run(meta: Meta, wanted: Meta, workdir: Path) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -90,7 +89,11 @@ def train_and_evaluate(
         resumes = ckpt.has_checkpoint(workdir) and not fresh
         if not resumes:
             # Before anything is removed or made, as the initial weights may not be usable.
-            state = create_state(_first_variables(config, model, data), optimizer)
+            state = create_state(
+                _first_variables(config, model, data),
+                optimizer,
+                ema_decay=config.train.ema_decay,
+            )
             known = known_slices(config, data)
         if fresh:
             _remove_run(workdir)
@@ -99,7 +102,7 @@ def train_and_evaluate(
         since_validation: dict[str, list[float]] = {}
         if resumes:
             check_same_run(checkpoints.meta(start), meta, workdir)
-            state = _restore(checkpoints, start, model, optimizer)
+            state = _restore(checkpoints, start, model, optimizer, config.train.ema_decay)
             known = checkpoints.digests(start) or known_slices(config, data)
             since_validation = checkpoints.progress(start)["since_validation"]
         lines = read_lines(workdir / METRICS_FILE, start)
@@ -293,13 +296,15 @@ def _restore(
     step: int,
     model: Model,
     optimizer: optax.GradientTransformation,
+    ema_decay: float,
 ) -> TrainState:
-    shapes = jax.eval_shape(lambda: create_state(init_variables(model, 0), optimizer))
-    weights = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-    return TrainState(
-        step=jnp.int32(step),
-        **checkpoints.weights(step, weights),
-        **checkpoints.optimizer(step, {"opt_state": shapes.opt_state}),
+    shapes = jax.eval_shape(
+        lambda: create_state(init_variables(model, 0), optimizer, ema_decay=ema_decay)
+    )
+    return TrainState.resumed(
+        step,
+        checkpoints.weights(step, shapes.weights),
+        checkpoints.optimizer(step, shapes.rest),
     )
 
 
@@ -315,8 +320,8 @@ def _save(
     state = parallel.to_host(replicated)
     checkpoints.save(
         step,
-        {"params": state.params, "batch_stats": state.batch_stats},
-        {"opt_state": state.opt_state},
+        state.weights,
+        state.rest,
         meta,
         validated.metrics,
         {"since_validation": {name: list(values) for name, values in since_validation.items()}},

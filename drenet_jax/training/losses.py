@@ -16,7 +16,7 @@ from drenet_jax.models.model_outputs import Outputs
 
 def all_losses(
     outputs: Outputs,
-    label: Int[Array, " batch"],
+    target: Int[Array, " batch"] | Float[Array, "batch classes"],
     class_weights: Float[np.ndarray, " classes"] | None = None,
     *,
     rank_factor: float | None = 1.0,
@@ -29,36 +29,62 @@ def all_losses(
 
     Args:
       outputs: of a training pass, with M proposals.
-      label: of each image.
-      class_weights: each cross-entropy of an image is multiplied by that of its label. The mean is
-        over the images still, so that a batch of a heavy class weighs more than one of a light
-        class. Ranks compare proposals of one image and have no weights.
+      target: the label of each image, or the share of each class (`soft_targets`).
+      class_weights: each cross-entropy of an image is multiplied by that of its label; that of
+        shares is −Σ weight · share · log p, as PyTorch's. The mean is over the images still, so
+        that a batch of a heavy class weighs more than one of a light class. Ranks compare proposals
+        of one image and have no weights.
       rank_factor: `rank` is multiplied by it; None: proposals that are not learned have no `rank`.
     """
-    weight = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)[label]
+    weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
-    def mean(per_image: Float[Array, " batch"]) -> Float[Array, ""]:
-        return jnp.mean(per_image if weight is None else per_image * weight)
+    def mean(logits: Float[Array, "batch parts classes"]) -> Float[Array, ""]:
+        if weights is None or target.ndim == 1:
+            per_image = _cross_entropy(logits, target).mean(axis=1)
+            return jnp.mean(per_image if weights is None else per_image * weights[target])
+        return jnp.mean(_cross_entropy(logits, target * weights))
 
-    concat = mean(optax.softmax_cross_entropy_with_integer_labels(outputs.logits, label))
+    concat = mean(outputs.logits[:, None])
     if not outputs.scores.shape[1]:
         return {"loss": concat, "concat": concat}
-    part_loss = part_losses(outputs, label)
+    part_loss = part_losses(outputs, target)
     losses = {
-        "raw": mean(optax.softmax_cross_entropy_with_integer_labels(outputs.raw_logits, label)),
+        "raw": mean(outputs.raw_logits[:, None]),
         "concat": concat,
-        "parts": mean(part_loss.mean(axis=1)),
+        "parts": mean(outputs.part_logits),
     }
     if rank_factor is not None:
         losses["rank"] = rank_factor * ranking_loss(outputs.scores, part_loss).mean()
     return {"loss": sum(losses.values(), start=jnp.zeros(())), **losses}
 
 
-def part_losses(outputs: Outputs, label: Int[Array, " batch"]) -> Float[Array, "batch proposals"]:
-    """The cross-entropy of each proposal alone."""
-    return optax.softmax_cross_entropy_with_integer_labels(
-        outputs.part_logits, jnp.broadcast_to(label[:, None], outputs.part_logits.shape[:2])
-    )
+def part_losses(
+    outputs: Outputs, target: Int[Array, " batch"] | Float[Array, "batch classes"]
+) -> Float[Array, "batch proposals"]:
+    """The cross-entropy of each proposal alone; `target` as in `all_losses`."""
+    return _cross_entropy(outputs.part_logits, target)
+
+
+def soft_targets(
+    label: Int[Array, " batch"], classes: int, smoothing: float
+) -> Float[Array, "batch classes"]:
+    """The share of each class: 1 − `smoothing` for the label, the rest for all alike.
+
+    As PyTorch's `CrossEntropyLoss(label_smoothing=smoothing)` (Szegedy et al., CVPR 2016).
+    """
+    return (1 - smoothing) * jax.nn.one_hot(label, classes) + smoothing / classes
+
+
+def _cross_entropy(
+    logits: Float[Array, "batch parts classes"],
+    target: Int[Array, " batch"] | Float[Array, "batch classes"],
+) -> Float[Array, "batch parts"]:
+    target = jnp.expand_dims(target, 1)
+    if target.ndim == 2:
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, jnp.broadcast_to(target, logits.shape[:2])
+        )
+    return optax.softmax_cross_entropy(logits, target)
 
 
 def read_class_weights(

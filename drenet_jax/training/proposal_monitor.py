@@ -26,7 +26,9 @@ _TRIVIAL_RATIO = 0.98
 _CHANCE_AGREEMENT = 0.52
 
 
-def proposal_metrics(outputs: Outputs, label: Int[Array, " batch"]) -> dict[str, Float[Array, ""]]:
+def proposal_metrics(
+    outputs: Outputs, target: Int[Array, " batch"] | Float[Array, "batch classes"]
+) -> dict[str, Float[Array, ""]]:
     """How well the scores of a training pass rank its proposals.
 
     Over all pairs of proposals of one image whose part losses differ, as the ranking loss has them
@@ -41,12 +43,12 @@ def proposal_metrics(outputs: Outputs, label: Int[Array, " batch"]) -> dict[str,
 
     Args:
       outputs: of a training pass, with M proposals.
-      label: of each image.
+      target: as in `losses.all_losses`.
     """
     if outputs.scores.shape[1] < 2:
         return {}
     scores = jax.lax.stop_gradient(outputs.scores)
-    part_loss = jax.lax.stop_gradient(part_losses(outputs, label))
+    part_loss = jax.lax.stop_gradient(part_losses(outputs, target))
     predicts_better = part_loss[:, None, :] > part_loss[:, :, None]
     higher = (jnp.sign(scores[:, :, None] - scores[:, None, :]) + 1) / 2
     pairs = jnp.sum(predicts_better)

@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jaxtyping import Array, Int32
 
 from drenet_jax.errors import InputError
 from drenet_jax.training.freezing import optimizer_groups
+
+PyTree = Any
 
 
 @flax.struct.dataclass
@@ -24,6 +27,8 @@ class TrainState:
       params: of the network.
       batch_stats: running mean and variance of its batch norms.
       opt_state: momentum.
+      average: moving average of `params` and `batch_stats`, under these names; None without
+        `train.ema_decay`.
     """
 
     # Of arrays on the host or on devices, and of shapes.
@@ -31,6 +36,31 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: Any = None
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """What is validated and saved as the result: the average, or the network as it is."""
+        if self.average is not None:
+            return self.average
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def rest(self) -> dict[str, Any]:
+        """What else a run needs to resume, but for the step."""
+        if self.average is None:
+            return {"opt_state": self.opt_state}
+        return {
+            "opt_state": self.opt_state,
+            "params": self.params,
+            "batch_stats": self.batch_stats,
+        }
+
+    @classmethod
+    def resumed(cls, step: int, weights: dict[str, Any], rest: dict[str, Any]) -> TrainState:
+        """The state of which these are `weights` and `rest`."""
+        average = weights if "params" in rest else None
+        return cls(step=jnp.int32(step), average=average, **{**weights, **rest})
 
 
 def learning_rate(
@@ -115,11 +145,34 @@ def make_optimizer(
     )
 
 
-def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+def update_average(
+    average: PyTree, weights: PyTree, step: Int32[Array, ""], decay: float
+) -> PyTree:
+    """An exponential moving average of weights (Polyak and Juditsky 1992), after an update.
+
+    Args:
+      average: before; None: there is none.
+      weights: after the update.
+      step: updates before this one. The first weights are random: as in TensorFlow's
+        `ExponentialMovingAverage` the decay is at most (1 + step) / (10 + step).
+      decay: of the average in an update, below 1.
+    """
+    if average is None:
+        return None
+    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old + share * (new - old), average, weights)
+
+
+def create_state(
+    variables: dict[str, Any], optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0
+) -> TrainState:
+    """The state before the first step, with an average if `ema_decay` is not 0."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
+        average={name: variables[name] for name in ("params", "batch_stats")}
+        if ema_decay
+        else None,
     )

@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, Int32, Key, UInt8, UInt32
 from drenet_jax import parallel
 from drenet_jax.models.build import Model, selection
 from drenet_jax.training import freezing
-from drenet_jax.training.augment import augment
-from drenet_jax.training.losses import all_losses
+from drenet_jax.training.augment import Augmentation, augment, mixup
+from drenet_jax.training.losses import all_losses, soft_targets
 from drenet_jax.training.proposal_monitor import proposal_metrics
-from drenet_jax.training.state import TrainState
+from drenet_jax.training.state import TrainState, update_average
 
 AUGMENT_STREAM, DROPOUT_STREAM = 0, 1
 
@@ -51,7 +51,7 @@ def make_train_step(
     """
     accumulate = config.train.accumulate
     gradient = make_gradient(model, config, class_weights)
-    update = make_update(optimizer, schedule, accumulate)
+    update = make_update(optimizer, schedule, accumulate, ema_decay=config.train.ema_decay)
     seed = replicated_seed(config)
 
     if accumulate == 1:
@@ -105,6 +105,8 @@ def make_gradient(
 ) -> Callable[..., Any]:
     """For one device: the gradient and the metrics of a micro-batch, and new batch statistics."""
     is_learned = selection(config.model) == "learned"
+    augmentation = Augmentation.from_config(config)
+    smoothing = config.train.label_smoothing
 
     def losses_of(
         params: PyTree,
@@ -114,12 +116,16 @@ def make_gradient(
         label: Labels,
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
         fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-        augmented = augment(
-            image.astype(jnp.float32) / 255,
-            fold(keys, AUGMENT_STREAM),
-            flip=config.data.flip,
-            brightness=config.data.brightness,
-        )
+        augment_keys = fold(keys, AUGMENT_STREAM)
+        augmented = augment(image.astype(jnp.float32) / 255, augment_keys, augmentation)
+        target = label
+        if smoothing or augmentation.mixup:
+            augmented, target = mixup(
+                augmented,
+                soft_targets(label, model.classes, smoothing),
+                augment_keys,
+                augmentation.mixup,
+            )
         params = freezing.stop_frozen_gradients(config, params)
         outputs, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -130,13 +136,13 @@ def make_gradient(
         )
         losses = all_losses(
             outputs,
-            label,
+            target,
             class_weights,
             rank_factor=config.train.rank_factor if is_learned else None,
         )
         metrics = {**losses, "accuracy": jnp.mean(jnp.argmax(outputs.logits, axis=1) == label)}
         if is_learned:
-            metrics |= proposal_metrics(outputs, label)
+            metrics |= proposal_metrics(outputs, target)
         return losses["loss"], (updates["batch_stats"], metrics)
 
     def gradient(
@@ -159,7 +165,11 @@ def make_gradient(
 
 
 def make_update(
-    optimizer: optax.GradientTransformation, schedule: optax.Schedule, accumulate: int
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    accumulate: int,
+    *,
+    ema_decay: float = 0.0,
 ) -> Callable[..., Any]:
     """For one device: the state after a step, from the sums over its micro-batches."""
 
@@ -172,11 +182,18 @@ def make_update(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         metrics["learning_rate"] = schedule(state.step)
         metrics["gradient_norm"] = optax.global_norm(gradient)
+        params = optax.apply_updates(state.params, updates)
         return TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
+            average=update_average(
+                state.average,
+                {"params": params, "batch_stats": batch_stats},
+                state.step,
+                ema_decay,
+            ),
         ), metrics
 
     return update

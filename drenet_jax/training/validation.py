@@ -73,9 +73,8 @@ def validate(
             shown = (batch["image"], outputs["boxes"], outputs["scores"])
             pictures.append(proposal_grid(*(array[:_PICTURED] for array in shown)))
 
-    variables = {"params": replicated.params, "batch_stats": replicated.batch_stats}
     slices, logits = score_split(
-        scorer, variables, data, "validation", config.data.fill, watch=look_at_boxes
+        scorer, replicated.weights, data, "validation", config.data.fill, watch=look_at_boxes
     )
     aggregate = MetricSettings.from_config(config.evaluation).aggregate
     persons = person_predictions(slices, aggregate, positive)

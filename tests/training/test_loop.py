@@ -18,7 +18,7 @@ from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.models.build import build_model, init_variables, variable_shapes
 from drenet_jax.models.checkpoints import Checkpoints, has_checkpoint
 from drenet_jax.models.warm_start import start_from
-from drenet_jax.training import loop
+from drenet_jax.training import loop, validation
 from drenet_jax.training.loop import train_and_evaluate
 from drenet_jax.training.validation import Validation
 
@@ -55,6 +55,38 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(config, t
     (whole_step, whole), (step, resumed) = _weights(trained), _weights(tmp_path)
     assert step == whole_step > 3
     _assert_equal(resumed, whole)
+
+
+@pytest.mark.slow
+def test_a_run_with_an_average_validates_saves_and_resumes_it(config, tmp_path, monkeypatch):
+    config.model = {
+        "name": "resnet18",
+        "width": 2,
+        "image_size_px": 96,
+        "dropout": 0.0,
+        "dtype": "float32",
+    }
+    config.train.update(ema_decay=0.99, steps=3)
+    validated = []
+    score = validation.score_split
+
+    def watched(scorer, variables, *args, **kwargs):
+        validated.append(jax.tree.map(lambda x: np.array(x[0]), variables))
+        return score(scorer, variables, *args, **kwargs)
+
+    monkeypatch.setattr(validation, "score_split", watched)
+    train_and_evaluate(config, tmp_path / "whole")
+    config.train.steps = 2
+    train_and_evaluate(config, tmp_path / "resumed")
+    config.train.steps = 3
+    train_and_evaluate(config, tmp_path / "resumed")
+    (_, whole), (_, resumed) = (_weights(tmp_path / name) for name in ("whole", "resumed"))
+    _assert_equal(resumed, whole)
+    _assert_equal(validated[0], whole)
+    _assert_equal(validated[-1], whole)
+    config.train.ema_decay = 0.0
+    with pytest.raises(InputError, match=r"train\.ema_decay 0.99 there, 0.0 now"):
+        train_and_evaluate(config, tmp_path / "whole")
 
 
 def test_a_finished_run_called_again_does_nothing(config, trained, capsys):

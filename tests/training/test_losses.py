@@ -9,7 +9,12 @@ import pytest
 
 from drenet_jax.errors import InputError
 from drenet_jax.models.model_outputs import FeatureMaps, Outputs
-from drenet_jax.training.losses import all_losses, ranking_loss, read_class_weights
+from drenet_jax.training.losses import (
+    all_losses,
+    ranking_loss,
+    read_class_weights,
+    soft_targets,
+)
 
 
 @pytest.fixture
@@ -95,6 +100,45 @@ def test_class_weights_multiply_the_cross_entropies_of_a_slice_by_that_of_its_la
     parts = expected(outputs.part_logits.reshape(20, 3), label.repeat_interleave(4))
     assert losses["parts"] == pytest.approx(parts, rel=1e-5)
     assert losses["rank"] == all_losses(outputs, jnp.asarray(LABEL))["rank"]
+
+
+@pytest.mark.parametrize("weights", [None, np.array([1.0, 3.0, 0.5], np.float32)])
+def test_label_smoothing_equals_pytorchs_in_all_cross_entropies(weights, outputs):
+    torch = pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
+    losses = all_losses(outputs, soft_targets(jnp.asarray(LABEL), 3, 0.1), weights)
+    loss = torch.nn.CrossEntropyLoss(
+        weight=None if weights is None else torch.from_numpy(weights),
+        label_smoothing=0.1,
+        reduction="none",
+    )
+    label = torch.from_numpy(LABEL)
+
+    def expected(logits, label):
+        return loss(torch.from_numpy(np.array(logits)), label).mean().item()
+
+    assert losses["raw"] == pytest.approx(expected(outputs.raw_logits, label), rel=1e-5)
+    assert losses["concat"] == pytest.approx(expected(outputs.logits, label), rel=1e-5)
+    parts = expected(outputs.part_logits.reshape(20, 3), label.repeat_interleave(4))
+    assert losses["parts"] == pytest.approx(parts, rel=1e-5)
+    # Ranks compare the smoothed cross-entropies of the parts, without class weights.
+    unweighted = torch.nn.CrossEntropyLoss(label_smoothing=0.1, reduction="none")
+    part_logits = torch.from_numpy(np.array(outputs.part_logits.reshape(20, 3)))
+    part_loss = unweighted(part_logits, label.repeat_interleave(4)).reshape(5, 4).numpy()
+    rank = ranking_loss(outputs.scores, jnp.asarray(part_loss)).mean()
+    assert losses["rank"] == pytest.approx(float(rank), rel=1e-5)
+
+
+def test_mixed_labels_equal_pytorchs_cross_entropy_of_shares(outputs):
+    torch = pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
+    weights = np.array([1.0, 3.0, 0.5], np.float32)
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 5).astype(np.float32)
+    losses = all_losses(outputs, jnp.asarray(shares), weights)
+    loss = torch.nn.CrossEntropyLoss(torch.from_numpy(weights), reduction="none")
+    expected = loss(torch.from_numpy(np.array(outputs.logits)), torch.from_numpy(shares)).mean()
+    assert losses["concat"] == pytest.approx(expected.item(), rel=1e-5)
+    hard = all_losses(outputs, jnp.eye(3)[LABEL], weights)
+    for name, value in all_losses(outputs, jnp.asarray(LABEL), weights).items():
+        assert hard[name] == pytest.approx(float(value), rel=1e-6), name
 
 
 def test_balanced_weights_are_inverse_to_the_counts_and_one_on_average_over_the_slices():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from drenet_jax import parallel
+from drenet_jax.configs import augmentation
 from drenet_jax.errors import InputError
 from drenet_jax.models.backbones import resnet
 from drenet_jax.models.backbones.registry import BACKBONES
@@ -14,7 +15,7 @@ from drenet_jax.models.build import build_model, init_variables, variable_shapes
 from drenet_jax.training.freezing import (
     optimizer_groups,
 )
-from drenet_jax.training.state import create_state, learning_rate, make_optimizer
+from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
 
 
@@ -48,17 +49,26 @@ def _slices(n):
     return np.arange(n, dtype=np.int32), image, (np.arange(n) % 3).astype(np.int32)
 
 
-def _step(config, batch, n_steps=1):
-    """The state before and after so many steps."""
+def _states(config, batch, n_steps):
+    """The state before the first step, and after each."""
     model = build_model(config, 3)
     schedule = learning_rate(config, len(batch[0]), len(batch[0]))
     optimizer = make_optimizer(config, schedule)
-    start = create_state(init_variables(model, config.seed), optimizer)
+    start = create_state(
+        init_variables(model, config.seed), optimizer, ema_decay=config.train.ema_decay
+    )
     step = make_train_step(model, optimizer, schedule, config)
-    state = parallel.replicate(start)
+    state, states = parallel.replicate(start), []
     for micro_batches in parallel.on_devices([batch] * n_steps, parts=config.train.accumulate):
         state, _ = step(state, micro_batches)
-    return start, parallel.to_host(state)
+        states.append(parallel.to_host(state))
+    return start, states
+
+
+def _step(config, batch, n_steps=1):
+    """The state before and after so many steps."""
+    start, states = _states(config, batch, n_steps)
+    return start, states[-1]
 
 
 def _named(tree):
@@ -66,16 +76,27 @@ def _named(tree):
     return {tuple(key.key for key in path): np.asarray(leaf, np.float64) for path, leaf in leaves}
 
 
-def test_four_micro_batches_of_four_are_a_batch_of_sixteen(one_device, tiny_config):
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "paper",
+        pytest.param("strong with mixup, smoothing and an average", marks=pytest.mark.slow),
+    ],
+)
+def test_four_micro_batches_of_four_are_a_batch_of_sixteen(recipe, one_device, tiny_config):
     # With augmentation, dropout and momentum; without batch norm, which sees a micro-batch.
     config = _small(tiny_config, "vgg16", dropout=0.5)
     config.optimizer.learning_rate = 0.1
+    if recipe != "paper":
+        augmentation.strong(config)
+        config.augment.mixup = 0.4
+        config.train.update(label_smoothing=0.1, ema_decay=0.9)
     config.train.accumulate = 1
     start, whole = _step(config, _slices(16), n_steps=2)
     config.train.accumulate = 4
     _, parts = _step(config, _slices(16), n_steps=2)
     assert parts.step == 2
-    start, whole, parts = (_named(state.params) for state in (start, whole, parts))
+    start, whole, parts = (_named(state.weights["params"]) for state in (start, whole, parts))
     for name, expected in whole.items():
         np.testing.assert_allclose(parts[name], expected, rtol=1e-4, atol=1e-6, err_msg=str(name))
     assert any(np.abs(whole[name] - start[name]).max() > 1e-3 for name in whole)
@@ -213,6 +234,31 @@ def test_a_schedule_that_cannot_be_is_refused(field, value, message, tiny_config
     tiny_config.train.epochs = 12
     with pytest.raises(InputError, match=message):
         learning_rate(tiny_config, slices_in_epoch=40, batch_size=8)
+
+
+def test_the_average_follows_weights_and_statistics_and_changes_nothing_else(
+    one_device, short_resnet, tiny_config
+):
+    config = _small(tiny_config, "resnet18", dropout=0.0)
+    _, without = _states(config, _slices(4), n_steps=3)
+    config.train.ema_decay = 0.15
+    start, states = _states(config, _slices(4), n_steps=3)
+    expected = start.weights
+    # The decay is (1 + t) / (10 + t) at first.
+    for decay, state in zip((1 / 10, 0.15, 0.15), states, strict=True):
+        now = {"params": state.params, "batch_stats": state.batch_stats}
+        expected = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, expected, now)
+        for path, value in _named(state.average).items():
+            np.testing.assert_allclose(
+                value, _named(expected)[path], rtol=1e-5, atol=1e-6, err_msg=str(path)
+            )
+    assert without[-1].average is None
+    for a, b in zip(
+        jax.tree.leaves(without[-1]), jax.tree.leaves(states[-1].replace(average=None)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    resumed = TrainState.resumed(3, states[-1].weights, states[-1].rest)
+    jax.tree.map(np.testing.assert_array_equal, resumed, states[-1])
 
 
 def test_sgd_equals_pytorchs_with_momentum_and_weight_decay(tiny_config):
