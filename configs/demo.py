@@ -12,8 +12,8 @@ import ml_collections
 from drenet_jax.configs import drenet
 
 
-def get_config(augmentation: str = "paper") -> ml_collections.ConfigDict:
-    config = drenet.get_config(augmentation)
+def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
+    config = drenet.get_config(preset)
 
     # A quarter of the channels of the smallest ResNet. The lungs of a phantom of 256 pixels fill
     # about 170 x 130 of them.

@@ -8,7 +8,7 @@ import ml_collections
 from drenet_jax.configs import resnet50
 
 
-def get_config(augmentation: str = "paper") -> ml_collections.ConfigDict:
-    config = resnet50.get_config(augmentation)
+def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
+    config = resnet50.get_config(preset)
     config.model.name = "densenet121"
     return config

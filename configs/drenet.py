@@ -10,10 +10,10 @@ machine, a CPU included; `drenet_gpu.py` and `drenet_tpu.py` are for eight accel
 
 import ml_collections
 
-from drenet_jax.configs.augmentation import apply_preset
+from drenet_jax.configs import augmentation
 
 
-def get_config(augmentation: str = "paper") -> ml_collections.ConfigDict:
+def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     # Everything random (first weights, order, augmentation, dropout) is drawn from this.
@@ -33,7 +33,7 @@ def get_config(augmentation: str = "paper") -> ml_collections.ConfigDict:
     # Also data.flip (mirror left and right with probability 1/2), data.brightness (a factor from
     # 1 - b to 1 + b) and the group config.augment, all of training slices; each field is explained
     # in `augmentation.py`.
-    apply_preset(config, augmentation)
+    augmentation.apply_preset(config, preset)
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "drenet"

@@ -12,8 +12,8 @@ import ml_collections
 from drenet_jax.configs import drenet
 
 
-def get_config(augmentation: str = "paper") -> ml_collections.ConfigDict:
-    config = drenet.get_config(augmentation)
+def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
+    config = drenet.get_config(preset)
 
     # 16 slices on each of 8 GPUs, in one micro-batch: batch norm sees all 128.
     config.data.batch_size = 128

@@ -12,9 +12,9 @@ import ml_collections
 from drenet_jax.configs import drenet_gpu
 
 
-def get_config(augmentation: str = "paper") -> ml_collections.ConfigDict:
+def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
     # Batch, learning rate and types are those for GPUs.
-    config = drenet_gpu.get_config(augmentation)
+    config = drenet_gpu.get_config(preset)
 
     # Of GPUs only: a TPU's memory is taken as it is needed.
     config.train.memory_fraction = 0.75

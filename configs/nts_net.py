@@ -9,8 +9,8 @@ import ml_collections
 from drenet_jax.configs import drenet
 
 
-def get_config(augmentation: str = "paper") -> ml_collections.ConfigDict:
-    config = drenet.get_config(augmentation)
+def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
+    config = drenet.get_config(preset)
 
     config.model.anchor_strides_px = (32, 64, 128)
     config.model.anchor_sizes_px = (48, 96, 192)

@@ -8,8 +8,8 @@ import ml_collections
 from drenet_jax.configs import drenet
 
 
-def get_config(augmentation: str = "paper") -> ml_collections.ConfigDict:
-    config = drenet.get_config(augmentation)
+def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
+    config = drenet.get_config(preset)
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "resnet50"
