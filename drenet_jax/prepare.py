@@ -3,7 +3,8 @@
 For each person 15 slices are picked, lungs are found and cropped, and the blank around them is
 filled. Persons are split into training, validation and test. The folder --out gets the records
 (`ct_slices/`), `split.json`, `dataset.json` (the settings), `excluded.csv` (all that was left out,
-and why), `notes.csv` (what is odd about a person's files) and `qc.html`: every picked slice with
+and why), `notes.csv` (what is odd about a person's files), `facts.csv` (what the kept slices' files
+are like: size, format, spacing, grey values and texture outside the lungs) and `qc.html`: every picked slice with
 its lung outline, flagged persons first (100 persons a page; more are in `qc/`).
 
 Examples:
@@ -26,7 +27,7 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -34,6 +35,7 @@ from absl import flags
 from tqdm import tqdm
 
 from drenet_jax import cli
+from drenet_jax.configs import audit
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import SPLITS, read_cohort
 from drenet_jax.data.preparation import PreparationSummary, prepare_cohort
@@ -94,6 +96,7 @@ def main() -> None:
             beam=beam,
         )
     _print_summary(summary, out)
+    _warn_of_facts(summary, {person.patient_id: person.label for person in cohort.persons}, out)
 
 
 def _beam(runner: str, options: str) -> Beam | None:
@@ -175,6 +178,25 @@ def _print_summary(summary: PreparationSummary, out: Path) -> None:
         print(f"  person {patient_id} is in no split: {why}", file=sys.stderr)
     _print_rest(len(summary.persons_left_out), "persons in no split", file=sys.stderr)
     print(f"look at the lungs: {out / 'qc.html'}")
+
+
+def _warn_of_facts(summary: PreparationSummary, labels: Mapping[str, str], out: Path) -> None:
+    """Warns where files of one label differ from the others, whatever they show."""
+    config = audit.get_config()
+    members = {person for split in SPLITS for person in summary.persons[split]}
+    facts = summary.facts.separating(
+        {person: label for person, label in labels.items() if person in members},
+        least_auc=config.fact_auc,
+        most_p_value=config.fact_p_value,
+    )
+    if facts:
+        listed = ", ".join(f"{fact.fact} ({fact.label}: AUC {fact.auc:.2f})" for fact in facts[:4])
+        print(
+            f"warning: facts of the files separate the labels without a look at the lungs: {listed}"
+            "; a model may learn where the files come from instead of the disease; see "
+            f"python -m drenet_jax.audit --data={out}",
+            file=sys.stderr,
+        )
 
 
 def _print_rest(count: int, what: str, file: TextIO | None = None) -> None:

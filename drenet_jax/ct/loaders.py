@@ -16,6 +16,7 @@ from drenet_jax.ct.dicom import continuity, stacks
 from drenet_jax.ct.dicom.files import DicomFiles
 from drenet_jax.ct.dicom.headers import DicomSlice
 from drenet_jax.ct.dicom.instances import SourceInstance
+from drenet_jax.ct.file_facts import FileFacts, picture_facts
 from drenet_jax.ct.orientation import Orientation
 from drenet_jax.ct.series import Series
 from drenet_jax.ct.sources import (
@@ -83,6 +84,9 @@ class _DicomSeries(Series):
     def instance(self, index: int) -> SourceInstance:
         return self.files.instance(self.slices[index])
 
+    def file_facts(self, index: int) -> FileFacts:
+        return self.files.facts(self.slices[index])
+
     def scale(self, index: int) -> object:
         return self.slices[index].scale
 
@@ -132,6 +136,10 @@ def load_dicom(listing: Listing, series_uid: str = "", nth: int = 0) -> Series:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _VolumeSeries(Series):
     volume: volumes.Volume
+    facts: FileFacts
+
+    def file_facts(self, index: int) -> FileFacts:
+        return self.facts
 
     def _read(self, index: int) -> np.ndarray:
         return self.volume.read(index)
@@ -168,6 +176,13 @@ def load_volume(listing: Listing) -> Series:
         orientation=volume.orientation,
         axes=volume.axes,
         volume=volume,
+        facts=FileFacts(
+            format="volume",
+            n_bytes=source.size(name),
+            bits=volume.bits,
+            spacing_mm=volume.spacing_mm[0],
+            thickness_mm=volume.spacing_mm[1],
+        ),
     )
 
 
@@ -176,6 +191,7 @@ class _PictureSeries(Series):
     source: Source
     guard: Guard
     orientations: dict[int, Orientation] = dataclasses.field(default_factory=dict)
+    facts: dict[int, FileFacts] = dataclasses.field(default_factory=dict)
     are_pictures: ClassVar[bool] = True
 
     def _read(self, index: int) -> np.ndarray:
@@ -187,12 +203,16 @@ class _PictureSeries(Series):
             data = self.source.read(self.names[index])
             image = image_files.read_picture(data)
             self.orientations[index] = image_files.read_orientation(data)
+            self.facts[index] = picture_facts(data)
             return image
         except OSError as error:
             why = f"a file that cannot be opened ({error.strerror})"
             raise UnreadableSlice.of(place, why, "check its permissions") from error
         except ValueError as error:
             raise UnreadableSlice.of(place, str(error), "give a grey CT slice") from error
+
+    def file_facts(self, index: int) -> FileFacts:
+        return self.facts[index]
 
     def orientation_of(self, index: int) -> Orientation:
         if index not in self.orientations:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from drenet_jax.ct.arrays import GreySlice, LungMask
+from drenet_jax.ct.file_facts import FileFacts
 from drenet_jax.ct.fill import Fill, apply_fill, draw_fill
 from drenet_jax.ct.orientation import Box, FileAxes, Orientation
 from drenet_jax.ct.settings import CtSettings
@@ -43,6 +44,7 @@ class SampledSlice:
         from 0; None for files of slices.
       file_axes: for a slice of a volume, the axes of the array as stored that `file_index` and the
         rows and columns of `file_box` and `file_size` count along; None for files of slices.
+      file_facts: of its file.
     """
 
     index: int
@@ -57,6 +59,7 @@ class SampledSlice:
     instance: SourceInstance | None = None
     stored_index: int | None = None
     file_axes: FileAxes | None = None
+    file_facts: FileFacts = FileFacts()
 
     @property
     def kept(self) -> bool:

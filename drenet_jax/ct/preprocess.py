@@ -207,6 +207,7 @@ def _prepare_series(
             instance=instance,
             stored_index=series.stored_index(index),
             file_axes=series.axes,
+            file_facts=series.file_facts(index),
         )
         for index, image, mask, instance in zip(indices, images, masks, instances, strict=True)
     ]
@@ -307,6 +308,7 @@ def _prepare_single_images(
                 source_mask=mask,
                 orientation=orientation,
                 instance=instance,
+                file_facts=single.file_facts(0),
             )
         )
         notes += [*single.notes, *value_notes]

@@ -12,6 +12,7 @@ import numpy as np
 from drenet_jax.ct.arrays import GreySlice, HuSlice
 from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.ct.dicom.pixels import PADDING_HU
+from drenet_jax.ct.file_facts import FileFacts
 from drenet_jax.ct.orientation import FileAxes, Orientation
 from drenet_jax.ct.sources import Excluded
 
@@ -88,6 +89,10 @@ class Series(abc.ABC):
     def scale(self, index: int) -> object:
         """What a slice's values are made HU by: equal for slices of one scale."""
         return None
+
+    def file_facts(self, index: int) -> FileFacts:
+        """Facts of the file of one slice that has been read; none where they are not known."""
+        return FileFacts()
 
     def stored_index(self, index: int) -> int | None:
         """For a volume, a slice's place along the stored slice axis, from 0; None for files."""

@@ -169,6 +169,11 @@ class Source:
         with self._open(name) as stream:
             return stream.read(HEAD_BYTES)
 
+    def size(self, name: str) -> int:
+        """Bytes of the file, or of the member as the zip's directory says. Raises OSError."""
+        place, member = self._entries[name]
+        return member.file_size if member else place.stat().st_size
+
     def read(self, name: str) -> bytes:
         """All bytes.
 
@@ -177,10 +182,9 @@ class Source:
           ValueError: the archive is damaged.
           TooLargeError: there are more than `MOST_FILE_BYTES`.
         """
-        place, member = self._entries[name]
         with self._open(name) as stream:
             # A zip's directory may lie about sizes, so the bytes are counted, too.
-            if (member.file_size if member else place.stat().st_size) <= MOST_FILE_BYTES:
+            if self.size(name) <= MOST_FILE_BYTES:
                 data = stream.read(MOST_FILE_BYTES + 1)
                 if len(data) <= MOST_FILE_BYTES:
                     return data

@@ -63,6 +63,8 @@ class Volume:
       n_slices: number of axial slices.
       axes: which axes of the stored array `index`, y and x of a slice count along.
       orientation: how a slice as stored becomes upright.
+      spacing_mm: between columns of a slice, and between slices.
+      bits: of a voxel.
       notes: what is odd about it.
     """
 
@@ -91,6 +93,8 @@ class Volume:
         self._is_reversed = is_reversed
         self.orientation = orientation_of(directions[:, self.axes.x], directions[:, self.axes.y])
         _check_spacing(directions, spacing_mm, self.axes)
+        self.spacing_mm = float(spacing_mm[self.axes.x]), float(spacing_mm[self.axes.index])
+        self.bits = 8 * self._voxels.dtype.itemsize
         self.notes = (*notes, *_notes(directions, self.axes))
 
     def file_index(self, index: int) -> int:

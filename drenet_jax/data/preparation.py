@@ -17,6 +17,7 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import SPLITS, Cohort, Person
 from drenet_jax.data.csv_tables import table_writer
 from drenet_jax.data.duplicates import SharedSlices, SliceDigests, require_together
+from drenet_jax.data.facts import COLUMNS, FACTS_FILE, PersonFacts
 from drenet_jax.data.lesions import LESIONS_FILE
 from drenet_jax.data.qc_page import QcCounts, short, write_qc_pages
 from drenet_jax.data.split import split_persons
@@ -48,6 +49,7 @@ class PreparationSummary:
       n_notes: rows of `notes.csv`.
       n_pairs_sharing: pairs of persons of one split and label who have the same pictures.
       unused_columns: columns of the cohort without a meaning.
+      facts: of the persons' files.
     """
 
     persons: dict[str, list[str]]
@@ -57,6 +59,7 @@ class PreparationSummary:
     n_notes: int
     n_pairs_sharing: int
     unused_columns: tuple[str, ...]
+    facts: PersonFacts
 
 
 def prepare_cohort(
@@ -110,7 +113,9 @@ def prepare_cohort(
     with (
         table_writer(folder / "excluded.csv", ("patient_id", "file", "why")) as excluded_csv,
         table_writer(folder / "notes.csv", ("patient_id", "note")) as notes_csv,
+        table_writer(folder / FACTS_FILE, COLUMNS) as facts_csv,
     ):
+        facts = PersonFacts()
         reports = progress(parallel_map(prepare_to_staging, tasks), len(cohort.persons))
         for person, report in zip(cohort.persons, reports, strict=True):
             summaries[person.patient_id] = report.summary
@@ -118,6 +123,7 @@ def prepare_cohort(
             excluded.update(short(why) for _, why in report.excluded)
             notes_csv.writerows((person.patient_id, note) for note in report.notes)
             n_notes += len(report.notes)
+            facts_csv.writerows(facts.add(person.patient_id, report.facts))
         if not any(summary.n_kept for summary in summaries.values()):
             patient_id, first = next(iter(summaries.items()))
             raise InputError(
@@ -200,6 +206,7 @@ def prepare_cohort(
         n_notes=n_notes,
         n_pairs_sharing=len(shared),
         unused_columns=cohort.unused_columns,
+        facts=facts,
     )
 
 

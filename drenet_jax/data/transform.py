@@ -19,6 +19,7 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import CtError
 from drenet_jax.data.cohort_table import Person
 from drenet_jax.data.duplicates import slice_digests
+from drenet_jax.data.facts import slice_facts
 from drenet_jax.data.qc_summary import empty_entry, qc_entry
 from drenet_jax.data.staging import write_staged
 
@@ -53,11 +54,13 @@ class PersonReport:
       summary: the numbers.
       excluded: (file, why) of all that was left out; a file of "" is the person.
       notes: of the person's files.
+      facts: of the kept slices, from `facts.slice_facts`.
     """
 
     summary: PreparedSummary
     excluded: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    facts: tuple[dict[str, Any], ...] = ()
 
 
 def prepare_to_staging(
@@ -77,6 +80,7 @@ def prepare_to_staging(
     examples: list[dict[str, Any]] = []
     why_left_out = ""
     digests = b""
+    facts: tuple[dict[str, Any], ...] = ()
     try:
         with _reader() as reader:
             prepared = reader.prepare(person.paths, settings, series_uid=person.series_uid)
@@ -87,6 +91,7 @@ def prepare_to_staging(
     else:
         notes = prepared.notes
         examples = [_example(person, picked, settings, seed) for picked in prepared.kept]
+        facts = tuple(map(slice_facts, prepared.kept))
         excluded = [(file.name, file.why) for file in prepared.excluded]
         digests = slice_digests(prepared.picked)
         if not examples:
@@ -102,7 +107,7 @@ def prepare_to_staging(
         severity=entry.severity,
         digests=digests,
     )
-    return PersonReport(summary, tuple(excluded), notes)
+    return PersonReport(summary, tuple(excluded), notes, facts)
 
 
 @contextlib.contextmanager

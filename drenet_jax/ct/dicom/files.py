@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from pathlib import Path
@@ -12,6 +13,7 @@ from drenet_jax.ct.arrays import HuSlice
 from drenet_jax.ct.dicom import elements, pixels
 from drenet_jax.ct.dicom.headers import DicomSlice
 from drenet_jax.ct.dicom.instances import NoInstanceError, SourceInstance, read_instance
+from drenet_jax.ct.file_facts import FileFacts
 from drenet_jax.ct.sources import Guard, Source, TooLargeError, UnreadableSlice
 
 
@@ -44,6 +46,25 @@ class DicomFiles:
         except (UserWarning, *elements.ERRORS) as error:
             why = pixels.reason_undecodable(error, dicom_slice.syntax)
             raise UnreadableSlice.of(place, why, "export it again") from error
+
+    def facts(self, dicom_slice: DicomSlice) -> FileFacts:
+        """Facts of the file of a slice."""
+        attributes = dicom_slice.attributes
+
+        def number(keyword: str, place: int = 0) -> float | None:
+            with contextlib.suppress(ValueError, IndexError):
+                return float(attributes[keyword][place])
+            return None
+
+        bits = number("BitsStored")
+        return FileFacts(
+            format=f"DICOM, {pydicom.uid.UID(dicom_slice.syntax).name}",
+            n_bytes=self._source.size(dicom_slice.name),
+            bits=None if bits is None else int(bits),
+            spacing_mm=number("PixelSpacing", 1),
+            thickness_mm=number("SliceThickness"),
+            kernel="/".join(attributes["ConvolutionKernel"]),
+        )
 
     def digest(self, dicom_slice: DicomSlice) -> object:
         """The same for slices whose files are equal byte by byte."""

@@ -1,0 +1,148 @@
+"""`facts.csv`, and the warning of facts that separate the labels."""
+
+from __future__ import annotations
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from drenet_jax.data.facts import CATEGORICAL, COLUMNS, NUMERIC, FactsTable, PersonFacts, texture
+from drenet_jax.data.prepared_data import open_data
+from drenet_jax.errors import InputError
+
+
+def _by_definition(image, inside):
+    """Counts the patterns pixel by pixel; a uniform one has at most two changes around it."""
+    counts = {}
+    around = [(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1)]
+    for y in range(1, image.shape[0] - 1):
+        for x in range(1, image.shape[1] - 1):
+            if not inside[y, x]:
+                continue
+            bits = [image[y + dy, x + dx] >= image[y, x] for dy, dx in around]
+            changes = sum(bits[i] != bits[i - 1] for i in range(8))
+            code = sum(1 << i for i in range(8) if bits[i]) if changes <= 2 else "other"
+            counts[code] = counts.get(code, 0) + 1
+    return counts
+
+
+@given(seed=st.integers(0, 99), height=st.integers(3, 12), width=st.integers(3, 12))
+def test_textures_are_the_shares_of_the_patterns_by_their_definition(seed, height, width):
+    random = np.random.default_rng(seed)
+    image = random.integers(0, 4, (height, width)).astype(np.uint8)
+    inside = random.random((height, width)) < 0.7
+    counts = _by_definition(image, inside)
+    total = sum(counts.values())
+    shares = texture(image, inside)
+    assert len(shares) == 59  # of LBP(8,1) with 58 uniform patterns
+    other = counts.pop("other", 0)
+    expected = [counts[code] / total for code in sorted(counts)]
+    np.testing.assert_allclose(shares[:-1][shares[:-1] > 0], expected)
+    assert shares[-1] == pytest.approx(other / max(total, 1))
+
+
+def test_textures_of_a_large_image_are_about_those_of_all_its_rows():
+    random = np.random.default_rng(0)
+    image = cv2.GaussianBlur(random.integers(0, 255, (512, 512)).astype(np.uint8), (5, 5), 1)
+    inside = np.ones(image.shape, bool)
+    parts = [texture(image[at : at + 128], inside[at : at + 128]) for at in range(0, 512, 128)]
+    np.testing.assert_allclose(texture(image, inside), np.mean(parts, axis=0), atol=0.003)
+
+
+def test_every_kept_slice_has_a_row(prepared):
+    data = open_data(prepared)
+    table = FactsTable.read(prepared)
+    assert len(table.keys) == sum(data.n_slices.values())
+    assert {key[0] for key in table.keys} == set(data.diagnoses)
+    numbers = dict(zip(NUMERIC, table.numeric.T, strict=True))
+    assert set(numbers["width_px"]) == {96}
+    assert np.isnan(numbers["jpeg_quality"]).all()
+    np.testing.assert_allclose(table.texture.sum(axis=1), 1, atol=1e-3)
+    some = table.of(table.keys[3:1:-1])
+    np.testing.assert_array_equal(some.numeric, table.numeric[3:1:-1])
+
+
+def _slice(**changes):
+    values = dict.fromkeys(COLUMNS) | dict.fromkeys(CATEGORICAL, "") | {"slice_name": "a.png"}
+    return values | changes
+
+
+def test_kernels_are_numbers_in_the_order_of_their_appearance():
+    facts = PersonFacts()
+    kernel = COLUMNS.index("kernel")
+    rows = [
+        facts.add(name, [_slice(kernel=value)])[0][kernel]
+        for name, value in (("a", "LUNG MUELLER"), ("b", ""), ("c", "B30"), ("d", "LUNG MUELLER"))
+    ]
+    assert rows == ["1", "", "2", "1"]
+
+
+def test_a_fact_that_separates_the_labels_is_found_with_its_auc():
+    random = np.random.default_rng(0)
+    facts, label_of, sizes = PersonFacts(), {}, {}
+    for i in range(60):
+        label = "ill" if i % 2 else "well"
+        size = float(random.normal(300 + 60 * (i % 2), 40))
+        format_ = "JPEG" if i % 2 and i % 10 else "PNG"
+        values = {"bytes": size, "width_px": 512, "mean": float(random.normal()), "format": format_}
+        facts.add(f"p{i}", [_slice(**values), _slice(**values)])
+        label_of[f"p{i}"], sizes[f"p{i}"] = label, size
+    truth = [label_of[person] == "ill" for person in sizes]
+    found = facts.separating(label_of, least_auc=0.65, most_p_value=0.001)
+    aucs = {fact.fact: fact.auc for fact in found}
+    assert set(aucs) == {"bytes", "format JPEG", "format PNG"}
+    assert aucs["bytes"] == pytest.approx(roc_auc_score(truth, list(sizes.values())))
+    # Of a few persons any fact separates the labels by chance.
+    few = dict(list(label_of.items())[:8])
+    assert not facts.separating(few, least_auc=0.65, most_p_value=0.001)
+    assert not facts.separating({"p1": "ill"}, least_auc=0.65, most_p_value=0.001)
+
+
+def test_a_folder_without_facts_is_to_be_prepared_again(tmp_path):
+    with pytest.raises(InputError, match=r"has no facts\.csv, .*; prepare the data again"):
+        FactsTable.read(tmp_path)
+    (tmp_path / "facts.csv").write_text(",".join(COLUMNS) + "\n" + "x," * (len(COLUMNS) - 1) + "x")
+    with pytest.raises(InputError, match=r"facts\.csv is damaged"):
+        FactsTable.read(tmp_path)
+
+
+def _pictures(folder, phantoms, suffix_of):
+    """A slice of each of twelve phantoms, three times, as pictures of formats by label."""
+    from drenet_jax.ct.discovery import open_series
+    from drenet_jax.ct.window import window
+
+    rows = ["patient_id,path,label"]
+    with (phantoms / "cohort.csv").open() as file:
+        for row in csv.DictReader(file):
+            series = open_series(phantoms / row["path"])
+            label = "covid" if row["label"] == "COVID-19" else "other"
+            for offset in range(3):
+                image = window(series.read(len(series) // 2 + offset), -600, 1500)
+                name = f"{row['patient_id']}_{offset}{suffix_of(label)}"
+                cv2.imwrite(str(folder / name), image)
+                rows.append(f"{row['patient_id']}-{offset},{name},{label}")
+    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    return folder / "cohort.csv"
+
+
+@pytest.mark.parametrize("is_planted", [True, False])
+def test_prepare_warns_of_a_format_that_gives_the_label_away(
+    is_planted, phantoms, tmp_path, command
+):
+    cohort = _pictures(
+        tmp_path, phantoms, lambda label: ".jpg" if is_planted and label == "covid" else ".png"
+    )
+    done = command(
+        "prepare", f"--cohort={cohort}", f"--out={tmp_path / 'data'}", "--config.image_size_px=64"
+    )
+    assert done.returncode == 0, done.stderr
+    warning = "warning: facts of the files separate the labels without a look at the lungs: "
+    assert (warning in done.stderr) == is_planted
+    if is_planted:
+        assert "format JPEG (covid: AUC 1.00)" in done.stderr
+        assert "python -m drenet_jax.audit --data=" in done.stderr
