@@ -25,7 +25,7 @@ PLANTED = {
     "StudyDescription": "KONTROLLE HEIDESTRASSE",
     "ImageComments": "SIEHE AKTE MUSTERFRAU",
     "DeviceSerialNumber": "SN-998877",
-    "ConvolutionKernel": "LUNGE QUACKSALBER",
+    "ConvolutionKernel": "B-QUACKSALBER",
 }
 SECRETS = sorted(
     {

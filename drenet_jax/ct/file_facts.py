@@ -63,6 +63,7 @@ def jpeg_quality(luminance: list[int]) -> float:
     """The quality at which IJG's table, scaled, has the sum of this one.
 
     Tables of other programs are no multiples of IJG's; of these it is a measure of their coarseness.
+    Below 25 it is too high, since divisors end at 255.
 
     Args:
       luminance: the 64 divisors.

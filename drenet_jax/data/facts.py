@@ -24,6 +24,8 @@ from drenet_jax.errors import InputError
 FACTS_FILE = "facts.csv"
 
 CATEGORICAL = ("format", "kernel")
+# Grey values outside the lungs.
+GREY = ("mean", "deviation")
 NUMERIC = (
     "bytes",
     "width_px",
@@ -33,14 +35,13 @@ NUMERIC = (
     "jpeg_quality",
     "spacing_mm",
     "thickness_mm",
-    "mean",
-    "deviation",
+    *GREY,
 )
 _NAMES = ("patient_id", "slice_name", "slice_index")
 _TEXTURE = "lbp_"
 
-# Rows whose texture is counted: enough for shares of 0.1%, and a hundredth of the time of reading.
-_TEXTURE_ROWS = 128
+# Rows of all slices of a person whose texture is counted: some 1% of the time of reading them.
+_TEXTURE_ROWS = 1024
 
 
 def _bins() -> UInt8[np.ndarray, " patterns"]:
@@ -62,7 +63,7 @@ _NEIGHBOURS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1,
 
 
 def texture(
-    image: UInt8[np.ndarray, "height width"], inside: Bool[np.ndarray, "height width"]
+    image: UInt8[np.ndarray, "height width"], inside: Bool[np.ndarray, "height width"], rows: int
 ) -> Float[np.ndarray, " textures"]:
     """Shares of the uniform local binary patterns of 3 × 3 pixels (Ojala et al. 2002).
 
@@ -71,10 +72,11 @@ def texture(
 
     Args:
       image: a slice.
-      inside: the pixels that count. Of large images, every n-th row of them.
+      inside: the pixels that count.
+      rows: of larger images every n-th row counts, so that at least so many do.
     """
     height, width = image.shape
-    step = max(1, (height - 2) // _TEXTURE_ROWS)
+    step = max(1, (height - 2) // rows)
 
     def shifted(array: np.ndarray, dy: int, dx: int) -> np.ndarray:
         return array[1 + dy : height - 1 + dy : step, 1 + dx : width - 1 + dx]
@@ -96,14 +98,19 @@ def _counts(
     return cv2.calcHist([image], [0], mask, [256], [0, 256]).ravel().astype(np.float64)
 
 
-def slice_facts(picked: SampledSlice) -> dict[str, Any]:
-    """The facts of a kept slice by column, without the names of person and slice."""
+def facts_of_slices(kept: Sequence[SampledSlice]) -> tuple[dict[str, Any], ...]:
+    """The facts of a person's kept slices by column, without the person's name."""
+    return tuple(_slice_facts(picked, max(1, _TEXTURE_ROWS // len(kept))) for picked in kept)
+
+
+def _slice_facts(picked: SampledSlice, texture_rows: int) -> dict[str, Any]:
     file = picked.file_facts
     outside = ~picked.source_mask
     shares = _counts(picked.source, outside) / max(outside.sum(), 1)
     greys = np.arange(len(shares))
     mean = float(shares @ greys)
     deviation = float(shares @ (greys - mean) ** 2) ** 0.5
+    shares_of_patterns = texture(picked.source, outside, texture_rows)
     height, width = picked.file_size
     numbers = {
         "bytes": file.n_bytes,
@@ -123,7 +130,7 @@ def slice_facts(picked: SampledSlice) -> dict[str, Any]:
         "format": file.format,
         "kernel": file.kernel,
         **numbers,
-        **dict(zip(TEXTURE, texture(picked.source, outside).round(5).tolist(), strict=True)),
+        **dict(zip(TEXTURE, shares_of_patterns.round(5).tolist(), strict=True)),
     }
 
 
@@ -146,7 +153,7 @@ class PersonFacts:
 
         Args:
           patient_id: of the person.
-          facts: from `slice_facts`, of each kept slice.
+          facts: from `facts_of_slices`.
         """
         rows = []
         for slice_ in facts:

@@ -19,7 +19,7 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import CtError
 from drenet_jax.data.cohort_table import Person
 from drenet_jax.data.duplicates import slice_digests
-from drenet_jax.data.facts import slice_facts
+from drenet_jax.data.facts import facts_of_slices
 from drenet_jax.data.qc_summary import empty_entry, qc_entry
 from drenet_jax.data.staging import write_staged
 
@@ -54,7 +54,7 @@ class PersonReport:
       summary: the numbers.
       excluded: (file, why) of all that was left out; a file of "" is the person.
       notes: of the person's files.
-      facts: of the kept slices, from `facts.slice_facts`.
+      facts: of the kept slices, from `facts.facts_of_slices`.
     """
 
     summary: PreparedSummary
@@ -91,7 +91,7 @@ def prepare_to_staging(
     else:
         notes = prepared.notes
         examples = [_example(person, picked, settings, seed) for picked in prepared.kept]
-        facts = tuple(map(slice_facts, prepared.kept))
+        facts = facts_of_slices(prepared.kept)
         excluded = [(file.name, file.why) for file in prepared.excluded]
         digests = slice_digests(prepared.picked)
         if not examples:
