@@ -113,6 +113,7 @@ def test_nothing_is_left_of_the_work(prepared):
         "ct_slices",
         "dataset.json",
         "excluded.csv",
+        "facts.csv",
         "lesions.csv",
         "notes.csv",
         "qc.html",
