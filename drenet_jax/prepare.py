@@ -4,8 +4,8 @@ For each person 15 slices are picked, lungs are found and cropped, and the blank
 filled. Persons are split into training, validation and test. The folder --out gets the records
 (`ct_slices/`), `split.json`, `dataset.json` (the settings), `excluded.csv` (all that was left out,
 and why), `notes.csv` (what is odd about a person's files), `facts.csv` (what the kept slices' files
-are like: size, format, spacing, grey values and texture outside the lungs) and `qc.html`: every picked slice with
-its lung outline, flagged persons first (100 persons a page; more are in `qc/`).
+are like: format, size, spacing, and grey values and texture outside the lungs) and `qc.html`: every
+picked slice with its lung outline, flagged persons first (100 persons a page; more are in `qc/`).
 
 Examples:
 

@@ -59,7 +59,7 @@ class SampledSlice:
     instance: SourceInstance | None = None
     stored_index: int | None = None
     file_axes: FileAxes | None = None
-    file_facts: FileFacts = FileFacts()
+    file_facts: FileFacts = dataclasses.field(default_factory=FileFacts)
 
     @property
     def kept(self) -> bool:

@@ -92,7 +92,7 @@ def texture(
 
 def _counts(
     image: UInt8[np.ndarray, "height width"], inside: Bool[np.ndarray, "height width"]
-) -> Float[np.ndarray, "256"]:
+) -> Float[np.ndarray, 256]:
     """How often each value is there; OpenCV's takes a tenth of NumPy's time."""
     mask = np.ascontiguousarray(inside).view(np.uint8)
     return cv2.calcHist([image], [0], mask, [256], [0, 256]).ravel().astype(np.float64)
