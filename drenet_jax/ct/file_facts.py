@@ -62,8 +62,8 @@ def picture_facts(data: bytes) -> FileFacts:
 def jpeg_quality(luminance: list[int]) -> float:
     """The quality at which IJG's table, scaled, has the sum of this one.
 
-    Tables of other programs are no multiples of IJG's; of these it says how coarse they are. Below 25
-    it is too high, since divisors end at 255.
+    Tables of other programs are no multiples of IJG's; of these it says how coarse they are.
+    Below 25 it is too high, since divisors end at 255.
 
     Args:
       luminance: the 64 divisors.
