@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import somersd
 
+from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.models.build import build_model
 from drenet_jax.models.model_outputs import FeatureMaps, Outputs
 from drenet_jax.training import loop
@@ -211,3 +212,23 @@ def test_the_log_has_the_metrics_of_the_proposals(trained):
     assert 0 <= train["rank_agreement"] <= 1
     # Two proposals are one pair.
     assert train["rank_ratio"] == pytest.approx(train["rank"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("selection", ["random", "grid"])
+def test_a_run_without_a_proposal_head_is_trained_stored_and_loaded(
+    selection, tiny_config, prepared, tmp_path
+):
+    tiny_config.data.dir = str(prepared)
+    tiny_config.model.proposals = selection
+    tiny_config.train.update(steps=3, rank_patience_epochs=1)
+    loop.train_and_evaluate(tiny_config, tmp_path)
+    (line,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"rank", "rank_ratio", "rank_agreement"}.isdisjoint(line["train"])
+    assert 0 < line["validation"]["boxes_on_lungs"] < 1
+    predictor = Predictor.load(tmp_path)
+    assert predictor.meta.config.model.proposals == selection
+    images = np.random.default_rng(0).integers(0, 256, (3, 96, 96), np.uint8)
+    together, alone = predictor.slices(images), predictor.slices(images[1:2])
+    np.testing.assert_array_equal(together["boxes"][1], alone["boxes"][0])
+    np.testing.assert_allclose(together["logits"][1], alone["logits"][0], atol=1e-5)
