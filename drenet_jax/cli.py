@@ -215,6 +215,10 @@ def _one_line(error: BaseException) -> str:
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     text = str(error.args[0]) if len(error.args) == 1 else str(error)
+    # ml_collections adds the traceback where a config file raises.
+    flag, marker, trace = text.partition("Error whilst parsing config file:")
+    if marker:
+        text = flag + trace.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()).rstrip(".")
 
 

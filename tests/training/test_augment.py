@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 from ml_collections import config_flags
 
 from drenet_jax import cli
-from drenet_jax.configs import augmentation as presets
 from drenet_jax.errors import InputError
 from drenet_jax.training import augment as module
 from drenet_jax.training.augment import Augmentation, augment, mixup
@@ -289,9 +289,20 @@ def test_every_config_of_a_model_takes_a_preset():
         assert config_module.get_config().augment == config_module.get_config("paper").augment
 
 
-def test_a_preset_that_does_not_exist_is_refused(tiny_config):
-    with pytest.raises(ValueError, match="'strnog' must be one of paper, strong"):
-        presets.apply_preset(tiny_config, "strnog")
+def test_a_preset_that_does_not_exist_is_refused_in_one_sentence(capsys, monkeypatch):
+    argv = ["train", f"--config={cli.CONFIGS / 'demo.py'}:strnog"]
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+
+    def define():
+        config_flags.DEFINE_config_file("config", flag_values=flags.FLAGS)
+
+    with pytest.raises(SystemExit) as stop:
+        cli._parse_flags(define, required=())
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: flag {argv[1]}: the augmentation 'strnog' must be one of")
+    assert "Traceback" not in message
 
 
 def test_fields_on_the_command_line_win_over_the_preset():
