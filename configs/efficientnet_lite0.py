@@ -8,8 +8,8 @@ import ml_collections
 from drenet_jax.configs import resnet50
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = resnet50.get_config()
+def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
+    config = resnet50.get_config(preset)
     config.model.name = "efficientnet_lite0"
     # Channels of the stem, as published.
     config.model.width = 32
