@@ -108,8 +108,8 @@ def geometry_warnings(model: Model) -> list[str]:
     if model.selection == "learned" and anchors < least:
         warnings.append(
             f"{anchors} anchors are few for {proposals} --config.model.train_proposals: with fewer "
-            f"than {least} their scores hardly matter; raise --config.model.image_size_px, or give "
-            "more --config.model.anchor_scales."
+            f"than {least}, overlap decides much and their scores little; raise "
+            "--config.model.image_size_px, or give more --config.model.anchor_scales."
         )
     return warnings
 
