@@ -45,7 +45,7 @@ def _config(name):
 
 def test_no_shipped_config_is_missing_here():
     # Settings of no model, presets, and the paper's model on accelerators (tests/test_configs.py).
-    others = {"augmentation", "prepare", "serve", "drenet_gpu", "drenet_tpu"}
+    others = {"audit", "augmentation", "prepare", "serve", "drenet_gpu", "drenet_tpu"}
     assert {path.stem for path in CONFIGS.glob("*.py")} == {"__init__", *FAMILY, *RIVALS, *others}
 
 
