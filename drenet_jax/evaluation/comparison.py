@@ -217,7 +217,7 @@ def _read_run(folder: str, split: str, name: str) -> ComparedRun:
     candidates = [Path(folder), Path(folder) / "result"]
     evaluated = [path for path in candidates if _is_evaluation(path)]
     slices, positive, settings = (
-        _of_evaluation(evaluated[0], split) if evaluated else _of_workdir(folder, split)
+        read_evaluation(evaluated[0], split) if evaluated else _of_workdir(folder, split)
     )
     keys = _keys(slices)
     if len(set(keys)) < len(keys):
@@ -237,7 +237,16 @@ def _is_evaluation(folder: Path) -> bool:
     return (folder / "slices.csv").is_file() and (folder / "metrics.json").is_file()
 
 
-def _of_evaluation(folder: Path, split: str) -> tuple[SlicePredictions, int, MetricSettings]:
+def read_evaluation(folder: Path, split: str) -> tuple[SlicePredictions, int, MetricSettings]:
+    """The slices, the index of the positive class and the settings of an evaluation.
+
+    Args:
+      folder: that `evaluate` or `crossvalidate` wrote.
+      split: that it must be of.
+
+    Raises:
+      InputError: it is of another split, or damaged.
+    """
     slices = SlicePredictions.from_csv(folder / "slices.csv")
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
