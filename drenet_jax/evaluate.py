@@ -12,6 +12,8 @@ validation, not on test.
 With --explain and a table of known lesions, the pointing game is evaluated (docs/evaluation.md),
 and `explain.csv` has a row for each slice with a lesion.
 
+Whether a high AUC comes from the lungs or from a shortcut, python -m drenet_jax.audit shows.
+
 Examples:
 
   python -m drenet_jax.evaluate --workdir=runs/mine --out=runs/mine/test
@@ -86,6 +88,7 @@ def main() -> None:
     for line in summary_lines(metrics):
         print(line)
     print(f"report: {Path(values.out) / 'report.html'}")
+    print(f"shortcuts? python -m drenet_jax.audit --workdir={values.workdir} --out=NEW_FOLDER")
 
 
 if __name__ == "__main__":

@@ -79,20 +79,18 @@ def read_model(workdir: Path, data_dir: str = "") -> AuditedModel:
         return AuditedModel(str(workdir), data, slices, positive, settings, True)
     # Imported here: what is read needs neither checkpoints nor a compiled network.
     from drenet_jax.evaluation.evaluator import open_run
+    from drenet_jax.models.checkpoints import Checkpoints
 
-    runs = []
-    for split in ("validation", "test"):
-        try:
-            runs.append((split, open_run(workdir, split, data_dir)))
-        except InputError as error:
-            if "has no persons" not in str(error):
-                raise
-    parts = [run.score(run.data, split)[0] for split, run in runs]
-    if not runs:
+    with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
+        trained_on = checkpoints.meta(checkpoints.best_step).config.data.dir
+    data = open_data(data_dir or trained_on)
+    splits = [split for split in ("validation", "test") if data.n_slices[split]]
+    if not splits:
         raise InputError(
-            f"{workdir} has neither validation nor test persons to score; cross-validate instead."
+            f"{data.path} has neither validation nor test persons; cross-validate instead."
         )
-    run = runs[0][1]
+    run = open_run(workdir, splits[-1], data_dir)
+    parts = [run.score(run.data, split)[0] for split in splits]
     if run.own_data is not run.data:
         raise InputError(
             f"{run.data.path} is not the data set that {workdir} was trained on; give that one, "
@@ -336,7 +334,7 @@ def _verdict(conclusion: str, sentences: list[str], rows: list[Any]) -> dict[str
     return {"conclusion": conclusion, "sentences": sentences, "controls": controls}
 
 
-def _range(metric: Metric, *, plus: bool = False) -> str:
+def _range(metric: Mapping[str, Any], *, plus: bool = False) -> str:
     value, low, high = (number_text(metric[name], plus=plus) for name in ("value", "low", "high"))
     return f"{value}, {low} to {high}" if low else value
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from drenet_jax.errors import InputError
+from drenet_jax.models.backbones.backbone import Features
 from drenet_jax.models.backbones.efficientnet_lite import EfficientNetLite
 from drenet_jax.models.imagenet import imagenet_variables
 from drenet_jax.models.model_outputs import normalise
@@ -42,7 +45,7 @@ class FrozenFeatures:
 
         def forward(variables: dict, images: jax.Array) -> jax.Array:
             pixels = normalise(images.astype(jnp.float32) / 255)
-            return network.apply(variables, pixels, False)[1]
+            return cast(Features, network.apply(variables, pixels, False))[1]
 
         self._forward = jax.jit(forward)
 
