@@ -140,15 +140,21 @@ def audit(
     else:
         assert data is not None
         positive, settings = positive_class(data.labels, ""), MetricSettings()
-    folds = stratified_folds(data, persons_of_records(data), config.folds, config.seed)
+    try:
+        folds = stratified_folds(data, persons_of_records(data), config.folds, config.seed)
+    except InputError as error:
+        raise InputError(str(error).replace("--folds", "--config.folds")) from error
     features = control_features(data, config.batch_size, network)
     person = features.slices.patient_id
     tests = [np.isin(person, fold.persons["test"]) for fold in folds]
     scored: dict[str, SlicePredictions] = {}
     held_out: dict[str, SlicePredictions] = {}
     is_held_out = np.zeros(len(person), bool)
-    if model is not None and not model.is_cross_validation:
-        is_held_out = np.isin(person, model.slices.patient_id)
+    if model is not None:
+        is_scored = np.isin(person, model.slices.patient_id) | model.is_cross_validation
+        _require_same_slices(model, features.slices.of(is_scored))
+        if not model.is_cross_validation:
+            is_held_out = is_scored
     for name in features.features:
         c = config.c_features if CONTROLS[name].is_wide else config.c_facts
         parts = [features.scores(name, ~test, test, c) for test in tests]
@@ -190,6 +196,15 @@ def audit(
         "evaluations": evaluations,
         "verdict": verdict(evaluations[0], config.margin),
     }
+
+
+def _require_same_slices(model: AuditedModel, slices: SlicePredictions) -> None:
+    ours, theirs = set(slice_keys(slices)), set(slice_keys(model.slices))
+    if ours != theirs or slices.labels != model.slices.labels:
+        raise InputError(
+            f"{model.source} has scored other slices or labels than {model.data.path} holds; name "
+            "the data set that it was made from in --data."
+        )
 
 
 def _evaluation(
@@ -288,7 +303,7 @@ def verdict(evaluation: Mapping[str, Any], margin: float) -> dict[str, Any]:
     is_model = evaluation["reference"] == MODEL
     subject = "the model" if is_model else "the lungs alone"
     auc = reference["person_auc"]
-    if auc["low"] is None or auc["low"] <= _CHANCE:
+    if not _is_above_chance(auc):
         sentence = f"The AUC of {subject} ({_range(auc)}) is not above chance: nothing to explain."
         return {"conclusion": "no_signal", "sentences": [sentence], "controls": []}
     as_good, unclear = [], []
@@ -296,8 +311,7 @@ def verdict(evaluation: Mapping[str, Any], margin: float) -> dict[str, Any]:
         if row["kind"] != "control" or row["person_difference"]["value"] is None:
             continue
         difference = row["person_difference"]
-        is_above_chance = (row["person_auc"]["low"] or 0) > _CHANCE
-        if is_above_chance and difference["value"] > -margin:
+        if _is_above_chance(row["person_auc"]) and difference["value"] > -margin:
             as_good.append(row)
         elif difference["high"] is None or difference["high"] >= -margin:
             unclear.append(row)
@@ -327,6 +341,11 @@ def verdict(evaluation: Mapping[str, Any], margin: float) -> dict[str, Any]:
         return _verdict("undecided", [sentence], unclear)
     sentence = f"No control comes within {margin:g} of {subject} (AUC {_range(auc)})."
     return _verdict("no_shortcut", [sentence], [])
+
+
+def _is_above_chance(auc: Mapping[str, Any]) -> bool:
+    # Draws of a perfect ranking are all alike, and give no interval.
+    return auc["value"] == 1 if auc["low"] is None else auc["low"] > _CHANCE
 
 
 def _verdict(conclusion: str, sentences: list[str], rows: list[Any]) -> dict[str, Any]:
