@@ -155,7 +155,7 @@ def audit(
         _require_same_slices(model, features.slices.of(is_scored))
         if not model.is_cross_validation:
             is_held_out = is_scored
-    for name in features.features:
+    for name in (name for name in CONTROLS if name in features.features):
         c = config.c_features if CONTROLS[name].is_wide else config.c_facts
         parts = [features.scores(name, ~test, test, c) for test in tests]
         scored[name] = concatenate(parts)
