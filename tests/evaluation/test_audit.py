@@ -36,23 +36,25 @@ def _network(images):
     return np.stack(small).reshape(len(images), -1).astype(np.float64)
 
 
-def _slice(random, is_ill, has_frame):
-    """A body with two lungs, which are grey in the ill; a frame that only some slices have."""
+def _slice(random, is_ill, has_mark):
+    """A body with two lungs, with a spot in those of the ill; some have a mark between the lungs."""
     y, x = np.mgrid[:128, :128]
     image = np.full((128, 128), 40, np.float64)
     image[((x - 64) / 60) ** 2 + ((y - 64) / 50) ** 2 < 1] = 200
     tall = random.uniform(28, 33)
     for centre in (36, 92):
         lung = ((x - centre) / 19) ** 2 + ((y - 64) / tall) ** 2 < 1
-        image[lung] = 85 if is_ill else 60
-    if has_frame:
+        image[lung] = 60
+        if is_ill:
+            image[((x - centre) / 5) ** 2 + ((y - 64) / 5) ** 2 < 1] = 110
+    if has_mark:
         image[58:70, 60:68] += 40
     return np.clip(image + random.normal(0, 6, image.shape), 1, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def cohorts(tmp_path_factory, ct_settings):
-    """Prepared folders: the ill have a frame outside the lungs, or nobody has one."""
+    """Prepared folders: the ill have a mark outside the lungs, or nobody does."""
     folders = {}
     for name in ("planted", "clean"):
         random = np.random.default_rng(0)
@@ -115,7 +117,7 @@ def _model(data, is_cross_validation):
     return AuditedModel("run", data, predictions, positive, settings, is_cross_validation)
 
 
-@pytest.mark.parametrize("is_cross_validation", [True, False])
+@pytest.mark.parametrize("is_cross_validation", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_mark_outside_the_lungs_is_found(is_cross_validation, cohorts, tmp_path):
     model = _model(open_data(cohorts["planted"]), is_cross_validation)
     result = audit(_config(), _network, model=model)
@@ -145,7 +147,7 @@ def test_a_cohort_that_differs_in_the_lungs_alone_is_not_accused(cohorts):
         assert result["verdict"]["conclusion"] != "shortcut", result["verdict"]
         rows = {row["name"]: row for row in result["evaluations"][0]["rows"]}
         assert rows["lungs"]["person_auc"]["value"] > 0.95
-        assert rows["outside"]["person_auc"]["value"] < 0.9
+        assert rows["outside"]["person_auc"]["value"] < 0.8
 
 
 def test_aucs_are_those_of_scikit_learn_and_differences_are_paired(cohorts):
