@@ -37,7 +37,7 @@ def _network(images):
 
 
 def _slice(random, is_ill, has_mark):
-    """A body with two lungs, with a spot in those of the ill; some have a mark between the lungs."""
+    """A body with two lungs, with spots in those of the ill, and perhaps a mark between them."""
     y, x = np.mgrid[:128, :128]
     image = np.full((128, 128), 40, np.float64)
     image[((x - 64) / 60) ** 2 + ((y - 64) / 50) ** 2 < 1] = 200
@@ -49,7 +49,9 @@ def _slice(random, is_ill, has_mark):
             image[((x - centre) / 5) ** 2 + ((y - 64) / 5) ** 2 < 1] = 110
     if has_mark:
         image[58:70, 60:68] += 40
-    return np.clip(image + random.normal(0, 6, image.shape), 1, 255).astype(np.uint8)
+    # Of any strength: else the spots would show in the bytes of the file.
+    noise = random.normal(0, random.uniform(3, 9), image.shape)
+    return np.clip(image + noise, 1, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
