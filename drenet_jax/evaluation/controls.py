@@ -210,8 +210,7 @@ def shape_features(place: CropGeometry) -> Float[np.ndarray, " features"]:
 def eccentricity(mask: Bool[np.ndarray, "height width"]) -> float:
     """Of the ellipse with the mask's second moments, 0 to 1, as scikit-image's `regionprops`."""
     points = np.argwhere(mask)
-    if len(points) == 0:
+    if len(points) < 2:
         return 0.0
-    # A pixel is a square, with a variance of 1/12 along each side.
-    small, large = np.linalg.eigvalsh(np.cov(points.T, bias=True) + np.eye(2) / 12)
-    return float(np.sqrt(1 - small / large))
+    small, large = np.linalg.eigvalsh(np.cov(points.T, bias=True))
+    return float(np.sqrt(1 - max(small, 0.0) / large))
