@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from skimage.measure import regionprops
 from sklearn.metrics import roc_auc_score
 
-from drenet_jax.configs.audit import get_config
+from drenet_jax.configs import audit as audit_config
 from drenet_jax.data.batches import crop_geometries
 from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.preparation import prepare_cohort
@@ -86,7 +86,7 @@ def cohorts(tmp_path_factory, ct_settings):
 
 
 def _config():
-    config = get_config()
+    config = audit_config.get_config()
     config.folds = 3
     return config
 
