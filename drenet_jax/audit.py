@@ -41,11 +41,11 @@ def define_flags() -> None:
 def main() -> None:
     # Imported here: --help and mistyped flags need not wait for JAX and TensorFlow.
     from drenet_jax.data.prepared_data import open_data
-    from drenet_jax.evaluation.audit import audit, read_model
-    from drenet_jax.evaluation.audit_files import write_audit
-    from drenet_jax.evaluation.frozen_features import FrozenFeatures
     from drenet_jax.evaluation.metrics import metric_text
     from drenet_jax.output_files import new_folder
+    from drenet_jax.shortcuts.auditor import audit, read_model
+    from drenet_jax.shortcuts.frozen_features import FrozenFeatures
+    from drenet_jax.shortcuts.report_files import write_audit
 
     cli.use_compilation_cache()
     values = flags.FLAGS

@@ -25,6 +25,7 @@ FLOORS = {
     "data": 3,
     "models": 3,
     "evaluation": 4,
+    "shortcuts": 5,
     "dicom_export": 5,
     "training": 5,
     "serving": 5,

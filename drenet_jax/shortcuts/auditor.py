@@ -18,14 +18,6 @@ from drenet_jax.data.folds import persons_of_records, stratified_folds
 from drenet_jax.data.prepared_data import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.comparison import read_evaluation
-from drenet_jax.evaluation.controls import (
-    CONTROLS,
-    LUNGS,
-    ControlFeatures,
-    Network,
-    control_features,
-    slice_keys,
-)
 from drenet_jax.evaluation.decisions import MetricSettings, positive_class
 from drenet_jax.evaluation.metrics import Metric, number_text, ranking_metrics
 from drenet_jax.evaluation.predictions import (
@@ -35,6 +27,14 @@ from drenet_jax.evaluation.predictions import (
     person_predictions,
 )
 from drenet_jax.evaluation.statistics import all_but_one, person_draws, with_interval
+from drenet_jax.shortcuts.controls import (
+    CONTROLS,
+    LUNGS,
+    ControlFeatures,
+    Network,
+    control_features,
+    slice_keys,
+)
 
 MODEL = "model"
 _CHANCE = 0.5

@@ -20,12 +20,12 @@ from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation import audit as audit_module
-from drenet_jax.evaluation.audit import AuditedModel, audit, read_model, verdict
-from drenet_jax.evaluation.audit_files import write_audit
-from drenet_jax.evaluation.controls import eccentricity, one_hot, shape_features, without_lungs
 from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
+from drenet_jax.shortcuts import auditor
+from drenet_jax.shortcuts.auditor import AuditedModel, audit, read_model, verdict
+from drenet_jax.shortcuts.controls import eccentricity, one_hot, shape_features, without_lungs
+from drenet_jax.shortcuts.report_files import write_audit
 
 PERSONS = 24
 
@@ -162,7 +162,7 @@ def test_aucs_are_those_of_scikit_learn_and_differences_are_paired(cohorts):
     )
     assert rows["model"]["person_auc"]["value"] == pytest.approx(expected)
     # A model against itself: the interval of a paired difference has no width.
-    resampled = audit_module._resample(model.slices, model.positive, model.settings)
+    resampled = auditor._resample(model.slices, model.positive, model.settings)
     less = resampled.less(resampled)
     assert not less.drawn[~np.isnan(less.drawn)].any()
     for row in evaluation["rows"][1:]:

@@ -1,0 +1,1 @@
+"""The audit for shortcuts: what predicts the labels without a look at the lungs."""
