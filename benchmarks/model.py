@@ -87,7 +87,7 @@ def crops_of_a_batch(config: ml_collections.ConfigDict, batch: int) -> Callable[
             network.nms_iou,
             [group.train_proposals for group in network.groups],
         )
-        return crop_slices(images, boxes, (network.crop_size_px,) * 2, network.dtype)
+        return crop_slices(images, boxes, (network.crop_size_px,) * 2, network.backbone.dtype)
 
     compiled = jax.jit(crops).lower(images, scores).compile()
     return lambda: jax.block_until_ready(compiled(images, scores))

@@ -181,5 +181,9 @@ def test_the_whole_way_from_a_wheel(installed):
     metrics = json.loads((installed.folder / "test" / "metrics.json").read_text())
     assert metrics["decision"] == result["decision"]
     assert (installed.folder / "person" / "report.html").stat().st_size > 10_000
-    for name in ("serve", "crossvalidate", "compare", "convert_weights", "benchmark", "cohort"):
+    for name in ("serve", "crossvalidate", "compare", "convert_weights", "audit", "cohort"):
         assert installed(f"drenet_jax.{name}", "--help").returncode == 0
+    # They are in the repository only.
+    done = installed("drenet_jax.benchmark", "--help")
+    assert done.returncode == 2
+    assert "in a checkout of the repository" in done.stderr
