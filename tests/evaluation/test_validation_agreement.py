@@ -36,6 +36,8 @@ def test_the_figures_kept_with_the_checkpoint_are_those_of_its_evaluation(traine
     with Checkpoints.of(trained, flag="--workdir") as checkpoints:
         kept = checkpoints.metrics(checkpoints.best_step)
     logged = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["validation"]
+    # The log has the monitor of the proposals besides.
+    assert 0 <= logged.pop("boxes_on_lungs") <= 1
     assert kept == logged
     assert metrics["person"]["auc"]["value"] == pytest.approx(kept["auc"], abs=1e-12)
     p = slices.probabilities / slices.probabilities.sum(axis=1, keepdims=True)

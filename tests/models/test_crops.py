@@ -41,7 +41,8 @@ def test_crop_equals_torch_inside_across_and_outside_the_border(y0, x0, height, 
     image = np.random.default_rng(seed).normal(size=(SIZE, SIZE, 2)).astype(np.float32)
     box = (y0, x0, y0 + height, x0 + width)
     ours = crop_and_resize(jnp.array([image]), jnp.array([[box]], jnp.float32), size)[0, 0]
-    np.testing.assert_allclose(ours, _torch_crop(image, box, size), atol=1e-5)
+    # A position of up to 60 pixels is rounded to 4e-6, and neighbours may differ by 6.
+    np.testing.assert_allclose(ours, _torch_crop(image, box, size), atol=3e-5)
 
 
 def test_crop_of_a_batch_takes_traced_boxes_under_jit():
