@@ -201,7 +201,7 @@ def image_keys(images: Float[Array, "batch height width"]) -> Key[Array, " batch
     """A PRNG key of each image's content, whatever the batch and the device that it is in.
 
     Args:
-      images: grey in 0..1; 256 levels are told apart.
+      images: grey in 0..1; 256 levels are distinguished.
     """
     # Odd multipliers: no change of a single pixel is lost. Integer sums are exact in any order.
     multipliers = np.random.default_rng(0).integers(2**31, size=images.shape[1:], dtype=np.uint32)
