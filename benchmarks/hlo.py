@@ -90,9 +90,9 @@ class Program:
             return [math.inf] * len(instruction.operands)
         body = self._computations[called[1]]
         users = collections.defaultdict(list)
-        for instruction in body:
-            for name in instruction.operands:
-                users[name].append(instruction)
+        for inner in body:
+            for name in inner.operands:
+                users[name].append(inner)
 
         def used(name: str) -> float:
             sizes = []
@@ -104,10 +104,10 @@ class Program:
             return sum(sizes)
 
         parameters = {}
-        for instruction in body:
-            if instruction.opcode == "parameter":
-                number = re.search(r"parameter\((\d+)\)", instruction.line)
-                parameters[int(number[1])] = instruction.name
+        for inner in body:
+            if inner.opcode == "parameter":
+                number = re.search(r"parameter\((\d+)\)", inner.line)
+                parameters[int(number[1])] = inner.name
         return [used(parameters[i]) for i in range(len(instruction.operands))]
 
     def kernels(self) -> int:
