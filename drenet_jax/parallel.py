@@ -247,6 +247,9 @@ def unshard(tree: PyTree) -> PyTree:
 
     def joined(x: jax.Array | np.ndarray) -> np.ndarray:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            if not x.size:
+                # Boxes of a model without proposals: JAX keeps a copy on each device.
+                return np.zeros((jax.local_device_count() * x.shape[1], *x.shape[2:]), x.dtype)
             shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start)
             x = np.concatenate([shard.data for shard in shards])
         return np.asarray(x).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
