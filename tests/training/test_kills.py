@@ -104,6 +104,7 @@ def _state(config, workdir):
             checkpoints.latest_step,
             build_model(config, len(data.labels)),
             make_optimizer(config, schedule),
+            config.train.ema_decay,
         )
 
 
