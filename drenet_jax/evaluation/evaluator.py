@@ -213,15 +213,7 @@ def score_split(
     all_probabilities = parallel.gather_rows(np.stack(probabilities))[:n]
     all_logits = parallel.gather_rows(np.stack(logits))[:n]
     check_finite(all_logits)
-    predictions = SlicePredictions(
-        labels=data.labels,
-        patient_id=np.array(columns["patient_id"], np.str_),
-        slice_name=np.array(columns["slice_name"], np.str_),
-        slice_index=np.array(columns["slice_index"], np.int64),
-        site=np.array(columns["site"], np.str_),
-        label=np.array(columns["label"], np.int64),
-        probabilities=all_probabilities.astype(np.float64),
-    )
+    predictions = SlicePredictions.from_columns(data.labels, columns, all_probabilities)
     return predictions, all_logits
 
 

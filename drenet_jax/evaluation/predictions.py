@@ -90,6 +90,24 @@ class SlicePredictions(Predictions):
     slice_index: np.ndarray
 
     @classmethod
+    def from_columns(
+        cls,
+        labels: tuple[str, ...],
+        columns: Mapping[str, Sequence[Any]],
+        probabilities: np.ndarray,
+    ) -> SlicePredictions:
+        """From lists that `split_batches` filled; `columns` has the names of `csv_columns`."""
+        return cls(
+            labels=labels,
+            patient_id=np.array(columns["patient_id"], np.str_),
+            slice_name=np.array(columns["slice_name"], np.str_),
+            slice_index=np.array(columns["slice_index"], np.int64),
+            site=np.array(columns["site"], np.str_),
+            label=np.array(columns["label"], np.int64),
+            probabilities=probabilities.astype(np.float64),
+        )
+
+    @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> SlicePredictions:
         """Reads what `to_csv` wrote; the probabilities come back to the last bit.
 

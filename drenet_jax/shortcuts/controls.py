@@ -147,15 +147,7 @@ def control_features(data: PreparedData, batch_size: int, network: Network) -> C
                     column.extend([split] * len(places) if name == "split" else batch[name])
                 bar.update(len(places))
     features = {name: np.concatenate(parts) for name, parts in seen.items()}
-    slices = SlicePredictions(
-        labels=data.labels,
-        patient_id=np.array(columns["patient_id"], np.str_),
-        slice_name=np.array(columns["slice_name"], np.str_),
-        slice_index=np.array(columns["slice_index"], np.int64),
-        site=np.array(columns["site"], np.str_),
-        label=np.array(columns["label"], np.int64),
-        probabilities=np.zeros((n, len(data.labels))),
-    )
+    slices = SlicePredictions.from_columns(data.labels, columns, np.zeros((n, len(data.labels))))
     try:
         facts = table.of(slice_keys(slices))
     except KeyError as error:
