@@ -66,11 +66,16 @@ class Augmentation:
 
     @classmethod
     def from_config(cls, config: ml_collections.ConfigDict) -> Augmentation:
+        fields = {
+            # A checkpoint's config has lists.
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in config.augment.to_dict().items()
+        }
         return cls(
             flip=config.data.flip,
             brightness=config.data.brightness,
             is_black_outside=config.data.fill == "never",
-            **config.augment.to_dict(),
+            **fields,
         )
 
     @property
