@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ class Augmentation:
 
     @classmethod
     def from_config(cls, config: ml_collections.ConfigDict) -> Augmentation:
-        fields = {
+        fields: dict[str, Any] = {
             # A checkpoint's config has lists.
             name: tuple(value) if isinstance(value, list) else value
             for name, value in config.augment.to_dict().items()
