@@ -138,10 +138,9 @@ def control_features(data: PreparedData, batch_size: int, network: Network) -> C
             geometries = crop_geometries(data, split)
             for batch, lungs in zip(crops, filled, strict=True):
                 places = [next(geometries) for _ in batch["image"]]
-                masks = np.stack([place.lung_mask for place in places])
                 seen["image"].append(network(batch["image"]))
                 seen[LUNGS].append(network(lungs["image"]))
-                seen["outside"].append(network(without_lungs(batch["image"], masks)))
+                seen["outside"].append(network(without_lungs(batch["image"], batch["lung_mask"])))
                 seen["mask"].append(np.stack(list(map(shape_features, places))))
                 for name, column in columns.items():
                     column.extend([split] * len(places) if name == "split" else batch[name])

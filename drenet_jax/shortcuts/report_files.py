@@ -29,7 +29,7 @@ def write_audit(folder: Path, result: Mapping[str, Any]) -> None:
 
     Args:
       folder: an existing one.
-      result: from `audit.audit`.
+      result: from `auditor.audit`.
     """
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / AUDIT_FILE).write_text(text + "\n", encoding="utf-8")
@@ -89,12 +89,10 @@ def markdown(result: Mapping[str, Any]) -> str:
                 metric_text(difference, plus=True) if difference else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
-        lines += [f"\nNo control of the {name}: {why}." for name, why in _left_out(evaluation)]
+        lines += [
+            f"\nNo control of the {name}: {why}." for name, why in evaluation["left_out"].items()
+        ]
     return "\n".join(lines) + "\n"
-
-
-def _left_out(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return list(evaluation["left_out"].items())
 
 
 def draw(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:

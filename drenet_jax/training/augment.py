@@ -83,7 +83,7 @@ class Augmentation:
     def moves(self) -> bool:
         """Whether images are resampled."""
         still = (0, (1, 1), 1, 0)
-        return (self.rotation_deg, tuple(self.scale), self.aspect, self.shift) != still
+        return (self.rotation_deg, self.scale, self.aspect, self.shift) != still
 
 
 def augment(images: Images, keys: Keys, settings: Augmentation) -> Images:
@@ -111,10 +111,10 @@ def _augment(image: Image, key: Key[Array, ""], settings: Augmentation) -> Image
         brightness_key, minval=1 - settings.brightness, maxval=1 + settings.brightness
     )
     image = jnp.clip(image * factor, 0, 1)
-    if tuple(settings.contrast) != (1, 1):
+    if settings.contrast != (1, 1):
         factor = _log_uniform(jax.random.fold_in(key, _CONTRAST), *settings.contrast)
         image = adjust_contrast(image, factor)
-    if tuple(settings.gamma) != (1, 1):
+    if settings.gamma != (1, 1):
         image = image ** _log_uniform(jax.random.fold_in(key, _GAMMA), *settings.gamma)
     if settings.noise:
         image = add_noise(image, jax.random.fold_in(key, _NOISE), settings.noise)
