@@ -214,14 +214,20 @@ def test_it_works_by_keyboard_alone(open_tab, person):
     tab = open_tab()
     page = tab.page
     page.bring_to_front()
+    # Playwright does not wait until Chromium intercepts file choosers: listen long before the key.
+    choosers = []
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     for _ in range(10):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "files":
             break
     assert page.evaluate("document.activeElement.id") == "files"
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Space")
-    chooser.value.set_files(sorted(person.iterdir()))
+    page.keyboard.press("Space")
+    for _ in range(300):
+        if choosers:
+            break
+        page.wait_for_timeout(100)
+    choosers[0].set_files(sorted(person.iterdir()))
     page.wait_for_selector("#chosen:not([hidden])")
     assert page.evaluate("document.activeElement.id") == "start"
     page.keyboard.press("Enter")
