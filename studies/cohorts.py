@@ -1,8 +1,4 @@
-"""The data sets of the studies: drawn or found, split by person, and prepared at one small size.
-
-The persons who test a study are the same for every method, seed and training set. Training sets of
-fewer persons are nested: the first persons of each label.
-"""
+"""The data of the study: phantoms that are drawn for it, and COVID-CT in folds by person."""
 
 from __future__ import annotations
 
@@ -16,15 +12,15 @@ from pathlib import Path
 
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import read_cohort
-from drenet_jax.data.lesions import LESIONS_FILE
+from drenet_jax.data.folds import persons_of_records, stratified_folds
 from drenet_jax.data.preparation import prepare_cohort
+from drenet_jax.data.prepared_data import open_data, write_fold
 from drenet_jax.output_files import new_folder
 from drenet_jax.synthesize import synthesize
-from studies.methods import IMAGE_SIZE_PX
 
-# Picked; some five of them are kept: persons are harder, and runs shorter.
+# Picked; some five of them show lungs enough to be kept.
 SLICES_PER_PERSON = 9
-LABELS = ("COVID-19", "bacterial", "healthy")
+FOLDS = 5
 COVID_CT = Path(
     os.environ.get(
         "DRENET_JAX_COVID_CT",
@@ -38,89 +34,76 @@ class Phantoms:
     """A cohort of phantoms.
 
     Attributes:
-      site: the scanner.
       seed: of the persons.
-      train, test: persons.
-      prefix: of the patient_ids, so that no name occurs in two cohorts.
+      train, test: persons, a third of each label.
       size_px: of the slices as scanned.
       image_size_px: of the lung crops.
     """
 
-    site: str
     seed: int
     train: int
     test: int
-    prefix: str = ""
     size_px: int = 256
-    image_size_px: int = IMAGE_SIZE_PX
+    image_size_px: int = 160
 
 
-COHORTS = {
-    # Hard: a low dose and a sharp kernel. The pilot had persons of seed 901.
-    "phantoms": Phantoms("B", 11, train=200, test=180),
-    "site_a": Phantoms("A", 12, train=100, test=100, prefix="a-"),
-    "site_b": Phantoms("B", 13, train=40, test=100, prefix="b-"),
-    # As large as the configs of the paper's networks want it.
-    "full_size": Phantoms("B", 11, train=200, test=180, size_px=512, image_size_px=448),
-    "full_size_trial": Phantoms("B", 11, train=12, test=6, size_px=512, image_size_px=448),
-    "tiny": Phantoms("A", 14, train=6, test=6, size_px=96),
+@dataclasses.dataclass(frozen=True)
+class CovidCt:
+    """COVID-CT at one size, in `FOLDS` folds by person, the same persons for each size."""
+
+    image_size_px: int
+
+
+COHORTS: dict[str, Phantoms | CovidCt] = {
+    # The pilot had persons of seed 902.
+    "phantoms": Phantoms(seed=2026, train=99, test=240),
+    "tiny": Phantoms(seed=14, train=6, test=6, size_px=96),
+    "covid_ct": CovidCt(224),
+    # DRENet's crops cost more than the whole images do.
+    "covid_ct_160": CovidCt(160),
 }
-SMALLER = {
-    f"{name}_{n}": (name, n)
-    for name, sizes in {"phantoms": (20, 50, 100), "site_b": (5, 10, 20)}.items()
-    for n in sizes
-}
 
 
-def data_folder(work: Path, name: str) -> Path:
-    """Where a data set lies: a key of `COHORTS` or `SMALLER`, or "covid_ct"."""
-    return work / "data" / name
+def data_folder(work: Path, name: str, fold: int | None = None) -> Path:
+    """Where a data set of `COHORTS`, or one of its folds, lies."""
+    return work / "data" / (name if fold is None else f"{name}-fold{fold}")
 
 
-def make_data(work: Path, name: str, workers: int) -> Path:
-    """Makes a data set that is not there yet."""
+def make_data(work: Path, name: str, workers: int) -> None:
+    """Makes a data set, and its folds, if they are not there yet."""
     folder = data_folder(work, name)
-    if folder.exists():
-        return folder
-    if name in SMALLER:
-        whole, n = SMALLER[name]
-        _make_smaller(make_data(work, whole, workers), folder, n)
-    elif name == "covid_ct":
-        _prepare(COVID_CT, folder, (), IMAGE_SIZE_PX, workers)
-    else:
-        cohort = COHORTS[name]
-        drawn = work / "drawn" / name
-        shutil.rmtree(drawn, ignore_errors=True)
-        synthesize(
-            drawn,
-            persons=cohort.train + cohort.test,
-            seed=cohort.seed,
-            size_px=cohort.size_px,
-            site=cohort.site,
-            workers=workers,
-        )
-        _split_and_rename(drawn, cohort)
-        _prepare(drawn / "cohort.csv", folder, LABELS, cohort.image_size_px, workers)
-        # Gigabytes, of which the records hold all that is needed.
-        shutil.rmtree(drawn)
-    return folder
+    cohort = COHORTS[name]
+    if not folder.exists():
+        if isinstance(cohort, CovidCt):
+            _prepare(COVID_CT, folder, ("non_covid", "covid"), cohort.image_size_px, workers)
+        else:
+            _draw(work / "drawn" / name, folder, cohort, workers)
+    if isinstance(cohort, CovidCt):
+        _make_folds(work, name)
 
 
-def _split_and_rename(drawn: Path, cohort: Phantoms) -> None:
+def _draw(drawn: Path, folder: Path, cohort: Phantoms, workers: int) -> None:
+    shutil.rmtree(drawn, ignore_errors=True)
+    # Site B: a low dose and a sharp kernel.
+    synthesize(
+        drawn,
+        persons=cohort.train + cohort.test,
+        seed=cohort.seed,
+        size_px=cohort.size_px,
+        site="B",
+        workers=workers,
+    )
     rows = _read(drawn / "cohort.csv")
-    left = {
-        label: cohort.train // len(LABELS) + (i < cohort.train % len(LABELS))
-        for i, label in enumerate(LABELS)
-    }
+    labels = sorted({row["label"] for row in rows})
+    left = dict.fromkeys(labels, cohort.train // len(labels))
     for row in rows:
         row["split"] = "train" if left[row["label"]] > 0 else "test"
         left[row["label"]] -= 1
-        row["patient_id"] = cohort.prefix + row["patient_id"]
     _write(drawn / "cohort.csv", rows)
-    lesions = _read(drawn / LESIONS_FILE)
-    for row in lesions:
-        row["patient_id"] = cohort.prefix + row["patient_id"]
-    _write(drawn / LESIONS_FILE, lesions)
+    labels_in_order = ("COVID-19", "bacterial", "healthy")
+    _prepare(drawn / "cohort.csv", folder, labels_in_order, cohort.image_size_px, workers)
+    # Gigabytes, of which the records hold all that is needed.
+    shutil.rmtree(drawn)
 
 
 def _prepare(
@@ -145,26 +128,26 @@ def _prepare(
         )
 
 
-def _make_smaller(whole: Path, folder: Path, n: int) -> None:
-    from drenet_jax.data.folds import persons_of_records
-    from drenet_jax.data.prepared_data import open_data, write_fold
+def _make_folds(work: Path, name: str) -> None:
+    """Every person of both published parts is tested in one fold; nobody validates.
 
-    data = open_data(whole)
+    The published parts are joined: both have been used before.
+    """
+    data = open_data(data_folder(work, name))
     persons = persons_of_records(data)
-    ranks = dict.fromkeys(data.labels, 0)
-    orientation = {}
-    for person in sorted(data.persons["train"]):
-        label = persons[person].label
-        orientation[person] = (ranks[label], data.labels.index(label))
-        ranks[label] += 1
-    split = {
-        "train": sorted(sorted(orientation, key=orientation.get)[:n]),
-        "test": list(data.persons["test"]),
-    }
-    n_slices = {
-        name: sum(persons[member].n_slices for member in members) for name, members in split.items()
-    }
-    write_fold(folder, data.fold(split, n_slices))
+    for i, fold in enumerate(stratified_folds(data, persons, FOLDS, seed=0)):
+        folder = data_folder(work, name, i)
+        if folder.exists():
+            continue
+        split = {
+            "train": sorted(fold.persons["train"] + fold.persons["validation"]),
+            "test": fold.persons["test"],
+        }
+        n_slices = {
+            part: sum(persons[member].n_slices for member in members)
+            for part, members in split.items()
+        }
+        write_fold(folder, data.fold(split, n_slices))
 
 
 def _read(path: Path) -> list[dict[str, str]]:

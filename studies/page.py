@@ -6,323 +6,209 @@ python -m studies.page
 from __future__ import annotations
 
 import csv
+import functools
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from studies import figures, plots
-from studies.claims import MARGIN, counts, in_short, judged, sentences
-from studies.cohorts import SLICES_PER_PERSON
-from studies.collect import COVID_CT_LEFT_OUT
-from studies.figures import LESS, covid_arm, long_arm, main_arm, persons_arm
-from studies.intervals import DRAWS
-from studies.methods import IMAGE_SIZE_PX, METHODS, STEPS, method_config
-from studies.predictions import RESULTS
-from studies.studies import (
-    COVID_CT_METHODS,
-    FINE_TUNING_STEPS,
-    LONG_METHODS,
-    LONG_STEPS,
-    LONG_TRAIN,
-    PERSONS,
-    PERSONS_METHODS,
-    SEEDS,
-    SITE_B_PERSONS,
-    STUDIES,
-)
+import numpy as np
+
+from drenet_jax.evaluation.metrics import ranking_metrics
+from drenet_jax.evaluation.plots import COLOURS, GUIDE, new_figure, save
+from studies import intervals
+from studies.arms import ARMS, EPOCHS_COVID_CT, STEPS
+from studies.claims import CLAIMS, MARGIN, Claim, verdict
+from studies.cohorts import FOLDS
+from studies.intervals import DRAWS, Estimate
+from studies.results import RESULTS, Table, read_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEMPLATE = Path(__file__).with_name("study.template.md")
 PAGE = REPOSITORY / "docs" / "study.md"
-PICTURES = REPOSITORY / "docs" / "study"
+PICTURE = REPOSITORY / "docs" / "study.png"
+POSITIVE = {"phantoms": "COVID-19", "covid_ct": "covid", "covid_ct_160": "covid"}
+# COVID-CT's published test part, which is not here.
+TEST_SLICES = 203
+EXPECTED_ARM = "best"
 
 _SPAN = re.compile(r"\{\{(\w+)(?::([^{}]+))?\}\}")
+_NOT_MADE = "–"
 
 
 def render(template: str, results: Path) -> str:
     """The page: each `{{name}}` or `{{name:argument}}` of the template gives way to its text."""
-    page = _Page(results)
+    page = Page(results)
 
     def span(match: re.Match) -> str:
         name, argument = match.groups()
-        return page.spans[name](argument) if argument else page.spans[name]()
+        return page.spans[name](*(argument.split(", ") if argument else ()))
 
     return _SPAN.sub(span, template)
 
 
-class _Page:
+class Page:
     """The texts that the template asks for, by name."""
 
     def __init__(self, results: Path):
-        self.rows = figures.read(results / "figures.csv")
-        self._runs = {row["run"]: row for row in _read(results / "runs.csv")}
+        self._results = results
+        self._runs = _read(results / "runs.csv")
         self._data = {(row["data"], row["split"]): row for row in _read(results / "data.csv")}
-        # What `time` said of the commands.
-        self._timings = {row["what"]: row for row in _read(results / "timings.csv")}
-        left_out = results / COVID_CT_LEFT_OUT
-        self._left_out = len(_read(left_out)) if left_out.is_file() else 0
         self.spans: Mapping[str, Callable[..., str]] = {
             "steps": lambda: str(STEPS),
-            "image_size_px": lambda: str(IMAGE_SIZE_PX),
-            "slices_per_person": lambda: str(SLICES_PER_PERSON),
-            "fine_tuning_steps": lambda: str(FINE_TUNING_STEPS),
-            "seeds": lambda: str(len(SEEDS)),
-            "draws": lambda: str(DRAWS),
+            "epochs_covid_ct": lambda: str(EPOCHS_COVID_CT),
+            "folds": lambda: str(FOLDS),
+            "draws": lambda: f"{DRAWS:,}",
             "margin": lambda: f"{MARGIN:.2f}",
-            "persons": self._persons,
-            "slices": self._slices,
-            "left_out": lambda: str(self._left_out),
-            "short_table": self._short_table,
-            "claims": lambda section: sentences(section, self.rows),
-            "counts": lambda when="": counts(self.rows, later=when == "later"),
-            "long_steps": lambda: str(LONG_STEPS),
-            "long_epochs": self._long_epochs,
-            "long_table": self._long_table,
-            "figure": self._figure,
-            "main_table": self._main_table,
-            "lesions_table": self._lesions_table,
-            "persons_table": self._persons_table,
-            "covid_ct_table": self._covid_ct_table,
-            "shift_table": self._shift_table,
-            "not_made": self._not_made,
-            "minutes": lambda what: f"{float(self._timings[what]['seconds']) / 60:.0f}",
-            "hours": lambda: f"{sum(self._seconds()) / 3600:.1f}",
+            "n_claims": lambda: str(len(CLAIMS)),
+            "data": lambda data, split, column: self._data[data, split][column],
+            "primary": lambda: self._judged(CLAIMS[0]),
+            "claims": self._claims,
+            "auc": lambda arm, metric: _text(self.estimate(metric, arm)),
+            "arms": self._arms,
+            "lesions": self._lesions,
+            "audit": self._audit,
+            "mean": lambda arm, column: self._mean(arm, column, 2),
+            "expected_test": self._expected_test,
             "runs": lambda: str(len(self._runs)),
-            "long": lambda: str(METHODS["resnet_long"].steps // STEPS),
+            "hours": lambda: (
+                f"{sum(float(r['training_cpu_seconds']) for r in self._runs) / 3600:.0f}"
+            ),
         }
 
-    def _persons(self, of: str) -> str:
-        data, split = of.split("/")
-        return self._data[data, split]["persons"]
+    @functools.cache
+    def _table(self, data: str, kind: str) -> Table:
+        return read_table(self._results / f"{data}-{kind}.csv")
 
-    def _slices(self, of: str) -> str:
-        data, split = of.split("/")
-        return self._data[data, split]["slices"]
+    @functools.cache
+    def estimate(self, metric: str, arm: str) -> Estimate:
+        data = ARMS[arm].data
+        if metric == "person_auc":
+            return intervals.person_auc(self._table(data, "persons"), arm, POSITIVE[data])
+        if metric == "slice_auc":
+            return intervals.slice_auc(self._table(data, "slices"), arm, POSITIVE[data])
+        return intervals.hits_above_chance(self._table(data, "hits"), arm, metric)
 
-    def _figure(self, of: str) -> str:
-        """`test set, arm, metric`."""
-        test, arm, metric = of.split(", ")
-        return self._cell(test, arm, metric)
+    def difference(self, claim: Claim) -> Estimate:
+        value = self.estimate(claim.metric, claim.arm)
+        return value.minus(self.estimate(claim.metric, claim.other)) if claim.other else value
 
-    def _cell(self, test: str, arm: str, metric: str) -> str:
-        row = self.rows.get((test, arm, metric))
-        if row is None:
-            return "–"
-        sign = "+" if LESS in arm or "above" in metric or "less" in test + metric else ""
-        value, low, high = (f"{float(row[name]):{sign}.3f}" for name in ("value", "low", "high"))
-        return f"{value} ({low} to {high})"
+    def _judged(self, claim: Claim) -> str:
+        estimate = self.difference(claim)
+        return f"**{verdict(estimate.value, *estimate.interval)}** ({_text(estimate, signed=True)})"
 
-    def _seconds(self) -> list[float]:
-        return [float(row["cpu_seconds"]) for row in self._runs.values()]
-
-    def _is_there(self, test: str, arm: str) -> bool:
-        return (test, arm, "person_auc") in self.rows
-
-    def _short_table(self) -> str:
-        lines = [[text, *(judged(key, self.rows) for key in keys)] for text, *keys in in_short()]
-        return _table(("", "as published", "with per-pass batch norm"), lines)
-
-    def _main_table(self) -> str:
-        drenet, lines = main_arm("drenet"), []
-        metrics = (
-            "person_auc",
-            "person_auc_bacterial",
-            "person_auc_healthy",
-            "person_accuracy",
-            "slice_auc",
-        )
-        for method, about in METHODS.items():
-            arm = main_arm(method)
-            if self._is_there("phantoms", arm):
-                less = drenet + LESS + arm
-                lines.append(
-                    [
-                        about.title,
-                        *(self._cell("phantoms", arm, metric) for metric in metrics),
-                        "" if arm == drenet else self._cell("phantoms", less, "person_auc"),
-                        self._runs[f"{arm}/0"]["parameters"],
-                    ]
-                )
-        return _table(
-            (
-                "method",
-                "person AUC",
-                "against bacterial",
-                "against healthy",
-                "accuracy, three classes",
-                "slice AUC",
-                "DRENet less this, person AUC",
-                "parameters",
-            ),
-            lines,
-        )
-
-    def _lesions_table(self) -> str:
-        lines = []
-        for method, about in METHODS.items():
-            arm = main_arm(method)
-            if self._is_there("phantoms", arm):
-                lines.append(
-                    [about.title]
-                    + [
-                        self._cell("phantoms", arm, metric)
-                        for metric in (
-                            "heat_map",
-                            "heat_map_above_chance",
-                            "box",
-                            "box_above_chance",
-                        )
-                    ]
-                )
-        titles = ("method", "heat map hits", "less chance", "best box hits", "less chance")
-        return _table(titles, lines)
-
-    def _persons_table(self) -> str:
-        lines = []
-        for train, n in PERSONS.items():
-            arms = {method: persons_arm(method, train) for method in PERSONS_METHODS}
-            if self._is_there("phantoms", arms["drenet"]):
-                resnet = arms["resnet"]
-                cells = [self._cell("phantoms", arm, "person_auc") for arm in arms.values()]
-                less = [
-                    self._cell("phantoms", arm + LESS + resnet, "person_auc")
-                    for arm in arms.values()
-                    if arm != resnet
-                ]
-                lines.append([str(n), *cells, *less])
-        titles = [METHODS[method].title for method in PERSONS_METHODS]
-        return _table(
-            (
-                "training persons",
-                *(f"{title}, person AUC" for title in titles),
-                *(f"{title}, less {titles[-1]}" for title in titles[:-1]),
-            ),
-            lines,
-        )
-
-    def _covid_ct_table(self) -> str:
-        lines = []
-        for pretrained, start in ((False, "random weights"), (True, "phantoms")):
-            for method in COVID_CT_METHODS:
-                arm = covid_arm(method, pretrained)
-                if not self._is_there("covid_ct", arm):
-                    continue
-                less = covid_arm("drenet", pretrained) + LESS + arm
-                gained = arm + LESS + covid_arm(method, False)
-                lines.append(
-                    [
-                        METHODS[method].title,
-                        start,
-                        self._cell("covid_ct", arm, "person_auc"),
-                        self._cell("covid_ct", arm, "slice_auc"),
-                        self._cell("covid_ct", covid_arm(method, pretrained, "best"), "person_auc"),
-                        "" if method == "drenet" else self._cell("covid_ct", less, "person_auc"),
-                        self._cell("covid_ct", gained, "person_auc") if pretrained else "",
-                    ]
-                )
-        return _table(
-            (
-                "method",
-                "starts from",
-                "person AUC, last weights",
-                "slice AUC, last weights",
-                "person AUC, weights chosen on these persons (optimistic)",
-                "DRENet less this",
-                "gained by the phantoms",
-            ),
-            lines,
-        )
-
-    def _long_epochs(self, train: str) -> str:
-        config = method_config(
-            "drenet",
-            seed=0,
-            data_dir=Path(train),
-            train_slices=int(self._slices(f"{train}/train")),
-            steps=LONG_STEPS,
-        )
-        return str(config.train.epochs)
-
-    def _long_table(self, test: str) -> str:
-        """Of the tested persons of the phantoms or of COVID-CT."""
-        metrics = {"person_auc": "person AUC", "slice_auc": "slice AUC"}
-        if test == LONG_TRAIN:
-            metrics = {
-                "person_auc": "person AUC",
-                "person_accuracy": "accuracy, three classes",
-                "slice_auc": "slice AUC",
-                "heat_map": "heat map hits",
-                "box": "best box hits",
-            }
-        ours, lines = "drenet_per_pass", []
-        for method in LONG_METHODS:
-            arm = long_arm(method, test)
-            if not self._is_there(test, arm):
-                continue
-            less = long_arm(ours, test) + LESS + arm
-            lines.append(
-                [
-                    METHODS[method].title,
-                    *(self._cell(test, arm, metric) for metric in metrics),
-                    "" if method == ours else self._cell(test, less, "person_auc"),
-                ]
-            )
-        return _table(
-            (
-                "method",
-                *metrics.values(),
-                "DRENet with per-pass batch norm less this, person AUC",
-            ),
-            lines,
-        )
-
-    def _shift_table(self, method: str) -> str:
-        of = figures.ShiftArms.of(method)
-        arms = [("site_a", of.of_a, "trained on A, tested on A")]
-        arms.append(("site_b", of.of_a, "trained on A, tested on B"))
-        arms += [
-            ("site_b", of.fine_tuned[train], f"then fine-tuned on {n} persons of B")
-            for train, n in SITE_B_PERSONS.items()
-        ]
-        arms.append(("site_b", of.of_b, f"{SITE_B_PERSONS['site_b']} persons of B alone"))
-        metrics = ("person_auc", "person_accuracy", "slice_auc")
+    def _claims(self, *data: str) -> str:
         lines = [
             [
-                title,
-                *(self._cell(test, arm, metric) for metric in metrics),
-                self._cell("site_b", arm + LESS + of.of_a, "person_auc")
-                if arm in of.fine_tuned.values()
-                else "",
+                f"**{claim.text}** (primary)" if claim is CLAIMS[0] else claim.text,
+                _text(self.difference(claim), signed=True),
+                verdict(self.difference(claim).value, *self.difference(claim).interval),
             ]
-            for test, arm, title in arms
-            if self._is_there(test, arm)
+            for claim in CLAIMS
+            if claim.data in data
         ]
-        return _table(
-            (
-                "",
-                "person AUC",
-                "accuracy, three classes",
-                "slice AUC",
-                "gained by fine-tuning, person AUC",
-            ),
+        return _markdown(("claim", "difference (95% interval)", "verdict"), lines)
+
+    def _arms(self, data: str, *names: str) -> str:
+        lines = [
+            [
+                ARMS[arm].title,
+                self._mean(arm, "training_slice_auc", 3),
+                _text(self.estimate("slice_auc", arm)),
+                _text(self.estimate("person_auc", arm)),
+                self._minutes(arm),
+            ]
+            for arm in names or [name for name in ARMS if ARMS[name].data == data]
+        ]
+        return _markdown(
+            ("", "slice AUC in training", "slice AUC", "person AUC", "processor minutes a run"),
             lines,
         )
 
-    def _not_made(self) -> str:
-        runs = dict.fromkeys(run for runs in STUDIES.values() for run in runs)
-        left: dict[str, int] = {}
-        for run in runs:
-            if run.name not in self._runs:
-                left[run.arm] = left.get(run.arm, 0) + 1
-        if not left:
-            return "All runs of the plan were made."
-        text = ", ".join(f"`{arm}` ({n} of {len(SEEDS)})" for arm, n in left.items())
-        return f"These runs of the plan were not made: {text}."
+    def _lesions(self) -> str:
+        lines = []
+        for arm in ("drenet", "random_boxes", "backbone", "densenet"):
+            has_boxes = arm in ("drenet", "random_boxes")
+            box = _text(self.estimate("box", arm), signed=True) if has_boxes else _NOT_MADE
+            lines.append([ARMS[arm].title, _text(self.estimate("heat_map", arm), signed=True), box])
+        return _markdown(("", "heat map's maximum", "best box's centre"), lines)
+
+    def _audit(self) -> str:
+        audit = json.loads((self._results / "audit-covid_ct.json").read_text(encoding="utf-8"))
+        (evaluation,) = audit["evaluations"]
+        lines = []
+        for row in evaluation["rows"]:
+            if row["name"] in ("image", "lungs", "outside", "facts", "texture", "mask"):
+                metric = row["person_auc"]
+                value, low, high = (metric[name] for name in ("value", "low", "high"))
+                lines.append((value, [row["title"], f"{value:.3f} ({low:.3f} to {high:.3f})"]))
+        lines.sort(reverse=True)
+        return _markdown(("what a fixed classifier sees", "person AUC"), [row for _, row in lines])
+
+    def _of_arm(self, arm: str) -> list[dict[str, str]]:
+        return [row for row in self._runs if row["run"].startswith(f"{arm}-seed")]
+
+    def _mean(self, arm: str, column: str, digits: int) -> str:
+        values = [float(row[column]) for row in self._of_arm(arm)]
+        return f"{np.mean(values):.{digits}f}"
+
+    def _minutes(self, arm: str) -> str:
+        seconds = [float(row["training_cpu_seconds"]) for row in self._of_arm(arm)]
+        return f"{np.mean(seconds) / 60:.0f}"
+
+    def _expected_test(self, kind: str) -> str:
+        """The AUC of as many other images: the interval is that of a sample of their size."""
+        table = self._table(ARMS[EXPECTED_ARM].data, f"{kind}s")
+        slices = self._table(ARMS[EXPECTED_ARM].data, "slices")
+        persons, counts = np.unique(slices.patient_id, return_counts=True)
+        n = round(TEST_SLICES / counts.mean())
+        draws = np.random.default_rng(0).multinomial(
+            n, np.full(len(persons), 1 / len(persons)), size=DRAWS
+        )
+        positive = POSITIVE[ARMS[EXPECTED_ARM].data]
+        name = positive if kind == "person" else ""
+        aucs = ranking_metrics(
+            table.label == positive,
+            np.mean([of[name] for of in table.values[EXPECTED_ARM].values()], axis=0),
+            np.searchsorted(persons, table.patient_id),
+            draws.astype(float),
+            (),
+        )["auc"]
+        low, middle, high = np.nanpercentile(aucs, (2.5, 50, 97.5))
+        return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+    def draw(self, path: Path) -> None:
+        """The differences of all claims with their intervals, and the margins."""
+        figure, (ax,) = new_figure(9, 0.42 * len(CLAIMS) + 1.0)
+        for i, claim in enumerate(CLAIMS):
+            estimate = self.difference(claim)
+            low, high = estimate.interval
+            colour = COLOURS[0 if claim.data == "phantoms" else 1]
+            ax.plot([low, high], [i, i], color=colour, linewidth=2, solid_capstyle="butt")
+            ax.plot([estimate.value], [i], "o", color=colour, markersize=6)
+            ax.plot(estimate.by_seed, np.full(len(estimate.by_seed), i + 0.25), ".", color="0.6")
+        ax.axvspan(-MARGIN, MARGIN, color="0.92")
+        ax.axvline(0, **GUIDE)
+        ax.set_yticks(range(len(CLAIMS)), [claim.text for claim in CLAIMS], fontsize=8)
+        ax.set(
+            xlabel="difference of person AUC, or share of hits above chance",
+            ylim=(len(CLAIMS) - 0.5, -0.5),
+        )
+        for colour, name in ((COLOURS[0], "phantoms"), (COLOURS[1], "COVID-CT")):
+            ax.plot([], [], "o", color=colour, label=name)
+        ax.legend(fontsize=8, loc="lower right")
+        save(figure, path)
 
 
-def _table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [titles, ["---"] * len(titles), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _text(estimate: Estimate, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    value, low, high = (f"{x:{sign}.3f}" for x in (estimate.value, *estimate.interval))
+    return f"{value} ({low} to {high})"
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -331,8 +217,10 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def main() -> None:
+    page = Page(RESULTS)
+    page.draw(PICTURE)
     PAGE.write_text(render(TEMPLATE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
-    plots.draw_all(figures.read(RESULTS / "figures.csv"), PICTURES)
+    print(PAGE)
 
 
 if __name__ == "__main__":
