@@ -1,7 +1,7 @@
 """The arms of the study: what is trained, on which data, for how many steps.
 
-Arms that are compared differ in the named thing alone: same data, order, augmentation, optimizer and
-schedule. Nothing is tuned for an arm; docs/study.md says what the pilot looked at.
+Arms that are compared differ in the named thing alone: same data, order, augmentation, optimizer
+and schedule. Nothing is tuned for an arm; docs/study.md says what the pilot looked at.
 """
 
 from __future__ import annotations

@@ -76,12 +76,14 @@ class Page:
             ),
         }
 
-    @functools.cache
-    def _table(self, data: str, kind: str) -> Table:
+        # Each is needed by several rows, and takes a second.
+        self._table = functools.cache(self._read_table)
+        self.estimate = functools.cache(self._estimate)
+
+    def _read_table(self, data: str, kind: str) -> Table:
         return read_table(self._results / f"{data}-{kind}.csv")
 
-    @functools.cache
-    def estimate(self, metric: str, arm: str) -> Estimate:
+    def _estimate(self, metric: str, arm: str) -> Estimate:
         data = ARMS[arm].data
         if metric == "person_auc":
             return intervals.person_auc(self._table(data, "persons"), arm, POSITIVE[data])
@@ -155,6 +157,9 @@ class Page:
     def _minutes(self, arm: str) -> str:
         seconds = [float(row["training_cpu_seconds"]) for row in self._of_arm(arm)]
         return f"{np.mean(seconds) / 60:.0f}"
+
+    def _hours(self) -> str:
+        return f"{sum(float(row['training_cpu_seconds']) for row in self._runs) / 3600:.0f}"
 
     def _expected_test(self, kind: str) -> str:
         """The AUC of as many other images: the interval is that of a sample of their size."""

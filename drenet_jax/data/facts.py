@@ -60,15 +60,18 @@ COLUMNS = (*_NAMES, *CATEGORICAL, *NUMERIC, *TEXTURE)
 
 # From the right, counter-clockwise.
 _NEIGHBOURS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
+# Diagonal samples lie on the circle of radius 1, 169/239 of a pixel away along both axes. Integers:
+# a sample of a flat area is not darker than its centre by a rounding error.
+_DIAGONAL, _ONE = 169, 239
 
 
 def texture(
     image: UInt8[np.ndarray, "height width"], inside: Bool[np.ndarray, "height width"], rows: int
 ) -> Float[np.ndarray, " textures"]:
-    """Shares of the uniform local binary patterns of 3 × 3 pixels (Ojala et al. 2002).
+    """Shares of the uniform local binary patterns of 8 samples on a circle of radius 1.
 
     Resampling, noise and compression leave their marks there; each uniform pattern is counted for
-    itself (LBP 8,1 u2).
+    itself (LBP 8,1 u2; Ojala et al. 2002). Samples between pixels are interpolated.
 
     Args:
       image: a slice.
@@ -82,9 +85,19 @@ def texture(
         return array[1 + dy : height - 1 + dy : step, 1 + dx : width - 1 + dx]
 
     centre = shifted(image, 0, 0)
+    whole = image.astype(np.int32)
+    # A sample on a diagonal, times 239² and without what its centre contributes, is as bright as
+    # the centre from here on.
+    rest = _ONE - _DIAGONAL
+    limit = (_ONE**2 - rest**2) * shifted(whole, 0, 0)
     codes = np.zeros(centre.shape, np.uint8)
     for bit, (dy, dx) in enumerate(_NEIGHBOURS):
-        is_brighter = shifted(image, dy, dx) >= centre
+        if dy and dx:
+            beside = shifted(whole, dy, 0) + shifted(whole, 0, dx)
+            sample = _DIAGONAL**2 * shifted(whole, dy, dx) + _DIAGONAL * rest * beside
+            is_brighter = sample >= limit
+        else:
+            is_brighter = shifted(image, dy, dx) >= centre
         codes |= is_brighter.view(np.uint8) << np.uint8(bit)
     counts = _counts(codes, shifted(inside, 0, 0))
     return np.bincount(_BIN_OF, counts, N_TEXTURES) / max(counts.sum(), 1)
