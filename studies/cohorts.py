@@ -57,7 +57,6 @@ class CovidCt:
 COHORTS: dict[str, Phantoms | CovidCt] = {
     # So few that the backbone alone is not at the ceiling. The pilot had persons of seed 902.
     "phantoms": Phantoms(seed=2026, train=48, test=240),
-    "tiny": Phantoms(seed=14, train=6, test=6, size_px=96),
     "covid_ct": CovidCt(224),
     # DRENet's crops cost more than the whole images do.
     "covid_ct_160": CovidCt(160),

@@ -22,6 +22,7 @@ from studies.claims import CLAIMS, MARGIN, Claim, verdict
 from studies.cohorts import FOLDS
 from studies.intervals import DRAWS, Estimate
 from studies.results import RESULTS, Table, read_table
+from studies.runs import runs_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEMPLATE = Path(__file__).with_name("study.template.md")
@@ -33,7 +34,8 @@ TEST_SLICES = 203
 EXPECTED_ARM = "best"
 
 _SPAN = re.compile(r"\{\{(\w+)(?::([^{}]+))?\}\}")
-_NOT_MADE = "–"
+# Of runs that were not made, and of boxes of a model that has none.
+_NOT_MADE, _NONE = "not made yet", "–"
 
 
 def render(template: str, results: Path) -> str:
@@ -64,10 +66,11 @@ class Page:
             "data": lambda data, split, column: self._data[data, split][column],
             "primary": lambda: self._judged(CLAIMS[0]),
             "claims": self._claims,
-            "auc": lambda arm, metric: _text(self.estimate(metric, arm)),
+            "auc": self._auc,
             "arms": self._arms,
             "lesions": self._lesions,
             "audit": self._audit,
+            "earlier": self._earlier,
             "mean": lambda arm, column: self._mean(arm, column, 2),
             "expected_test": self._expected_test,
             "runs": lambda: str(len(self._runs)),
@@ -82,6 +85,11 @@ class Page:
 
     def _read_table(self, data: str, kind: str) -> Table:
         return read_table(self._results / f"{data}-{kind}.csv")
+
+    def is_made(self, arm: str) -> bool:
+        """Whether all runs of all seeds of an arm are there."""
+        made = {row["run"] for row in self._runs}
+        return all(run.name in made for run in runs_of(arm))
 
     def _estimate(self, metric: str, arm: str) -> Estimate:
         data = ARMS[arm].data
@@ -104,7 +112,7 @@ class Page:
             [
                 f"**{claim.text}** (primary)" if claim is CLAIMS[0] else claim.text,
                 _text(self.difference(claim), signed=True),
-                verdict(self.difference(claim).value, *self.difference(claim).interval),
+                _verdict(self.difference(claim)),
             ]
             for claim in CLAIMS
             if claim.data in data
@@ -116,23 +124,26 @@ class Page:
             [
                 ARMS[arm].title,
                 self._mean(arm, "training_slice_auc", 3),
-                _text(self.estimate("slice_auc", arm)),
-                _text(self.estimate("person_auc", arm)),
-                self._minutes(arm),
+                self._auc(arm, "slice_auc"),
+                self._auc(arm, "person_auc"),
+                self._mean(arm, "training_cpu_seconds", 0),
             ]
             for arm in names or [name for name in ARMS if ARMS[name].data == data]
         ]
         return _markdown(
-            ("", "slice AUC in training", "slice AUC", "person AUC", "processor minutes a run"),
+            ("", "slice AUC in training", "slice AUC", "person AUC", "processor seconds a run"),
             lines,
         )
 
     def _lesions(self) -> str:
         lines = []
         for arm in ("drenet", "random_boxes", "backbone", "densenet"):
-            has_boxes = arm in ("drenet", "random_boxes")
-            box = _text(self.estimate("box", arm), signed=True) if has_boxes else _NOT_MADE
-            lines.append([ARMS[arm].title, _text(self.estimate("heat_map", arm), signed=True), box])
+            points = ("heat_map", "box") if arm in ("drenet", "random_boxes") else ("heat_map",)
+            cells = [
+                _text(self.estimate(point, arm), signed=True) if self.is_made(arm) else _NOT_MADE
+                for point in points
+            ]
+            lines.append([ARMS[arm].title, *cells, _NONE][:3])
         return _markdown(("", "heat map's maximum", "best box's centre"), lines)
 
     def _audit(self) -> str:
@@ -147,22 +158,32 @@ class Page:
         lines.sort(reverse=True)
         return _markdown(("what a fixed classifier sees", "person AUC"), [row for _, row in lines])
 
+    def _earlier(self) -> str:
+        lines = [
+            [row["what"], *(f"{float(row[name]):+.3f}" for name in ("value", "low", "high"))]
+            for row in _read(self._results / "earlier.csv")
+        ]
+        return _markdown(
+            ("", "difference (95% interval)"),
+            [[what, f"{value} ({low} to {high})"] for what, value, low, high in lines],
+        )
+
     def _of_arm(self, arm: str) -> list[dict[str, str]]:
         return [row for row in self._runs if row["run"].startswith(f"{arm}-seed")]
 
     def _mean(self, arm: str, column: str, digits: int) -> str:
+        if not self.is_made(arm):
+            return _NOT_MADE
         values = [float(row[column]) for row in self._of_arm(arm)]
         return f"{np.mean(values):.{digits}f}"
-
-    def _minutes(self, arm: str) -> str:
-        seconds = [float(row["training_cpu_seconds"]) for row in self._of_arm(arm)]
-        return f"{np.mean(seconds) / 60:.0f}"
 
     def _hours(self) -> str:
         return f"{sum(float(row['training_cpu_seconds']) for row in self._runs) / 3600:.0f}"
 
     def _expected_test(self, kind: str) -> str:
         """The AUC of as many other images: the interval is that of a sample of their size."""
+        if not self.is_made(EXPECTED_ARM):
+            return _NOT_MADE
         table = self._table(ARMS[EXPECTED_ARM].data, f"{kind}s")
         slices = self._table(ARMS[EXPECTED_ARM].data, "slices")
         persons, counts = np.unique(slices.patient_id, return_counts=True)
@@ -187,6 +208,8 @@ class Page:
         figure, (ax,) = new_figure(9, 0.42 * len(CLAIMS) + 1.0)
         for i, claim in enumerate(CLAIMS):
             estimate = self.difference(claim)
+            if estimate is None:
+                continue
             low, high = estimate.interval
             colour = COLOURS[0 if claim.data == "phantoms" else 1]
             ax.plot([low, high], [i, i], color=colour, linewidth=2, solid_capstyle="butt")
@@ -205,7 +228,13 @@ class Page:
         save(figure, path)
 
 
-def _text(estimate: Estimate, signed: bool = False) -> str:
+def _verdict(estimate: Estimate | None) -> str:
+    return _NOT_MADE if estimate is None else verdict(estimate.value, *estimate.interval)
+
+
+def _text(estimate: Estimate | None, signed: bool = False) -> str:
+    if estimate is None:
+        return _NOT_MADE
     sign = "+" if signed else ""
     value, low, high = (f"{x:{sign}.3f}" for x in (estimate.value, *estimate.interval))
     return f"{value} ({low} to {high})"

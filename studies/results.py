@@ -87,7 +87,7 @@ def collect_data(work: Path, results: Path) -> None:
     rows: _Rows = [("data", "split", "persons", "slices", "left_out")]
     for name in COHORTS:
         folder = data_folder(work, name)
-        if folder.is_dir() and name != "tiny":
+        if folder.is_dir():
             data = open_data(folder)
             with (folder / "excluded.csv").open(encoding="utf-8", newline="") as file:
                 left_out = sum(bool(row["file"]) for row in csv.DictReader(file))

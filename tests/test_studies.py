@@ -1,10 +1,10 @@
-"""The studies: docs/study.md agrees with the result files, and the harness runs."""
+"""The study: docs/study.md agrees with the result files, and the harness runs."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,32 +13,27 @@ from sklearn.metrics import roc_auc_score
 
 from drenet_jax.models.build import build_model, variable_shapes
 from drenet_jax.training.config_checks import check_groups
-from studies import claims, collect, figures, intervals, page, runs
-from studies.cohorts import COHORTS, SMALLER, _make_smaller, make_data
-from studies.methods import METHODS, STEPS, method_config
-from studies.predictions import RESULTS, Table, cohort_of, read_table
-from studies.studies import SEEDS, STUDIES, Run, covid_ct_run, fine_tuned_run, phantom_run
+from studies import claims, intervals, page, results, runs
+from studies.arms import ARMS, SEEDS, training_config
+from studies.claims import CLAIMS
+from studies.cohorts import COHORTS, FOLDS, CovidCt, Phantoms, data_folder, make_data
+from studies.results import RESULTS, Table, read_table
 
-# Digits that are no result: names, the settings that stand in the code beside the figures, and
-# what was written down before the first run.
+# Digits that are no result: names, and settings that stand in the code.
 NOT_RESULTS = (
     r"COVID-19",
-    r"ResNet\d+",
-    r"VGG16",
-    r"DenseNet121",
-    r"Yang et al\. 2020; arXiv 2003\.13865",
-    r"\b448 pixels",
-    r"\b128 pixels",
+    r"ResNet18|DenseNet121|EfficientNet-Lite0",
+    r"Yang et al\.\s+2020; arXiv 2003\.13865",
+    r"68 anchors|enlarged 2 to 4 times|(160|224) pixels",
     r"95%",
-    r"f137654|6e7a853|c788340|99772c8",
-    r"learning rate of 0\.002",
-    r"\(0\.15\s+times the others'\)",
-    r"studies/work/runs/drenet-on-covid_ct/0/run",
+    r"above 0",
+    r"image_size_px=224",
+    r"5536ab0|e9ea65a|639c8f7",
     r"\{\{[^{}]*\}\}",
 )
 
 
-def test_the_page_is_what_the_result_files_say():
+def test_the_page_shows_the_numbers_of_the_result_files():
     template = page.TEMPLATE.read_text(encoding="utf-8")
     assert page.render(template, RESULTS) == page.PAGE.read_text(encoding="utf-8")
 
@@ -50,48 +45,39 @@ def test_no_number_of_the_page_is_written_by_hand():
     assert re.findall(r".*\d.*", text) == []
 
 
-def test_the_figures_are_made_of_the_committed_predictions(tmp_path):
-    # The pointing game and the two smallest tables: all of them take a minute.
-    for test in ("site_a", "covid_ct"):
-        for path in RESULTS.glob(f"{test}-*.csv"):
-            shutil.copy(path, tmp_path)
-    committed = figures.read(RESULTS / "figures.csv")
-    figures.write(figures.compute(tmp_path), tmp_path / "figures.csv")
-    again = figures.read(tmp_path / "figures.csv")
-    assert again
-    for key, row in again.items():
-        assert row == committed[key], key
+def test_no_table_of_the_page_has_more_than_six_rows():
+    lines = page.PAGE.read_text(encoding="utf-8").splitlines()
+    is_row = "".join("|" if line.startswith("|") else " " for line in lines)
+    # A header and a rule.
+    assert max(map(len, is_row.split())) <= 6 + 2
 
 
-def test_results_stay_small_and_name_every_run():
-    files = list(RESULTS.iterdir())
-    assert sum(path.stat().st_size for path in files) < 4 << 20
-    known = {run.name for runs in STUDIES.values() for run in runs}
+def test_results_stay_small_and_name_known_runs():
+    assert sum(path.stat().st_size for path in RESULTS.iterdir()) < 4 << 20
+    known = {run.name for arm in ARMS for run in runs.runs_of(arm)}
     with (RESULTS / "runs.csv").open(encoding="utf-8", newline="") as file:
-        assert {row["run"] for row in csv.DictReader(file)} <= known
+        made = [row["run"] for row in csv.DictReader(file)]
+    assert len(set(made)) == len(made)
+    assert set(made) <= known
 
 
-def test_the_main_table_has_five_seeds_of_the_paper_s_networks():
-    table = read_table(RESULTS / "phantoms-persons.csv")
-    for method in ("drenet", "resnet", "vgg", "densenet"):
-        assert set(table.values[figures.main_arm(method)]) == set(SEEDS)
-
-
-def test_a_figure_is_scikit_learns_and_its_interval_holds_it():
-    table = read_table(RESULTS / "phantoms-persons.csv")
-    arm = figures.main_arm("resnet")
-    metrics = intervals.persons_figures(table, arm, "COVID-19")
-    is_positive = table.label == "COVID-19"
-    by_seed = [roc_auc_score(is_positive, table.values[arm][s]["COVID-19"]) for s in SEEDS]
-    np.testing.assert_allclose(metrics["person_auc"].by_seed, by_seed)
-    assert metrics["person_auc"].value == pytest.approx(np.mean(by_seed))
-    rows = is_positive | (table.label == "healthy")
-    p = table.values[arm][0]
-    score = p["COVID-19"] / (p["COVID-19"] + p["healthy"])
-    against_healthy = metrics["person_auc_healthy"].by_seed[0]
-    assert against_healthy == pytest.approx(roc_auc_score(is_positive[rows], score[rows]))
-    low, high = metrics["person_auc"].interval
-    assert low < metrics["person_auc"].value < high
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*-persons.csv")), ids=lambda path: path.stem)
+def test_an_estimate_is_scikit_learns_and_its_interval_holds_it(path):
+    data = path.stem.removesuffix("-persons")
+    table, slices = read_table(path), read_table(RESULTS / f"{data}-slices.csv")
+    positive = page.POSITIVE[data]
+    arm, seeds = next(iter(table.values.items()))
+    estimate = intervals.person_auc(table, arm, positive)
+    expected = [roc_auc_score(table.label == positive, seeds[s][positive]) for s in sorted(seeds)]
+    np.testing.assert_allclose(estimate.by_seed, expected)
+    assert estimate.value == pytest.approx(np.mean(expected))
+    low, high = estimate.interval
+    assert low < estimate.value < high
+    # The mean of the slices is the person's score.
+    of_person = slices.patient_id == table.patient_id[0]
+    seed = min(seeds)
+    mean = slices.values[arm][seed][""][of_person].mean()
+    assert table.values[arm][seed][positive][0] == pytest.approx(mean, abs=2e-4)
 
 
 def test_intervals_are_paired_and_grow_with_the_spread_of_the_seeds():
@@ -99,147 +85,180 @@ def test_intervals_are_paired_and_grow_with_the_spread_of_the_seeds():
     label = np.array(["COVID-19", "healthy"] * 40)
     persons = np.array([f"p{i}" for i in range(80)])
 
-    def arm(parallel_map):
+    def arm(spread):
         seeds = {}
         for seed in range(5):
-            shift = (label == "COVID-19") * (1 + parallel_map * (seed - 2))
+            shift = (label == "COVID-19") * (1 + spread * (seed - 2))
             p = 1 / (1 + np.exp(-shift - rng.normal(size=80)))
             seeds[seed] = {"COVID-19": p, "healthy": 1 - p}
         return seeds
 
     table = Table(persons, label, {"alike": arm(0.0), "apart": arm(0.6)})
-    alike, apart = (
-        intervals.persons_figures(table, name, "COVID-19")["person_auc"]
-        for name in ("alike", "apart")
-    )
+    alike, apart = (intervals.person_auc(table, name, "COVID-19") for name in ("alike", "apart"))
     assert np.ptp(apart.interval) > 1.3 * np.ptp(alike.interval)
-    nothing = alike.less(alike)
-    assert nothing.interval == (0, 0)
+    assert alike.minus(alike).interval == (0, 0)
+
+
+def test_hits_above_chance_are_those_of_the_slices():
+    table = Table(
+        np.array(["a", "a", "b"]),
+        np.array(["0.1", "0.2", "0.3"]),
+        {"arm": {0: {"box": np.array([1.0, 0.0, 1.0])}}},
+    )
+    assert intervals.hits_above_chance(table, "arm", "box").value == pytest.approx((2 - 0.6) / 3)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"),
+    ("value", "low", "high", "expected"),
     [
-        (0.01, 0.2, "supported"),
-        (-0.2, -0.01, "not supported"),
-        (-0.2, 0.01, "not supported"),
-        (-0.01, 0.03, "undecided"),
+        (0.10, 0.01, 0.20, claims.SUPPORTED),
+        (-0.10, -0.20, -0.01, claims.CONTRADICTED),
+        # Above 0, but by less than would matter.
+        (0.010, 0.001, 0.019, claims.NO_DIFFERENCE),
+        (-0.010, -0.019, -0.001, claims.NO_DIFFERENCE),
+        (0.015, 0.001, 0.030, claims.UNDECIDED),
+        (-0.10, -0.20, 0.01, claims.UNDECIDED),
+        (0.01, -0.01, 0.03, claims.UNDECIDED),
     ],
 )
-def test_the_rule_for_a_claim(low, high, expected):
-    assert claims.verdict(low, high) == expected
+def test_the_rule_is_alike_in_both_directions(value, low, high, expected):
+    assert claims.verdict(value, low, high) == expected
+    mirror = {
+        claims.SUPPORTED: claims.CONTRADICTED,
+        claims.CONTRADICTED: claims.SUPPORTED,
+    }
+    assert claims.verdict(-value, -high, -low) == mirror.get(expected, expected)
 
 
-def test_every_claim_is_about_figures_that_the_runs_can_give():
-    arms = {run.arm for runs in STUDIES.values() for run in runs}
-    for claim in (claim for section in claims.claims().values() for claim in section):
-        for arm in claim.key[1].split(figures.LESS):
-            assert arm in arms, claim.key
+def test_every_claim_compares_arms_of_one_data_set_and_the_primary_one_has_five_seeds():
+    assert len(CLAIMS) <= 10
+    for claim in CLAIMS:
+        arms = [ARMS[name] for name in (claim.arm, claim.other) if name]
+        assert {arm.data for arm in arms} == {claim.data}, claim
+        assert len({arm.seeds for arm in arms}) == 1, claim
+        assert bool(claim.other) == (claim.metric == "person_auc"), claim
+    assert ARMS[CLAIMS[0].arm].seeds == SEEDS
+    assert len(SEEDS) >= 5
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_can_be_built_and_has_its_budget_in_steps(method):
-    for slices in (97, 250, 480):
-        config = method_config(method, seed=1, data_dir=Path("x"), train_slices=slices)
-        check_groups(config)
-        assert config.train.steps == METHODS[method].steps
-        assert config.train.steps * config.data.batch_size <= config.train.epochs * slices
-        warmup = config.optimizer.warmup_epochs * slices / config.data.batch_size
-        assert warmup == pytest.approx(24)
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_can_be_built_for_its_data_and_has_its_schedule(name):
+    arm = ARMS[name]
+    config = training_config(arm, seed=1, data_dir="x", train_slices=411)
+    check_groups(config)
+    assert config.model.image_size_px == COHORTS[arm.data].image_size_px
+    slices = 411 * config.train.epochs
+    if arm.steps:
+        assert config.train.steps == arm.steps
+        assert 0 <= slices - arm.steps * config.data.batch_size < 411
+        warmup = config.optimizer.warmup_epochs * 411 / config.data.batch_size
+        assert warmup == pytest.approx(50)
+    assert config.train.validate_every_epochs == config.train.epochs
     assert variable_shapes(build_model(config, 3))["params"]
 
 
-def test_methods_change_what_they_say_and_nothing_else():
-    base, *others = (
-        method_config(method, seed=0, data_dir=Path("x"), train_slices=250).to_dict()
-        for method in ("drenet", "k1", "no_ranking", "no_confidence_gradient", "fill_never")
-    )
-    for group, field, value, config in zip(
-        ("model", "train", "model", "data"),
-        ("top_k", "rank_factor", "context", "fill"),
-        ((1,), 0.0, "weighted_detached", "never"),
-        others,
-        strict=True,
-    ):
-        assert config[group].pop(field) == value
-        assert config[group] == {k: v for k, v in base[group].items() if k != field}
-        assert {k: v for k, v in config.items() if k != group} == {
-            k: v for k, v in base.items() if k != group
-        }
+def _differences(first: str, second: str) -> set[str]:
+    flat = []
+    for name in (first, second):
+        config = training_config(ARMS[name], seed=0, data_dir="x", train_slices=411).to_dict()
+        flat.append(
+            {
+                f"{group}.{field}": value
+                for group, fields in config.items()
+                if isinstance(fields, dict)
+                for field, value in fields.items()
+            }
+        )
+    return {key for key in {*flat[0], *flat[1]} if flat[0].get(key) != flat[1].get(key)}
 
 
-def test_runs_that_start_from_others_come_after_them():
-    for name, study in STUDIES.items():
-        made = set()
-        for run in study:
-            assert name == "covid_ct" or run.start is None or run.start in made
-            made.add(run)
-    assert {run.start for run in STUDIES["covid_ct"] if run.start} <= set(STUDIES["phantoms"])
-    assert set(STUDIES["smallest"]) <= set(STUDIES["phantoms"])
+def test_arms_differ_in_the_named_thing_alone():
+    assert _differences("drenet", "random_boxes") == {"model.proposals"}
+    assert _differences("drenet_lite", "drenet_lite_random_boxes") == {"model.proposals"}
+    assert _differences("imagenet_strong", "imagenet_strong_lungs") == {"data.fill"}
+    assert _differences("imagenet_strong", "imagenet_strong_filled") == {"data.fill"}
+    assert _differences("imagenet_strong", "scratch_strong") == {"init.weights"}
+    for first, second in (("drenet", "backbone"), ("drenet_lite", "imagenet_strong")):
+        assert {key.split(".")[0] for key in _differences(first, second)} == {"model"}
+    augmentation = {key.split(".")[0] for key in _differences("imagenet_strong", "imagenet")}
+    assert augmentation == {"augment", "data"}
+    assert _differences("backbone", "backbone_equal_compute") == {
+        "train.steps",
+        "train.epochs",
+        "train.validate_every_epochs",
+    }
 
 
-def test_a_fine_tuned_run_starts_from_the_weights_of_its_seed(tmp_path):
-    config = runs.run_config(fine_tuned_run("drenet", 3, "site_b_10"), tmp_path, 50)
-    assert config.init.weights.endswith("drenet-on-site_a/3/run")
-    assert config.init.parts == "all"
-    assert config.optimizer.learning_rate == pytest.approx(2e-4)
-    config = runs.run_config(covid_ct_run("resnet", 2, pretrained=True), tmp_path, 400)
-    assert config.init.weights.endswith("resnet-on-phantoms_50/2/run")
-    assert config.init.parts == "backbone"
+def test_boxes_are_in_the_proportions_of_the_paper():
+    from drenet_jax.models.build import build_model
+    from drenet_jax.models.proposals import anchor_boxes
+
+    for name in ("drenet", "drenet_lite"):
+        config = training_config(ARMS[name], seed=0, data_dir="x", train_slices=411)
+        model = build_model(config, 2)
+        boxes = anchor_boxes(model.levels, config.model.image_size_px)
+        assert len(boxes) >= 60
+        sides = boxes[:, 2] - boxes[:, 0]
+        assert (config.model.crop_size_px / sides >= 2).all()
 
 
-def test_smaller_training_sets_are_nested_and_keep_the_tested_persons():
-    assert cohort_of("phantoms_50") == cohort_of("phantoms") == "phantoms"
-    assert cohort_of("site_b_5") == "site_b"
-    assert cohort_of("covid_ct") == "covid_ct"
-    for name, (full, n) in SMALLER.items():
-        assert name == f"{full}_{n}"
-        assert n < COHORTS[full].train
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory) -> Path:
-    """A tiny cohort, and a part of its training persons."""
-    work = tmp_path_factory.mktemp("work")
-    make_data(work, "tiny", 1)
-    _make_smaller(work / "data" / "tiny", work / "data" / "tiny_3", 3)
-    return work
+@pytest.fixture
+def tiny_arm(monkeypatch):
+    monkeypatch.setitem(COHORTS, "tiny", Phantoms(seed=14, train=6, test=6, size_px=96))
+    arm = dataclasses.replace(ARMS["backbone"], data="tiny", seeds=(0,), steps=2)
+    monkeypatch.setitem(ARMS, "tiny_arm", arm)
+    return "tiny_arm"
 
 
 @pytest.mark.slow
-def test_a_run_is_made_scored_and_collected(work, tmp_path):
+def test_a_run_is_made_scored_and_collected(tiny_arm, tmp_path):
     from drenet_jax.data.prepared_data import open_data
 
-    full, small = (open_data(work / "data" / name) for name in ("tiny", "tiny_3"))
-    assert set(small.persons["train"]) < set(full.persons["train"])
-    assert small.persons["test"] == full.persons["test"]
-    labels = [small.diagnoses[person][0] for person in small.persons["train"]]
-    assert sorted(labels) == sorted(["COVID-19", "bacterial", "healthy"])
-
-    run = Run("resnet", "tiny_3", 0, tests=(("tiny", "test"),), steps=2)
-    runs.make_run(run, work)
-    other = phantom_run("drenet", 0)
-    missing = collect.collect(work, tmp_path, [run, other])
-    assert missing == [other]
-    table = read_table(tmp_path / "tiny-persons.csv")
-    assert list(table.patient_id) == list(dict.fromkeys(table.patient_id))
-    p = table.values["resnet-on-tiny_3"][0]
+    make_data(tmp_path, "tiny", 1)
+    data = open_data(data_folder(tmp_path, "tiny"))
+    for split in ("train", "test"):
+        labels = [data.diagnoses[person][0] for person in data.persons[split]]
+        assert sorted(labels) == sorted(["COVID-19", "bacterial", "healthy"] * 2)
+    (run,) = runs.runs_of(tiny_arm)
+    assert results.collect(tmp_path, tmp_path / "results", [tiny_arm]) == ["tiny_arm/0"]
+    runs.make_run(run, tmp_path)
+    assert results.collect(tmp_path, tmp_path / "results", [tiny_arm]) == []
+    table = read_table(tmp_path / "results" / "tiny-persons.csv")
+    assert sorted(table.patient_id) == sorted(data.persons["test"])
+    p = table.values[tiny_arm][0]
     np.testing.assert_allclose(sum(p.values()), 1, atol=2e-4)
-    pointed = read_table(tmp_path / "tiny-pointed.csv")
-    hits = pointed.values["resnet-on-tiny_3"][0]
+    hits = read_table(tmp_path / "results" / "tiny-hits.csv").values[tiny_arm][0]
     assert set(hits) == {"heat_map"}  # a ResNet has no boxes
-    with (tmp_path / "runs.csv").open(encoding="utf-8", newline="") as file:
+    with (tmp_path / "results" / "runs.csv").open(encoding="utf-8", newline="") as file:
         (account,) = csv.DictReader(file)
-    assert account["run"] == "resnet-on-tiny_3/0"
-    assert int(account["steps"]) == 2 < STEPS
+    assert account["run"] == run.name
+    assert int(account["steps"]) == 2
+    assert 0 <= float(account["training_slice_auc"]) <= 1
 
 
-def test_a_comparison_tells_what_is_apart(tmp_path, capsys):
-    rows = [list(figures.COLUMNS), ["phantoms", "a", "person_auc", "0.5", "0.4", "0.6", "0.5"]]
-    for name, value in (("old", "0.5000"), ("same", "0.5000"), ("other", "0.5100")):
-        rows[1][3] = value
-        (tmp_path / f"{name}.csv").write_text("\n".join(map(",".join, rows)) + "\n")
-    assert collect.compare(tmp_path / "same.csv", tmp_path / "old.csv")
-    assert "1 of 1 figures agree" in capsys.readouterr().out
-    assert not collect.compare(tmp_path / "other.csv", tmp_path / "old.csv")
-    assert "0.0100 apart: phantoms, a, person_auc" in capsys.readouterr().out
+@pytest.mark.slow
+def test_every_person_of_covid_ct_is_tested_in_one_fold(tmp_path, monkeypatch):
+    from drenet_jax.data.prepared_data import open_data
+    from studies import cohorts
+
+    if not cohorts.COVID_CT.is_file():
+        pytest.skip("COVID-CT is not there (../shared/data/covid_ct)")
+    monkeypatch.setitem(COHORTS, "covid_ct_small", CovidCt(64))
+    make_data(tmp_path, "covid_ct_small", 2)
+    folds = [open_data(data_folder(tmp_path, "covid_ct_small", i)) for i in range(FOLDS)]
+    whole = open_data(data_folder(tmp_path, "covid_ct_small"))
+    tested = [person for fold in folds for person in fold.persons["test"]]
+    assert sorted(tested) == sorted(whole.diagnoses)
+    for fold in folds:
+        assert not fold.persons["validation"]
+        assert set(fold.persons["train"]) == set(whole.diagnoses) - set(fold.persons["test"])
+
+
+def test_a_run_that_is_done_is_not_made_again(tmp_path, capsys):
+    done = runs.runs_of("backbone")
+    for run in done:
+        folder: Path = run.folder(tmp_path)
+        folder.mkdir(parents=True)
+        (folder / runs.DONE).write_text("{}")
+    runs.make_runs(done, tmp_path, 1)
+    assert "5 runs, of which 0 are to be made" in capsys.readouterr().out
