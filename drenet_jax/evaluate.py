@@ -12,7 +12,8 @@ validation, not on test.
 With --explain and a table of known lesions, the pointing game is evaluated (docs/evaluation.md),
 and `explain.csv` has a row for each slice with a lesion.
 
-Whether a high AUC comes from the lungs or from a shortcut, python -m drenet_jax.audit shows.
+Whether a high AUC comes from the lungs or from a shortcut, python -m drenet_jax.audit shows; with
+--audit its result is a section of the report.
 
 Examples:
 
@@ -61,6 +62,9 @@ def define_flags() -> None:
         "Of --explain: the table of lesions (patient_id, slice_name, y0, x0, y1, x1 in pixels of "
         "the original slice), if there was none beside the cohort.",
     )
+    flags.DEFINE_string(
+        "audit", "", "What python -m drenet_jax.audit wrote of this run, for the report."
+    )
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
 
 
@@ -84,11 +88,13 @@ def main() -> None:
             explain=values.explain,
             lesions=values.lesions,
             other_persons=values.other_persons,
+            audit=values.audit,
         )
     for line in summary_lines(metrics):
         print(line)
     print(f"report: {Path(values.out) / 'report.html'}")
-    print(f"shortcuts? python -m drenet_jax.audit --workdir={values.workdir} --out=NEW_FOLDER")
+    if not values.audit:
+        print(f"shortcuts? python -m drenet_jax.audit --workdir={values.workdir} --out=NEW_FOLDER")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ from drenet_jax.data.batches import split_batches
 from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.csv_tables import read_rows
 from drenet_jax.data.prepared_data import PreparedData
+from drenet_jax.errors import InputError
 from drenet_jax.evaluation import plots
 from drenet_jax.evaluation.decisions import DecisionRule, MetricSettings
 from drenet_jax.evaluation.evaluation_report import (
     POINTERS,
     Pictures,
     ReportContext,
+    ShortcutAudit,
     evaluation_report,
     worst_errors,
 )
@@ -36,6 +38,9 @@ from drenet_jax.evaluation.predictions import (
     person_predictions,
 )
 from drenet_jax.evaluation.statistics import metrics_with_intervals
+
+# What `audit` writes, and the evaluation report shows.
+AUDIT_FILE, AUDIT_PLOT = "audit.json", "audit.png"
 
 _N_MISSES = 10
 
@@ -166,6 +171,29 @@ def _levels(
     }
 
 
+def read_audit(folder: Path, workdir: Path) -> ShortcutAudit:
+    """The audit of a run for shortcuts.
+
+    Args:
+      folder: that `audit` wrote.
+      workdir: of the run.
+
+    Raises:
+      InputError: it is no audit, or that of another run or of a data set alone.
+    """
+    try:
+        result = json.loads((folder / AUDIT_FILE).read_text(encoding="utf-8"))
+        source, plot = result["source"], (folder / AUDIT_PLOT).read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--audit={folder} is not what audit wrote; name its --out.") from error
+    if not source or Path(source).resolve() != workdir.resolve():
+        raise InputError(
+            f"--audit={folder} is the audit of {source or 'a data set alone'}, not of {workdir}; "
+            f"make one: python -m drenet_jax.audit --workdir={workdir} --out=NEW_FOLDER"
+        )
+    return ShortcutAudit(result, plot)
+
+
 def context_of_run(
     data: PreparedData,
     split: str,
@@ -173,6 +201,7 @@ def context_of_run(
     config: Mapping[str, Any],
     *,
     is_other: bool,
+    audit: ShortcutAudit | None = None,
 ) -> ReportContext:
     """The context of a model's evaluation on a split of `data`.
 
@@ -182,6 +211,7 @@ def context_of_run(
       model: what identifies the model.
       config: of its training.
       is_other: it was trained on another data set.
+      audit: of the model for shortcuts, if there is one.
     """
     title = f"{model['name']} on the {split} split"
     design = (
@@ -200,6 +230,7 @@ def context_of_run(
         partitions=[(name, len(data.persons[name]), data.n_slices[name]) for name in SPLITS],
         excluded=excluded(data),
         pictures=lambda persons: pictures_of(data, persons, config["data"]["fill"]),
+        audit=audit,
     )
 
 

@@ -57,6 +57,7 @@ _PARTS = (
     ("folds", "Folds"),
     ("metrics", "Metrics"),
     ("explain", "Pointing game"),
+    ("audit", "Audit for shortcuts"),
     ("plots", "Plots"),
     ("misses", "Misclassified patients"),
     ("claim", "CLAIM checklist"),
@@ -84,6 +85,19 @@ _PLOTS = {
 Pictures = Mapping[tuple[str, int, str], np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
+class ShortcutAudit:
+    """What `audit` found out about a model.
+
+    Attributes:
+      result: what audit.json holds.
+      plot: the PNG file beside it.
+    """
+
+    result: Mapping[str, Any]
+    plot: bytes
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReportContext:
     """What a report says beside the predictions and their metrics.
@@ -98,6 +112,7 @@ class ReportContext:
       excluded: the rows of excluded.csv: patient_id, file, why.
       pictures: returns those of the patients named.
       folds: of a cross-validation, a row each.
+      audit: of the model for shortcuts; None: there is none.
     """
 
     title: str
@@ -109,6 +124,7 @@ class ReportContext:
     excluded: Sequence[Mapping[str, str]]
     pictures: Callable[[Sequence[str]], Pictures]
     folds: Sequence[Mapping[str, object]] = ()
+    audit: ShortcutAudit | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,10 +240,13 @@ def evaluation_report(
             for name, title in POINTERS.items()
             if (result := metrics.get("explain", {}).get(name))
         ],
+        audit=context.audit and context.audit.result,
+        audit_plot=context.audit and data_uri(context.audit.plot),
         parts=[
             part
             for part in _PARTS
             if (part[0] != "folds" or context.folds)
+            and (part[0] != "audit" or context.audit)
             and (part[0] != "explain" or "explain" in metrics)
         ],
         ct=context.ct,

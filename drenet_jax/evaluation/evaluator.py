@@ -31,6 +31,7 @@ from drenet_jax.evaluation.evaluation_files import (
     Calibration,
     context_of_run,
     evaluation_metrics,
+    read_audit,
     write_evaluation,
 )
 from drenet_jax.evaluation.pointing_game import Points, play, pointing_metrics, write_hits
@@ -61,6 +62,7 @@ def evaluate_split(
     explain: bool = False,
     lesions: str = "",
     other_persons: bool = False,
+    audit: str = "",
 ) -> dict:
     """Scores a split with the best checkpoint of `workdir` and writes the result into `folder`.
 
@@ -78,15 +80,17 @@ def evaluate_split(
       lesions: the table of lesions; "": the one that lay beside the cohort.
       other_persons: the user states that no patient of `data_dir` was in training. Needed only
         where the run's own data set is gone, by which it is checked otherwise.
+      audit: the folder of an audit of this run for shortcuts, which the report shows; "": none.
 
     Returns:
       what `metrics.json` holds.
 
     Raises:
       InputError: there is no checkpoint, the data set is gone or holds persons or pictures that
-        the model knows, the split is empty, there is no temperature to calibrate with, or no table
-        of lesions to explain by.
+        the model knows, the split is empty, there is no temperature to calibrate with, no table of
+        lesions to explain by, or the audit is of something else.
     """
+    shortcuts = read_audit(Path(audit), workdir) if audit else None
     run = open_run(workdir, split, data_dir, other_persons=other_persons)
     config = run.predictor.meta.config
     positive = positive_class(run.data.labels, config.evaluation.positive_label)
@@ -151,6 +155,7 @@ def evaluate_split(
             run.predictor.identity,
             json.loads(config.to_json()),
             is_other=run.own_data is not run.data,
+            audit=shortcuts,
         ),
         settings=settings,
     )

@@ -10,9 +10,8 @@ from typing import Any
 
 from drenet_jax.data.csv_tables import write_rows
 from drenet_jax.evaluation import plots
+from drenet_jax.evaluation.evaluation_files import AUDIT_FILE, AUDIT_PLOT
 from drenet_jax.evaluation.metrics import metric_text
-
-AUDIT_FILE = "audit.json"
 
 _COLUMNS = ("evaluation", "name", "kind", "metric", "value", "low", "high", "why")
 _METRICS = ("image_auc", "person_auc", "image_difference", "person_difference")
@@ -45,7 +44,7 @@ def write_audit(folder: Path, result: Mapping[str, Any]) -> None:
         ),
     )
     (folder / "audit.md").write_text(markdown(result), encoding="utf-8", errors="backslashreplace")
-    draw(folder / "audit.png", result)
+    draw(folder / AUDIT_PLOT, result)
 
 
 def _cells(metric: Mapping[str, Any]) -> list[Any]:

