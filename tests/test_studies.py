@@ -182,6 +182,13 @@ def test_arms_differ_in_the_named_thing_alone():
         assert {key.split(".")[0] for key in _differences(first, second)} == {"model"}
     augmentation = {key.split(".")[0] for key in _differences("imagenet_strong", "imagenet")}
     assert augmentation == {"augment", "data"}
+    for name, changed in (
+        ("no_label_smoothing", {"train.label_smoothing"}),
+        ("ema", {"train.ema_decay"}),
+        ("mixup", {"augment.mixup"}),
+    ):
+        assert _differences("imagenet_strong", name) == changed
+    assert {key.split(".")[0] for key in _differences("imagenet_strong", "sgd")} == {"optimizer"}
     assert _differences("backbone", "backbone_equal_compute") == {
         "train.steps",
         "train.epochs",
