@@ -83,6 +83,27 @@ def test_with_imagenet_weights_features_and_logits_are_pytorchs(
     assert np.abs(logits).max() > 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["efficientnet_lite1", "efficientnet_lite2"])
+def test_the_larger_networks_features_are_pytorchs(architecture):
+    torch.manual_seed(0)
+    reference = _torch_network(architecture)
+    for module in reference.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # So that a signal is left after 60 layers of random weights.
+            torch.nn.init.uniform_(module.weight, 1, 3)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    images = np.random.default_rng(0).normal(size=(2, 96, 75, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = reference.extract_features(_to_torch(images)).numpy().transpose(0, 2, 3, 1)
+    assert expected.std() > 0.01
+    network = _network(architecture, platform="cpu")
+    variables = to_flax(_arrays(reference.state_dict()), architecture)
+    features, _ = jax.jit(lambda *args: network.apply(*args, train=False))(variables, images)
+    _assert_close(features, expected, 1e-4)
+
+
 @pytest.mark.parametrize("architecture", efficientnet_lite.ARCHITECTURES)
 def test_arrays_are_those_of_pytorchs_network(architecture):
     reference = _torch_network(architecture)
