@@ -136,9 +136,6 @@ ARMS = {
     "no_label_smoothing": _ablation("without label smoothing", {"train.label_smoothing": 0.0}),
     "ema": _ablation("with averaged weights (decay 0.99)", {"train.ema_decay": 0.99}),
     "mixup": _ablation("with mixup (alpha 0.2)", {"augment.mixup": 0.2}),
-    "slow_backbone": _ablation(
-        "with a tenth of the learning rate for the backbone", {"optimizer.backbone_factor": 0.1}
-    ),
     "sgd": _ablation(
         "with the authors' optimizer",
         {
