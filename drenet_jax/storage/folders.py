@@ -1,0 +1,123 @@
+"""Folders in buckets that are complete or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from drenet_jax.errors import InputError
+from drenet_jax.storage import lease, objects
+
+# Written last: the names and sizes of all objects of a complete folder.
+COMPLETE = ".complete.json"
+
+
+@contextlib.contextmanager
+def new_remote_folder(address: str, *, flag: str = "--out") -> Iterator[Path]:
+    """Yields a local folder that is copied to `address` if the block ends well.
+
+    A folder in a bucket counts as there once `.complete.json` is. What a copy left that was cut off
+    is removed by the next call with the same address.
+
+    Args:
+      address: of the folder to make. Nothing may be there yet.
+      flag: the command-line flag that it came from, for messages.
+
+    Raises:
+      InputError: there is something, another call is writing there, or the bucket cannot be used.
+    """
+    _require_free(address, flag)
+    with (
+        tempfile.TemporaryDirectory(prefix="drenet-jax-") as scratch,
+        lease.hold(address, use="written", flag=flag) as held,
+    ):
+        local = Path(scratch) / address.rstrip("/").rpartition("/")[2]
+        local.mkdir()
+        yield local
+        left_over = [name for name in objects.sizes(address) if not lease.is_lease(name)]
+        objects.each(objects.remove, [objects.child(address, name) for name in left_over])
+        upload_folder(local, address, held)
+
+
+def upload_folder(local: Path, address: str, held: lease.Lease) -> None:
+    """Copies all files of a folder, and then commits them.
+
+    Raises:
+      LeaseLost: another process has taken over, and nothing is committed.
+    """
+    files = {
+        path.relative_to(local).as_posix(): path.stat().st_size
+        for path in sorted(local.rglob("*"))
+        if path.is_file()
+    }
+    objects.each(
+        objects.upload,
+        [local / name for name in files],
+        [objects.child(address, name) for name in files],
+    )
+    held.check()
+    objects.write(objects.child(address, COMPLETE), json.dumps(files).encode())
+
+
+def is_complete(address: str) -> bool:
+    return objects.exists(objects.child(address, COMPLETE))
+
+
+def download_folder(address: str, local: Path, *, flag: str) -> None:
+    """Copies a complete folder.
+
+    Raises:
+      InputError: it is not there, is not complete, or an object of it is gone.
+    """
+    files = complete_files(address, flag=flag)
+    try:
+        objects.each(
+            objects.download,
+            [objects.child(address, name) for name in files],
+            [local / name for name in files],
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{flag}={address}: {error} is gone; make the folder anew.") from error
+
+
+def complete_files(address: str, *, flag: str) -> dict[str, int]:
+    """Name -> bytes of the files of a complete folder.
+
+    Raises:
+      InputError: it is not there, is not complete, or its list is damaged.
+    """
+    try:
+        return dict(json.loads(objects.read(objects.child(address, COMPLETE))))
+    except FileNotFoundError as error:
+        why = "was not written to its end" if objects.sizes(address) else "is not there"
+        raise InputError(
+            f"{flag}={address} {why} (it has no {COMPLETE}); make it anew, or check the address."
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{flag}={address}: {COMPLETE} is damaged; make it anew.") from error
+
+
+def cache_folder(address: str) -> Path:
+    """Where the local copy of an address is kept: under $DRENET_JAX_CACHE."""
+    root = os.environ.get("DRENET_JAX_CACHE") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "drenet_jax", "buckets"
+    )
+    name = address.rstrip("/").rpartition("/")[2]
+    return Path(root) / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:16]}"
+
+
+def _require_free(address: str, flag: str) -> None:
+    names = list(objects.sizes(address))
+    if COMPLETE in names:
+        raise InputError(
+            f"{flag}={address} exists already; name a new folder, or remove that one first."
+        )
+    if names and not any(map(lease.is_lease, names)):
+        raise InputError(
+            f"{flag}={address} holds objects that drenet_jax did not write; name a new folder."
+        )

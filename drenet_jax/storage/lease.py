@@ -1,0 +1,129 @@
+"""The right of one process at a time to write under an address."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import threading
+import uuid
+from collections.abc import Iterator
+
+from drenet_jax.errors import InputError
+from drenet_jax.storage import objects
+
+# A holder renews its lease so often; one that was not renewed for so long belongs to a process that
+# is gone. Between them lies room for a store that is away for a minute.
+RENEW_S = 15.0
+EXPIRES_S = 120.0
+
+_PREFIX = ".lease-"
+
+
+class LeaseLost(Exception):
+    """Another process took the lease over: this one was not heard of for too long."""
+
+
+class Lease:
+    """A lease that is held; see `hold`."""
+
+    def __init__(self, folder: str, number: int, content: bytes):
+        self._folder, self._number, self._content = folder, number, content
+        self._lost = threading.Event()
+        self._released = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, daemon=True)
+        self._renewer.start()
+
+    def check(self) -> None:
+        """Raises LeaseLost if another process has taken over; to be called before each commit."""
+        if self._lost.is_set() or max(_numbers(self._folder), default=0) > self._number:
+            raise LeaseLost(
+                f"another process has gone on in {self._folder}, since this one was not heard of "
+                f"for {EXPIRES_S:.0f} seconds; nothing more is written there"
+            )
+
+    def release(self) -> None:
+        self._released.set()
+        self._renewer.join()
+        for number in _numbers(self._folder):
+            if number <= self._number:
+                objects.remove(_address(self._folder, number))
+
+    def _renew(self) -> None:
+        while not self._released.wait(RENEW_S):
+            # A store that is away now is tried again; whoever takes over meanwhile is seen then.
+            with contextlib.suppress(InputError):
+                if max(_numbers(self._folder), default=0) > self._number:
+                    self._lost.set()
+                    return
+                objects.write(_address(self._folder, self._number), self._content)
+
+
+@contextlib.contextmanager
+def hold(folder: str, *, use: str, flag: str) -> Iterator[Lease]:
+    """Holds the lease of a folder in a bucket for the block.
+
+    Leases are numbered objects. The next number is created only where there is none
+    (`objects.create`), so that of several processes that find an expired one a single one gets it.
+
+    Args:
+      folder: the address.
+      use: what the folder is being used for, for messages: "trained".
+      flag: the command-line flag that `folder` came from, for messages.
+
+    Raises:
+      InputError: another process holds it.
+    """
+    last = max(_numbers(folder), default=0)
+    if last and not _is_expired(folder, last):
+        raise InputError(
+            f"{flag}={folder} is being {use} in by another process ({_holder(folder, last)}); wait "
+            f"for it, or name another folder. A process that is gone is forgotten after "
+            f"{EXPIRES_S:.0f} seconds."
+        )
+    holder = {"host": platform.node(), "process": os.getpid(), "id": uuid.uuid4().hex}
+    content = json.dumps(holder).encode()
+    if not objects.create(_address(folder, last + 1), content):
+        raise InputError(
+            f"{flag}={folder} is being {use} in by another process, which began at the same time; "
+            "wait for it, or name another folder."
+        )
+    lease = Lease(folder, last + 1, content)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def is_lease(name: str) -> bool:
+    """Whether an object's name is that of a lease."""
+    return name.startswith(_PREFIX)
+
+
+def _address(folder: str, number: int) -> str:
+    return objects.child(folder, f"{_PREFIX}{number:06d}")
+
+
+def _numbers(folder: str) -> list[int]:
+    return [int(name.removeprefix(_PREFIX)) for name in objects.sizes(folder) if is_lease(name)]
+
+
+def _holder(folder: str, number: int) -> str:
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        holder = json.loads(objects.read(_address(folder, number)))
+        return f"process {holder['process']} of {holder['host']}"
+    return "which has just ended"
+
+
+def _is_expired(folder: str, number: int) -> bool:
+    """By the store's clock: that of another host may be off."""
+    now = objects.child(folder, f".clock-{uuid.uuid4().hex}")
+    objects.write(now, b"")
+    try:
+        age_s = objects.modified_s(now) - objects.modified_s(_address(folder, number))
+    except FileNotFoundError:
+        return True  # it was released meanwhile
+    finally:
+        objects.remove(now)
+    return age_s > EXPIRES_S

@@ -1,0 +1,222 @@
+"""Objects of buckets, by fsspec: gs:// with gcsfs, s3:// with s3fs (the extra `cloud`).
+
+An address is `gs://bucket/name` or `s3://bucket/name`. What fails for a reason that passes (a
+server error, throttling, a dropped connection) is tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from drenet_jax.errors import InputError, one_line
+
+_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+
+# A server that restarts or throttles is back within a minute: pauses of 0.5, 1, 2, 4, 8, 16, 16 s
+# at most, each a random share of that, so that many workers do not come back at once.
+_ATTEMPTS = 8
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 16.0
+
+# Objects that are copied at once: buckets answer after some 50 ms each.
+_COPIES_AT_ONCE = 16
+
+# Classes of google.auth and botocore, which need not be installed.
+_NO_CREDENTIALS = {
+    "DefaultCredentialsError",
+    "NoAuthTokenError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "RefreshError",
+    "TokenRetrievalError",
+    "UnauthorizedSSOTokenError",
+}
+_DENIED = (401, 403)
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the address of an object or of a folder in a bucket."""
+    return os.fspath(path).startswith(tuple(f"{scheme}://" for scheme in _PACKAGES))
+
+
+def child(address: str, name: str) -> str:
+    """The address of `name` in a folder."""
+    return f"{address.rstrip('/')}/{name}"
+
+
+def read(address: str) -> bytes:
+    """The content of an object.
+
+    Raises:
+      FileNotFoundError: there is none.
+      InputError: the bucket cannot be read.
+    """
+    return _call(address, lambda files, path: files.cat_file(path))
+
+
+def read_range(address: str, start: int, stop: int) -> bytes:
+    """Bytes `start` to `stop` of an object."""
+    return _call(address, lambda files, path: files.cat_file(path, start=start, end=stop))
+
+
+def write(address: str, content: bytes) -> None:
+    """Writes an object, in place of what is there."""
+    _call(address, lambda files, path: files.pipe_file(path, content))
+
+
+def create(address: str, content: bytes) -> bool:
+    """Writes an object unless there is one; returns whether it did.
+
+    The store decides (`if-generation-match`, `If-None-Match`): of two callers at once one wins.
+    """
+    try:
+        _call(address, lambda files, path: files.pipe_file(path, content, mode="create"))
+    except FileExistsError:
+        # An answer that got lost looks as if somebody else had been faster.
+        return read(address) == content
+    return True
+
+
+def exists(address: str) -> bool:
+    """Whether there is such an object, or a folder that holds some."""
+    return bool(_call(address, lambda files, path: files.exists(path)))
+
+
+def sizes(folder: str) -> dict[str, int]:
+    """Name -> bytes of all objects under a folder; names are relative to it."""
+
+    def find(files: Any, path: str) -> dict[str, int]:
+        found = files.find(path, detail=True)
+        return {
+            name[len(path.rstrip("/")) + 1 :]: int(info["size"])
+            for name, info in found.items()
+            if len(name) > len(path.rstrip("/"))
+        }
+
+    return _call(folder, find)
+
+
+def modified_s(address: str) -> float:
+    """When an object was written, in seconds of the store's clock."""
+    return float(_call(address, lambda files, path: files.modified(path)).timestamp())
+
+
+def download(address: str, path: Path) -> None:
+    """Copies an object to a file, which appears when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        _call(address, lambda files, name: files.get_file(name, os.fspath(unfinished)))
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def upload(path: Path, address: str) -> None:
+    """Copies a file to an object, in place of what is there."""
+    _call(address, lambda files, name: files.put_file(os.fspath(path), name))
+
+
+def remove(address: str) -> None:
+    """Removes an object, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        _call(address, lambda files, path: files.rm_file(path))
+
+
+def each(action: Callable[..., None], *arguments: Any) -> None:
+    """Calls `action` of each item of the lists `arguments`, several at once.
+
+    Raises:
+      The first error; what has not begun then is not begun.
+    """
+    with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+        futures = [pool.submit(action, *items) for items in zip(*arguments, strict=True)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@functools.cache
+def _files(scheme: str) -> Any:
+    try:
+        import fsspec
+
+        # What another process has written must be seen at once.
+        return fsspec.filesystem(scheme, use_listings_cache=False)
+    except ImportError as error:
+        raise InputError(
+            f"{scheme}:// needs the package {_PACKAGES[scheme]}; install it with "
+            "pip install 'drenet_jax[cloud]'."
+        ) from error
+
+
+def _call(address: str, action: Callable[[Any, str], Any]) -> Any:
+    """Calls `action(file system, path)`, again where the error passes.
+
+    Raises:
+      FileNotFoundError, FileExistsError: as the store says.
+      InputError: it cannot be used.
+    """
+    scheme, _, path = address.partition("://")
+    with _translated(address):
+        files = _files(scheme)
+        for pause_s in _pauses():
+            try:
+                return action(files, path)
+            except (FileNotFoundError, FileExistsError):
+                raise
+            except Exception as error:
+                if pause_s is None or _is_refusal(error):
+                    raise
+                time.sleep(pause_s)
+    raise AssertionError("unreachable")
+
+
+def _pauses() -> Iterator[float | None]:
+    """The pause after each attempt, and None after the last."""
+    pause_s = _FIRST_PAUSE_S
+    for _ in range(_ATTEMPTS - 1):
+        yield random.uniform(0.5, 1) * pause_s
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    yield None
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the store will not let this caller in, however often it comes."""
+    return (
+        isinstance(error, PermissionError)
+        or type(error).__name__ in _NO_CREDENTIALS
+        or getattr(error, "code", None) in _DENIED
+    )
+
+
+@contextlib.contextmanager
+def _translated(address: str) -> Iterator[None]:
+    try:
+        yield
+    except (InputError, FileNotFoundError, FileExistsError):
+        raise
+    except Exception as error:
+        if type(error).__name__ in _NO_CREDENTIALS:
+            why = "there are no credentials"
+            fix = (
+                "log in with gcloud auth application-default login, or set "
+                "GOOGLE_APPLICATION_CREDENTIALS"
+                if address.startswith("gs:")
+                else "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        elif _is_refusal(error):
+            why, fix = "access is denied", "ask for the rights to read and write there"
+        else:
+            why, fix = one_line(error), "check the network and call again"
+        raise InputError(f"{address} cannot be used ({why}); {fix}.") from error
