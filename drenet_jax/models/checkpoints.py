@@ -63,12 +63,19 @@ NOT_VALIDATED = {"auc": None, "cross_entropy": None, "temperature": None}
 class Checkpoints:
     """The checkpoints of a workdir; to be used in a `with` statement."""
 
-    def __init__(self, workdir: str | os.PathLike[str], *, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        is_shared: bool = True,
+    ):
         """Opens the checkpoints of `workdir`.
 
         Args:
           workdir: of the run; made if needed.
           read_only: touch nothing, since a run may be writing there.
+          is_shared: whether all hosts see the folder; otherwise each writes one of its own.
         """
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._metadata: dict[int, dict[str, Any]] = {}  # by step; a written step never changes
@@ -90,6 +97,9 @@ class Checkpoints:
                     # What Orbax makes of them anyway, with a warning, where it only reads.
                     save_interval_steps=0 if read_only else 1,
                     create=not read_only,
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(
+                        primary_host=0 if is_shared else None
+                    ),
                 ),
             )
 

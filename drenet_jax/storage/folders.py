@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from drenet_jax.errors import InputError
 from drenet_jax.storage import lease, objects
 
-# Written last: the names and sizes of all objects of a complete folder.
+# Written last: the names and sizes of all objects of a complete folder, and an identifier that no
+# other folder has, even at the same address.
 COMPLETE = ".complete.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a complete folder holds.
+
+    Attributes:
+      id: of what was written there at once.
+      files: name -> bytes.
+    """
+
+    id: str
+    files: dict[str, int]
 
 
 @contextlib.contextmanager
@@ -61,11 +77,10 @@ def upload_folder(local: Path, address: str, held: lease.Lease) -> None:
         [objects.child(address, name) for name in files],
     )
     held.check()
-    objects.write(objects.child(address, COMPLETE), json.dumps(files).encode())
-
-
-def is_complete(address: str) -> bool:
-    return objects.exists(objects.child(address, COMPLETE))
+    contents = Contents(uuid.uuid4().hex, files)
+    objects.write(
+        objects.child(address, COMPLETE), json.dumps(dataclasses.asdict(contents)).encode()
+    )
 
 
 def download_folder(address: str, local: Path, *, flag: str) -> None:
@@ -74,31 +89,40 @@ def download_folder(address: str, local: Path, *, flag: str) -> None:
     Raises:
       InputError: it is not there, is not complete, or an object of it is gone.
     """
-    files = complete_files(address, flag=flag)
+    download_files(address, read_contents(address, flag=flag).files, local, flag=flag)
+
+
+def download_files(address: str, names: Iterable[str], local: Path, *, flag: str) -> None:
+    """Copies some files of a complete folder.
+
+    Raises:
+      InputError: one of them is gone.
+    """
+    names = list(names)
     try:
         objects.each(
             objects.download,
-            [objects.child(address, name) for name in files],
-            [local / name for name in files],
+            [objects.child(address, name) for name in names],
+            [local / name for name in names],
         )
     except FileNotFoundError as error:
         raise InputError(f"{flag}={address}: {error} is gone; make the folder anew.") from error
 
 
-def complete_files(address: str, *, flag: str) -> dict[str, int]:
-    """Name -> bytes of the files of a complete folder.
+def read_contents(address: str, *, flag: str) -> Contents:
+    """What a complete folder holds.
 
     Raises:
       InputError: it is not there, is not complete, or its list is damaged.
     """
     try:
-        return dict(json.loads(objects.read(objects.child(address, COMPLETE))))
+        return Contents(**json.loads(objects.read(objects.child(address, COMPLETE))))
     except FileNotFoundError as error:
         why = "was not written to its end" if objects.sizes(address) else "is not there"
         raise InputError(
             f"{flag}={address} {why} (it has no {COMPLETE}); make it anew, or check the address."
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{flag}={address}: {COMPLETE} is damaged; make it anew.") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -14,14 +15,14 @@ from drenet_jax.errors import InputError
 from drenet_jax.storage import objects
 
 # A holder renews its lease so often; one that was not renewed for so long belongs to a process that
-# is gone. Between them lies room for a store that is away for a minute.
-RENEW_S = 15.0
-EXPIRES_S = 120.0
+# is gone. While a store is away nobody can take over, so an outage may last longer.
+RENEW_S = 5.0
+EXPIRES_S = 60.0
 
 _PREFIX = ".lease-"
 
 
-class LeaseLost(Exception):
+class LeaseLost(InputError):
     """Another process took the lease over: this one was not heard of for too long."""
 
 
@@ -40,7 +41,7 @@ class Lease:
         if self._lost.is_set() or max(_numbers(self._folder), default=0) > self._number:
             raise LeaseLost(
                 f"another process has gone on in {self._folder}, since this one was not heard of "
-                f"for {EXPIRES_S:.0f} seconds; nothing more is written there"
+                f"for {EXPIRES_S:.0f} seconds; wait for that one, or name another folder."
             )
 
     def release(self) -> None:
@@ -76,14 +77,13 @@ def hold(folder: str, *, use: str, flag: str) -> Iterator[Lease]:
       InputError: another process holds it.
     """
     last = max(_numbers(folder), default=0)
-    if last and not _is_expired(folder, last):
+    holder = _holder(folder, last) if last else None
+    if holder is not None and not holder.is_gone() and not _is_expired(folder, last):
         raise InputError(
-            f"{flag}={folder} is being {use} in by another process ({_holder(folder, last)}); wait "
-            f"for it, or name another folder. A process that is gone is forgotten after "
-            f"{EXPIRES_S:.0f} seconds."
+            f"{flag}={folder} is being {use} in by another process ({holder}); wait for it, or "
+            f"name another folder (if that process is gone, in {EXPIRES_S:.0f} seconds)."
         )
-    holder = {"host": platform.node(), "process": os.getpid(), "id": uuid.uuid4().hex}
-    content = json.dumps(holder).encode()
+    content = json.dumps(dataclasses.asdict(_Holder.this())).encode()
     if not objects.create(_address(folder, last + 1), content):
         raise InputError(
             f"{flag}={folder} is being {use} in by another process, which began at the same time; "
@@ -109,11 +109,46 @@ def _numbers(folder: str) -> list[int]:
     return [int(name.removeprefix(_PREFIX)) for name in objects.sizes(folder) if is_lease(name)]
 
 
-def _holder(folder: str, number: int) -> str:
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        holder = json.loads(objects.read(_address(folder, number)))
-        return f"process {holder['process']} of {holder['host']}"
-    return "which has just ended"
+@dataclasses.dataclass(frozen=True)
+class _Holder:
+    """Who holds a lease.
+
+    Attributes:
+      host: its name.
+      process: the number of the process there.
+      id: of the lease: no other has the same content.
+    """
+
+    host: str
+    process: int
+    id: str
+
+    @classmethod
+    def this(cls) -> _Holder:
+        return cls(platform.node(), os.getpid(), uuid.uuid4().hex)
+
+    def __str__(self) -> str:
+        return f"process {self.process} of {self.host}"
+
+    def is_gone(self) -> bool:
+        """Whether this host knows that the process has ended; of another host it does not."""
+        if self.host != platform.node():
+            return False
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+
+def _holder(folder: str, number: int) -> _Holder | None:
+    """None if the lease was released meanwhile, or cannot be read."""
+    try:
+        return _Holder(**json.loads(objects.read(_address(folder, number))))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 def _is_expired(folder: str, number: int) -> bool:

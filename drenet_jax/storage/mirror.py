@@ -1,4 +1,4 @@
-"""A run's folder in a bucket, with a local copy to work in."""
+"""The folder of a run: local, or in a bucket with a local copy to work in."""
 
 from __future__ import annotations
 
