@@ -17,8 +17,10 @@ import tensorflow_datasets as tfds
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.duplicates import SliceDigests
+from drenet_jax.data.shard_cache import ShardCache
 from drenet_jax.data.split import check_split
 from drenet_jax.errors import InputError, one_line
+from drenet_jax.storage import objects
 
 # Of the TFDS builder, by which TFDS names its folder.
 RECORDS_NAME = "ct_slices"
@@ -27,6 +29,9 @@ RECORDS_VERSION = "2.0.0"
 SETTINGS_FILE = "dataset.json"
 SPLIT_FILE = "split.json"
 _FOLD_FILE = "fold.json"
+
+# Shards in a bucket that are copied at once, ahead of the reader.
+_FETCHED_AT_ONCE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,7 @@ class PreparedData:
       fingerprint: another one means other persons, splits, labels or settings.
       records: the folder that holds the records: `path`, or what a fold was made from.
       is_fold: whether `persons` and their splits are a selection of the records' own (see `fold`).
+      shards: of records in a bucket; None: the records are local.
     """
 
     path: Path
@@ -58,6 +64,22 @@ class PreparedData:
     fingerprint: str
     records: Path
     is_fold: bool = False
+    shards: ShardCache | None = None
+
+    @property
+    def records_name(self) -> str:
+        """Where the records are, as the user calls it."""
+        return self.shards.address if self.shards else str(self.records)
+
+    @property
+    def name(self) -> str:
+        """Where the data set is, as the user calls it."""
+        return self.records_name if self.path == self.records else str(self.path)
+
+    @property
+    def location(self) -> str:
+        """Where `open_data` finds it from any working folder: an absolute path, or an address."""
+        return self.name if objects.is_remote(self.name) else str(self.path.resolve())
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
@@ -93,6 +115,45 @@ class PreparedData:
         """
         folder = records_folder(self.records)
         return SliceDigests.read(folder, list(self.diagnoses), self.digests_checksum)
+
+    def stored_records(self, split: str, decoders: Any) -> tf.data.Dataset:
+        """The records of a split of the data set as it was prepared, in a fixed order.
+
+        Args:
+          split: as prepared, whatever `persons` says.
+          decoders: as in TFDS's `as_dataset`.
+        """
+        builder = self.builder
+        if self.shards is None:
+            return builder.as_dataset(split=split, shuffle_files=False, decoders=decoders)
+        features, shards = builder.info.features, self.shards
+        # In the order of TFDS: the shards by turns.
+        options = tfds.ReadConfig()
+
+        def fetch(path: tf.Tensor) -> tf.Tensor:
+            local = tf.numpy_function(
+                lambda path: os.fsencode(shards.fetch(path.decode())), [path], tf.string
+            )
+            return tf.ensure_shape(local, ())
+
+        paths = [os.fspath(path) for path in builder.info.splits[split].filepaths]
+        local = (
+            tf.data.Dataset.from_tensor_slices(paths)
+            .map(fetch, num_parallel_calls=_FETCHED_AT_ONCE, deterministic=True)
+            .prefetch(_FETCHED_AT_ONCE)
+        )
+        examples = local.interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=options.interleave_cycle_length,
+            block_length=options.interleave_block_length,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return examples.map(
+            lambda example: features.deserialize_example(example, decoders=decoders),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
 
     def fold(
         self, persons: Mapping[str, Sequence[str]], n_slices: Mapping[str, int]
@@ -142,7 +203,7 @@ def write_fold(folder: Path, data: PreparedData) -> None:
     write_json(
         folder / _FOLD_FILE,
         {
-            "fold_of": str(data.path.resolve()),
+            "fold_of": data.location,
             "fingerprint": data.fingerprint,
             "n_slices": dict(data.n_slices),
         },
@@ -157,6 +218,10 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
     """
     if not os.fspath(folder):
         raise InputError("--config.data.dir is not set; give the --out of prepare.")
+    shards = None
+    if objects.is_remote(folder):
+        shards = ShardCache(os.fspath(folder))
+        folder = shards.local
     folder = Path(folder)
     try:
         is_fold, is_whole = (
@@ -191,6 +256,7 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
             n_slices=dict(settings["n_slices"]),
             fingerprint=_fingerprint(settings, persons),
             records=folder,
+            shards=shards,
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
@@ -228,7 +294,9 @@ def read_all(data: PreparedData, records: tf.data.Dataset) -> Iterator[Any]:
     try:
         yield from tfds.as_numpy(records)
     except tf.errors.OpError as error:
-        where = _damaged_shard(data) or data.records
+        if data.shards and data.shards.error:
+            raise data.shards.error from error
+        where = _damaged_shard(data) or data.records_name
         raise InputError(
             f"{where} is damaged ({one_line(error)}); run prepare again, or restore the data set "
             "from a copy."
@@ -236,7 +304,9 @@ def read_all(data: PreparedData, records: tf.data.Dataset) -> Iterator[Any]:
 
 
 def _damaged_shard(data: PreparedData) -> Path | None:
-    """The first file of the records that is gone, cut or changed."""
+    """The first file of local records that is gone, cut or changed."""
+    if data.shards:
+        return None
     for info in data.builder.info.splits.values():
         for path, n in zip(info.filepaths, info.shard_lengths, strict=True):
             try:
@@ -267,7 +337,7 @@ def _check_records(data: PreparedData) -> None:
             )
     for split, info in splits.items():
         try:
-            size = sum(os.stat(path).st_size for path in info.filepaths)
+            size = sum(_size(data, path) for path in info.filepaths)
         except OSError as error:
             raise InputError(
                 f"{error.filename} cannot be read ({error.strerror}); run prepare again, or "
@@ -275,11 +345,18 @@ def _check_records(data: PreparedData) -> None:
             ) from error
         wanted = info.num_bytes + _FRAME_BYTES * info.num_examples
         if size != wanted:
-            where = _damaged_shard(data) or data.records
+            where = _damaged_shard(data) or data.records_name
             raise InputError(
                 f"{where} is damaged: the records of {split} have {size} bytes instead of "
                 f"{wanted}; run prepare again, or restore the data set from a copy."
             )
+
+
+def _size(data: PreparedData, path: os.PathLike[str]) -> int:
+    if data.shards is None:
+        return os.stat(path).st_size
+    name = Path(path).relative_to(data.records).as_posix()
+    return data.shards.sizes.get(name, 0)
 
 
 def _fingerprint(settings: Mapping[str, Any], persons: Mapping[str, Any]) -> str:

@@ -94,7 +94,7 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
     Fields of the model, the optimiser and the class weights are checked where those are made.
     """
     if not data.n_slices["train"]:
-        raise InputError(f"--config.data.dir={data.path} holds no training slices; prepare some.")
+        raise InputError(f"--config.data.dir={data.name} holds no training slices; prepare some.")
     values = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
     for field, choices in _CHOICES.items():
         if values[field] not in choices:
@@ -106,12 +106,12 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
             raise InputError(f"--config.{field}={values[field]} must be {bound}.")
     if config.model.image_size_px != data.ct.image_size_px:
         raise InputError(
-            f"--config.model.image_size_px={config.model.image_size_px}, but {data.path} holds "
+            f"--config.model.image_size_px={config.model.image_size_px}, but {data.name} holds "
             f"slices of {data.ct.image_size_px} pixels; set the one or prepare the other."
         )
     if config.train.patience_epochs and not data.n_slices["validation"]:
         raise InputError(
-            f"--config.train.patience_epochs={config.train.patience_epochs}, but {data.path} "
+            f"--config.train.patience_epochs={config.train.patience_epochs}, but {data.name} "
             "holds no validation slices, which early stopping needs; set it to 0."
         )
     MetricSettings.from_config(config.evaluation)

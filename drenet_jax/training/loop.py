@@ -217,7 +217,7 @@ def _validation_steps(config: ml_collections.ConfigDict, n: int, last_step: int)
 def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> Meta:
     config = config.copy_and_resolve_references()
     # Absolute, since evaluate may be called from another folder.
-    config.data.dir = str(data.path.resolve())
+    config.data.dir = data.location
     return Meta(
         config=config,
         labels=data.labels,
