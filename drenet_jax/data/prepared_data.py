@@ -30,6 +30,10 @@ SETTINGS_FILE = "dataset.json"
 SPLIT_FILE = "split.json"
 _FOLD_FILE = "fold.json"
 
+# The order of records: so many of a shard, then of the next, of so many shards by turns (TFDS's own
+# default). Both local records and those in a bucket are read so.
+_SHARDS_BY_TURNS, _RECORDS_A_TURN = 16, 16
+
 # Shards in a bucket that are copied at once, ahead of the reader.
 _FETCHED_AT_ONCE = 4
 
@@ -125,10 +129,16 @@ class PreparedData:
         """
         builder = self.builder
         if self.shards is None:
-            return builder.as_dataset(split=split, shuffle_files=False, decoders=decoders)
+            return builder.as_dataset(
+                split=split,
+                shuffle_files=False,
+                decoders=decoders,
+                read_config=tfds.ReadConfig(
+                    interleave_cycle_length=_SHARDS_BY_TURNS,
+                    interleave_block_length=_RECORDS_A_TURN,
+                ),
+            )
         features, shards = builder.info.features, self.shards
-        # In the order of TFDS: the shards by turns.
-        options = tfds.ReadConfig()
 
         def fetch(path: tf.Tensor) -> tf.Tensor:
             local = tf.numpy_function(
@@ -144,8 +154,8 @@ class PreparedData:
         )
         examples = local.interleave(
             tf.data.TFRecordDataset,
-            cycle_length=options.interleave_cycle_length,
-            block_length=options.interleave_block_length,
+            cycle_length=_SHARDS_BY_TURNS,
+            block_length=_RECORDS_A_TURN,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
