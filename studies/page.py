@@ -74,9 +74,7 @@ class Page:
             "mean": lambda arm, column: self._mean(arm, column, 2),
             "expected_test": self._expected_test,
             "runs": lambda: str(len(self._runs)),
-            "hours": lambda: (
-                f"{sum(float(r['training_cpu_seconds']) for r in self._runs) / 3600:.0f}"
-            ),
+            "hours": self._hours,
         }
 
         # Each is needed by several rows, and takes a second.
@@ -99,15 +97,21 @@ class Page:
             return intervals.slice_auc(self._table(data, "slices"), arm, POSITIVE[data])
         return intervals.hits_above_chance(self._table(data, "hits"), arm, metric)
 
-    def difference(self, claim: Claim) -> Estimate:
+    def difference(self, claim: Claim) -> Estimate | None:
+        """What is claimed to be above 0; None if its runs were not made."""
+        if not all(self.is_made(arm) for arm in (claim.arm, claim.other) if arm):
+            return None
         value = self.estimate(claim.metric, claim.arm)
         return value.minus(self.estimate(claim.metric, claim.other)) if claim.other else value
 
     def _judged(self, claim: Claim) -> str:
         estimate = self.difference(claim)
-        return f"**{verdict(estimate.value, *estimate.interval)}** ({_text(estimate, signed=True)})"
+        return f"**{_verdict(estimate)}** ({_text(estimate, signed=True)})"
 
-    def _claims(self, *data: str) -> str:
+    def _auc(self, arm: str, metric: str) -> str:
+        return _text(self.estimate(metric, arm) if self.is_made(arm) else None)
+
+    def _claims(self, arm: str) -> str:
         lines = [
             [
                 f"**{claim.text}** (primary)" if claim is CLAIMS[0] else claim.text,
@@ -115,7 +119,7 @@ class Page:
                 _verdict(self.difference(claim)),
             ]
             for claim in CLAIMS
-            if claim.data in data
+            if claim.arm == arm
         ]
         return _markdown(("claim", "difference (95% interval)", "verdict"), lines)
 
@@ -178,7 +182,7 @@ class Page:
         return f"{np.mean(values):.{digits}f}"
 
     def _hours(self) -> str:
-        return f"{sum(float(row['training_cpu_seconds']) for row in self._runs) / 3600:.0f}"
+        return f"{sum(float(row['training_cpu_seconds']) for row in self._runs) / 3600:.1f}"
 
     def _expected_test(self, kind: str) -> str:
         """The AUC of as many other images: the interval is that of a sample of their size."""

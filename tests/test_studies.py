@@ -22,9 +22,10 @@ from studies.results import RESULTS, Table, read_table
 # Digits that are no result: names, and settings that stand in the code.
 NOT_RESULTS = (
     r"COVID-19",
-    r"ResNet18|DenseNet121|EfficientNet-Lite0",
+    r"ResNet(18|50)|DenseNet121|EfficientNet-Lite0",
     r"Yang et al\.\s+2020; arXiv 2003\.13865",
-    r"68 anchors|enlarged 2 to 4 times|(160|224) pixels",
+    r"(68|20) anchors|enlarged 2 to 4 times|(160|224|448) pixels",
+    r"covid_ct_160",
     r"95%",
     r"above 0",
     r"image_size_px=224",
