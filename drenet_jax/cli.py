@@ -9,7 +9,7 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +19,10 @@ from ml_collections import ConfigDict, config_flags
 
 from drenet_jax.errors import InputError
 from drenet_jax.output_files import is_disk_full
+from drenet_jax.storage import objects, stand_ins
+
+# Called with an address and, for messages, the flag that it came from.
+Place = Callable[..., contextlib.AbstractContextManager[Path]]
 
 # `configs/` of the repository, which is part of the package by a link.
 CONFIGS = (Path(__file__).parent / "configs").resolve()
@@ -34,6 +38,7 @@ def run(
     doc: str,
     *,
     required: Sequence[str],
+    places: Mapping[str, Place] | None = None,
 ) -> None:
     """Runs an entry point: exit code 0, or 2 with one sentence on bad input.
 
@@ -43,6 +48,8 @@ def run(
         of the same names.
       doc: the module's docstring, which `--help` prints above the flags.
       required: flags without which the command cannot run.
+      places: flag -> what a local path stands in for where the flag names an address in a bucket:
+        `stand_ins.output`, `run` or `copied`. Other flags reach the command as they are.
     """
     _prepare_streams()
     sys.modules["__main__"].__doc__ = doc
@@ -53,10 +60,11 @@ def run(
         if len(argv) > 1:
             _fail(f"the argument {argv[1]!r} is not a flag; flags are written --name=value.")
         try:
-            main()
+            with _stand_ins(places or {}):
+                main()
             sys.stdout.flush()
         except InputError as error:
-            _fail(str(error))
+            _fail(stand_ins.shown(error))
         except KeyboardInterrupt:
             print("\nstopped.", file=sys.stderr)
             sys.exit(130)
@@ -72,6 +80,25 @@ def run(
             raise
 
     app.run(checked, flags_parser=lambda _: _parse_flags(define_flags, required))
+
+
+@contextlib.contextmanager
+def _stand_ins(places: Mapping[str, Place]) -> Iterator[None]:
+    """Puts local paths in place of addresses in flags, for the block."""
+    with contextlib.ExitStack() as stack:
+        for name, place in places.items():
+            flag = flags.FLAGS[name]
+            values = flag.value if isinstance(flag.value, list) else [flag.value or ""]
+            if not any(map(objects.is_remote, values)):
+                continue
+            local = [
+                str(stack.enter_context(place(value, flag=f"--{name}")))
+                if objects.is_remote(value)
+                else value
+                for value in values
+            ]
+            flag.value = local if isinstance(flag.value, list) else local[0]
+        yield
 
 
 def _prepare_streams() -> None:

@@ -28,6 +28,7 @@ from drenet_jax import cli
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.errors import InputError
 from drenet_jax.output_files import new_folder
+from drenet_jax.storage import stand_ins
 from drenet_jax.version import __version__
 
 # `registry.BACKBONES` and `pretrained.WHOLE_MODELS`, here too so that --help need not wait for JAX.
@@ -203,4 +204,10 @@ def _config_flags(architecture: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("input", "arch", "out"))
+    cli.run(
+        main,
+        define_flags,
+        __doc__,
+        required=("input", "arch", "out"),
+        places={"input": stand_ins.copied, "out": stand_ins.output},
+    )

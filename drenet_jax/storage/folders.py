@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from drenet_jax.errors import InputError
@@ -31,33 +29,6 @@ class Contents:
 
     id: str
     files: dict[str, int]
-
-
-@contextlib.contextmanager
-def new_remote_folder(address: str, *, flag: str = "--out") -> Iterator[Path]:
-    """Yields a local folder that is copied to `address` if the block ends well.
-
-    A folder in a bucket counts as there once `.complete.json` is. What a copy left that was cut off
-    is removed by the next call with the same address.
-
-    Args:
-      address: of the folder to make. Nothing may be there yet.
-      flag: the command-line flag that it came from, for messages.
-
-    Raises:
-      InputError: there is something, another call is writing there, or the bucket cannot be used.
-    """
-    _require_free(address, flag)
-    with (
-        tempfile.TemporaryDirectory(prefix="drenet-jax-") as scratch,
-        lease.hold(address, use="written", flag=flag) as held,
-    ):
-        local = Path(scratch) / address.rstrip("/").rpartition("/")[2]
-        local.mkdir()
-        yield local
-        left_over = [name for name in objects.sizes(address) if not lease.is_lease(name)]
-        objects.each(objects.remove, [objects.child(address, name) for name in left_over])
-        upload_folder(local, address, held)
 
 
 def upload_folder(local: Path, address: str, held: lease.Lease) -> None:
@@ -126,16 +97,31 @@ def read_contents(address: str, *, flag: str) -> Contents:
         raise InputError(f"{flag}={address}: {COMPLETE} is damaged; make it anew.") from error
 
 
+def last_name(address: str) -> str:
+    """The last part of an address."""
+    return address.rstrip("/").rpartition("/")[2]
+
+
+def remove_left_over(address: str) -> None:
+    """Removes what a copy left that was cut off; the lease must be held."""
+    names = [name for name in objects.sizes(address) if not lease.is_lease(name)]
+    objects.each(objects.remove, [objects.child(address, name) for name in names])
+
+
 def cache_folder(address: str) -> Path:
     """Where the local copy of an address is kept: under $DRENET_JAX_CACHE."""
     root = os.environ.get("DRENET_JAX_CACHE") or Path(
         os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "drenet_jax", "buckets"
     )
-    name = address.rstrip("/").rpartition("/")[2]
-    return Path(root) / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:16]}"
+    return Path(root) / f"{last_name(address)}-{hashlib.sha256(address.encode()).hexdigest()[:16]}"
 
 
-def _require_free(address: str, flag: str) -> None:
+def require_free(address: str, flag: str) -> None:
+    """Raises InputError unless nothing is at an address but what an ended call has left there."""
+    if objects.is_object(address):
+        raise InputError(
+            f"{flag}={address} exists already; name a new one, or remove that one first."
+        )
     names = list(objects.sizes(address))
     if COMPLETE in names:
         raise InputError(

@@ -89,6 +89,11 @@ def exists(address: str) -> bool:
     return bool(_call(address, lambda files, path: files.exists(path)))
 
 
+def is_object(address: str) -> bool:
+    """Whether there is an object of exactly this name."""
+    return bool(_call(address, lambda files, path: files.isfile(path)))
+
+
 def sizes(folder: str) -> dict[str, int]:
     """Name -> bytes of all objects under a folder; names are relative to it."""
 

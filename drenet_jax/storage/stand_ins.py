@@ -1,0 +1,91 @@
+"""Local stand-ins for addresses in buckets, for commands that work on local files.
+
+A command reads and writes local paths. Where a flag names an address, what it names is copied to a
+local folder first, or what the command has made is copied to the bucket at its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from drenet_jax.errors import InputError
+from drenet_jax.storage import folders, lease, mirror, objects
+
+# Local path -> the address that it stands for.
+_ADDRESSES: dict[str, str] = {}
+
+
+def shown(text: object) -> str:
+    """A text for the user, with addresses in place of the paths that stand for them."""
+    result = str(text)
+    for path, address in _ADDRESSES.items():
+        result = result.replace(path, address)
+    return result
+
+
+@contextlib.contextmanager
+def output(address: str, *, flag: str) -> Iterator[Path]:
+    """Yields the path of a file or folder to make, which is copied if the block ends well.
+
+    Raises:
+      InputError: something is there already, another call is writing it, or the bucket cannot be
+        used.
+    """
+    folders.require_free(address, flag)
+    with (
+        tempfile.TemporaryDirectory(prefix="drenet-jax-") as scratch,
+        lease.hold(address, use="written", flag=flag) as held,
+    ):
+        local = Path(scratch) / folders.last_name(address)
+        _stand_for(local, address)
+        yield local
+        if local.is_dir():
+            folders.remove_left_over(address)
+            folders.upload_folder(local, address, held)
+        elif local.is_file():
+            held.check()
+            if not objects.create(address, local.read_bytes()):
+                raise InputError(f"{flag}={address} exists already; name a new file.")
+
+
+@contextlib.contextmanager
+def run(address: str, *, flag: str) -> Iterator[Path]:
+    """Yields a copy of the folder of a run, for reading.
+
+    Raises:
+      InputError: there is none, or the bucket cannot be used.
+    """
+    if not objects.exists(address):
+        raise InputError(f"{flag}={address} is not there; check the address.")
+    with mirror.open_mirror(address, writes=False, use="read", flag=flag) as copy:
+        _stand_for(copy.local, address)
+        yield copy.local
+
+
+@contextlib.contextmanager
+def copied(address: str, *, flag: str) -> Iterator[Path]:
+    """Yields a copy of a file, or of all files of a folder.
+
+    Raises:
+      InputError: there is nothing, or the bucket cannot be used.
+    """
+    with tempfile.TemporaryDirectory(prefix="drenet-jax-") as scratch:
+        local = Path(scratch) / folders.last_name(address)
+        names = [name for name in objects.sizes(address) if not lease.is_lease(name)]
+        if names:
+            folders.download_files(address, names, local, flag=flag)
+        else:
+            try:
+                objects.download(address, local)
+            except FileNotFoundError as error:
+                raise InputError(f"{flag}={address} is not there; check the address.") from error
+        _stand_for(local, address)
+        yield local
+
+
+def _stand_for(local: Path, address: str) -> None:
+    # For good: an error is shown when the copy is gone.
+    _ADDRESSES[str(local)] = address.rstrip("/")
