@@ -52,9 +52,8 @@ def main() -> None:
         text = "no test" if p is None else f"p {p:.3f} (DeLong, Holm)"
         difference = metric_text(comparison["person"]["auc"], plus=True)
         print(f"{comparison['run']} less {comparison['against']}: AUC {difference}, {text}")
-    print(
-        f"tables: {stand_ins.shown(values.out)}/compare.md, report: {stand_ins.shown(values.out)}/report.html"
-    )
+    out = stand_ins.shown(values.out)
+    print(f"tables: {out}/compare.md, report: {out}/report.html")
 
 
 if __name__ == "__main__":

@@ -78,19 +78,22 @@ def main() -> None:
             labels=values.labels,
             skip_head=values.skip_head,
         )
-    print(f"{values.arch}: {done.n_arrays} arrays of {values.input} are in {out}")
+    shown = stand_ins.shown(out)
+    print(
+        f"{values.arch}: {done.n_arrays} arrays of {stand_ins.shown(values.input)} are in {shown}"
+    )
     if done.left_out:
         print(f"left out, as class heads: {', '.join(done.left_out)}")
     if done.left_out and values.labels:
         print("left out, as there are no class heads: the labels; train takes those of its data")
     print("train from these weights:")
     print(
-        f"  python -m drenet_jax.train {_config_flags(values.arch)} --config.init.weights={out} "
+        f"  python -m drenet_jax.train {_config_flags(values.arch)} --config.init.weights={shown} "
         "--config.data.dir=DATA --workdir=RUN"
     )
     if done.can_predict:
         print("or predict with them:")
-        print(f"  python -m drenet_jax.predict --workdir={out} --input=PERSON --out=RESULT")
+        print(f"  python -m drenet_jax.predict --workdir={shown} --input=PERSON --out=RESULT")
 
 
 def convert(

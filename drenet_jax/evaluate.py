@@ -95,9 +95,8 @@ def main() -> None:
         print(line)
     print(f"report: {stand_ins.shown(Path(values.out) / 'report.html')}")
     if not values.audit:
-        print(
-            f"shortcuts? python -m drenet_jax.audit --workdir={stand_ins.shown(values.workdir)} --out=NEW_FOLDER"
-        )
+        workdir = stand_ins.shown(values.workdir)
+        print(f"shortcuts? python -m drenet_jax.audit --workdir={workdir} --out=NEW_FOLDER")
 
 
 if __name__ == "__main__":

@@ -163,24 +163,23 @@ def _fractions(texts: list[str]) -> list[float]:
 def _print_summary(summary: PreparationSummary, out: Path) -> None:
     for split in SPLITS:
         print(f"{split}: {len(summary.persons[split])} persons, {summary.n_slices[split]} slices")
-    print(
-        f"left out: {summary.excluded.total()} files and persons, see {stand_ins.shown(out / 'excluded.csv')}"
-    )
+    shown = stand_ins.shown(out)
+    print(f"left out: {summary.excluded.total()} files and persons, see {shown}/excluded.csv")
     for why, count in summary.excluded.most_common(_MOST_LINES):
         print(f"  {count} × {why}")
     _print_rest(len(summary.excluded), "reasons")
-    print(f"notes: {summary.n_notes}, see {stand_ins.shown(out / 'notes.csv')}")
+    print(f"notes: {summary.n_notes}, see {shown}/notes.csv")
     if summary.n_pairs_sharing:
         print(
             f"the same pictures under two persons of one split: {summary.n_pairs_sharing} pairs, "
-            f"see {stand_ins.shown(out / 'notes.csv')}"
+            f"see {shown}/notes.csv"
         )
     if summary.unused_columns:
         print(f"columns of the cohort that are not used: {', '.join(summary.unused_columns)}")
     for patient_id, why in itertools.islice(summary.persons_left_out.items(), _MOST_LINES):
         print(f"  person {patient_id} is in no split: {why}", file=sys.stderr)
     _print_rest(len(summary.persons_left_out), "persons in no split", file=sys.stderr)
-    print(f"look at the lungs: {stand_ins.shown(out / 'qc.html')}")
+    print(f"look at the lungs: {shown}/qc.html")
 
 
 def _warn_of_facts(summary: PreparationSummary, labels: Mapping[str, str], out: Path) -> None:
