@@ -20,6 +20,7 @@ FLOORS = {
     "parallel_map": 1,
     "parallel": 1,
     "html_templates": 1,
+    "storage": 1,
     "ct": 2,
     "phantoms": 3,
     "data": 3,

@@ -125,7 +125,7 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
         )
 
 
-def check_same_run(meta: Meta, wanted: Meta, workdir: Path) -> None:
+def check_same_run(meta: Meta, wanted: Meta, workdir: str) -> None:
     """Raises InputError unless the run in `workdir` can be resumed with the config `wanted`."""
     allowed = [field for field in _MAY_CHANGE if field != "train.epochs"]
     # A cosine ends with the last epoch.
