@@ -11,10 +11,11 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from drenet_jax.evaluation.metrics import ranking_metrics
+from drenet_jax.evaluation.metrics import metric_text, ranking_metrics
 from drenet_jax.evaluation.plots import COLOURS, GUIDE, new_figure, save
 from studies import intervals
 from studies.arms import ARMS, EPOCHS_COVID_CT, STEPS
@@ -70,6 +71,7 @@ class Page:
             "arms": self._arms,
             "lesions": self._lesions,
             "audit": self._audit,
+            "audit_best": self._audit_best,
             "earlier": self._earlier,
             "mean": lambda arm, column: self._mean(arm, column, 2),
             "expected_test": self._expected_test,
@@ -150,15 +152,26 @@ class Page:
             lines.append([ARMS[arm].title, *cells, _NONE][:3])
         return _markdown(("", "heat map's maximum", "best box's centre"), lines)
 
+    def _evaluations(self, audit: str) -> list[dict[str, Any]]:
+        text = (self._results / f"audit-{audit}.json").read_text(encoding="utf-8")
+        return json.loads(text)["evaluations"]
+
+    def _audit_best(self, row: str) -> str:
+        """The AUC of a row on the persons who were held out."""
+        (auc,) = (
+            item["person_auc"]
+            for item in self._evaluations("best")[0]["rows"]
+            if item["name"] == row
+        )
+        return metric_text(auc)
+
     def _audit(self) -> str:
-        audit = json.loads((self._results / "audit-covid_ct.json").read_text(encoding="utf-8"))
-        (evaluation,) = audit["evaluations"]
+        (evaluation,) = self._evaluations("covid_ct")
         lines = []
         for row in evaluation["rows"]:
             if row["name"] in ("image", "lungs", "outside", "facts", "texture", "mask"):
-                metric = row["person_auc"]
-                value, low, high = (metric[name] for name in ("value", "low", "high"))
-                lines.append((value, [row["title"], f"{value:.3f} ({low:.3f} to {high:.3f})"]))
+                auc = row["person_auc"]
+                lines.append((auc["value"], [row["title"], metric_text(auc)]))
         lines.sort(reverse=True)
         return _markdown(("what a fixed classifier sees", "person AUC"), [row for _, row in lines])
 
