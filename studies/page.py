@@ -65,7 +65,7 @@ class Page:
             "margin": lambda: f"{MARGIN:.2f}",
             "n_claims": lambda: str(len(CLAIMS)),
             "data": lambda data, split, column: self._data[data, split][column],
-            "primary": lambda: self._judged(CLAIMS[0]),
+            "judged": lambda number: self._judged(CLAIMS[int(number)]),
             "claims": self._claims,
             "auc": self._auc,
             "arms": self._arms,
