@@ -5,7 +5,6 @@ python -m studies.page
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import re
@@ -20,7 +19,7 @@ from drenet_jax.evaluation.plots import COLOURS, GUIDE, new_figure, save
 from studies import intervals
 from studies.arms import ARMS, EPOCHS_COVID_CT, STEPS
 from studies.claims import CLAIMS, MARGIN, Claim, verdict
-from studies.cohorts import FOLDS
+from studies.cohorts import FOLDS, read_csv
 from studies.intervals import DRAWS, Estimate
 from studies.results import RESULTS, Table, read_table
 from studies.runs import runs_of
@@ -55,8 +54,8 @@ class Page:
 
     def __init__(self, results: Path):
         self._results = results
-        self._runs = _read(results / "runs.csv")
-        self._data = {(row["data"], row["split"]): row for row in _read(results / "data.csv")}
+        self._runs = read_csv(results / "runs.csv")
+        self._data = {(row["data"], row["split"]): row for row in read_csv(results / "data.csv")}
         self.spans: Mapping[str, Callable[..., str]] = {
             "steps": lambda: str(STEPS),
             "epochs_covid_ct": lambda: str(EPOCHS_COVID_CT),
@@ -114,15 +113,12 @@ class Page:
         return _text(self.estimate(metric, arm) if self.is_made(arm) else None)
 
     def _claims(self, arm: str) -> str:
-        lines = [
-            [
-                f"**{claim.text}** (primary)" if claim is CLAIMS[0] else claim.text,
-                _text(self.difference(claim), signed=True),
-                _verdict(self.difference(claim)),
-            ]
-            for claim in CLAIMS
-            if claim.arm == arm
-        ]
+        lines = []
+        for claim in CLAIMS:
+            if claim.arm == arm:
+                text = f"**{claim.text}** (primary)" if claim is CLAIMS[0] else claim.text
+                estimate = self.difference(claim)
+                lines.append([text, _text(estimate, signed=True), _verdict(estimate)])
         return _markdown(("claim", "difference (95% interval)", "verdict"), lines)
 
     def _arms(self, data: str, *names: str) -> str:
@@ -178,7 +174,7 @@ class Page:
     def _earlier(self) -> str:
         lines = [
             [row["what"], *(f"{float(row[name]):+.3f}" for name in ("value", "low", "high"))]
-            for row in _read(self._results / "earlier.csv")
+            for row in read_csv(self._results / "earlier.csv")
         ]
         return _markdown(
             ("", "difference (95% interval)"),
@@ -260,11 +256,6 @@ def _text(estimate: Estimate | None, signed: bool = False) -> str:
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def main() -> None:
