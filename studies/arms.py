@@ -24,7 +24,6 @@ WARMUP_STEPS = 50
 # What a training step of DRENet costs in steps of its backbone alone, in processor seconds of the
 # pilot.
 DRENET_STEP_IN_BACKBONE_STEPS = 4
-EPOCHS_COVID_CT = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Arm:
     Attributes:
       title: in tables.
       data: of `cohorts.COHORTS`.
-      config: makes its configuration, but for the schedule.
-      steps: of the optimizer; 0: `EPOCHS_COVID_CT` epochs.
+      config: makes its configuration.
+      steps: of the optimizer; 0: the epochs of its configuration.
       seeds: of weights, order and augmentation.
     """
 
@@ -176,7 +175,5 @@ def training_config(
         config.optimizer.warmup_epochs = min(WARMUP_STEPS, steps // 2) * BATCH_SIZE / train_slices
         config.train.steps = steps
         config.train.epochs = -(-steps * BATCH_SIZE // train_slices)
-    else:
-        config.train.epochs = EPOCHS_COVID_CT
     config.train.validate_every_epochs = config.train.epochs
     return config

@@ -17,7 +17,7 @@ import numpy as np
 from drenet_jax.evaluation.metrics import metric_text, ranking_metrics
 from drenet_jax.evaluation.plots import COLOURS, GUIDE, new_figure, save
 from studies import intervals
-from studies.arms import ARMS, EPOCHS_COVID_CT, STEPS
+from studies.arms import ARMS, STEPS
 from studies.claims import CLAIMS, MARGIN, Claim, verdict
 from studies.cohorts import FOLDS, read_csv
 from studies.intervals import DRAWS, Estimate
@@ -58,7 +58,7 @@ class Page:
         self._data = {(row["data"], row["split"]): row for row in read_csv(results / "data.csv")}
         self.spans: Mapping[str, Callable[..., str]] = {
             "steps": lambda: str(STEPS),
-            "epochs_covid_ct": lambda: str(EPOCHS_COVID_CT),
+            "epochs_covid_ct": lambda: str(ARMS["imagenet_strong"].config().train.epochs),
             "folds": lambda: str(FOLDS),
             "draws": lambda: f"{DRAWS:,}",
             "margin": lambda: f"{MARGIN:.2f}",
