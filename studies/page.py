@@ -5,21 +5,21 @@ python -m studies.page
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from drenet_jax.evaluation.metrics import ranking_metrics
+from drenet_jax.evaluation.metrics import metric_text, ranking_metrics
 from drenet_jax.evaluation.plots import COLOURS, GUIDE, new_figure, save
 from studies import intervals
-from studies.arms import ARMS, EPOCHS_COVID_CT, STEPS
+from studies.arms import ARMS, STEPS
 from studies.claims import CLAIMS, MARGIN, Claim, verdict
-from studies.cohorts import FOLDS
+from studies.cohorts import FOLDS, read_csv
 from studies.intervals import DRAWS, Estimate
 from studies.results import RESULTS, Table, read_table
 from studies.runs import runs_of
@@ -54,22 +54,23 @@ class Page:
 
     def __init__(self, results: Path):
         self._results = results
-        self._runs = _read(results / "runs.csv")
-        self._data = {(row["data"], row["split"]): row for row in _read(results / "data.csv")}
+        self._runs = read_csv(results / "runs.csv")
+        self._data = {(row["data"], row["split"]): row for row in read_csv(results / "data.csv")}
         self.spans: Mapping[str, Callable[..., str]] = {
             "steps": lambda: str(STEPS),
-            "epochs_covid_ct": lambda: str(EPOCHS_COVID_CT),
+            "epochs_covid_ct": lambda: str(ARMS["imagenet_strong"].config().train.epochs),
             "folds": lambda: str(FOLDS),
             "draws": lambda: f"{DRAWS:,}",
             "margin": lambda: f"{MARGIN:.2f}",
             "n_claims": lambda: str(len(CLAIMS)),
             "data": lambda data, split, column: self._data[data, split][column],
-            "primary": lambda: self._judged(CLAIMS[0]),
+            "judged": lambda number: self._judged(CLAIMS[int(number)]),
             "claims": self._claims,
             "auc": self._auc,
             "arms": self._arms,
             "lesions": self._lesions,
             "audit": self._audit,
+            "audit_best": self._audit_best,
             "earlier": self._earlier,
             "mean": lambda arm, column: self._mean(arm, column, 2),
             "expected_test": self._expected_test,
@@ -112,15 +113,12 @@ class Page:
         return _text(self.estimate(metric, arm) if self.is_made(arm) else None)
 
     def _claims(self, arm: str) -> str:
-        lines = [
-            [
-                f"**{claim.text}** (primary)" if claim is CLAIMS[0] else claim.text,
-                _text(self.difference(claim), signed=True),
-                _verdict(self.difference(claim)),
-            ]
-            for claim in CLAIMS
-            if claim.arm == arm
-        ]
+        lines = []
+        for claim in CLAIMS:
+            if claim.arm == arm:
+                text = f"**{claim.text}** (primary)" if claim is CLAIMS[0] else claim.text
+                estimate = self.difference(claim)
+                lines.append([text, _text(estimate, signed=True), _verdict(estimate)])
         return _markdown(("claim", "difference (95% interval)", "verdict"), lines)
 
     def _arms(self, data: str, *names: str) -> str:
@@ -150,22 +148,33 @@ class Page:
             lines.append([ARMS[arm].title, *cells, _NONE][:3])
         return _markdown(("", "heat map's maximum", "best box's centre"), lines)
 
+    def _evaluations(self, audit: str) -> list[dict[str, Any]]:
+        text = (self._results / f"audit-{audit}.json").read_text(encoding="utf-8")
+        return json.loads(text)["evaluations"]
+
+    def _audit_best(self, row: str) -> str:
+        """The AUC of a row on the persons who were held out."""
+        (auc,) = (
+            item["person_auc"]
+            for item in self._evaluations("best")[0]["rows"]
+            if item["name"] == row
+        )
+        return metric_text(auc)
+
     def _audit(self) -> str:
-        audit = json.loads((self._results / "audit-covid_ct.json").read_text(encoding="utf-8"))
-        (evaluation,) = audit["evaluations"]
+        (evaluation,) = self._evaluations("covid_ct")
         lines = []
         for row in evaluation["rows"]:
             if row["name"] in ("image", "lungs", "outside", "facts", "texture", "mask"):
-                metric = row["person_auc"]
-                value, low, high = (metric[name] for name in ("value", "low", "high"))
-                lines.append((value, [row["title"], f"{value:.3f} ({low:.3f} to {high:.3f})"]))
+                auc = row["person_auc"]
+                lines.append((auc["value"], [row["title"], metric_text(auc)]))
         lines.sort(reverse=True)
         return _markdown(("what a fixed classifier sees", "person AUC"), [row for _, row in lines])
 
     def _earlier(self) -> str:
         lines = [
             [row["what"], *(f"{float(row[name]):+.3f}" for name in ("value", "low", "high"))]
-            for row in _read(self._results / "earlier.csv")
+            for row in read_csv(self._results / "earlier.csv")
         ]
         return _markdown(
             ("", "difference (95% interval)"),
@@ -247,11 +256,6 @@ def _text(estimate: Estimate | None, signed: bool = False) -> str:
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def main() -> None:

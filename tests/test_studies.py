@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from drenet_jax.configs import covid_ct
 from drenet_jax.models.build import build_model, variable_shapes
 from drenet_jax.training.config_checks import check_groups
 from studies import claims, intervals, page, results, runs
@@ -270,3 +271,8 @@ def test_a_run_that_is_done_is_not_made_again(tmp_path, capsys):
         (folder / runs.DONE).write_text("{}")
     runs.make_runs(done, tmp_path, 1)
     assert "5 runs, of which 0 are to be made" in capsys.readouterr().out
+
+
+def test_the_recipe_that_is_shipped_is_the_best_arm():
+    assert ARMS["best"].config().to_dict() == covid_ct.get_config().to_dict()
+    assert covid_ct.get_config().init.weights == "imagenet"
