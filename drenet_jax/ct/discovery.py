@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from drenet_jax.ct import image_files, volumes
 from drenet_jax.ct.dicom import elements, headers
 from drenet_jax.ct.loaders import Listing, NoSuchSeries, load_dicom, load_pictures, load_volume
+from drenet_jax.ct.opening import is_zip, open_source
 from drenet_jax.ct.series import Series
 from drenet_jax.ct.sources import (
     KINDS,
@@ -20,10 +20,9 @@ from drenet_jax.ct.sources import (
     Guard,
     Source,
     UnreadableSlice,
-    is_zip,
     no_guard,
-    open_source,
 )
+from drenet_jax.storage import objects
 
 # More pictures than these beside a DICOM slice are no previews of it.
 _MOST_PICTURES_A_SLICE = 2
@@ -49,10 +48,11 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
       guard: called before a file is opened; see `sources.Guard`.
 
     Raises:
+      StorageError: the bucket cannot be read.
       CtError: `path` does not exist or holds no CT slice (an UnreadableSlice if it is a
         file); no series has the `series_uid`; there are several volumes.
     """
-    path = Path(path)
+    path = objects.as_path(path)
     source = open_source(path)
     if not source.names and not source.excluded:
         raise CtError(
@@ -62,7 +62,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
     is_renamed = headers.names_identify(source.names, listing.identifiers)
     if is_renamed:
         listing = _renamed(listing)
-    is_file = path.is_file() and not is_zip(path)
+    is_file = source.is_file
     if listing.dicom and len(listing.pictures) > _MOST_PICTURES_A_SLICE * len(listing.dicom):
         why = f"{len(listing.pictures)} pictures beside {len(listing.dicom)} DICOM slices"
         raise CtError(f"{path} holds {why}; name the pictures or the DICOM files.", why)
@@ -105,8 +105,8 @@ def require_images(path: Path) -> None:
     Raises:
       CtError: `path` does not exist, or no file there begins like a CT slice or volume.
     """
-    path = Path(path)
-    if os.path.exists(path) and is_zip(path):
+    path = objects.as_path(path)
+    if is_zip(path):
         return
     files = open_source(path)
     for name in files.names:

@@ -26,6 +26,7 @@ from drenet_jax.ct.sources import (
     printable,
 )
 from drenet_jax.ct.window import window
+from drenet_jax.storage import objects
 
 # A series of which less is kept is one of the abdomen, the neck or the whole body; then so many
 # others are tried.
@@ -65,7 +66,7 @@ def prepare_person(
         a kept slice is no DICOM, or not all are of one study.
     """
     assert paths
-    paths = [Path(path) for path in paths]
+    paths = [objects.as_path(path) for path in paths]
     person = _prepare_paths(paths, settings, series_uid, with_instances, guard)
     if with_instances:
         _require_one_study(paths[0], person.kept)
@@ -118,7 +119,7 @@ def _prepare_paths(
                 # Not the folder's name, which may be the patient's.
                 parts.append(_prepare_best_series(opened, f"{i + 1}/", settings, with_instances))
         except CtError as error:
-            if not os.path.exists(path):
+            if not objects.path_exists(path):
                 raise
             excluded.append(Excluded(name, error.why))
     if singles or not parts:

@@ -30,11 +30,16 @@ from typing import BinaryIO, cast
 from drenet_jax.ct.prepared_series import PreparedPerson
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import CtError
+from drenet_jax.errors import StorageError
+from drenet_jax.storage import objects
 
 # For one file. Decoding a slice takes milliseconds, unpacking the largest volume seconds.
 TIMEOUT_S = 15.0
 # Added for each MiB of the file that is being read.
 _TIMEOUT_S_PER_MIB = 0.05
+
+# Added for an object in a bucket: longer than the attempts to read it, which end by themselves.
+_TIMEOUT_S_IN_BUCKET = 900.0
 
 # Address space of a child: the largest volume that is read, with room to spare.
 MEMORY_BYTES = 12 << 30
@@ -140,6 +145,7 @@ class Reader:
 
         Raises:
           CtError: as `prepare_person`; or too many files are of that kind.
+          StorageError: a bucket cannot be read.
         """
         tick = tick or (lambda: None)
         skipped: dict[tuple[str, str], str] = {}
@@ -198,6 +204,8 @@ class Reader:
         """Seconds that a file may take: larger ones more."""
         if reading is None:
             return self._timeout_s
+        if objects.is_remote(reading[0]):
+            return self._timeout_s + _TIMEOUT_S_IN_BUCKET
         place = Path(reading[0])
         # A member of a zip is no file; the zip is.
         file = next((path for path in (place, *place.parents) if path.is_file()), None)
@@ -245,7 +253,7 @@ def serve(descriptor: int, memory_bytes: int) -> None:
                     with_instances=with_instances,
                     guard=guard,
                 )
-            except CtError as error:
+            except (CtError, StorageError) as error:
                 connection.send(("refused", error))
             except (ConnectionError, KeyboardInterrupt):
                 return

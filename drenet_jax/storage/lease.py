@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, StorageError
 from drenet_jax.storage import objects
 
 # A holder renews its lease so often; one that was not renewed for so long belongs to a process that
@@ -54,7 +54,7 @@ class Lease:
     def _renew(self) -> None:
         while not self._released.wait(RENEW_S):
             # A store that is away now is tried again; whoever takes over meanwhile is seen then.
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(StorageError):
                 if max(_numbers(self._folder), default=0) > self._number:
                     self._lost.set()
                     return

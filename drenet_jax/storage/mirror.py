@@ -139,7 +139,8 @@ def open_mirror(
       flag: the command-line flag that the address came from, for messages.
 
     Raises:
-      InputError: another process writes there, or the bucket cannot be used.
+      InputError: another process writes there.
+      StorageError: the bucket cannot be used.
     """
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(lease.hold(address, use=use, flag=flag)) if writes else None

@@ -31,8 +31,8 @@ def output(address: str, *, flag: str) -> Iterator[Path]:
     """Yields the path of a file or folder to make, which is copied if the block ends well.
 
     Raises:
-      InputError: something is there already, another call is writing it, or the bucket cannot be
-        used.
+      InputError: something is there already, or another call is writing it.
+      StorageError: the bucket cannot be used.
     """
     folders.require_free(address, flag)
     with (
@@ -56,7 +56,8 @@ def run(address: str, *, flag: str) -> Iterator[Path]:
     """Yields a copy of the folder of a run, for reading.
 
     Raises:
-      InputError: there is none, or the bucket cannot be used.
+      InputError: there is none.
+      StorageError: the bucket cannot be used.
     """
     if not objects.exists(address):
         raise InputError(f"{flag}={address} is not there; check the address.")
@@ -70,7 +71,8 @@ def copied(address: str, *, flag: str) -> Iterator[Path]:
     """Yields a copy of a file, or of all files of a folder.
 
     Raises:
-      InputError: there is nothing, or the bucket cannot be used.
+      InputError: there is nothing.
+      StorageError: the bucket cannot be used.
     """
     with tempfile.TemporaryDirectory(prefix="drenet-jax-") as scratch:
         local = Path(scratch) / folders.last_name(address)
