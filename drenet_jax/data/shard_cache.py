@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from drenet_jax.errors import InputError, StorageError
-from drenet_jax.storage import folders, objects
+from drenet_jax.storage import folders, objects, stand_ins
 
 # Of the largest prepared data sets (some 100,000 slices at 448 pixels) all fits.
 _LIMIT_GB = 50.0
@@ -36,6 +36,7 @@ class ShardCache:
         self.address = address.rstrip("/")
         # Another data set at the same address has another one.
         self.local = folders.cache_folder(address) / contents.id
+        stand_ins.stand_for(self.local, self.address)
         self.sizes = contents.files
         self._lock = threading.Lock()
         self._copies: collections.OrderedDict[str, concurrent.futures.Future[None]] = (

@@ -97,8 +97,8 @@ def hold(folder: str, *, use: str, flag: str) -> Iterator[Lease]:
 
 
 def is_lease(name: str) -> bool:
-    """Whether an object's name is that of a lease."""
-    return name.startswith(_PREFIX)
+    """Whether an object's name is that of a lease, also of a folder within."""
+    return name.rpartition("/")[2].startswith(_PREFIX)
 
 
 def _address(folder: str, number: int) -> str:
@@ -106,7 +106,11 @@ def _address(folder: str, number: int) -> str:
 
 
 def _numbers(folder: str) -> list[int]:
-    return [int(name.removeprefix(_PREFIX)) for name in objects.sizes(folder) if is_lease(name)]
+    return [
+        int(name.removeprefix(_PREFIX))
+        for name in objects.sizes(folder)
+        if name.startswith(_PREFIX)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

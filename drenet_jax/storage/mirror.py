@@ -40,7 +40,8 @@ class Mirror:
         wanted = {
             name: size
             for name, size in sizes.items()
-            if not name.startswith(f"{CHECKPOINTS}/") and not lease.is_lease(name)
+            # A cross-validation holds runs, whose checkpoints are not read through it.
+            if CHECKPOINTS not in name.split("/")[:-1] and not lease.is_lease(name)
         }
         for files in steps.values():
             wanted |= files

@@ -26,6 +26,11 @@ def shown(text: object) -> str:
     return result
 
 
+def stand_for(local: Path, address: str) -> None:
+    """Shows `address` for `local` from now on: an error may be shown when the copy is gone."""
+    _ADDRESSES[str(local)] = address.rstrip("/")
+
+
 @contextlib.contextmanager
 def output(address: str, *, flag: str) -> Iterator[Path]:
     """Yields the path of a file or folder to make, which is copied if the block ends well.
@@ -40,7 +45,7 @@ def output(address: str, *, flag: str) -> Iterator[Path]:
         lease.hold(address, use="written", flag=flag) as held,
     ):
         local = Path(scratch) / folders.last_name(address)
-        _stand_for(local, address)
+        stand_for(local, address)
         yield local
         if local.is_dir():
             folders.remove_left_over(address)
@@ -62,7 +67,7 @@ def run(address: str, *, flag: str) -> Iterator[Path]:
     if not objects.exists(address):
         raise InputError(f"{flag}={address} is not there; check the address.")
     with mirror.open_mirror(address, writes=False, use="read", flag=flag) as copy:
-        _stand_for(copy.local, address)
+        stand_for(copy.local, address)
         yield copy.local
 
 
@@ -84,10 +89,5 @@ def copied(address: str, *, flag: str) -> Iterator[Path]:
                 objects.download(address, local)
             except FileNotFoundError as error:
                 raise InputError(f"{flag}={address} is not there; check the address.") from error
-        _stand_for(local, address)
+        stand_for(local, address)
         yield local
-
-
-def _stand_for(local: Path, address: str) -> None:
-    # For good: an error is shown when the copy is gone.
-    _ADDRESSES[str(local)] = address.rstrip("/")
