@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import io
+import logging
 import os
 import random
 import time
@@ -24,10 +25,11 @@ from drenet_jax.errors import InputError, StorageError, one_line
 
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
-# A server that restarts or throttles is back within a minute: pauses of 0.5, 1, 2, 4, 8, 16, 16 s
-# at most, each a random share of that, so that many workers do not come back at once.
-_ATTEMPTS = 8
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 16.0
+# gcsfs and s3fs repeat failed requests for half a minute; what they do not repeat, as answers that
+# are cut off, is repeated here. The pause after each attempt is a random share of this, so that
+# many workers do not come back at once.
+_ATTEMPTS = 3
+_LONGEST_PAUSE_S = 4.0
 
 # Objects that are copied at once: buckets answer after some 50 ms each.
 _COPIES_AT_ONCE = 16
@@ -191,6 +193,9 @@ def _files(scheme: str) -> Any:
     try:
         import fsspec
 
+        # They log the errors that they raise, with tracebacks.
+        for name in ("gcsfs", "s3fs", "google.auth"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         # What another process has written must be seen at once.
         return fsspec.filesystem(scheme, use_listings_cache=False)
     except ImportError as error:
@@ -210,7 +215,7 @@ def _call(address: str, action: Callable[[Any, str], Any]) -> Any:
     scheme, _, path = address.partition("://")
     with _translated(address):
         files = _files(scheme)
-        for pause_s in _pauses():
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return action(files, path)
             except FileNotFoundError as error:
@@ -218,19 +223,10 @@ def _call(address: str, action: Callable[[Any, str], Any]) -> Any:
             except FileExistsError:
                 raise
             except Exception as error:
-                if pause_s is None or _is_refusal(error):
+                if attempt == _ATTEMPTS or _is_refusal(error):
                     raise
-                time.sleep(pause_s)
+                time.sleep(random.uniform(0, _LONGEST_PAUSE_S))
     raise AssertionError("unreachable")
-
-
-def _pauses() -> Iterator[float | None]:
-    """The pause after each attempt, and None after the last."""
-    pause_s = _FIRST_PAUSE_S
-    for _ in range(_ATTEMPTS - 1):
-        yield random.uniform(0.5, 1) * pause_s
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-    yield None
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -239,6 +235,8 @@ def _is_refusal(error: BaseException) -> bool:
         isinstance(error, PermissionError)
         or type(error).__name__ in _NO_CREDENTIALS
         or getattr(error, "code", None) in _DENIED
+        # Of gcsfs.
+        or (type(error) is OSError and str(error).startswith("Forbidden"))
     )
 
 
