@@ -23,6 +23,7 @@ from drenet_jax.ct.sources import (
     no_guard,
 )
 from drenet_jax.storage import objects
+from drenet_jax.storage.objects import AnyPath
 
 # More pictures than these beside a DICOM slice are no previews of it.
 _MOST_PICTURES_A_SLICE = 2
@@ -33,7 +34,7 @@ RENAMED = (
 )
 
 
-def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) -> Series:
+def open_series(path: AnyPath, series_uid: str = "", *, guard: Guard = no_guard) -> Series:
     """Finds the slices under `path` and orders them, reading DICOM headers only.
 
     DICOM slices are ordered by ImagePositionPatient along the normal of the image plane; file names
@@ -93,7 +94,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
     )
 
 
-def require_images(path: Path) -> None:
+def require_images(path: AnyPath) -> None:
     """Checks cheaply that at least one file may be a slice.
 
     It finds mistakes of the caller, such as a folder of something else. Damage, as of a zip, is
@@ -121,7 +122,7 @@ def require_images(path: Path) -> None:
     open_series(path)  # which says what is wrong
 
 
-def _no_slices(folder: Path, excluded: Sequence[Excluded]) -> CtError:
+def _no_slices(folder: AnyPath, excluded: Sequence[Excluded]) -> CtError:
     """Says why files are no slices, by the three commonest reasons."""
     reasons: dict[str, list[str]] = {}
     for file in excluded:
@@ -135,7 +136,7 @@ def _no_slices(folder: Path, excluded: Sequence[Excluded]) -> CtError:
     return CtError(f"{folder} holds {why}; name a CT series in {KINDS}.", why, excluded)
 
 
-def _listed(path: Path, source: Source, guard: Guard) -> Listing:
+def _listed(path: AnyPath, source: Source, guard: Guard) -> Listing:
     listing = Listing(path, source, guard, list(source.excluded))
     excluded = listing.excluded
     for name in source.names:

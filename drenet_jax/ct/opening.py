@@ -26,6 +26,7 @@ from drenet_jax.ct.sources import (
     printable,
 )
 from drenet_jax.storage import objects
+from drenet_jax.storage.objects import AnyPath
 
 # One person's CT has a few thousand files; a larger folder is a whole archive, named by mistake.
 MOST_FILES = 20_000
@@ -36,7 +37,7 @@ _MOST_DIRECTORY_BYTES = 32 << 20
 _HEADS_AT_ONCE = 256
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: AnyPath) -> Source:
     """The files of a folder, the members of a zip, or the one file that `path` is.
 
     Args:
@@ -62,7 +63,7 @@ def open_source(path: Path) -> Source:
     return Source({printable(path.name): File(path)}, is_file=True)
 
 
-def is_zip(path: Path) -> bool:
+def is_zip(path: AnyPath) -> bool:
     with contextlib.suppress(OSError):
         if objects.is_remote(path):
             return _begins_like_zip(objects.read_range(str(path), 0, 4))
@@ -109,7 +110,7 @@ def _open_folder(folder: Path) -> Source:
     return Source(regular, excluded)
 
 
-def _open_remote(address: Path) -> Source:
+def _open_remote(address: AnyPath) -> Source:
     sizes = objects.sizes(str(address))
     # Consoles make an empty object for each folder.
     names = [name for name in sizes if name and not name.endswith("/")]
@@ -126,15 +127,15 @@ def _open_remote(address: Path) -> Source:
                 archive = Path(folder, "archive.zip")
                 objects.download(str(address), archive)
                 return _open_zip(archive, address)
-        heads = _Heads({str(address): objects.size(str(address))})
-        return Source({printable(address.name): _Object(address, heads)}, is_file=True)
+        series = _Objects({str(address): objects.size(str(address))})
+        return Source({printable(address.name): _Object(address, series)}, is_file=True)
     names.sort(key=natural)
     places = {name: address / name for name in names}
-    heads = _Heads({str(place): sizes[name] for name, place in places.items()})
-    return Source({name: _Object(place, heads) for name, place in places.items()})
+    series = _Objects({str(place): sizes[name] for name, place in places.items()})
+    return Source({name: _Object(place, series) for name, place in places.items()})
 
 
-def _open_zip(path: Path, place: Path) -> Source:
+def _open_zip(path: Path, place: AnyPath) -> Source:
     """Opens a zip at `path`, which the user knows as `place`."""
     members = zip_members(path, place)
     try:
@@ -189,20 +190,20 @@ class _Member(Entry):
 class _Object(Entry):
     """An object in a bucket, whose head is fetched along with others'."""
 
-    heads: _Heads
+    series: _Objects
 
     def size(self) -> int:
-        return self.heads.sizes[str(self.place)]
+        return self.series.sizes[str(self.place)]
 
     def head(self) -> bytes:
-        return self.heads.read(str(self.place))
+        return self.series.head(str(self.place))
 
     def read(self) -> bytes:
-        return objects.read(str(self.place))
+        return self.series.read(str(self.place), MOST_FILE_BYTES + 1)
 
 
-class _Heads:
-    """The beginnings of objects, fetched together: each takes a bucket some 50 ms to find."""
+class _Objects:
+    """Those of a series; heads are fetched together, as each takes a bucket some 50 ms to find."""
 
     def __init__(self, sizes: dict[str, int]):
         """Fetches nothing yet.
@@ -214,19 +215,21 @@ class _Heads:
         self._addresses = list(sizes)
         self._fetched: dict[str, bytes] = {}
 
-    def read(self, address: str) -> bytes:
+    def head(self, address: str) -> bytes:
+        """The head of an object, from memory if it was fetched with the one before."""
         if address not in self._fetched:
             first = self._addresses.index(address)
             # One may be enough to see that there are images.
             n_heads = _HEADS_AT_ONCE if self._fetched else 1
             wanted = self._addresses[first : first + n_heads]
-            heads = objects.each(self._fetch, wanted)
+            heads = objects.each(lambda address: self.read(address, HEAD_BYTES), wanted)
             self._fetched = dict(zip(wanted, heads, strict=True))
         return self._fetched[address]
 
-    def _fetch(self, address: str) -> bytes:
-        n_bytes = min(self.sizes[address], HEAD_BYTES)
-        # Stores refuse an empty range.
+    def read(self, address: str, most: int) -> bytes:
+        """The first `most` bytes, or all."""
+        n_bytes = min(self.sizes[address], most)
+        # Stores refuse an empty range. A range is one request; s3fs looks for the size otherwise.
         return objects.read_range(address, 0, n_bytes) if n_bytes else b""
 
 
@@ -243,7 +246,7 @@ _DAMAGE = (
 _DAMAGED_MEMBER = (*_DAMAGE, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
-def zip_members(path: Path, place: Path | None = None) -> list[zipfile.ZipInfo]:
+def zip_members(path: Path, place: AnyPath | None = None) -> list[zipfile.ZipInfo]:
     """The files in a zip, as its directory lists them; folders are left out.
 
     `file_size` bounds what reading a member may give, whatever the member itself holds.
@@ -262,7 +265,7 @@ def zip_members(path: Path, place: Path | None = None) -> list[zipfile.ZipInfo]:
         raise _damaged(place or path) from error
 
 
-def _damaged(path: Path) -> CtError:
+def _damaged(path: AnyPath) -> CtError:
     return CtError(f"{path} is a zip that cannot be opened; make it anew.", "a damaged zip")
 
 
@@ -282,12 +285,12 @@ class _InSmallPieces:
         return data
 
 
-def _too_many(path: Path) -> CtError:
+def _too_many(path: AnyPath) -> CtError:
     why = f"more than {MOST_FILES} files"
     return CtError(f"{path} holds {why}; name the folder of one person.", why)
 
 
-def _missing(path: Path) -> CtError:
+def _missing(path: AnyPath) -> CtError:
     return CtError(
         f"{path} does not exist or may not be read; check the path.", "a path that is not there"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,6 +26,7 @@ from drenet_jax.ct.sources import (
 )
 from drenet_jax.ct.window import window
 from drenet_jax.storage import objects
+from drenet_jax.storage.objects import AnyPath
 
 # A series of which less is kept is one of the abdomen, the neck or the whole body; then so many
 # others are tried.
@@ -38,7 +38,7 @@ _LEAST_LUNG_SHARE = 0.04
 
 
 def prepare_person(
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     settings: CtSettings,
     *,
     series_uid: str = "",
@@ -73,7 +73,7 @@ def prepare_person(
     return person
 
 
-def _require_one_study(path: Path, kept: Sequence[SampledSlice]) -> None:
+def _require_one_study(path: AnyPath, kept: Sequence[SampledSlice]) -> None:
     """Refuses slices that no DICOM object could refer to, one by one and in one study."""
     instances = [picked.instance for picked in kept if picked.instance is not None]
     if len(instances) < len(kept):
@@ -94,7 +94,7 @@ def _require_one_study(path: Path, kept: Sequence[SampledSlice]) -> None:
 
 
 def _prepare_paths(
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     settings: CtSettings,
     series_uid: str,
     with_instances: bool,

@@ -32,13 +32,14 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import CtError
 from drenet_jax.errors import StorageError
 from drenet_jax.storage import objects
+from drenet_jax.storage.objects import AnyPath
 
 # For one file. Decoding a slice takes milliseconds, unpacking the largest volume seconds.
 TIMEOUT_S = 15.0
 # Added for each MiB of the file that is being read.
 _TIMEOUT_S_PER_MIB = 0.05
 
-# Added for an object in a bucket: longer than the attempts to read it, which end by themselves.
+# Added for objects in buckets: longer than the attempts to read one, which end by themselves.
 _TIMEOUT_S_IN_BUCKET = 900.0
 
 # Address space of a child: the largest volume that is read, with room to spare.
@@ -127,7 +128,7 @@ class Reader:
 
     def prepare(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[AnyPath],
         settings: CtSettings,
         *,
         series_uid: str = "",
@@ -148,13 +149,14 @@ class Reader:
           StorageError: a bucket cannot be read.
         """
         tick = tick or (lambda: None)
+        waiting_s = _TIMEOUT_S_IN_BUCKET if any(map(objects.is_remote, paths)) else 0.0
         skipped: dict[tuple[str, str], str] = {}
         while len(skipped) < _MOST_CRASHES:
             self.start()
             reading = answer = None
             try:
                 self._connection.send((list(paths), settings, series_uid, with_instances, skipped))
-                while answer is None and self._poll(self._timeout_for(reading), tick):
+                while answer is None and self._poll(waiting_s + self._timeout_for(reading), tick):
                     kind, content = self._connection.recv()
                     if kind == "file":
                         reading = content
@@ -204,8 +206,6 @@ class Reader:
         """Seconds that a file may take: larger ones more."""
         if reading is None:
             return self._timeout_s
-        if objects.is_remote(reading[0]):
-            return self._timeout_s + _TIMEOUT_S_IN_BUCKET
         place = Path(reading[0])
         # A member of a zip is no file; the zip is.
         file = next((path for path in (place, *place.parents) if path.is_file()), None)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from drenet_jax.errors import InputError
+from drenet_jax.storage.objects import AnyPath
 
 KINDS = "DICOM, PNG, JPEG, NIfTI, MetaImage or NRRD"
 
@@ -65,7 +66,7 @@ class UnreadableSlice(CtError):
     """A file that is no CT slice or cannot be decoded; `why` is the reason without the path."""
 
     @classmethod
-    def of(cls, file: Path, why: str, fix: str) -> UnreadableSlice:
+    def of(cls, file: AnyPath, why: str, fix: str) -> UnreadableSlice:
         return cls(f"{file} is {why}; {fix}.", why)
 
 
@@ -124,7 +125,7 @@ class Entry(abc.ABC):
       place: where, for messages.
     """
 
-    place: Path
+    place: AnyPath
 
     @abc.abstractmethod
     def size(self) -> int:
@@ -185,7 +186,7 @@ class Source:
             {f"file {i:04d}": entry for i, entry in enumerate(entries, 1)}, is_file=self.is_file
         )
 
-    def place(self, name: str) -> Path:
+    def place(self, name: str) -> AnyPath:
         """Where the file is, for messages; a member of a zip is named below the zip."""
         return self._entries[name].place
 
@@ -219,7 +220,7 @@ class Source:
         """The file's path on disk, for libraries that read no streams."""
         entry = self._entries[name]
         if isinstance(entry, File):
-            yield entry.place
+            yield Path(entry.place)
             return
         # Readers of volumes look at the suffix; the rest of the name may lead anywhere.
         suffix = "".join(entry.place.suffixes[-2:])

@@ -9,7 +9,6 @@ import os
 import posixpath
 import unicodedata
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from drenet_jax.data.csv_tables import read_rows
 from drenet_jax.data.identities import (
@@ -22,6 +21,7 @@ from drenet_jax.data.identities import (
 )
 from drenet_jax.errors import InputError
 from drenet_jax.storage import objects
+from drenet_jax.storage.objects import AnyPath
 
 SPLITS = ("train", "validation", "test")
 # What published cohorts call their splits; "" is the empty field.
@@ -54,7 +54,7 @@ class Person:
     """
 
     patient_id: str
-    paths: tuple[Path, ...]
+    paths: tuple[AnyPath, ...]
     label: str
     split: str
     site: str
@@ -72,7 +72,7 @@ class Cohort:
       unused_columns: columns of the file that have no meaning here.
     """
 
-    path: Path
+    path: AnyPath
     labels: tuple[str, ...]
     persons: tuple[Person, ...]
     unused_columns: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Coh
     labels = _labels(path, labels, rows)
 
     first_rows: dict[str, tuple[int, dict[str, str]]] = {}
-    paths: dict[str, list[Path]] = {}
+    paths: dict[str, list[AnyPath]] = {}
     file_paths = _Paths(path, [row["path"] for _, row in rows])
     ids, sites = person_variants(), value_variants("site")
     for line, row in rows:
@@ -147,7 +147,7 @@ def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Coh
 
 
 def _labels(
-    path: Path, given: Sequence[str], rows: Sequence[tuple[int, dict[str, str]]]
+    path: AnyPath, given: Sequence[str], rows: Sequence[tuple[int, dict[str, str]]]
 ) -> tuple[str, ...]:
     """The names of the classes, in order."""
     given = [clean(label) for label in given]
@@ -176,7 +176,7 @@ def _labels(
 class _Paths:
     """The files that the rows name; two rows must not name the same."""
 
-    def __init__(self, cohort: Path, texts: Sequence[str]):
+    def __init__(self, cohort: AnyPath, texts: Sequence[str]):
         """Looks for those in buckets.
 
         Args:
@@ -199,7 +199,7 @@ class _Paths:
         self._by_path: dict[str, tuple[int, str, str]] = {}
         self._by_file: dict[tuple[int, ...], int] = {}
 
-    def add(self, text: str, patient_id: str, line: int) -> Path:
+    def add(self, text: str, patient_id: str, line: int) -> AnyPath:
         """The path of a row, which must exist and be in no earlier row."""
         file = self._existing(text, line)
         number = None
@@ -235,7 +235,7 @@ class _Paths:
         # As on a disk, and so that one object has one address.
         return f"{scheme}://{posixpath.normpath(name)}"
 
-    def _existing(self, text: str, line: int) -> Path:
+    def _existing(self, text: str, line: int) -> AnyPath:
         for spelling in _SPELLINGS:
             address = self._address(text, spelling)
             if address is None:
@@ -266,7 +266,7 @@ class _Paths:
                     )
 
 
-def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], tuple[str, ...]]:
+def _read_rows(path: AnyPath) -> tuple[list[tuple[int, dict[str, str]]], tuple[str, ...]]:
     """The rows with their line numbers, and the columns that have no meaning."""
     unused: list[str] = []
     _, rows = read_rows(
@@ -282,7 +282,7 @@ def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], tuple[str,
     return [(line, _checked_row(path, line, row)) for line, row in rows], tuple(unused)
 
 
-def _header(path: Path, names: Sequence[str], unused: list[str]) -> list[str]:
+def _header(path: AnyPath, names: Sequence[str], unused: list[str]) -> list[str]:
     """The columns under their own names; those without a meaning are added to `unused`."""
     known = {value_key(column): column for column in _COLUMNS}
     written: dict[str, str] = {}
@@ -304,7 +304,7 @@ def _header(path: Path, names: Sequence[str], unused: list[str]) -> list[str]:
     return header
 
 
-def _checked_row(path: Path, line: int, row: dict[str, str]) -> dict[str, str]:
+def _checked_row(path: AnyPath, line: int, row: dict[str, str]) -> dict[str, str]:
     where = f"{path}, line {line}"
     # A path is the file system's: another spelling would be another file.
     row = {

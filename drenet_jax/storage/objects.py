@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 from etils import epath
 
@@ -33,6 +33,9 @@ _LONGEST_PAUSE_S = 4.0
 
 # Objects that are copied at once: buckets answer after some 50 ms each.
 _COPIES_AT_ONCE = 16
+
+# On a disk, or an address in a bucket.
+AnyPath: TypeAlias = Path | epath.Path
 
 _Result = TypeVar("_Result")
 
@@ -54,7 +57,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).startswith(tuple(f"{scheme}://" for scheme in _PACKAGES))
 
 
-def as_path(path: str | os.PathLike[str]) -> Path:
+def as_path(path: str | os.PathLike[str]) -> AnyPath:
     """A path that keeps an address as it is, where `Path` would take `//` for `/`.
 
     Of a remote one only the parts of the name may be used, as `name`, `parent` and `/`.

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, StorageError
 from drenet_jax.storage import folders, lease, mirror, objects
 
 # Local path -> the address that it stands for.
@@ -49,7 +49,13 @@ def output(address: str, *, flag: str) -> Iterator[Path]:
         yield local
         if local.is_dir():
             folders.remove_left_over(address)
-            folders.upload_folder(local, address, held)
+            try:
+                folders.upload_folder(local, address, held)
+            except BaseException:
+                # If the store is away: the lease stays too, by which the next call knows them.
+                with contextlib.suppress(StorageError):
+                    folders.remove_left_over(address)
+                raise
         elif local.is_file():
             held.check()
             if not objects.create(address, local.read_bytes()):

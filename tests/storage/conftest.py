@@ -8,6 +8,7 @@ import buckets
 import fsspec
 import pytest
 
+from drenet_jax.data import transform
 from drenet_jax.storage import objects
 
 
@@ -23,11 +24,19 @@ def store(running_store, monkeypatch, tmp_path):
     for name, value in running_store.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DRENET_JAX_CACHE", str(tmp_path / "cache"))
-    # Connections of another test go to another place.
-    objects._files.cache_clear()
-    fsspec.get_filesystem_class(running_store.scheme).clear_instance_cache()
+    _forget_connections()
     yield running_store
+    _forget_connections()
+
+
+def _forget_connections():
+    """Those of other tests go to other places."""
     objects._files.cache_clear()
+    for scheme in ("gs", "s3"):
+        fsspec.get_filesystem_class(scheme).clear_instance_cache()
+    # Child processes have their own, and the environment in which they were started.
+    for reader in transform._idle_readers:
+        reader.close()
 
 
 @pytest.fixture
