@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import email
 import http.client
 import json
 import random
@@ -50,7 +49,7 @@ class Proxy(ThreadingHTTPServer):
     """Passes requests on to a store, with faults; counts them and their bytes.
 
     It also does what the emulator of GCS does not: `ifGenerationMatch=0` writes nothing where there
-    is an object already.
+    is an object already, and content that ends with a line break keeps it.
     """
 
     daemon_threads = True
@@ -117,12 +116,22 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(429 if is_gcs else 503, "SlowDown")
         draw -= faults.throttle_rate
         is_lost = draw < faults.lose_rate
+        if "uploadType=multipart" in self.path:
+            body = self._as_one_part(body)
         if "ifGenerationMatch=0" in self.path:
             with server.creating:
-                if self._is_there(body):
+                if self._is_there():
                     return self._refuse(412, "conditionNotMet")
                 return self._forward(body, is_lost)
         return self._forward(body, is_lost)
+
+    def _as_one_part(self, body: bytes) -> bytes:
+        """Makes an upload of gcsfs, in parts for the name and the content, one of the content."""
+        _, first, rest = body.split(b"--==0==", 2)
+        name = json.loads(first.partition(b"\n\n")[2])["name"]
+        self.path = self.path.replace("uploadType=multipart", "uploadType=media")
+        self.path += f"&name={urllib.parse.quote(name, safe='')}"
+        return rest.partition(b"\n\n")[2].removesuffix(b"\n--==0==--")
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = _handle
 
@@ -139,14 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def _is_there(self, body: bytes) -> bool:
+    def _is_there(self) -> bool:
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
-        if "name" in query:
-            name = query["name"][0]
-        else:
-            head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-            first = email.message_from_bytes(head + body).get_payload()[0]
-            name = json.loads(first.get_payload())["name"]
+        name = query["name"][0]
         connection = http.client.HTTPConnection("127.0.0.1", self.server.upstream_port)
         quoted = urllib.parse.quote(name, safe="")
         connection.request("GET", f"/storage/v1/b/{BUCKET}/o/{quoted}")

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.duplicates import SliceDigests
-from drenet_jax.data.shard_cache import ShardCache
+from drenet_jax.data.shard_cache import ShardCache, open_shard_cache
 from drenet_jax.data.split import check_split
 from drenet_jax.errors import InputError, one_line
 from drenet_jax.storage import objects
@@ -232,7 +232,7 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
         raise InputError("--config.data.dir is not set; give the --out of prepare.")
     shards, address = None, ""
     if objects.is_remote(folder):
-        shards = ShardCache(os.fspath(folder))
+        shards = open_shard_cache(os.fspath(folder))
         folder, address = shards.local, shards.address
     folder = Path(folder)
     try:

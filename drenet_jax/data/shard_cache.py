@@ -4,38 +4,49 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import os
+import shutil
 import threading
 from pathlib import Path
 
 from drenet_jax.errors import InputError, StorageError
 from drenet_jax.storage import folders, objects, stand_ins
 
+_opened: dict[tuple[str, str], ShardCache] = {}
+_stack = contextlib.ExitStack()
+
 # Of the largest prepared data sets (some 100,000 slices at 448 pixels) all fits.
 _LIMIT_GB = 50.0
 
 
+# Those that were asked for last stay, whatever the limit: their readers may not have opened them.
+# TensorFlow reads 16 shards by turns, and a few are fetched ahead.
+_SHARDS_KEPT = 32
+
+
 class ShardCache:
-    """Local copies of the files of a prepared data set in a bucket.
+    """Local copies of the files of a prepared data set in a bucket; see `open_shard_cache`.
 
     All but the shards are copied when it is opened. A shard is copied when it is asked for; when
     the copies exceed the limit, those that were asked for longest ago are removed. A file that is
     being read stays readable.
     """
 
-    def __init__(self, address: str):
+    def __init__(self, address: str, contents: folders.Contents, folder: Path):
         """Copies all files but the shards.
 
         Args:
           address: of the folder that `prepare` wrote.
-
-        Raises:
-          InputError: it is not there or not complete.
+          contents: of that folder.
+          folder: for the copies.
         """
-        contents = folders.read_contents(address, flag="--config.data.dir")
-        self.address = address.rstrip("/")
+        self.address = address
         # Another data set at the same address has another one.
-        self.local = folders.cache_folder(address) / contents.id
+        self.local = folder / contents.id
+        for other in folder.iterdir():
+            if other != self.local:
+                shutil.rmtree(other)
         stand_ins.stand_for(self.local, self.address)
         self.sizes = contents.files
         self._lock = threading.Lock()
@@ -45,11 +56,11 @@ class ShardCache:
         # TensorFlow, in whose threads shards are fetched, raises errors of its own instead.
         self.error: InputError | StorageError | None = None
         self._limit_bytes = float(os.environ.get("DRENET_JAX_CACHE_GB") or _LIMIT_GB) * 1e9
-        others = [
-            name
+        others = {
+            name: size
             for name, size in self.sizes.items()
             if not is_shard(name) and not _is_there(self.local / name, size)
-        ]
+        }
         folders.download_files(address, others, self.local, flag="--config.data.dir")
 
     def fetch(self, path: str) -> Path:
@@ -73,7 +84,8 @@ class ShardCache:
         if is_mine:
             try:
                 if not _is_there(Path(path), self.sizes.get(name)):
-                    objects.download(objects.child(self.address, name), Path(path))
+                    address = objects.child(self.address, name)
+                    folders.download_file(address, Path(path), self.sizes[name])
                 copy.set_result(None)
             except BaseException as error:
                 with self._lock:
@@ -91,13 +103,28 @@ class ShardCache:
 
     def _drop_oldest(self, wanted_bytes: int) -> None:
         total = wanted_bytes + sum(self.sizes.get(name, 0) for name in self._copies)
-        for name, copy in list(self._copies.items()):
+        for name, copy in list(self._copies.items())[:-_SHARDS_KEPT]:
             if total <= self._limit_bytes:
                 return
             if copy.done():
                 (self.local / name).unlink(missing_ok=True)
                 del self._copies[name]
                 total -= self.sizes.get(name, 0)
+
+
+def open_shard_cache(address: str) -> ShardCache:
+    """The copies of a prepared data set, which stay open until the process ends.
+
+    Raises:
+      InputError: the data set is not there or not complete.
+      StorageError: the bucket cannot be read.
+    """
+    address = address.rstrip("/")
+    contents = folders.read_contents(address, flag="--config.data.dir")
+    if (address, contents.id) not in _opened:
+        folder = _stack.enter_context(folders.cache_folder(address))
+        _opened[address, contents.id] = ShardCache(address, contents, folder)
+    return _opened[address, contents.id]
 
 
 def is_shard(name: str) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, StorageError
 from drenet_jax.storage import lease, objects
 
 # Written last: the names and sizes of all objects of a complete folder, and an identifier that no
@@ -36,6 +39,7 @@ def upload_folder(local: Path, address: str, held: lease.Lease) -> None:
 
     Raises:
       LeaseLost: another process has taken over, and nothing is committed.
+      StorageError: the bucket cannot be written, or holds something else than what was copied.
     """
     files = {
         path.relative_to(local).as_posix(): path.stat().st_size
@@ -47,6 +51,13 @@ def upload_folder(local: Path, address: str, held: lease.Lease) -> None:
         [local / name for name in files],
         [objects.child(address, name) for name in files],
     )
+    there = objects.sizes(address)
+    for name, size in files.items():
+        if there.get(name) != size:
+            raise StorageError(
+                f"{objects.child(address, name)} has {there.get(name, 'no')} bytes instead of the "
+                f"{size} that were copied there; call again."
+            )
     held.check()
     contents = Contents(uuid.uuid4().hex, files)
     objects.write(
@@ -63,23 +74,46 @@ def download_folder(address: str, local: Path, *, flag: str) -> None:
     download_files(address, read_contents(address, flag=flag).files, local, flag=flag)
 
 
-def download_files(address: str, names: Iterable[str], local: Path, *, flag: str) -> None:
-    """Copies some files of a complete folder.
+def download_files(address: str, files: Mapping[str, int], local: Path, *, flag: str) -> None:
+    """Copies some files of a folder.
+
+    Args:
+      address: of the folder.
+      files: name -> bytes.
+      local: the folder to copy them to.
+      flag: the command-line flag that `address` came from, for messages.
 
     Raises:
-      InputError: one of them is gone.
+      InputError: one of them is gone, or has another size.
     """
-    names = list(names)
     try:
         objects.each(
-            objects.download,
-            [objects.child(address, name) for name in names],
-            [local / name for name in names],
+            download_file,
+            [objects.child(address, name) for name in files],
+            [local / name for name in files],
+            files.values(),
         )
     except FileNotFoundError as error:
         raise InputError(
             f"{flag}={address}: {error.filename} is gone; make the folder anew."
         ) from error
+
+
+def download_file(address: str, local: Path, n_bytes: int) -> None:
+    """Copies an object of so many bytes.
+
+    Raises:
+      InputError: it has another size.
+      FileNotFoundError: it is gone.
+    """
+    objects.download(address, local)
+    if local.stat().st_size != n_bytes:
+        size = local.stat().st_size
+        local.unlink()
+        raise InputError(
+            f"{address} is damaged: it has {size} bytes instead of {n_bytes}; restore it from a "
+            "copy, or make its folder anew."
+        )
 
 
 def read_contents(address: str, *, flag: str) -> Contents:
@@ -110,12 +144,35 @@ def remove_left_over(address: str) -> None:
     objects.each(objects.remove, [objects.child(address, name) for name in names])
 
 
-def cache_folder(address: str) -> Path:
-    """Where the local copy of an address is kept: under $DRENET_JAX_CACHE."""
+@contextlib.contextmanager
+def cache_folder(address: str) -> Iterator[Path]:
+    """Yields a folder under $DRENET_JAX_CACHE for local copies of what an address names.
+
+    It is what an earlier block has left there, and no other block's at the same time: processes
+    that use one address at once have copies of their own.
+
+    Raises:
+      InputError: it cannot be made.
+    """
     root = os.environ.get("DRENET_JAX_CACHE") or Path(
         os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "drenet_jax", "buckets"
     )
-    return Path(root) / f"{last_name(address)}-{hashlib.sha256(address.encode()).hexdigest()[:16]}"
+    name = f"{last_name(address)}-{hashlib.sha256(address.encode()).hexdigest()[:16]}"
+    with contextlib.ExitStack() as stack:
+        try:
+            for copy in itertools.count():
+                folder = Path(root, name, str(copy))
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(f"{folder}.lock", "w"))
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+        except OSError as error:
+            raise InputError(
+                f"{root}, where copies of {address} are kept, cannot be written "
+                f"({error.strerror}); set DRENET_JAX_CACHE to another folder."
+            ) from error
+        yield folder
 
 
 def require_free(address: str, flag: str) -> None:

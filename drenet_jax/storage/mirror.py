@@ -145,7 +145,8 @@ def open_mirror(
     """
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(lease.hold(address, use=use, flag=flag)) if writes else None
-        mirror = Mirror(address, folders.cache_folder(address), held)
+        local = stack.enter_context(folders.cache_folder(address))
+        mirror = Mirror(address, local, held)
         stack.callback(mirror.close)
         mirror.pull()
         yield mirror

@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -157,7 +158,7 @@ def modified_s(address: str) -> float:
 def download(address: str, path: Path) -> None:
     """Copies an object to a file, which appears when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         _call(address, lambda files, name: files.get_file(name, os.fspath(unfinished)))
         os.replace(unfinished, path)

@@ -87,9 +87,11 @@ def copied(address: str, *, flag: str) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="drenet-jax-") as scratch:
         local = Path(scratch) / folders.last_name(address)
-        names = [name for name in objects.sizes(address) if not lease.is_lease(name)]
-        if names:
-            folders.download_files(address, names, local, flag=flag)
+        files = {
+            name: size for name, size in objects.sizes(address).items() if not lease.is_lease(name)
+        }
+        if files:
+            folders.download_files(address, files, local, flag=flag)
         else:
             try:
                 objects.download(address, local)

@@ -75,19 +75,23 @@ def open_work_folder(
             yield WorkFolder(path, name, is_new, None)
         return
     name = name.rstrip("/")
-    with lease.hold(name, use=use, flag="--workdir") as held:
-        path = folders.cache_folder(name)
+    with (
+        lease.hold(name, use=use, flag="--workdir") as held,
+        folders.cache_folder(name) as path,
+    ):
         stand_ins.stand_for(path, name)
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        there = [file for file in objects.sizes(name) if not lease.is_lease(file)]
-        committed = [file for file in there if "/" not in file]
+        shutil.rmtree(path)
+        path.mkdir()
+        there = {
+            file: size for file, size in objects.sizes(name).items() if not lease.is_lease(file)
+        }
+        committed = {file: size for file, size in there.items() if "/" not in file}
         for mark in there:
             # A checkpoint is a part of its run, which is committed by itself.
             if mark.endswith(f"/{folders.COMPLETE}") and "/checkpoints/" not in mark:
                 folder = mark.removesuffix(f"/{folders.COMPLETE}")
                 contents = folders.read_contents(objects.child(name, folder), flag="--workdir")
-                committed += [f"{folder}/{file}" for file in contents.files]
+                committed |= {f"{folder}/{file}": n for file, n in contents.files.items()}
         try:
             folders.download_files(name, committed, path, flag="--workdir")
         except OSError as error:
