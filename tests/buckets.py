@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         draw -= faults.throttle_rate
         is_lost = draw < faults.lose_rate
         if "uploadType=multipart" in self.path:
-            body = self._as_one_part(body)
+            body = self._without_name(body)
         if "ifGenerationMatch=0" in self.path:
             with server.creating:
                 if self._is_there():
@@ -125,13 +125,17 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._forward(body, is_lost)
         return self._forward(body, is_lost)
 
-    def _as_one_part(self, body: bytes) -> bytes:
-        """Makes an upload of gcsfs, in parts for the name and the content, one of the content."""
+    def _without_name(self, body: bytes) -> bytes:
+        """Puts the name of an upload of gcsfs, a part of its body, into the path."""
         _, first, rest = body.split(b"--==0==", 2)
         name = json.loads(first.partition(b"\n\n")[2])["name"]
-        self.path = self.path.replace("uploadType=multipart", "uploadType=media")
         self.path += f"&name={urllib.parse.quote(name, safe='')}"
-        return rest.partition(b"\n\n")[2].removesuffix(b"\n--==0==--")
+        content = rest.partition(b"\n\n")[2].removesuffix(b"\n--==0==--")
+        if not content:  # the emulator takes none alone
+            return body
+        self.path = self.path.replace("uploadType=multipart", "uploadType=media")
+        self.headers.replace_header("Content-Type", "application/octet-stream")
+        return content
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = _handle
 
