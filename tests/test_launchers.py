@@ -236,6 +236,7 @@ def test_slurm_dry_run(monkeypatch):
     assert result.stdout.splitlines() == [
         ". launch/_environment.sh",
         "use_environment '[cuda12]'",
+        'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',
         f"srun --kill-on-bad-exit=0 --wait=120 python -m drenet_jax.train {SHOWN_TRAIN_FLAGS}",
         "# on SIGTERM, which --signal asks for:",
         'scancel --signal=TERM "$SLURM_JOB_ID"',
@@ -367,23 +368,31 @@ def slurm(stand_in, monkeypatch, tmp_path):
         '#!/bin/bash\necho "scancel $*" >> "$HERE/calls"\nkill -TERM "$(cat "$HERE/pid")"\n',
     )
     stand_in("scontrol", '#!/bin/bash\necho "scontrol $*" >> "$HERE/calls"\n')
+    stand_in("squeue", '#!/bin/bash\necho "${JOB_STATE:-RUNNING}"\n')
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "16")
     monkeypatch.setenv("SLURM_SUBMIT_DIR", str(REPOSITORY))
 
 
-def test_slurm_queues_a_preempted_job_again(slurm, stand_in, calls, monkeypatch):
+# 143: SIGTERM came before training handles it.
+@pytest.mark.parametrize("code", [75, 143])
+def test_slurm_queues_a_preempted_job_again(code, slurm, stand_in, calls, monkeypatch):
     monkeypatch.setenv("DRENET_JAX_PYTHON", str(stand_in("python-of-mine", ENDS_IN_TURN)))
-    monkeypatch.setenv("CODES", "75")
+    monkeypatch.setenv("CODES", str(code))
     result = launch("gpu/slurm.sh", *TRAIN_FLAGS)
-    assert result.returncode == 75
+    assert result.returncode == code
     assert calls() == [
         f"-m drenet_jax.train {' '.join(TRAIN_FLAGS)}",
         "scontrol requeue 17",
     ]
 
 
-@pytest.mark.parametrize("code", [0, 2])
-def test_slurm_job_that_ended_is_not_queued_again(code, slurm, stand_in, calls, monkeypatch):
+# COMPLETING: Slurm is cancelling the job, or queues it again itself.
+@pytest.mark.parametrize(
+    ("code", "state"), [(0, "RUNNING"), (2, "RUNNING"), (75, "COMPLETING"), (143, "COMPLETING")]
+)
+def test_slurm_job_that_ended_is_not_queued_again(code, state, slurm, stand_in, calls, monkeypatch):
+    monkeypatch.setenv("JOB_STATE", state)
     monkeypatch.setenv("DRENET_JAX_PYTHON", str(stand_in("python-of-mine", ENDS_IN_TURN)))
     monkeypatch.setenv("CODES", str(code))
     assert launch("gpu/slurm.sh", *TRAIN_FLAGS).returncode == code
