@@ -170,7 +170,7 @@ class _WandbRun:
 
         wandb.setup(wandb.Settings(silent=True))
         given = wandb.setup().settings
-        is_online = given.mode in ("online", "run", "shared")
+        is_online = given.mode not in ("offline", "dryrun", "disabled")
         # `init` would prompt for a key.
         if is_online and not wandb.login(prompt=False):
             raise PermissionError("no API key: run `wandb login`, or set WANDB_MODE=offline")
@@ -179,8 +179,8 @@ class _WandbRun:
             id=run_id,
             name=name,
             config=dict(config),
-            # What was sent is known online only. Offline each call writes a folder with all
-            # steps, which replaces what the server has when it is synced.
+            # Only online it says what it has. Offline each call writes a folder with all steps,
+            # so that the last folder is the one to upload.
             resume="allow" if is_online else None,
             reinit="create_new",
             settings=wandb.Settings(
