@@ -17,7 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, StorageError
 from drenet_jax.output_files import is_disk_full
 from drenet_jax.storage import objects, stand_ins
 
@@ -63,7 +63,7 @@ def run(
             with _stand_ins(places or {}):
                 main()
             sys.stdout.flush()
-        except InputError as error:
+        except (InputError, StorageError) as error:
             _fail(stand_ins.shown(error))
         except KeyboardInterrupt:
             print("\nstopped.", file=sys.stderr)

@@ -41,7 +41,7 @@ from drenet_jax.data.cohort_table import SPLITS, read_cohort
 from drenet_jax.data.preparation import PreparationSummary, prepare_cohort
 from drenet_jax.errors import InputError
 from drenet_jax.output_files import new_folder
-from drenet_jax.storage import stand_ins
+from drenet_jax.storage import objects, stand_ins
 
 if TYPE_CHECKING:
     from drenet_jax.data.beam import Beam
@@ -80,10 +80,12 @@ def main() -> None:
     fractions = _fractions(values.fractions)
     settings = CtSettings.from_dict(values.config.to_dict())
     beam = _beam(values.runner, values.pipeline_options)
-    cohort_csv, out = Path(values.cohort), Path(values.out)
+    cohort_csv, out = objects.as_path(values.cohort), Path(values.out)
     if beam is not None:
         # Workers elsewhere have another working folder.
-        cohort_csv, out = cohort_csv.absolute(), out.absolute()
+        out = out.absolute()
+        if not objects.is_remote(cohort_csv):
+            cohort_csv = cohort_csv.absolute()
     cohort = read_cohort(cohort_csv, values.labels)
     with new_folder(out) as folder:
         summary = prepare_cohort(

@@ -54,6 +54,7 @@ class PreparedData:
       fingerprint: another one means other persons, splits, labels or settings.
       records: the folder that holds the records: `path`, or what a fold was made from.
       is_fold: whether `persons` and their splits are a selection of the records' own (see `fold`).
+      address: of the folder in a bucket that `path` is a copy of; "": `path` itself was opened.
       shards: of records in a bucket; None: the records are local.
     """
 
@@ -68,6 +69,7 @@ class PreparedData:
     fingerprint: str
     records: Path
     is_fold: bool = False
+    address: str = ""
     shards: ShardCache | None = None
 
     @property
@@ -78,12 +80,12 @@ class PreparedData:
     @property
     def name(self) -> str:
         """Where the data set is, as the user calls it."""
-        return self.records_name if self.path == self.records else str(self.path)
+        return self.address or str(self.path)
 
     @property
     def location(self) -> str:
         """Where `open_data` finds it from any working folder: an absolute path, or an address."""
-        return self.name if objects.is_remote(self.name) else str(self.path.resolve())
+        return self.address or str(self.path.resolve())
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
@@ -228,10 +230,10 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
     """
     if not os.fspath(folder):
         raise InputError("--config.data.dir is not set; give the --out of prepare.")
-    shards = None
+    shards, address = None, ""
     if objects.is_remote(folder):
         shards = ShardCache(os.fspath(folder))
-        folder = shards.local
+        folder, address = shards.local, shards.address
     folder = Path(folder)
     try:
         is_fold, is_whole = (
@@ -243,7 +245,7 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
             f"{folder} cannot be read ({error.strerror}); check --config.data.dir or --data."
         ) from error
     if is_fold:
-        return _open_fold(folder)
+        return _open_fold(folder, address)
     if not is_whole:
         raise InputError(
             f"{folder} is not a folder that prepare wrote (it has no {SETTINGS_FILE}); "
@@ -266,6 +268,7 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
             n_slices=dict(settings["n_slices"]),
             fingerprint=_fingerprint(settings, persons),
             records=folder,
+            address=address,
             shards=shards,
         )
     except (AttributeError, KeyError, TypeError) as error:
@@ -276,7 +279,7 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
     return data
 
 
-def _open_fold(folder: Path) -> PreparedData:
+def _open_fold(folder: Path, address: str) -> PreparedData:
     fold_json, persons = _read_json(folder / _FOLD_FILE), _read_json(folder / SPLIT_FILE)
     try:
         source, n_slices = fold_json["fold_of"], fold_json["n_slices"]
@@ -292,7 +295,7 @@ def _open_fold(folder: Path) -> PreparedData:
             f"{data.path} was prepared anew since {folder} was made from it; "
             "cross-validate again in a new --workdir."
         )
-    return dataclasses.replace(fold, path=folder)
+    return dataclasses.replace(fold, path=folder, address=address)
 
 
 def read_all(data: PreparedData, records: tf.data.Dataset) -> Iterator[Any]:

@@ -8,8 +8,8 @@ import os
 import threading
 from pathlib import Path
 
-from drenet_jax.errors import InputError
-from drenet_jax.storage import folders, objects
+from drenet_jax.errors import InputError, StorageError
+from drenet_jax.storage import folders, objects, stand_ins
 
 # Of the largest prepared data sets (some 100,000 slices at 448 pixels) all fits.
 _LIMIT_GB = 50.0
@@ -36,13 +36,14 @@ class ShardCache:
         self.address = address.rstrip("/")
         # Another data set at the same address has another one.
         self.local = folders.cache_folder(address) / contents.id
+        stand_ins.stand_for(self.local, self.address)
         self.sizes = contents.files
         self._lock = threading.Lock()
         self._copies: collections.OrderedDict[str, concurrent.futures.Future[None]] = (
             collections.OrderedDict()
         )
         # TensorFlow, in whose threads shards are fetched, raises errors of its own instead.
-        self.error: InputError | None = None
+        self.error: InputError | StorageError | None = None
         self._limit_bytes = float(os.environ.get("DRENET_JAX_CACHE_GB") or _LIMIT_GB) * 1e9
         others = [
             name
@@ -58,7 +59,8 @@ class ShardCache:
           path: where the copy lies, or will.
 
         Raises:
-          InputError: the shard is gone, or the bucket cannot be read.
+          InputError: the shard is gone.
+          StorageError: the bucket cannot be read.
         """
         name = Path(path).relative_to(self.local).as_posix()
         with self._lock:
@@ -81,7 +83,7 @@ class ShardCache:
                         f"{objects.child(self.address, name)} is gone; run prepare again, or "
                         "restore the data set from a copy."
                     )
-                if isinstance(error, InputError):
+                if isinstance(error, InputError | StorageError):
                     self.error = error
                 copy.set_exception(error)
         copy.result()

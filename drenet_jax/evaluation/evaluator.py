@@ -21,7 +21,7 @@ from drenet_jax.data.duplicates import named_persons
 from drenet_jax.data.identities import person_key
 from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
 from drenet_jax.data.prepared_data import PreparedData, open_data
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, StorageError
 from drenet_jax.evaluation.calibration import apply_temperature, fit_temperature
 from drenet_jax.evaluation.decisions import (
     positive_class,
@@ -313,7 +313,7 @@ def _known_data(
     own = None
     if objects.is_remote(folder):
         # Gone, or without access.
-        with contextlib.suppress(InputError):
+        with contextlib.suppress(InputError, StorageError):
             own = open_data(folder)
     elif Path(folder).is_dir():
         own = open_data(folder)

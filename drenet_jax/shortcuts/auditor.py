@@ -74,7 +74,7 @@ def read_model(workdir: Path, data_dir: str = "") -> AuditedModel:
     result = workdir / "result"
     if (result / "slices.csv").is_file():
         slices, positive, settings = read_evaluation(result, "cross-validation")
-        data = open_data(data_dir or open_data(workdir / "repeat1" / "fold1" / "data").records)
+        data = open_data(data_dir or open_data(workdir / "repeat1" / "fold1" / "data").records_name)
         slices = _mean_of_repeats(slices)
         return AuditedModel(str(workdir), data, slices, positive, settings, True)
     # Imported here: what is read needs neither checkpoints nor a compiled network.

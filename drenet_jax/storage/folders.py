@@ -77,7 +77,9 @@ def download_files(address: str, names: Iterable[str], local: Path, *, flag: str
             [local / name for name in names],
         )
     except FileNotFoundError as error:
-        raise InputError(f"{flag}={address}: {error} is gone; make the folder anew.") from error
+        raise InputError(
+            f"{flag}={address}: {error.filename} is gone; make the folder anew."
+        ) from error
 
 
 def read_contents(address: str, *, flag: str) -> Contents:

@@ -8,16 +8,19 @@ import json
 import os
 import platform
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, StorageError
 from drenet_jax.storage import objects
 
 # A holder renews its lease so often; one that was not renewed for so long belongs to a process that
 # is gone. While a store is away nobody can take over, so an outage may last longer.
 RENEW_S = 5.0
 EXPIRES_S = 60.0
+# How often a process that waits for a lease looks at it.
+_LOOK_S = 1.0
 
 _PREFIX = ".lease-"
 
@@ -47,14 +50,16 @@ class Lease:
     def release(self) -> None:
         self._released.set()
         self._renewer.join()
-        for number in _numbers(self._folder):
-            if number <= self._number:
-                objects.remove(_address(self._folder, number))
+        # While the store is away it expires.
+        with contextlib.suppress(StorageError):
+            for number in _numbers(self._folder):
+                if number <= self._number:
+                    objects.remove(_address(self._folder, number))
 
     def _renew(self) -> None:
         while not self._released.wait(RENEW_S):
             # A store that is away now is tried again; whoever takes over meanwhile is seen then.
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(StorageError):
                 if max(_numbers(self._folder), default=0) > self._number:
                     self._lost.set()
                     return
@@ -67,6 +72,8 @@ def hold(folder: str, *, use: str, flag: str) -> Iterator[Lease]:
 
     Leases are numbered objects. The next number is created only where there is none
     (`objects.create`), so that of several processes that find an expired one a single one gets it.
+    A lease whose holder may be gone, as after a preemption, is waited for until it is renewed or
+    expires.
 
     Args:
       folder: the address.
@@ -77,11 +84,11 @@ def hold(folder: str, *, use: str, flag: str) -> Iterator[Lease]:
       InputError: another process holds it.
     """
     last = max(_numbers(folder), default=0)
-    holder = _holder(folder, last) if last else None
-    if holder is not None and not holder.is_gone() and not _is_expired(folder, last):
+    holder = _living_holder(folder, last) if last else None
+    if holder is not None:
         raise InputError(
             f"{flag}={folder} is being {use} in by another process ({holder}); wait for it, or "
-            f"name another folder (if that process is gone, in {EXPIRES_S:.0f} seconds)."
+            "name another folder."
         )
     content = json.dumps(dataclasses.asdict(_Holder.this())).encode()
     if not objects.create(_address(folder, last + 1), content):
@@ -97,8 +104,8 @@ def hold(folder: str, *, use: str, flag: str) -> Iterator[Lease]:
 
 
 def is_lease(name: str) -> bool:
-    """Whether an object's name is that of a lease."""
-    return name.startswith(_PREFIX)
+    """Whether an object's name is that of a lease, also of a folder within."""
+    return name.rpartition("/")[2].startswith(_PREFIX)
 
 
 def _address(folder: str, number: int) -> str:
@@ -106,7 +113,11 @@ def _address(folder: str, number: int) -> str:
 
 
 def _numbers(folder: str) -> list[int]:
-    return [int(name.removeprefix(_PREFIX)) for name in objects.sizes(folder) if is_lease(name)]
+    return [
+        int(name.removeprefix(_PREFIX))
+        for name in objects.sizes(folder)
+        if name.startswith(_PREFIX)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,14 +162,28 @@ def _holder(folder: str, number: int) -> _Holder | None:
         return None
 
 
-def _is_expired(folder: str, number: int) -> bool:
-    """By the store's clock: that of another host may be off."""
+def _living_holder(folder: str, number: int) -> _Holder | None:
+    """Waits until a lease is renewed, and returns its holder, or is free: None."""
+    address = _address(folder, number)
+    holder = _holder(folder, number)
+    try:
+        written_s = objects.modified_s(address)
+        while holder is not None and not holder.is_gone():
+            if _store_time_s(folder) - written_s > EXPIRES_S:
+                return None
+            time.sleep(_LOOK_S)
+            if objects.modified_s(address) != written_s:
+                return holder
+    except FileNotFoundError:
+        pass  # it was released meanwhile
+    return None
+
+
+def _store_time_s(folder: str) -> float:
+    """The store's clock: that of another host may be off."""
     now = objects.child(folder, f".clock-{uuid.uuid4().hex}")
     objects.write(now, b"")
     try:
-        age_s = objects.modified_s(now) - objects.modified_s(_address(folder, number))
-    except FileNotFoundError:
-        return True  # it was released meanwhile
+        return objects.modified_s(now)
     finally:
         objects.remove(now)
-    return age_s > EXPIRES_S

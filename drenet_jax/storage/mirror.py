@@ -40,7 +40,8 @@ class Mirror:
         wanted = {
             name: size
             for name, size in sizes.items()
-            if not name.startswith(f"{CHECKPOINTS}/") and not lease.is_lease(name)
+            # A cross-validation holds runs, whose checkpoints are not read through it.
+            if CHECKPOINTS not in name.split("/")[:-1] and not lease.is_lease(name)
         }
         for files in steps.values():
             wanted |= files
@@ -139,7 +140,8 @@ def open_mirror(
       flag: the command-line flag that the address came from, for messages.
 
     Raises:
-      InputError: another process writes there, or the bucket cannot be used.
+      InputError: another process writes there.
+      StorageError: the bucket cannot be used.
     """
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(lease.hold(address, use=use, flag=flag)) if writes else None

@@ -7,26 +7,37 @@ server error, throttling, a dropped connection) is tried again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import io
+import logging
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias, TypeVar
 
-from drenet_jax.errors import InputError, one_line
+from etils import epath
+
+from drenet_jax.errors import InputError, StorageError, one_line
 
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
-# A server that restarts or throttles is back within a minute: pauses of 0.5, 1, 2, 4, 8, 16, 16 s
-# at most, each a random share of that, so that many workers do not come back at once.
-_ATTEMPTS = 8
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 16.0
+# gcsfs and s3fs repeat failed requests for half a minute; what they do not repeat, as answers that
+# are cut off, is repeated here. The pause after each attempt is a random share of this, so that
+# many workers do not come back at once.
+_ATTEMPTS = 3
+_LONGEST_PAUSE_S = 4.0
 
 # Objects that are copied at once: buckets answer after some 50 ms each.
 _COPIES_AT_ONCE = 16
+
+# On a disk, or an address in a bucket.
+AnyPath: TypeAlias = Path | epath.Path
+
+_Result = TypeVar("_Result")
 
 # Classes of google.auth and botocore, which need not be installed.
 _NO_CREDENTIALS = {
@@ -46,6 +57,14 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).startswith(tuple(f"{scheme}://" for scheme in _PACKAGES))
 
 
+def as_path(path: str | os.PathLike[str]) -> AnyPath:
+    """A path that keeps an address as it is, where `Path` would take `//` for `/`.
+
+    Of a remote one only the parts of the name may be used, as `name`, `parent` and `/`.
+    """
+    return epath.Path(path) if is_remote(path) else Path(path)
+
+
 def child(address: str, name: str) -> str:
     """The address of `name` in a folder."""
     return f"{address.rstrip('/')}/{name}"
@@ -56,9 +75,21 @@ def read(address: str) -> bytes:
 
     Raises:
       FileNotFoundError: there is none.
-      InputError: the bucket cannot be read.
+      StorageError: the bucket cannot be read.
     """
     return _call(address, lambda files, path: files.cat_file(path))
+
+
+def open_text(path: str | os.PathLike[str], *, encoding: str) -> IO[str]:
+    """Opens a file, or a copy of an object, for reading; ends of lines stay as they are.
+
+    Raises:
+      OSError: there is none, or it cannot be read.
+      StorageError: the bucket cannot be read.
+    """
+    if is_remote(path):
+        return io.TextIOWrapper(io.BytesIO(read(os.fspath(path))), encoding=encoding, newline="")
+    return open(path, encoding=encoding, newline="")
 
 
 def read_range(address: str, start: int, stop: int) -> bytes:
@@ -89,9 +120,19 @@ def exists(address: str) -> bool:
     return bool(_call(address, lambda files, path: files.exists(path)))
 
 
+def path_exists(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is there, on a disk or in a bucket."""
+    return exists(os.fspath(path)) if is_remote(path) else os.path.exists(path)
+
+
 def is_object(address: str) -> bool:
     """Whether there is an object of exactly this name."""
     return bool(_call(address, lambda files, path: files.isfile(path)))
+
+
+def size(address: str) -> int:
+    """Bytes of an object."""
+    return int(_call(address, lambda files, path: files.size(path)))
 
 
 def sizes(folder: str) -> dict[str, int]:
@@ -135,7 +176,7 @@ def remove(address: str) -> None:
         _call(address, lambda files, path: files.rm_file(path))
 
 
-def each(action: Callable[..., None], *arguments: Any) -> None:
+def each(action: Callable[..., _Result], *arguments: Any) -> list[_Result]:
     """Calls `action` of each item of the lists `arguments`, several at once.
 
     Raises:
@@ -144,8 +185,7 @@ def each(action: Callable[..., None], *arguments: Any) -> None:
     with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
         futures = [pool.submit(action, *items) for items in zip(*arguments, strict=True)]
         try:
-            for future in futures:
-                future.result()
+            return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -156,6 +196,9 @@ def _files(scheme: str) -> Any:
     try:
         import fsspec
 
+        # They log the errors that they raise, with tracebacks.
+        for name in ("gcsfs", "s3fs", "google.auth"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         # What another process has written must be seen at once.
         return fsspec.filesystem(scheme, use_listings_cache=False)
     except ImportError as error:
@@ -170,30 +213,23 @@ def _call(address: str, action: Callable[[Any, str], Any]) -> Any:
 
     Raises:
       FileNotFoundError, FileExistsError: as the store says.
-      InputError: it cannot be used.
+      StorageError: it cannot be used.
     """
     scheme, _, path = address.partition("://")
     with _translated(address):
         files = _files(scheme)
-        for pause_s in _pauses():
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return action(files, path)
-            except (FileNotFoundError, FileExistsError):
+            except FileNotFoundError as error:
+                raise FileNotFoundError(errno.ENOENT, "No such object", address) from error
+            except FileExistsError:
                 raise
             except Exception as error:
-                if pause_s is None or _is_refusal(error):
+                if attempt == _ATTEMPTS or _is_refusal(error):
                     raise
-                time.sleep(pause_s)
+                time.sleep(random.uniform(0, _LONGEST_PAUSE_S))
     raise AssertionError("unreachable")
-
-
-def _pauses() -> Iterator[float | None]:
-    """The pause after each attempt, and None after the last."""
-    pause_s = _FIRST_PAUSE_S
-    for _ in range(_ATTEMPTS - 1):
-        yield random.uniform(0.5, 1) * pause_s
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-    yield None
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -202,6 +238,8 @@ def _is_refusal(error: BaseException) -> bool:
         isinstance(error, PermissionError)
         or type(error).__name__ in _NO_CREDENTIALS
         or getattr(error, "code", None) in _DENIED
+        # Of gcsfs.
+        or (type(error) is OSError and str(error).startswith("Forbidden"))
     )
 
 
@@ -224,4 +262,4 @@ def _translated(address: str) -> Iterator[None]:
             why, fix = "access is denied", "ask for the rights to read and write there"
         else:
             why, fix = one_line(error), "check the network and call again"
-        raise InputError(f"{address} cannot be used ({why}); {fix}.") from error
+        raise StorageError(f"{address} cannot be used ({why}); {fix}.") from error

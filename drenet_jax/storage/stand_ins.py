@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, StorageError
 from drenet_jax.storage import folders, lease, mirror, objects
 
 # Local path -> the address that it stands for.
@@ -26,13 +26,18 @@ def shown(text: object) -> str:
     return result
 
 
+def stand_for(local: Path, address: str) -> None:
+    """Shows `address` for `local` from now on: an error may be shown when the copy is gone."""
+    _ADDRESSES[str(local)] = address.rstrip("/")
+
+
 @contextlib.contextmanager
 def output(address: str, *, flag: str) -> Iterator[Path]:
     """Yields the path of a file or folder to make, which is copied if the block ends well.
 
     Raises:
-      InputError: something is there already, another call is writing it, or the bucket cannot be
-        used.
+      InputError: something is there already, or another call is writing it.
+      StorageError: the bucket cannot be used.
     """
     folders.require_free(address, flag)
     with (
@@ -40,11 +45,17 @@ def output(address: str, *, flag: str) -> Iterator[Path]:
         lease.hold(address, use="written", flag=flag) as held,
     ):
         local = Path(scratch) / folders.last_name(address)
-        _stand_for(local, address)
+        stand_for(local, address)
         yield local
         if local.is_dir():
             folders.remove_left_over(address)
-            folders.upload_folder(local, address, held)
+            try:
+                folders.upload_folder(local, address, held)
+            except BaseException:
+                # If the store is away: the lease stays too, by which the next call knows them.
+                with contextlib.suppress(StorageError):
+                    folders.remove_left_over(address)
+                raise
         elif local.is_file():
             held.check()
             if not objects.create(address, local.read_bytes()):
@@ -56,12 +67,13 @@ def run(address: str, *, flag: str) -> Iterator[Path]:
     """Yields a copy of the folder of a run, for reading.
 
     Raises:
-      InputError: there is none, or the bucket cannot be used.
+      InputError: there is none.
+      StorageError: the bucket cannot be used.
     """
     if not objects.exists(address):
         raise InputError(f"{flag}={address} is not there; check the address.")
     with mirror.open_mirror(address, writes=False, use="read", flag=flag) as copy:
-        _stand_for(copy.local, address)
+        stand_for(copy.local, address)
         yield copy.local
 
 
@@ -70,7 +82,8 @@ def copied(address: str, *, flag: str) -> Iterator[Path]:
     """Yields a copy of a file, or of all files of a folder.
 
     Raises:
-      InputError: there is nothing, or the bucket cannot be used.
+      InputError: there is nothing.
+      StorageError: the bucket cannot be used.
     """
     with tempfile.TemporaryDirectory(prefix="drenet-jax-") as scratch:
         local = Path(scratch) / folders.last_name(address)
@@ -82,10 +95,5 @@ def copied(address: str, *, flag: str) -> Iterator[Path]:
                 objects.download(address, local)
             except FileNotFoundError as error:
                 raise InputError(f"{flag}={address} is not there; check the address.") from error
-        _stand_for(local, address)
+        stand_for(local, address)
         yield local
-
-
-def _stand_for(local: Path, address: str) -> None:
-    # For good: an error is shown when the copy is gone.
-    _ADDRESSES[str(local)] = address.rstrip("/")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from drenet_jax import parallel
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, StorageError
 from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.output_files import is_disk_full, locked_folder
 from drenet_jax.storage import objects
@@ -105,7 +105,7 @@ def _on_first_host(
         if parallel.is_first_host():
             try:
                 result = stack.enter_context(opened())
-            except InputError as error:
+            except (InputError, StorageError) as error:
                 refused = error
         if parallel.on_any_host(refused is not None):
             # Otherwise the other hosts would wait for the first in vain.
@@ -118,7 +118,7 @@ def _writing(path: Path, name: str) -> Iterator[None]:
     """Turns a full or unwritable disk into an InputError, and removes unfinished checkpoints."""
     try:
         yield
-    except (InputError, Preempted, BrokenPipeError):
+    except (InputError, StorageError, Preempted, BrokenPipeError):
         raise
     except Exception as error:
         if is_disk_full(error):
