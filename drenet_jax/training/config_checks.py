@@ -16,9 +16,14 @@ from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.models.checkpoint_metadata import Meta
+from drenet_jax.training.experiment_tracking import TRACKERS, check_package
 
 _GROUPS = ("seed", "data", "augment", "model", "optimizer", "train", "init", "evaluation")
-_CHOICES = {"data.fill": FILLS, "init.parts": ("all", "backbone")}
+_CHOICES = {
+    "data.fill": FILLS,
+    "init.parts": ("all", "backbone"),
+    "train.tracker": TRACKERS,
+}
 
 _AT_LEAST_0 = ("0 or more", lambda x: x >= 0)
 _AT_LEAST_1 = ("1 or more", lambda x: x >= 1)
@@ -74,6 +79,7 @@ _MAY_CHANGE = (
     "train.validate_every_epochs",
     "train.patience_epochs",
     "train.rank_patience_epochs",
+    "train.tracker",
 )
 
 
@@ -100,6 +106,7 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
             raise InputError(
                 f"--config.{field}={values[field]!r} must be one of {', '.join(choices)}."
             )
+    check_package(config.train.tracker)
     for field, (bound, is_within) in _BOUNDS.items():
         if not is_within(values[field]):
             raise InputError(f"--config.{field}={values[field]} must be {bound}.")

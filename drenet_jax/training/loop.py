@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -26,11 +29,12 @@ from drenet_jax.models.build import Model, build_model, init_variables
 from drenet_jax.models.checkpoint_metadata import KnownSlices, Meta
 from drenet_jax.models.warm_start import start_from
 from drenet_jax.training.config_checks import check_config, check_groups, check_same_run
+from drenet_jax.training.experiment_tracking import Tracker
 from drenet_jax.training.leakage import known_slices
 from drenet_jax.training.losses import read_class_weights
 from drenet_jax.training.proposal_monitor import geometry_warnings, learning_warning
-from drenet_jax.training.run_folder import open_run_folder
-from drenet_jax.training.run_log import METRICS_FILE, RunLog, read_lines
+from drenet_jax.training.run_folder import RunFolder, open_run_folder
+from drenet_jax.training.run_log import METRICS_FILE, RunLog, read_lines, read_scalars
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
 from drenet_jax.training.stopping import Preempted, is_out_of_patience, preemption
@@ -124,7 +128,7 @@ def train_and_evaluate(
         validated = Validation()
         with (
             (
-                contextlib.closing(RunLog(path, start))
+                _open_log(folder, start, meta.config)
                 if parallel.is_first_host()
                 else contextlib.nullcontext()
             ) as log,
@@ -180,6 +184,9 @@ def train_and_evaluate(
                         log.validation(step, epoch, means, validated.logged, lines[-1]["warnings"])
                         if validated.picture is not None:
                             log.image(step, validated.picture)
+                if log:
+                    # What is copied with the checkpoint must have all its steps.
+                    log.flush()
                 # Orbax removes old checkpoints when it saves: not while they are copied.
                 folder.flush()
                 _save(checkpoints, step, replicated, meta, validated, since_validation, known)
@@ -195,6 +202,21 @@ def train_and_evaluate(
         checkpoints.wait()
         folder.flush()
         return validated.metrics
+
+
+def _open_log(folder: RunFolder, start: int, config: ml_collections.ConfigDict) -> RunLog:
+    log = RunLog(folder.path, start)
+    if config.train.tracker != "none":
+        log.tracker = Tracker(
+            config.train.tracker,
+            folder.path,
+            # Not the whole path; the folds of a cross-validation end alike.
+            "/".join(PurePath(folder.name).parts[-3:]),
+            start,
+            json.loads(config.to_json()),
+            functools.partial(read_scalars, folder.path, start),
+        )
+    return log
 
 
 def _warn(warning: str) -> None:

@@ -317,6 +317,7 @@ def test_weights_of_another_run_are_the_start(config, trained, tmp_path):
         ("train.class_weights", "1,2", "must be none, balanced, or a number above 0 for each"),
         ("train.frozen_stages", 5, "must be from 0 to 4, the stages of resnet18"),
         ("train.patience_epochs", -1, "must be 0 or more"),
+        ("train.tracker", "tensorboard", "must be one of none, wandb, mlflow"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_by_field(field, value, message, config, tmp_path):
