@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -113,8 +114,10 @@ def podman(tmp_path, monkeypatch):
         '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\n'
     )
     monkeypatch.setenv("CONTAINERS_CONF", str(settings))
-    words = ["podman", f"--root={tmp_path}/storage", f"--runroot={tmp_path}/runroot"]
-    root = tmp_path / "debian"
+    # Podman takes no longer path than 50 characters.
+    folder = Path(tempfile.mkdtemp(prefix="drenet-"))
+    words = ["podman", f"--root={folder}/storage", f"--runroot={folder}/run"]
+    root = folder / "debian"
     made = subprocess.run(
         ["debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates"]
         + ["stable", str(root)],
@@ -123,12 +126,15 @@ def podman(tmp_path, monkeypatch):
         check=False,
     )
     if made.returncode:
+        shutil.rmtree(folder)
         pytest.skip(f"no Debian mirror: {made.stdout[-300:]}")
     with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as packed:
         subprocess.run([*words, "import", "-", "debian"], stdin=packed.stdout, check=True)
     shutil.rmtree(root)
     yield words
     subprocess.run([*words, "rmi", "--all", "--force"], check=True)
+    subprocess.run(["umount", folder / "storage" / "overlay"], check=False)
+    shutil.rmtree(folder)
 
 
 @pytest.mark.slow
@@ -165,12 +171,12 @@ def test_the_image_is_built_and_serves(docker, podman, trained, phantoms, tmp_pa
         with zipfile.ZipFile(upload, "w") as file:
             for path in person.rglob("*.dcm"):
                 file.write(path, path.name)
-        request = {"files": {"files": upload.read_bytes()}, "timeout": 120}
+        request = {"files": {"files": ("person.zip", upload.read_bytes())}, "timeout": 120}
         assert httpx.post(f"{url}/api/predict", **request).status_code == 401
         headers = {"Authorization": f"Bearer {TOKEN}"}
         answer = httpx.post(f"{url}/api/predict", headers=headers, **request)
         assert answer.status_code == 200, answer.text
-        assert answer.json()["probabilities"]
+        assert answer.json()["person"]["label"]
     finally:
         server.terminate()
         server.wait(60)

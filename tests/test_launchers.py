@@ -209,7 +209,7 @@ INSTALL = [
     "gcloud compute tpus tpu-vm scp /scratch/drenet_jax.tar.gz n:drenet_jax.tar.gz --worker=all "
     "--zone=z",
     f"{SSH}rm -rf drenet_jax && mkdir drenet_jax && tar -xzf drenet_jax.tar.gz -C drenet_jax "
-    "&& bash drenet_jax/launch/cloud/install.sh tpu'",
+    "&& cd drenet_jax && bash launch/cloud/install.sh tpu'",
 ]
 TRAIN = (
     f"{SSH}cd drenet_jax && .venv/bin/python -m drenet_jax.train --config=c "

@@ -105,7 +105,7 @@ install() {
   run git archive --format=tar.gz --output="$archive" HEAD
   run gcloud compute tpus tpu-vm scp "$archive" "$name:drenet_jax.tar.gz" --worker=all "${where[@]}"
   on_all_workers "rm -rf drenet_jax && mkdir drenet_jax && tar -xzf drenet_jax.tar.gz -C drenet_jax \
-&& bash drenet_jax/launch/cloud/install.sh tpu"
+&& cd drenet_jax && bash launch/cloud/install.sh tpu"
 }
 
 train() {
