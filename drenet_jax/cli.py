@@ -27,6 +27,11 @@ Place = Callable[..., contextlib.AbstractContextManager[Path]]
 # `configs/` of the repository, which is part of the package by a link.
 CONFIGS = (Path(__file__).parent / "configs").resolve()
 
+_COMPILATION_CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+# What `main` opens and `run` closes.
+_at_end = contextlib.ExitStack()
+
 # Read by TensorFlow when it is imported; without them it prints notes on oneDNN and missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -60,7 +65,7 @@ def run(
         if len(argv) > 1:
             _fail(f"the argument {argv[1]!r} is not a flag; flags are written --name=value.")
         try:
-            with _stand_ins(places or {}):
+            with _stand_ins(places or {}), _at_end:
                 main()
             sys.stdout.flush()
         except (InputError, StorageError) as error:
@@ -185,10 +190,17 @@ def _find_packaged_config() -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs between calls, unless JAX_COMPILATION_CACHE_DIR names a place."""
+    """Keeps compiled programs between calls, in JAX_COMPILATION_CACHE_DIR if that is set.
+
+    For a folder in a bucket: in a copy of it, whose new files are copied there at the end.
+    """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+    given = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if given is not None:
+        if objects.is_remote(given):
+            local = _at_end.enter_context(stand_ins.growing(given, name=_COMPILATION_CACHE))
+            jax.config.update("jax_compilation_cache_dir", str(local))
         return
     # Without a home, as in some containers, programs are compiled anew each time.
     with contextlib.suppress(RuntimeError):

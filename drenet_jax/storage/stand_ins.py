@@ -78,6 +78,34 @@ def run(address: str, *, flag: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def growing(address: str, *, name: str) -> Iterator[Path]:
+    """Yields a copy of a folder of files that never change; new ones are copied to it at the end.
+
+    Nothing needs to be there. Several processes may use one address at once. A store that is away
+    at the end costs the new files.
+
+    Args:
+      address: of the folder.
+      name: of the setting that it came from, for messages.
+
+    Raises:
+      StorageError: the bucket cannot be read.
+    """
+    with folders.cache_folder(address) as local:
+        there = objects.sizes(address)
+        missing = {file: n_bytes for file, n_bytes in there.items() if not (local / file).is_file()}
+        folders.download_files(address, missing, local, flag=name)
+        try:
+            yield local
+        finally:
+            new = [path for path in local.iterdir() if path.name not in there]
+            with contextlib.suppress(StorageError):
+                objects.each(
+                    objects.upload, new, [objects.child(address, path.name) for path in new]
+                )
+
+
+@contextlib.contextmanager
 def copied(address: str, *, flag: str) -> Iterator[Path]:
     """Yields a copy of a file, or of all files of a folder.
 

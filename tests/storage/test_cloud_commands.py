@@ -132,25 +132,20 @@ def _assert_same_run(local_run, address):
         assert ours == (local_run / "metrics.jsonl").read_text()
 
 
-def _json(folder, name, is_remote):
-    address = objects.child(str(folder), name)
-    return json.loads(objects.read(address) if is_remote else Path(address).read_text())
-
-
 def test_the_whole_path(store, folder, local, config_file, tmp_path):
     _make(folder, config_file)
     _assert_same_records(*_data(local, folder, tmp_path))
     _assert_same_run(local / "run", f"{folder}/run")
-    ours, theirs = (
-        _json(f"{root}/test", "metrics.json", root is folder) for root in (folder, local)
-    )
-    for name in ("person", "slice"):
+    _assert_same_results(local, folder)
+
+
+def _assert_same_results(local, folder):
+    for name in ("test/metrics.json", "test/persons.csv", "test/slices.csv"):
+        assert objects.read(f"{folder}/{name}") == (local / name).read_bytes()
+    ours = json.loads(objects.read(f"{folder}/person/result.json"))
+    theirs = json.loads((local / "person" / "result.json").read_text())
+    for name in ("person", "slices", "excluded"):
         assert ours[name] == theirs[name]
-    ours, theirs = (
-        _json(f"{root}/person", "report.json", root is folder) for root in (folder, local)
-    )
-    assert ours["person"]["probabilities"] == theirs["person"]["probabilities"]
-    assert objects.read(f"{folder}/test/slices.csv") == (local / "test/slices.csv").read_bytes()
 
 
 def test_faults_in_all_commands_change_nothing(store, folder, local, config_file, tmp_path):
@@ -159,7 +154,7 @@ def test_faults_in_all_commands_change_nothing(store, folder, local, config_file
         _make(folder, config_file)
     _assert_same_records(*_data(local, folder, tmp_path))
     _assert_same_run(local / "run", f"{folder}/run")
-    assert objects.read(f"{folder}/test/slices.csv") == (local / "test/slices.csv").read_bytes()
+    _assert_same_results(local, folder)
 
 
 def _kill_at_a_random_moment(process, latest):

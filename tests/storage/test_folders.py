@@ -183,6 +183,20 @@ def test_another_machine_goes_on_from_what_is_complete(folder, monkeypatch, tmp_
         assert read == [f"{folder}/metrics.jsonl"]
 
 
+def test_files_that_are_new_are_copied_when_a_cache_is_closed(folder, monkeypatch, tmp_path):
+    objects.write(f"{folder}/a-cache", b"a")
+    with stand_ins.growing(folder, name="CACHE") as local:
+        assert _files(local) == {"a-cache": b"a"}
+        (local / "b-cache").write_bytes(b"b")
+        # Of another process meanwhile.
+        objects.write(f"{folder}/c-cache", b"c")
+    assert objects.sizes(folder) == {"a-cache": 1, "b-cache": 1, "c-cache": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(objects, "download", lambda address, path: path.write_bytes(b"c"))
+        with stand_ins.growing(folder, name="CACHE") as local:
+            assert _files(local) == {"a-cache": b"a", "b-cache": b"b", "c-cache": b"c"}
+
+
 def test_pieces_of_a_work_folder_are_there_when_they_were_committed(folder, monkeypatch, tmp_path):
     with open_work_folder(folder, lock_file=".lock", use="cross-validated") as work:
         assert work.is_new
