@@ -76,5 +76,5 @@ if __name__ == "__main__":
         define_flags,
         __doc__,
         required=("out",),
-        places={"workdir": stand_ins.run, "out": stand_ins.output},
+        places={"workdir": stand_ins.run, "data": None, "out": stand_ins.output},
     )

@@ -43,7 +43,7 @@ def run(
     doc: str,
     *,
     required: Sequence[str],
-    places: Mapping[str, Place] | None = None,
+    places: Mapping[str, Place | None] | None = None,
 ) -> None:
     """Runs an entry point: exit code 0, or 2 with one sentence on bad input.
 
@@ -54,7 +54,8 @@ def run(
       doc: the module's docstring, which `--help` prints above the flags.
       required: flags without which the command cannot run.
       places: flag -> what a local path stands in for where the flag names an address in a bucket:
-        `stand_ins.output`, `run` or `copied`. Other flags reach the command as they are.
+        `stand_ins.output`, `run` or `copied`. None: the command takes addresses itself. Other flags
+        than these take none.
     """
     _prepare_streams()
     sys.modules["__main__"].__doc__ = doc
@@ -88,13 +89,17 @@ def run(
 
 
 @contextlib.contextmanager
-def _stand_ins(places: Mapping[str, Place]) -> Iterator[None]:
+def _stand_ins(places: Mapping[str, Place | None]) -> Iterator[None]:
     """Puts local paths in place of addresses in flags, for the block."""
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if name not in places and isinstance(value, str) and objects.is_remote(value):
+            raise InputError(f"--{name}={value} must be on a local disk; name a path there.")
     with contextlib.ExitStack() as stack:
         for name, place in places.items():
             flag = flags.FLAGS[name]
             values = flag.value if isinstance(flag.value, list) else [flag.value or ""]
-            if not any(map(objects.is_remote, values)):
+            if place is None or not any(map(objects.is_remote, values)):
                 continue
             local = [
                 str(stack.enter_context(place(value, flag=f"--{name}")))

@@ -57,4 +57,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("data", "workdir"))
+    cli.run(
+        main,
+        define_flags,
+        __doc__,
+        required=("data", "workdir"),
+        places={"data": None, "workdir": None},
+    )

@@ -107,6 +107,7 @@ if __name__ == "__main__":
         required=("workdir", "out"),
         places={
             "workdir": stand_ins.run,
+            "data": None,
             "lesions": stand_ins.copied,
             "audit": stand_ins.copied,
             "out": stand_ins.output,

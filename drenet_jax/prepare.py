@@ -210,5 +210,9 @@ def _print_rest(count: int, what: str, file: TextIO | None = None) -> None:
 
 if __name__ == "__main__":
     cli.run(
-        main, define_flags, __doc__, required=("cohort", "out"), places={"out": stand_ins.output}
+        main,
+        define_flags,
+        __doc__,
+        required=("cohort", "out"),
+        places={"cohort": None, "out": stand_ins.output},
     )

@@ -71,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("workdir",))
+    cli.run(main, define_flags, __doc__, required=("workdir",), places={"workdir": None})
