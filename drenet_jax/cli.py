@@ -93,7 +93,9 @@ def _stand_ins(places: Mapping[str, Place | None]) -> Iterator[None]:
     """Puts local paths in place of addresses in flags, for the block."""
     for name in flags.FLAGS:
         value = flags.FLAGS[name].value
-        if name not in places and isinstance(value, str) and objects.is_remote(value):
+        # Fields of a config have dots in their names.
+        is_known = name in places or "." in name
+        if not is_known and isinstance(value, str) and objects.is_remote(value):
             raise InputError(f"--{name}={value} must be on a local disk; name a path there.")
     with contextlib.ExitStack() as stack:
         for name, place in places.items():
