@@ -113,11 +113,7 @@ def _address(folder: str, number: int) -> str:
 
 
 def _numbers(folder: str) -> list[int]:
-    return [
-        int(name.removeprefix(_PREFIX))
-        for name in objects.sizes(folder)
-        if name.startswith(_PREFIX)
-    ]
+    return [int(name.removeprefix(_PREFIX)) for name in objects.sizes(folder, _PREFIX)]
 
 
 @dataclasses.dataclass(frozen=True)

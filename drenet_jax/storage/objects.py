@@ -136,11 +136,16 @@ def size(address: str) -> int:
     return int(_call(address, lambda files, path: files.size(path)))
 
 
-def sizes(folder: str) -> dict[str, int]:
-    """Name -> bytes of all objects under a folder; names are relative to it."""
+def sizes(folder: str, prefix: str = "") -> dict[str, int]:
+    """Name -> bytes of all objects under a folder.
+
+    Args:
+      folder: its address.
+      prefix: which names, relative to the folder, begin with.
+    """
 
     def find(files: Any, path: str) -> dict[str, int]:
-        found = files.find(path, detail=True)
+        found = files.find(path, prefix=prefix, detail=True)
         return {
             name[len(path.rstrip("/")) + 1 :]: int(info["size"])
             for name, info in found.items()

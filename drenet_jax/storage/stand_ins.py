@@ -72,6 +72,11 @@ def run(address: str, *, flag: str) -> Iterator[Path]:
     """
     if not objects.exists(address):
         raise InputError(f"{flag}={address} is not there; check the address.")
+    if objects.is_object(objects.child(address, folders.COMPLETE)):
+        # Converted weights, which were written at once.
+        with copied(address, flag=flag) as local:
+            yield local
+        return
     with mirror.open_mirror(address, writes=False, use="read", flag=flag) as copy:
         stand_for(copy.local, address)
         yield copy.local
@@ -118,6 +123,8 @@ def copied(address: str, *, flag: str) -> Iterator[Path]:
         files = {
             name: size for name, size in objects.sizes(address).items() if not lease.is_lease(name)
         }
+        if folders.COMPLETE in files:
+            files = folders.read_contents(address, flag=flag).files
         if files:
             folders.download_files(address, files, local, flag=flag)
         else:

@@ -43,6 +43,14 @@ def test_a_folder_that_was_made_is_there_and_is_not_made_twice(folder, tmp_path)
         pass
 
 
+def test_weights_that_were_written_at_once_are_read_like_a_run(folder):
+    with stand_ins.output(folder, flag="--out") as local:
+        local.mkdir()
+        _fill(local, _checkpoint(0))
+    with stand_ins.run(folder, flag="--workdir") as local:
+        assert _files(local) == _checkpoint(0)
+
+
 def test_one_file_is_copied_as_one_object(folder):
     address = objects.child(folder, "cohort.csv")
     with stand_ins.output(address, flag="--out") as local:

@@ -32,6 +32,8 @@ def test_objects_are_written_read_listed_copied_and_removed(folder, tmp_path):
     path.write_bytes(bytes(range(256)) * 1000)
     objects.upload(path, b)
     assert objects.sizes(folder) == {"a": 10, "sub/ü #1?.bin": 256_000}
+    assert objects.sizes(folder, "su") == {"sub/ü #1?.bin": 256_000}
+    assert objects.sizes(folder, "b") == objects.sizes(objects.child(folder, "su")) == {}
     assert objects.read(a) == b"0123456789"
     assert objects.read_range(a, 2, 5) == b"234"
     assert objects.size(b) == 256_000
