@@ -141,7 +141,10 @@ class PreparedData:
                 ),
             )
         features, shards = builder.info.features, self.shards
+        if isinstance(decoders, tfds.decode.PartialDecoding):
+            features, decoders = decoders.extract_features(features), decoders.decoders
 
+        @tf.autograph.experimental.do_not_convert
         def fetch(path: tf.Tensor) -> tf.Tensor:
             local = tf.numpy_function(
                 lambda path: os.fsencode(shards.fetch(path.decode())), [path], tf.string
