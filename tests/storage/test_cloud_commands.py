@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drenet_jax.data.prepared_data import open_data
+from drenet_jax.data.prepared_data import open_data, read_all
 from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.storage import folders, objects
 from drenet_jax.storage.mirror import open_mirror
@@ -270,13 +270,8 @@ def _losses(run):
 
 
 def _upload_data(local, folder):
-    sizes = _sizes(local / "data")
-    objects.each(
-        objects.upload,
-        [local / "data" / name for name in sizes],
-        [f"{folder}/data/{name}" for name in sizes],
-    )
-    contents = {"id": folder.rpartition("/")[2], "files": sizes}
+    _upload(local / "data", f"{folder}/data")
+    contents = {"id": folder.rpartition("/")[2], "files": _sizes(local / "data")}
     objects.write(f"{folder}/data/{folders.COMPLETE}", json.dumps(contents).encode())
 
 
@@ -286,3 +281,67 @@ def _sizes(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def test_a_cross_validation_that_is_killed_and_goes_on_gives_the_same_table(
+    store, folder, local, config_file, tmp_path, monkeypatch
+):
+    _upload_data(local, folder)
+
+    def flags(data, workdir):
+        return (
+            f"--config={config_file}",
+            "--config.train.epochs=1",
+            f"--data={data}",
+            f"--workdir={workdir}",
+            "--folds=2",
+        )
+
+    if not (local / "cv").exists():
+        _run("crossvalidate", *flags(local / "data", local / "cv"))
+    process = _start("crossvalidate", *flags(f"{folder}/data", f"{folder}/cv"))
+    while process.poll() is None and not objects.exists(f"{folder}/cv/repeat1/fold2/run"):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    # On another machine.
+    monkeypatch.setenv("DRENET_JAX_CACHE", str(tmp_path / "another machine"))
+    output = _run("crossvalidate", *flags(f"{folder}/data", f"{folder}/cv"))
+    assert "repeat 1, fold 1 (2 in all)" not in output
+    for name in ("folds.csv", "slices.csv", "metrics.json"):
+        ours = objects.read(f"{folder}/cv/result/{name}")
+        assert ours == (local / "cv" / "result" / name).read_bytes()
+    _run("audit", f"--workdir={folder}/cv", f"--out={folder}/audit")
+    assert objects.exists(f"{folder}/audit/audit.md")
+
+
+def test_prepare_on_beam_from_and_to_a_bucket(store, folder, local):
+    _upload(local / "phantoms", f"{folder}/phantoms")
+    _run(
+        "prepare",
+        f"--cohort={folder}/phantoms/cohort.csv",
+        f"--out={folder}/data",
+        "--fractions=50,25,25",
+        "--config.image_size_px=96",
+        "--runner=DirectRunner",
+        "--pipeline_options=--direct_running_mode=multi_processing --direct_num_workers=2",
+    )
+    ours, theirs = open_data(f"{folder}/data"), open_data(local / "data")
+    assert ours.fingerprint == theirs.fingerprint
+    for split in ("train", "validation", "test"):
+        for a, b in zip(
+            read_all(ours, ours.stored_records(split, None)),
+            read_all(theirs, theirs.stored_records(split, None)),
+            strict=True,
+        ):
+            assert a["slice_name"] == b["slice_name"]
+            np.testing.assert_array_equal(a["image"], b["image"])
+
+
+def _upload(local, address):
+    sizes = _sizes(local)
+    objects.each(
+        objects.upload,
+        [local / name for name in sizes],
+        [f"{address}/{name}" for name in sizes],
+    )
