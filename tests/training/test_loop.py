@@ -132,11 +132,11 @@ def test_the_epochs_of_a_run_may_change_unless_its_cosine_ends_with_them(config,
         meta = checkpoints.meta(checkpoints.latest_step)
     longer = dataclasses.replace(meta, config=meta.config.copy_and_resolve_references())
     longer.config.train.epochs = 7
-    checks(meta, longer, trained)
+    checks(meta, longer, str(trained))
     for side in (meta, longer):
         side.config.optimizer.schedule = "cosine"
     with pytest.raises(InputError, match=r"train\.epochs 1 there, 7 now"):
-        checks(meta, longer, trained)
+        checks(meta, longer, str(trained))
 
 
 def test_data_in_other_settings_and_the_workdir_of_another_model_are_refused(
