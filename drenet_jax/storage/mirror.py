@@ -33,6 +33,11 @@ class Mirror:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._copying: Future[None] | None = None
 
+    @property
+    def writes(self) -> bool:
+        """Whether this host copies to the bucket."""
+        return self._held is not None
+
     def pull(self) -> None:
         """Makes the local copy that of the bucket: complete checkpoints and logs."""
         sizes = objects.sizes(self.address)
@@ -84,12 +89,13 @@ class Mirror:
             copying.result()
 
     def clear(self) -> None:
-        """Removes the run from the bucket and from the local copy: a checkpoint's mark first."""
-        assert self._held is not None
-        names = [name for name in objects.sizes(self.address) if not lease.is_lease(name)]
-        marks = [name for name in names if name.endswith(folders.COMPLETE)]
-        for group in (marks, names):
-            objects.each(objects.remove, [objects.child(self.address, name) for name in group])
+        """Removes the run from the local copy and, if this host writes there, from the bucket."""
+        if self.writes:
+            names = [name for name in objects.sizes(self.address) if not lease.is_lease(name)]
+            # What has no mark is not complete.
+            marks = [name for name in names if name.endswith(folders.COMPLETE)]
+            for group in (marks, names):
+                objects.each(objects.remove, [objects.child(self.address, name) for name in group])
         shutil.rmtree(self.local, ignore_errors=True)
         self.local.mkdir(parents=True, exist_ok=True)
 
@@ -97,9 +103,8 @@ class Mirror:
         self._pool.shutdown()
 
     def _push(self, wait: Callable[[], None], step: int) -> None:
+        assert self._held is not None
         wait()
-        if self._held is None:
-            return
         logs = [
             path
             for path in sorted(self.local.rglob("*"))

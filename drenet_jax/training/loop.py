@@ -187,10 +187,11 @@ def train_and_evaluate(
                 if log:
                     # What is copied with the checkpoint must have all its steps.
                     log.flush()
-                # Orbax removes old checkpoints when it saves: not while they are copied.
-                folder.flush()
-                _save(checkpoints, step, replicated, meta, validated, since_validation, known)
-                folder.saved(step, checkpoints.wait)
+                if folder.saves:
+                    # Orbax removes old checkpoints when it saves: not while they are copied.
+                    folder.flush()
+                    _save(checkpoints, step, replicated, meta, validated, since_validation, known)
+                    folder.saved(step, checkpoints.wait)
                 if is_out_of_patience(lines, config.train.patience_epochs):
                     break
                 if must_stop and step < last_step:

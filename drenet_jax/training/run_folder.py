@@ -28,11 +28,13 @@ class RunFolder:
       path: where to work: the folder, or the local copy of one in a bucket.
       name: as the user calls it, for messages.
       is_shared: whether all hosts see `path`; a copy is this host's own.
+      saves: whether this host takes part in saving: with a copy for each, the first one does alone.
     """
 
     def __init__(self, path: Path, name: str, mirror: Mirror | None):
         self.path, self.name = path, name
         self.is_shared = mirror is None
+        self.saves = mirror is None or mirror.writes
         self._mirror = mirror
 
     def saved(self, step: int, wait: Callable[[], None]) -> None:
