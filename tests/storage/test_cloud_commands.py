@@ -259,9 +259,9 @@ def test_two_processes_from_and_to_a_bucket_equal_two_and_one_on_a_disk(
     _train_on_two_hosts(config_file, f"{folder}/data", f"{folder}/run", tmp_path)
     _train_on_two_hosts(config_file, local / "data", tmp_path / "run", tmp_path)
     _assert_same_run(tmp_path / "run", f"{folder}/run")
-    # Of one process the sums are taken in another order.
-    ours, theirs = (_losses(run) for run in (tmp_path / "run", local / "run"))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    # One process takes its sums in another order, which shows more and more: the first two epochs.
+    ours, theirs = (_losses(run)[:2] for run in (tmp_path / "run", local / "run"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
 def _losses(run):
