@@ -144,7 +144,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            n_bytes = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(n_bytes)
+            if len(body) < n_bytes:  # of a client that was killed; stores take no part of a request
+                raise ConnectionAbortedError
+            return body
         parts = []
         while size := int(self.rfile.readline().split(b";")[0], 16):
             parts.append(self.rfile.read(size))
