@@ -64,7 +64,7 @@ class Page:
             "margin": lambda: f"{MARGIN:.2f}",
             "n_claims": lambda: str(len(CLAIMS)),
             "data": lambda data, split, column: self._data[data, split][column],
-            "judged": lambda number: self._judged(CLAIMS[int(number)]),
+            "judged": self._judged,
             "claims": self._claims,
             "auc": self._auc,
             "arms": self._arms,
@@ -105,7 +105,13 @@ class Page:
         value = self.estimate(claim.metric, claim.arm)
         return value.minus(self.estimate(claim.metric, claim.other)) if claim.other else value
 
-    def _judged(self, claim: Claim) -> str:
+    def _judged(self, *compared: str) -> str:
+        """The verdict on the claim of a metric, an arm and perhaps another one."""
+        (claim,) = (
+            claim
+            for claim in CLAIMS
+            if tuple(filter(None, (claim.metric, claim.arm, claim.other))) == compared
+        )
         estimate = self.difference(claim)
         return f"**{_verdict(estimate)}** ({_text(estimate, signed=True)})"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from studies.arms import ARMS
-from studies.cohorts import COHORTS, data_folder
+from studies.cohorts import COHORTS, data_folder, read_csv
 from studies.runs import DONE, HITS, SLICES, WORK, Run, runs_of
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -89,8 +89,7 @@ def collect_data(work: Path, results: Path) -> None:
         folder = data_folder(work, name)
         if folder.is_dir():
             data = open_data(folder)
-            with (folder / "excluded.csv").open(encoding="utf-8", newline="") as file:
-                left_out = sum(bool(row["file"]) for row in csv.DictReader(file))
+            left_out = sum(bool(row["file"]) for row in read_csv(folder / "excluded.csv"))
             rows += [
                 (name, split, str(len(persons)), str(data.n_slices[split]), str(left_out))
                 for split, persons in data.persons.items()
@@ -130,16 +129,15 @@ def _add_predictions(
             )
         ]
         if (run.folder(work) / HITS).is_file():
-            with (run.folder(work) / HITS).open(encoding="utf-8", newline="") as file:
-                hits += [
-                    (
-                        row["patient_id"],
-                        row["slice_name"],
-                        f"{float(row['chance']):.4f}",
-                        *(row[point] for point in POINTS),
-                    )
-                    for row in csv.DictReader(file)
-                ]
+            hits += [
+                (
+                    row["patient_id"],
+                    row["slice_name"],
+                    f"{float(row['chance']):.4f}",
+                    *(row[point] for point in POINTS),
+                )
+                for row in read_csv(run.folder(work) / HITS)
+            ]
     table = tables.setdefault(f"{data}-persons", _Columns("label"))
     for i, label in enumerate(labels):
         table.add([(row[0], row[1], row[2 + i]) for row in sorted(persons)], f"{name} {label}")

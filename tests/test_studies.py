@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import re
 from pathlib import Path
@@ -17,7 +16,7 @@ from drenet_jax.training.config_checks import check_groups
 from studies import claims, intervals, page, results, runs
 from studies.arms import ARMS, SEEDS, training_config
 from studies.claims import CLAIMS
-from studies.cohorts import COHORTS, FOLDS, CovidCt, Phantoms, data_folder, make_data
+from studies.cohorts import COHORTS, FOLDS, CovidCt, Phantoms, data_folder, make_data, read_csv
 from studies.results import RESULTS, Table, read_table
 
 # Digits that are no result: names, and settings that stand in the code.
@@ -57,8 +56,7 @@ def test_no_table_of_the_page_has_more_than_six_rows():
 def test_results_stay_small_and_name_known_runs():
     assert sum(path.stat().st_size for path in RESULTS.iterdir()) < 4 << 20
     known = {run.name for arm in ARMS for run in runs.runs_of(arm)}
-    with (RESULTS / "runs.csv").open(encoding="utf-8", newline="") as file:
-        made = [row["run"] for row in csv.DictReader(file)]
+    made = [row["run"] for row in read_csv(RESULTS / "runs.csv")]
     assert len(set(made)) == len(made)
     assert set(made) <= known
 
@@ -238,8 +236,7 @@ def test_a_run_is_made_scored_and_collected(tiny_arm, tmp_path):
     np.testing.assert_allclose(sum(p.values()), 1, atol=2e-4)
     hits = read_table(tmp_path / "results" / "tiny-hits.csv").values[tiny_arm][0]
     assert set(hits) == {"heat_map"}  # a ResNet has no boxes
-    with (tmp_path / "results" / "runs.csv").open(encoding="utf-8", newline="") as file:
-        (account,) = csv.DictReader(file)
+    (account,) = read_csv(tmp_path / "results" / "runs.csv")
     assert account["run"] == run.name
     assert int(account["steps"]) == 2
     assert 0 <= float(account["training_slice_auc"]) <= 1
