@@ -54,7 +54,7 @@ def define_flags() -> None:
 def main() -> None:
     # Imported here: --help needs neither JAX nor the extra.
     try:
-        from drenet_jax.serving import app, jobs, middleware, monitoring, server
+        from drenet_jax.serving import app, jobs, middleware, server
     except ModuleNotFoundError as error:
         raise InputError(
             f"serve needs {error.name}, which is not installed; install the extra: "
@@ -64,6 +64,7 @@ def main() -> None:
     from drenet_jax.evaluation.person_report import person_report
     from drenet_jax.evaluation.pipeline import PersonPipeline
     from drenet_jax.evaluation.predictor import Predictor
+    from drenet_jax.private_log import log_to
     from drenet_jax.serving.limits import Limits
 
     cli.use_compilation_cache()
@@ -77,7 +78,7 @@ def main() -> None:
             "DRENET_TOKEN or give --token_file."
         )
     signal.signal(signal.SIGTERM, _exit)
-    monitoring.log_to(logging.StreamHandler())
+    log_to(logging.StreamHandler())
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(server.bound_socket(values.host, values.port))
         folder = stack.enter_context(server.temporary_folder())

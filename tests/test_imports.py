@@ -20,6 +20,7 @@ FLOORS = {
     "parallel_map": 1,
     "parallel": 1,
     "html_templates": 1,
+    "private_log": 1,
     "storage": 2,
     "ct": 3,
     "phantoms": 4,
@@ -30,6 +31,7 @@ FLOORS = {
     "dicom_export": 6,
     "training": 6,
     "serving": 6,
+    "pacs": 7,
     "drenet_jax": 7,  # the package itself reaches up to the pipeline
     "cli": 7,
 }

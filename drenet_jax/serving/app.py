@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from drenet_jax.evaluation.person_report import REPORT_POLICY
 from drenet_jax.html_templates import render
+from drenet_jax.private_log import log_error
 from drenet_jax.serving import jobs, monitoring, uploads
 from drenet_jax.serving.jobs import Job, Jobs
 from drenet_jax.serving.limits import Limits
@@ -257,7 +258,7 @@ async def _on_disconnect(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _on_internal_error(request: Request, error: Exception) -> Response:
-    monitoring.log_error(error)
+    log_error(error)
     return error_response(HttpError(500, "internal server error; see the server's log."))
 
 

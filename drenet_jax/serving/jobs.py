@@ -15,8 +15,9 @@ from pathlib import Path
 
 from drenet_jax.ct.sources import CtError
 from drenet_jax.evaluation.pipeline import PersonResult
+from drenet_jax.private_log import log_error
 from drenet_jax.serving.limits import Limits
-from drenet_jax.serving.monitoring import IN_FLIGHT, STAGE_SECONDS, log_error, record_outcome
+from drenet_jax.serving.monitoring import IN_FLIGHT, STAGE_SECONDS, record_outcome
 from drenet_jax.serving.responses import HttpError, SafeJSONResponse
 from drenet_jax.serving.uploads import Upload
 

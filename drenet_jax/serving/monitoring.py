@@ -1,14 +1,10 @@
-"""Prometheus metrics and the log; neither contains file names, tags or paths of a request."""
+"""Prometheus metrics; they contain no file names, tags or paths of a request."""
 
 from __future__ import annotations
 
-import logging
-import re
-import sys
-import traceback
-from pathlib import Path
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from drenet_jax.private_log import logger
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,23 +25,10 @@ STAGE_SECONDS = Histogram(
 )
 UPLOAD_BYTES = Counter("drenet_upload_bytes", "Bytes of complete uploads.", registry=_REGISTRY)
 
-logger = logging.getLogger("drenet_jax.serve")
-
-# Paths below these are code; other paths in an error message may come from a request.
-_CODE_FOLDERS = (str(Path(__file__).resolve().parents[1]), sys.prefix, sys.base_prefix)
-
 
 def metrics_text() -> bytes:
     """All metrics in Prometheus' text format."""
     return generate_latest(_REGISTRY)
-
-
-def log_to(handler: logging.Handler) -> None:
-    """Sends the log to `handler` and nowhere else."""
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
 
 
 def record_outcome(
@@ -62,17 +45,3 @@ def record_outcome(
     """
     OUTCOMES.labels(outcome).inc()
     logger.info("%.8s %s %.2f s, %d files, %d bytes", id, outcome, seconds, n_files, n_bytes)
-
-
-def log_error(error: BaseException) -> None:
-    """Logs an internal error's type and lines of code, not its message, which may quote a file."""
-    lines = [
-        f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
-    ]
-    # The reader's process sends its traceback as text.
-    lines += [
-        f"{file}:{line}"
-        for file, line in re.findall(r'File "([^"]+)", line (\d+)', str(error))
-        if file.startswith(_CODE_FOLDERS)
-    ]
-    logger.error("error at %s, %s", type(error).__name__, " < ".join(reversed(lines[-6:])))

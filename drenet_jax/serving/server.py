@@ -27,7 +27,7 @@ from drenet_jax.serving.limits import Limits
 _PREFIX = "drenet_jax_serve."
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
+def bound_socket(host: str, port: int, *, flag: str = "--port") -> socket.socket:
     """A socket that is bound to its address, but does not listen yet; port 0 is any free one.
 
     Raises:
@@ -42,8 +42,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound.bind(address)
     except (OSError, UnicodeError) as error:
         messages = {
-            errno.EADDRINUSE: f"--port={port} is taken by another program; use another port.",
-            errno.EACCES: f"--port={port} is reserved for the system; use a port above 1023.",
+            errno.EADDRINUSE: f"{flag}={port} is taken by another program; use another port.",
+            errno.EACCES: f"{flag}={port} is reserved for the system; use a port above 1023.",
         }
         other = f"--host={host} is no address of this machine; check it."
         raise InputError(messages.get(getattr(error, "errno", 0), other)) from error

@@ -12,7 +12,8 @@ import httpx
 import pytest
 from serving.servers import Served, Stage, default_limits, start
 
-from drenet_jax.serving import monitoring, server
+from drenet_jax.private_log import log_to
+from drenet_jax.serving import server
 from drenet_jax.serving.app import make_app
 from drenet_jax.serving.jobs import Jobs
 
@@ -49,7 +50,7 @@ def stage(tmp_path):
             uploads.mkdir()
             scratch.mkdir()
             handler = stack.enter_context(contextlib.closing(logging.FileHandler(tmp_path / "log")))
-            monitoring.log_to(handler)
+            log_to(handler)
             jobs = Jobs(explain, lambda result: "<p>the report</p>", scratch, limits)
             app = make_app(
                 jobs,

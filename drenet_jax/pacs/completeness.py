@@ -1,0 +1,91 @@
+"""When a study is complete: all instances that its source has are there, or it has been quiet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from drenet_jax.pacs.dicom_peer import PeerError
+from drenet_jax.pacs.node_status import RESULTS
+from drenet_jax.pacs.settings import NodeSettings
+from drenet_jax.pacs.study_database import PARKED, READY, RECEIVING, Study
+from drenet_jax.pacs.study_queue import StudyQueue
+from drenet_jax.private_log import logger
+
+# The number of CT instances that the source of a study has, by its UID; None if it does not say.
+CountInstances = Callable[[str], int | None]
+
+
+def park(queue: StudyQueue, study: Study, reason: str) -> None:
+    """Ends a study without a result; a new instance of it starts it again."""
+    if queue.move(study, PARKED, reason):
+        RESULTS.labels("parked").inc()
+        logger.info("%s parked: %s", study.name, reason)
+
+
+class Completeness:
+    """Moves studies from receiving to ready, or parks what stays incomplete.
+
+    A study is complete
+    - when as many instances are there as its source has, where the source can be queried;
+    - else `quiet_seconds` after its last instance, if no sender broke off and no instance was
+      refused, since a result of a part of the lungs would be a wrong one.
+    What is incomplete `missing_minutes` after the last instance is parked.
+
+    Args:
+      queue: of studies.
+      settings: of the node.
+      counts: by origin, how to query the source.
+    """
+
+    def __init__(
+        self, queue: StudyQueue, settings: NodeSettings, counts: dict[str, CountInstances]
+    ):
+        self._queue = queue
+        self._settings = settings
+        self._counts = counts
+
+    def update(self) -> None:
+        """Looks at every study that is being received."""
+        for study in self._queue.database.by_state(RECEIVING):
+            quiet_s = time.time() - study.changed_s
+            if quiet_s < self._settings.quiet_seconds and not self._is_counted(study):
+                continue
+            missing = self._missing(study, quiet_s)
+            if not missing:
+                self._queue.move(study, READY)
+            elif quiet_s > 60 * self._settings.missing_minutes:
+                park(self._queue, study, f"incomplete: {missing}")
+
+    @staticmethod
+    def _is_counted(study: Study) -> bool:
+        return study.expected is not None and study.n_instances >= study.expected
+
+    def _missing(self, study: Study, quiet_s: float) -> str:
+        """Why a study is not complete; '' if it is."""
+        count = self._counts.get(study.origin)
+        if count is not None and study.expected is None:
+            if study.next_try_s > time.time():
+                return "its source did not answer"
+            try:
+                n_expected = count(study.uid)
+            except PeerError:
+                # While it is away, no sooner than in a while; `retries` counts.
+                delay_s = self._settings.retry_seconds * 2.0**study.retries
+                most_s = self._settings.retry_most_seconds
+                self._queue.retry_later(study, time.time() + min(delay_s, most_s))
+                return "its source did not answer"
+            if n_expected is not None:
+                self._queue.expect(study, n_expected)
+                if study.n_instances < n_expected:
+                    return f"{study.n_instances} of {n_expected} instances arrived"
+                return ""
+        if study.expected is not None:
+            if study.n_instances >= study.expected:
+                return ""
+            return f"{study.n_instances} of {study.expected} instances arrived"
+        if study.n_refused:
+            return f"{study.n_refused} instances were refused"
+        if study.broken_off_s:
+            return "its sender ended the association in the middle"
+        return ""
