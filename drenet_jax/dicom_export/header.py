@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from highdicom import UID
 from highdicom.enum import ContentQualificationValues
 from pydicom import Dataset
+from pydicom.uid import generate_uid
 
 from drenet_jax.ct.dicom.instances import STUDY_KEYWORDS, SourceInstance
 
@@ -28,16 +31,35 @@ _MAY_BE_EMPTY = (
 )
 
 
-def new_series(number: int, description: str, model: Mapping) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class UidSource:
+    """UIDs of new objects.
+
+    Attributes:
+      seed: what the UIDs are derived from; None: they are new each time.
+    """
+
+    seed: str | None = None
+
+    def uid(self, *role: str | int) -> UID:
+        """The UID of one role, as ("series", 9901), among the objects of one result."""
+        if self.seed is None:
+            return UID()
+        # As JSON: pydicom joins the sources, and ("a", "bc") would be ("ab", "c").
+        return UID(generate_uid(entropy_srcs=[json.dumps([MAKER, self.seed, *role])]))
+
+
+def new_series(number: int, description: str, model: Mapping, uids: UidSource) -> dict[str, Any]:
     """highdicom's arguments for the instances of a new series.
 
     Args:
       number: the series' number in the study.
       description: of its content, a few words.
       model: the part `model` of result.json.
+      uids: gives the series' UID.
     """
     return {
-        "series_instance_uid": UID(),
+        "series_instance_uid": uids.uid("series", number),
         "series_number": number,
         "series_description": f"{MAKER} {description} ({WARNING})",
         "manufacturer": MAKER,

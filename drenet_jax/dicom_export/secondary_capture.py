@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
-from highdicom import UID
 from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
@@ -14,7 +13,13 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from drenet_jax.ct.dicom.instances import SourceInstance
-from drenet_jax.dicom_export.header import MAKER, WARNING, copy_patient_study, new_series
+from drenet_jax.dicom_export.header import (
+    MAKER,
+    WARNING,
+    UidSource,
+    copy_patient_study,
+    new_series,
+)
 from drenet_jax.evaluation.overlays import HEAT_OPACITY, SlicePicture, composite, layers
 
 _SERIES_NUMBER = 9902
@@ -30,7 +35,10 @@ _WHAT = (
 
 
 def captures(
-    pictures: Sequence[SlicePicture], instances: Sequence[SourceInstance], model: Mapping
+    pictures: Sequence[SlicePicture],
+    instances: Sequence[SourceInstance],
+    model: Mapping,
+    uids: UidSource,
 ) -> Iterator[SCImage]:
     """Captures of slices, in one new series.
 
@@ -38,8 +46,9 @@ def captures(
       pictures: of the slices.
       instances: their DICOM instances, in the same order.
       model: the part `model` of result.json.
+      uids: gives the UIDs of the series and of its instances.
     """
-    series = new_series(_SERIES_NUMBER, "boxes", model)
+    series = new_series(_SERIES_NUMBER, "boxes", model, uids)
     for number, (picture, source) in enumerate(zip(pictures, instances, strict=True), start=1):
         overlay = composite(layers(picture), HEAT_OPACITY)
         capture = SCImage(
@@ -50,7 +59,7 @@ def captures(
             # Pictures are upright: columns go to the patient's left, rows to the back.
             patient_orientation=("L", "P"),
             study_instance_uid=source.study["StudyInstanceUID"],
-            sop_instance_uid=UID(),
+            sop_instance_uid=uids.uid("capture", number),
             instance_number=number,
             pixel_spacing=_spacing_mm(picture, overlay, source),
             transfer_syntax_uid=ExplicitVRLittleEndian,

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from highdicom import UID
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -42,6 +41,7 @@ from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.dicom_export.header import (
     MAKER,
     WARNING,
+    UidSource,
     copy_patient_study,
     model_name,
     new_series,
@@ -71,12 +71,15 @@ _KNOWN_LABELS = {
 }
 
 
-def structured_report(result: Mapping, instances: Sequence[SourceInstance]) -> ComprehensiveSR:
+def structured_report(
+    result: Mapping, instances: Sequence[SourceInstance], uids: UidSource
+) -> ComprehensiveSR:
     """The person's probabilities and the boxes above `LESION_BOX_MIN_PROBABILITY` on their slices.
 
     Args:
       result: what `predict` writes to result.json.
       instances: the DICOM instances of the slices in `result`, in the same order.
+      uids: gives the UIDs of series, report and measurement groups.
     """
     model = result["model"]
     parameters = [
@@ -88,14 +91,14 @@ def structured_report(result: Mapping, instances: Sequence[SourceInstance]) -> C
         observation_context=ObservationContext(observer_device_context=_observer(model)),
         procedure_reported=_CT_CHEST,
         imaging_measurements=[
-            _person(result, instances, _algorithm(model, parameters)),
-            *_boxes(result, instances, _algorithm(model, None)),
+            _person(result, instances, _algorithm(model, parameters), uids),
+            *_boxes(result, instances, _algorithm(model, None), uids),
         ],
     )
     report = ComprehensiveSR(
         evidence=[_evidence(instance) for instance in instances],
         content=content[0],
-        sop_instance_uid=UID(),
+        sop_instance_uid=uids.uid("report"),
         instance_number=1,
         is_complete=True,
         coding_schemes=[
@@ -103,7 +106,7 @@ def structured_report(result: Mapping, instances: Sequence[SourceInstance]) -> C
                 SCHEME, name=_SCHEME_NAME, responsible_organization=MAKER
             )
         ],
-        **new_series(_SERIES_NUMBER, "result", model),
+        **new_series(_SERIES_NUMBER, "result", model, uids),
     )
     copy_patient_study(report, instances[0])
     return report
@@ -150,11 +153,14 @@ def _observer(model: Mapping) -> ObserverContext:
 
 
 def _person(
-    result: Mapping, instances: Sequence[SourceInstance], algorithm: AlgorithmIdentification
+    result: Mapping,
+    instances: Sequence[SourceInstance],
+    algorithm: AlgorithmIdentification,
+    uids: UidSource,
 ) -> MeasurementsAndQualitativeEvaluations:
     person = result["person"]
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(UID(), "person"),
+        tracking_identifier=TrackingIdentifier(uids.uid("person"), "person"),
         # Only the predicted label is a finding: a viewer may show findings without their numbers.
         finding_type=label_code(person["label"]),
         algorithm_id=algorithm,
@@ -169,18 +175,31 @@ def _person(
             for instance in instances
         ],
     )
-    group[0].ContentSequence.append(
-        TextContentItem(
-            name=codes.DCM.Comment,
-            value=f"{WARNING}. {decision_text(result['decision'], person['n_slices'])}",
-            relationship_type=RelationshipTypeValues.CONTAINS,
+    for comment in _comments(result, instances):
+        group[0].ContentSequence.append(
+            TextContentItem(
+                name=codes.DCM.Comment,
+                value=comment,
+                relationship_type=RelationshipTypeValues.CONTAINS,
+            )
         )
-    )
     return group
 
 
+def _comments(result: Mapping, instances: Sequence[SourceInstance]) -> Iterator[str]:
+    """How the label was decided, and of which slices: what was taken and what was left out."""
+    yield f"{WARNING}. {decision_text(result['decision'], result['person']['n_slices'])}"
+    series = dict.fromkeys(instance.series_uid for instance in instances)
+    yield f"SeriesInstanceUID of the slices taken: {', '.join(series)}"
+    yield from result["notes"]
+    yield f"Files and slices left out: {len(result['excluded'])}"
+
+
 def _boxes(
-    result: Mapping, instances: Sequence[SourceInstance], algorithm: AlgorithmIdentification
+    result: Mapping,
+    instances: Sequence[SourceInstance],
+    algorithm: AlgorithmIdentification,
+    uids: UidSource,
 ) -> Iterator[PlanarROIMeasurementsAndQualitativeEvaluations]:
     label = result["person"]["label"]
     for row, source in zip(result["slices"], instances, strict=True):
@@ -188,7 +207,7 @@ def _boxes(
         for number, box in enumerate(passed, start=1):
             yield PlanarROIMeasurementsAndQualitativeEvaluations(
                 tracking_identifier=TrackingIdentifier(
-                    UID(), f"slice {row['index']}, box {number}"
+                    uids.uid("box", row["index"], number), f"slice {row['index']}, box {number}"
                 ),
                 referenced_region=_region(box, source),
                 finding_type=label_code(label),

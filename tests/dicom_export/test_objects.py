@@ -274,10 +274,69 @@ def test_the_report_says_what_result_json_says_of_the_person(written):
     assert measured == pytest.approx(
         {f"Probability of {label}": p for label, p in person["probabilities"].items()}, abs=1e-6
     )
-    (comment,) = (
-        content for content in group[0].ContentSequence if content.name.meaning == "Comment"
-    )
-    assert comment.value.startswith("Research only, not for clinical use.")
+    assert _comments(written)[0].startswith("Research only, not for clinical use.")
+
+
+def _comments(written: Written) -> list[str]:
+    (group,) = written.report.content.get_image_measurement_groups()
+    contents = group[0].ContentSequence
+    return [content.value for content in contents if content.name.meaning == "Comment"]
+
+
+def test_the_report_says_which_slices_were_taken_and_what_was_left_out(written):
+    result = written.prediction.result
+    source = written.source(result["slices"][0]["name"])
+    assert _comments(written)[1:] == [
+        f"SeriesInstanceUID of the slices taken: {source.SeriesInstanceUID}",
+        *result["notes"],
+        f"Files and slices left out: {len(result['excluded'])}",
+    ]
+
+
+def test_the_report_says_that_another_series_was_left_out(pipeline, phantoms, tmp_path):
+    path, _ = _two_series(phantoms, tmp_path / "in")
+    comments = _comments(_write(pipeline, path, tmp_path / "dicom"))
+    assert any("left out beside the series taken" in comment for comment in comments)
+    assert any(comment.startswith("Files and slices left out: ") for comment in comments)
+
+
+def _uids(folder: Path) -> dict[str, str]:
+    """The UIDs that are the objects' own, by their place."""
+    uids = {}
+    for file in sorted(folder.iterdir()):
+        dataset = pydicom.dcmread(file)
+        assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
+        uids[f"{file.name} instance"] = dataset.SOPInstanceUID
+        # One series is of the report, the other of all captures.
+        uids[f"{dataset.Modality} series"] = dataset.SeriesInstanceUID
+        for n, item in enumerate(dataset.iterall()):
+            if item.keyword == "UID" and "capture" not in file.name:
+                uids[f"{file.name} {n}"] = item.value
+    return uids
+
+
+def test_a_seed_gives_the_same_uids_again_and_another_seed_others(pipeline, series, tmp_path):
+    prediction = pipeline.predict(series(), with_instances=True)
+
+    def write(name: str, **seed: str) -> dict[str, str]:
+        (tmp_path / name).mkdir()
+        content = (prediction.result, prediction.pictures, prediction.instances)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(structured_report, "LESION_BOX_MIN_PROBABILITY", -1.0)
+            files = write_objects(tmp_path / name, *content, **seed)
+        assert files[0].name == "report.dcm"
+        assert sorted(files) == sorted((tmp_path / name).iterdir())
+        _require_valid(tmp_path / name)
+        return _uids(tmp_path / name)
+
+    first = write("first", uid_seed="study 1, model 1")
+    assert first == write("again", uid_seed="study 1, model 1")
+    values = list(first.values())
+    assert len(set(values)) == len(values) > 8
+    assert all(pydicom.uid.UID(uid).is_valid for uid in values)
+    (device,) = set(values) & set(write("other", uid_seed="study 2, model 1").values())
+    assert {device} == set(values) & set(write("unseeded").values())
+    assert write("unseeded_again").keys() == first.keys()
 
 
 def test_the_report_names_device_and_algorithm_and_is_unverified(pipeline, series, tmp_path):
