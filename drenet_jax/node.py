@@ -1,8 +1,8 @@
 """A DICOM node around a trained model: a PACS or a scanner sends studies, results go back.
 
 It answers C-ECHO and takes chest CT by C-STORE. A study is read once it is complete; a structured
-report with the boxes and captures of the slices are sent to --config.destination. With --dicomweb it
-also watches a DICOMweb server, whose new CT studies are read and whose results are stored there. For
+report with the boxes, and captures of the slices, are sent to --config.destination. With --dicomweb
+it also watches a DICOMweb server: its new CT studies are read, and their results stored there. For
 research only, not for clinical use.
 
 The node listens on this machine only unless --host says otherwise; then --config.senders must list

@@ -60,10 +60,12 @@ def run(
             bound_socket("127.0.0.1", settings.status_port, flag="--config.status_port")
         )
         queue = StudyQueue(spool, settings)
-        stack.callback(queue.close)
+        stack.callback(queue.database.close)
         scratch = queue.receiving / "reader"
         scratch.mkdir()
-        reader = stack.enter_context(Reader(memory_bytes=settings.reader_mib << 20, scratch=scratch))
+        reader = stack.enter_context(
+            Reader(memory_bytes=settings.reader_mib << 20, scratch=scratch)
+        )
         # Compile now, not for the first study.
         side_px = predictor.meta.ct.image_size_px
         predictor.slices(np.zeros((1, side_px, side_px), np.uint8))

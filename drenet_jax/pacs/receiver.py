@@ -24,6 +24,7 @@ from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it is imported
     StorageCommitmentPushModel,
     Verification,
@@ -109,7 +110,7 @@ class Receiver:
         for association in self._server.active_associations:
             association.abort()
 
-    def _make_server(self, ae_title: str, host: str, port: int) -> _Server:
+    def _make_server(self, ae_title: str, host: str, port: int) -> ThreadedAssociationServer:
         settings = self._settings
         entity = AE(ae_title)
         entity.maximum_associations = settings.associations
@@ -152,15 +153,17 @@ class Receiver:
             ) from error
 
     def _on_open(self, event: Event) -> None:
-        traffic = _Traffic(event.assoc.dul.socket, self._settings)
+        connection: Any = event.assoc.dul.socket
+        traffic = _Traffic(connection.socket, self._settings)
         self._traffic[event.assoc] = traffic
-        event.assoc.dul.socket.recv = traffic.receive
+        connection.recv = traffic.receive
 
     def _on_requested(self, event: Event) -> None:
         """Rejects a pair of AE title and address that may not send."""
         allowed = self._settings.allowed_senders
         requestor = event.assoc.requestor
-        pair = (requestor.primitive.calling_ae_title.strip(), requestor.address)
+        request = cast(A_ASSOCIATE, requestor.primitive)
+        pair = (request.calling_ae_title.strip(), requestor.address)
         if allowed and pair not in {(peer.ae_title, peer.host) for peer in allowed}:
             event.assoc.acse.send_reject(*_CALLING_AE_TITLE)
             _count("rejected")
@@ -240,12 +243,12 @@ def _count(outcome: str) -> None:
 class _Traffic:
     """What has come over one connection, and in which limits more may come."""
 
-    def __init__(self, connection: Any, settings: NodeSettings):
+    def __init__(self, connection: socket.socket, settings: NodeSettings):
         self.study_ids: set[int] = set()
         self.began_s = time.time()
         self.n_bytes = 0  # since the last instance
         self.is_ended = False
-        self._socket: socket.socket = connection.socket
+        self._socket = connection
         self._settings = settings
         self._is_header = True
         self._deadline_s = 0.0
