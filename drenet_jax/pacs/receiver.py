@@ -164,6 +164,7 @@ class Receiver:
         pair = (request.calling_ae_title.strip(), requestor.address)
         if allowed and pair not in {(peer.ae_title, peer.host) for peer in allowed}:
             event.assoc.acse.send_reject(*_CALLING_AE_TITLE)
+            event.assoc.kill()  # once the rejection is sent
             _count(None, "rejected")
 
     def _on_released(self, event: Event) -> None:
