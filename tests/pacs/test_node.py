@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pydicom
 import pytest
-from pacs.nodes import associate, send, start_node, study, wait_until
+from pacs.nodes import associate, close_socket, send, start_node, study, wait_until
 from pydicom.uid import generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
