@@ -32,6 +32,7 @@ FLOORS = {
     "training": 6,
     "serving": 6,
     "pacs": 7,
+    "exporting": 6,
     "drenet_jax": 7,  # the package itself reaches up to the pipeline
     "cli": 7,
 }

@@ -29,7 +29,7 @@ Maps = Float[Array, "batch height width channels"]
 NewMaps = Float[Array, "batch new_height new_width new_channels"]
 
 _HEAD_CHANNELS = 1280
-_EPSILON = 1e-3
+EPSILON = 1e-3
 
 
 class Scale(NamedTuple):
@@ -116,7 +116,7 @@ class EfficientNetLite(Backbone):
 
         def norm(stage: int) -> Callable[..., BatchNorm]:
             make = self.norm(stage, train, domain)
-            return functools.partial(make, epsilon=_EPSILON)
+            return functools.partial(make, epsilon=EPSILON)
 
         x = nn.Conv(
             self.width,
@@ -129,7 +129,7 @@ class EfficientNetLite(Backbone):
             name="conv_stem",
         )(images)
         x = _relu6(norm(1)(name="bn0"), x)
-        for i, group in enumerate(_blocks(self.architecture)):
+        for i, group in enumerate(blocks(self.architecture)):
             x = block(
                 channels=self._scaled(group.channels),
                 kernel_size=group.kernel_size,
@@ -157,7 +157,7 @@ class EfficientNetLite(Backbone):
         if module in ("conv_head", "bn1"):
             return _STAGES
         kind, _, number = module.partition("_")
-        return list(_blocks(architecture))[int(number)].stage if kind == "blocks" else 1
+        return list(blocks(architecture))[int(number)].stage if kind == "blocks" else 1
 
     @staticmethod
     def torch_name(path: Sequence[str]) -> str:
@@ -167,7 +167,7 @@ class EfficientNetLite(Backbone):
         return f"{re.sub(r'_blocks_', '_blocks.', module)}.{LEAVES[leaf]}"
 
 
-def _blocks(architecture: str) -> Iterator[_Group]:
+def blocks(architecture: str) -> Iterator[_Group]:
     """Each block, as a group of one."""
     scale = ARCHITECTURES[architecture]
     for group in _GROUPS:

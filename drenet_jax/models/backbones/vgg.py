@@ -139,13 +139,13 @@ def adaptive_average_pool(
 
     The result is of the type of `x`.
     """
-    rows, columns = (jnp.asarray(_part_means(n, cells), x.dtype) for n in x.shape[1:3])
+    rows, columns = (jnp.asarray(part_means(n, cells), x.dtype) for n in x.shape[1:3])
     # Products with ones must not round what they copy, as they would in TensorFloat-32.
     return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 @functools.cache
-def _part_means(n: int, cells: int) -> Float[np.ndarray, "{cells} {n}"]:
+def part_means(n: int, cells: int) -> Float[np.ndarray, "{cells} {n}"]:
     """Row i averages over part i."""
     means = np.zeros((cells, n), np.float32)
     for i in range(cells):

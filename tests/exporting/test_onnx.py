@@ -1,0 +1,131 @@
+"""ONNX files give what JAX gives."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from drenet_jax.errors import InputError
+from drenet_jax.evaluation.predictor import make_forward
+from drenet_jax.models.build import build_model, init_variables
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra `onnx`)")
+runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")
+
+from drenet_jax.exporting.onnx_model import to_onnx  # noqa: E402
+
+SIZE_PX = 96
+
+
+def _random_variables(model, seed: int = 0) -> dict:
+    """First weights, and batch norms of no special values."""
+    variables = init_variables(model, seed)
+    rng = np.random.default_rng(seed)
+
+    def changed(path, leaf):
+        name = path[-1].key
+        if name in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        if name in ("bias", "mean"):
+            return rng.normal(0, 0.2, leaf.shape).astype(np.float32)
+        return np.asarray(leaf)
+
+    return jax.tree_util.tree_map_with_path(changed, variables)
+
+
+def _slices(n: int, size_px: int = SIZE_PX) -> np.ndarray:
+    """Smooth random images."""
+    rng = np.random.default_rng(7)
+    coarse = rng.uniform(0, 255, (n, size_px // 8, size_px // 8))
+    return np.kron(coarse, np.ones((8, 8))).astype(np.uint8)
+
+
+def _both(model, variables, images) -> tuple[dict, dict]:
+    """What JAX and ONNX Runtime give."""
+    forward = jax.jit(make_forward(model, heat_maps=True))
+    expected = {name: np.asarray(value) for name, value in forward(variables, images).items()}
+    exported = to_onnx(model, variables, {}, heat_maps=True)
+    session = runtime.InferenceSession(
+        exported.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return expected, dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
+def _assert_same(expected: dict, given: dict) -> None:
+    for name, values in given.items():
+        scale = max(1.0, float(np.abs(expected[name]).max()))
+        assert values.shape == expected[name].shape, name
+        np.testing.assert_allclose(values, expected[name], atol=1e-4 * scale, err_msg=name)
+
+
+def _drenet(config, **changes):
+    for name, value in changes.items():
+        config.model[name] = value
+    return build_model(config, 3)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "resnet50", "densenet121", "vgg16", "efficientnet_lite0"]
+)
+def test_each_backbone_alone_and_under_drenet(tiny_config, backbone):
+    images = _slices(3)
+    tiny_config.model.backbone = backbone
+    if backbone == "efficientnet_lite0":
+        tiny_config.model.width = 8
+    drenet = _drenet(tiny_config)
+    tiny_config.model.name = backbone
+    alone = build_model(tiny_config, 3)
+
+    for model in (alone, drenet):
+        expected, given = _both(model, _random_variables(model), images)
+        _assert_same(expected, given)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"context": "zoom"},
+        {"context": "none"},
+        {"context": "weighted_detached"},
+        {"batch_statistics": "shared"},
+        {"hidden": ()},
+        {"hidden": (8, 6)},
+        {"proposals": "grid"},
+        {"anchor_groups": (0, 1), "train_proposals": (2, 2), "top_k": (2, 1)},
+        {"anchor_scales": ((1.0, 1.3), (0.7,)), "anchor_aspect_ratios": ((0.5, 2.0), (1.0,))},
+        {"image_size_px": 112, "crop_size_px": 40},
+    ],
+    ids=str,
+)
+def test_every_variant_of_drenet(tiny_config, changes):
+    model = _drenet(tiny_config, **changes)
+
+    expected, given = _both(
+        model, _random_variables(model), _slices(3, changes.get("image_size_px", SIZE_PX))
+    )
+
+    _assert_same(expected, given)
+
+
+def test_the_batch_may_have_any_size(tiny_config):
+    model = _drenet(tiny_config)
+    variables = _random_variables(model)
+    session = runtime.InferenceSession(
+        to_onnx(model, variables, {}, heat_maps=False).SerializeToString(),
+        providers=["CPUExecutionProvider"],
+    )
+    images = _slices(5)
+
+    together = session.run(["logits"], {"images": images})[0]
+
+    alone = [session.run(["logits"], {"images": images[i : i + 1]})[0][0] for i in range(5)]
+    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
+
+
+def test_random_proposals_are_refused(tiny_config):
+    model = _drenet(tiny_config, proposals="random")
+
+    with pytest.raises(InputError, match=r"model\.proposals=random"):
+        to_onnx(model, init_variables(model, 0), {}, heat_maps=False)
