@@ -54,7 +54,7 @@ class Classifier(nn.Module):
             assert dropout_keys is not None
             pooled = dropout(pooled, dropout_keys, 0, self.dropout)
         logits = nn.Dense(self.classes, name="head")(pooled)
-        batch = len(images)
+        batch = images.shape[0]
         return Outputs(
             logits=logits,
             raw_logits=logits,

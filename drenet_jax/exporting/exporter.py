@@ -1,0 +1,156 @@
+"""Exports a checkpoint, and checks the file in its own runtime before anything is published."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drenet_jax.ct.settings import CtSettings
+from drenet_jax.ct.window import window
+from drenet_jax.errors import InputError
+from drenet_jax.evaluation.predictor import Predictor, make_forward
+from drenet_jax.exporting import agreement
+from drenet_jax.exporting.description import METADATA_KEY, describe, write_description
+from drenet_jax.models.build import build_model
+from drenet_jax.models.checkpoint_metadata import Meta
+from drenet_jax.models.checkpoints import Checkpoints
+from drenet_jax.phantoms.phantom import LABELS, make_phantom
+
+FORMATS = ("onnx", "stablehlo")
+MODEL_FILES = {"onnx": "model.onnx", "stablehlo": "model.stablehlo"}
+
+# Of phantoms for the check: enough slices for boxes at many places.
+_SLICES_PER_LABEL = 3
+_PHANTOM_SIZE_PX = 192
+
+# What loads a StableHLO file in a process of its own: nothing of this package.
+_RUN_STABLEHLO = """
+import sys
+import numpy as np
+from jax import export
+model = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+results = model.call(np.load(sys.argv[2]))
+np.savez(sys.argv[3], **{name: np.asarray(value) for name, value in results.items()})
+"""
+
+
+def export_model(
+    predictor: Predictor, workdir: str, folder: Path, *, format: str, heat_maps: bool
+) -> agreement.Agreement:
+    """Writes the model's file and its description.
+
+    Args:
+      predictor: the model.
+      workdir: from which it was loaded.
+      folder: an empty one.
+      format: one of `FORMATS`.
+      heat_maps: whether the file gives Grad-CAM maps too.
+
+    Returns:
+      how the file agrees with JAX on drawn slices.
+
+    Raises:
+      InputError: the model cannot be exported, or the file does not agree.
+    """
+    meta = predictor.meta
+    # float32 whatever it was trained in: other runtimes have other roundings of bfloat16.
+    config = meta.config.copy_and_resolve_references()
+    config.model.dtype = "float32"
+    # Formulas of the CPU would be slow elsewhere, and in ONNX Runtime.
+    model = build_model(config, len(meta.labels), platform="gpu")
+    variables = jax.tree.map(lambda leaf: np.asarray(leaf[0]), predictor.variables)
+    description = _description(predictor, workdir, heat_maps)
+    path = folder / MODEL_FILES[format]
+    images = check_slices(meta.ct)
+    if format == "onnx":
+        from drenet_jax.exporting.onnx_model import to_onnx
+        from drenet_jax.exporting.onnx_scorer import OnnxScorer
+
+        metadata = {METADATA_KEY: json.dumps(description, allow_nan=False)}
+        exported = to_onnx(model, variables, metadata, heat_maps=heat_maps)
+        path.write_bytes(exported.SerializeToString())
+        given = OnnxScorer(path)(None, images)
+    else:
+        from drenet_jax.exporting.stablehlo import to_stablehlo
+
+        path.write_bytes(to_stablehlo(model, variables, heat_maps=heat_maps))
+        given = _run_stablehlo(path, images)
+    on_this_device = build_model(config, len(meta.labels))
+    forward = jax.jit(make_forward(on_this_device, heat_maps=heat_maps))
+    expected = {
+        name: np.asarray(value) for name, value in forward(variables, jnp.asarray(images)).items()
+    }
+    agreed = agreement.compare(expected, given)
+    if agreed.problem:
+        raise InputError(
+            f"the exported {format} file does not give what JAX gives ({agreed.problem}); nothing "
+            "is written. Report it with the run's config."
+        )
+    write_description(folder, path, description)
+    return agreed
+
+
+def check_slices(ct: CtSettings) -> np.ndarray:
+    """uint8 [N, S, S]: lung crops of chest phantoms of all labels."""
+    crops = []
+    for label in LABELS:
+        phantom = make_phantom(label, 1, _PHANTOM_SIZE_PX, "A")
+        n = len(phantom.volume_hu)
+        for i in np.linspace(0.35 * n, 0.65 * n, _SLICES_PER_LABEL).astype(int):
+            mask = phantom.lung_mask[i]
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            grey = window(phantom.volume_hu[i], ct.window_level_hu, ct.window_width_hu) * mask
+            crop = grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            crops.append(cv2.resize(crop, (ct.image_size_px,) * 2, interpolation=cv2.INTER_LINEAR))
+    return np.stack(crops)
+
+
+def _description(predictor: Predictor, workdir: str, heat_maps: bool) -> dict:
+    meta: Meta = predictor.meta
+    step = predictor.identity["step"]
+    with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
+        temperature = checkpoints.metrics(step).get("temperature")
+        validation = checkpoints.validation(step)
+    return describe(
+        checkpoint=meta.to_dict(),
+        step=step,
+        decision=predictor.rule.to_dict(),
+        temperature=temperature,
+        validation=validation,
+        precision="float32",
+        heat_maps=heat_maps,
+    )
+
+
+def _run_stablehlo(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What the file gives in a process that does not know this package.
+
+    Raises:
+      InputError: it cannot be run.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        given, results = Path(scratch) / "images.npy", Path(scratch) / "results.npz"
+        np.save(given, images)
+        process = subprocess.run(
+            [sys.executable, "-c", _RUN_STABLEHLO, path, given, results],
+            capture_output=True,
+            text=True,
+            cwd=scratch,
+            check=False,
+        )
+        if process.returncode != 0:
+            last = process.stderr.strip().splitlines()[-1:]
+            raise InputError(
+                f"the exported StableHLO cannot be run ({''.join(last)[:200]}); nothing is written."
+            )
+        with np.load(io.BytesIO(results.read_bytes())) as arrays:
+            return dict(arrays)
