@@ -14,10 +14,10 @@ from benchmarks.passes import bare_passes, stacks_of
 from benchmarks.targets import GIB
 from benchmarks.timing import Row, Timing, faster_row, interleaved_timings, ratio_row
 from drenet_jax import parallel
-from drenet_jax.evaluation.predictor import SliceScorer
 from drenet_jax.models.build import DTYPES, build_model, init_variables
 from drenet_jax.models.crops import crop_slices
 from drenet_jax.models.proposals import select_proposals
+from drenet_jax.models.slice_scorer import SliceScorer
 from drenet_jax.training.state import create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step, replicated_seed
 

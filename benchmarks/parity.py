@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.model import CLASSES, random_batch
 from benchmarks.timing import Row
 from drenet_jax import parallel
-from drenet_jax.evaluation.predictor import make_forward
 from drenet_jax.models.build import build_model, init_variables
+from drenet_jax.models.slice_scorer import make_forward
 from drenet_jax.training.step import make_gradient
 
 SUITE = "parity"

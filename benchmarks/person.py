@@ -22,10 +22,10 @@ from benchmarks.model import CLASSES
 from benchmarks.timing import Row, Timing, interleaved_timings, plain_row, ratio_row
 from drenet_jax import parallel
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.evaluation.predictor import SliceScorer
 from drenet_jax.models.build import build_model, init_variables
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import save_converted
+from drenet_jax.models.slice_scorer import SliceScorer
 from drenet_jax.version import __version__
 
 SUITE = "predict"

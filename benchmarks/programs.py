@@ -12,8 +12,8 @@ import ml_collections
 from benchmarks.model import CLASSES
 from benchmarks.passes import Passes, stack_shapes
 from drenet_jax import parallel
-from drenet_jax.evaluation.predictor import make_forward
 from drenet_jax.models.build import DTYPES, build_model, variable_shapes
+from drenet_jax.models.slice_scorer import make_forward
 from drenet_jax.training.state import create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_gradient, make_update, make_whole_step
 

@@ -41,9 +41,10 @@ from drenet_jax.evaluation.predictions import (
     SlicePredictions,
     person_predictions,
 )
-from drenet_jax.evaluation.predictor import Predictor, SliceScorer, check_finite
+from drenet_jax.evaluation.predictor import Predictor, Scorer
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints
+from drenet_jax.models.slice_scorer import check_finite
 from drenet_jax.storage import objects
 
 NO_TEMPERATURE = (
@@ -164,7 +165,7 @@ def evaluate_split(
 
 
 def score_split(
-    scorer: SliceScorer,
+    scorer: Scorer,
     variables: dict,
     data: PreparedData,
     split: str,

@@ -17,12 +17,13 @@ import numpy as np
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.window import window
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.predictor import Predictor, make_forward
+from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.exporting import agreement
 from drenet_jax.exporting.description import METADATA_KEY, describe, write_description
 from drenet_jax.models.build import build_model
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints
+from drenet_jax.models.slice_scorer import make_forward
 from drenet_jax.phantoms.phantom import LABELS, make_phantom
 
 FORMATS = ("onnx", "stablehlo")

@@ -18,7 +18,7 @@ BATCH_SIZE = 4
 
 
 class OnnxScorer:
-    """As `evaluation.predictor.SliceScorer`, of an ONNX file, on the CPU.
+    """As `models.slice_scorer.SliceScorer`, of an ONNX file, on the CPU.
 
     Attributes:
       batch_size: slices in a pass.

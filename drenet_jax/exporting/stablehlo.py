@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from jax import export
 
-from drenet_jax.evaluation.predictor import make_forward
 from drenet_jax.models.build import Model
+from drenet_jax.models.slice_scorer import make_forward
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

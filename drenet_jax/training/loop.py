@@ -23,10 +23,10 @@ from drenet_jax.data.batches import label_counts, train_batches
 from drenet_jax.data.prepared_data import PreparedData, open_data
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import positive_class
-from drenet_jax.evaluation.predictor import SliceScorer
 from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.models.build import Model, build_model, init_variables
 from drenet_jax.models.checkpoint_metadata import KnownSlices, Meta
+from drenet_jax.models.slice_scorer import SliceScorer
 from drenet_jax.models.warm_start import start_from
 from drenet_jax.training.config_checks import check_config, check_groups, check_same_run
 from drenet_jax.training.experiment_tracking import Tracker

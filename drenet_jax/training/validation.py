@@ -20,8 +20,8 @@ from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.evaluation.evaluator import score_split
 from drenet_jax.evaluation.metrics import classification_metrics
 from drenet_jax.evaluation.predictions import person_predictions
-from drenet_jax.evaluation.predictor import SliceScorer
 from drenet_jax.models.checkpoints import NOT_VALIDATED
+from drenet_jax.models.slice_scorer import SliceScorer
 from drenet_jax.training.proposal_monitor import areas_of_boxes
 from drenet_jax.training.run_log import proposal_grid
 from drenet_jax.training.state import TrainState

@@ -25,8 +25,9 @@ from pydicom.uid import EnhancedCTImageStorage
 from drenet_jax.ct.window import window
 from drenet_jax.evaluation.overlays import layers
 from drenet_jax.evaluation.pipeline import PersonPipeline
-from drenet_jax.evaluation.predictor import Predictor, SliceScorer
+from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.models.checkpoint_metadata import Meta
+from drenet_jax.models.slice_scorer import SliceScorer
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "drenet.py"
 SQUARE_HU = 900

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.predictor import make_forward
 from drenet_jax.models.build import build_model, init_variables
+from drenet_jax.models.slice_scorer import make_forward
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra `onnx`)")
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")

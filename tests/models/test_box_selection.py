@@ -10,7 +10,6 @@ from scipy import stats
 
 from drenet_jax import parallel
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.predictor import SliceScorer
 from drenet_jax.models.build import build_model, init_variables
 from drenet_jax.models.grad_cam import grad_cam
 from drenet_jax.models.proposals import (
@@ -24,6 +23,7 @@ from drenet_jax.models.proposals import (
     random_scores,
     select_proposals,
 )
+from drenet_jax.models.slice_scorer import SliceScorer
 from drenet_jax.training.losses import all_losses
 
 PAPER = (Level(32, 48, (1.0,), (1.0,)), Level(64, 96, (1.0,), (1.0,)))

@@ -1,0 +1,54 @@
+"""A predictor of an exported ONNX model; nothing here imports JAX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drenet_jax.errors import InputError
+from drenet_jax.evaluation.calibration import ValidationRecord
+from drenet_jax.evaluation.decisions import DecisionRule
+from drenet_jax.evaluation.predictor import Predictor
+from drenet_jax.exporting.description import read_description
+from drenet_jax.exporting.onnx_scorer import OnnxScorer
+from drenet_jax.models.checkpoint_metadata import Meta
+
+
+def load_onnx(
+    folder: Path,
+    *,
+    workdir: Path | None = None,
+    calibrated: bool = False,
+    threshold: float | None = None,
+    aggregate: str | None = None,
+) -> Predictor:
+    """The predictor of a folder that `export --format=onnx --heat_maps` wrote.
+
+    Args:
+      folder: it.
+      workdir: of the run, for `result.json`; None: `folder`.
+      calibrated, threshold, aggregate: as `Predictor.load`.
+
+    Raises:
+      InputError: the folder cannot be used, or as `Predictor.load`.
+    """
+    file, description = read_description(folder)
+    if not description["heat_maps"]:
+        raise InputError(f"{file} gives no heat maps; export it with --heat_maps.")
+    meta = Meta.from_dict(description["checkpoint"])
+    temperature = description["fitted_temperature"] if calibrated else None
+    if calibrated and temperature is None:
+        raise InputError(f"--calibrated: {file} has no temperature; leave the flag out.")
+    rule = DecisionRule.of(
+        meta.labels, meta.config.evaluation, threshold=threshold, aggregate=aggregate
+    )
+    record = description["validation"]
+    return Predictor(
+        meta,
+        description["step"],
+        workdir or folder,
+        OnnxScorer(file),
+        None,
+        temperature,
+        None if record is None else ValidationRecord.from_dict(record),
+        rule,
+    )
