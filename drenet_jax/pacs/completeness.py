@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from drenet_jax.pacs.node_status import RESULTS
 from drenet_jax.pacs.peer_error import PeerError
@@ -28,8 +28,8 @@ class Completeness:
 
     A study is complete
     - when as many instances are there as its source has, where the source can be queried;
-    - else `quiet_seconds` after its last instance, if no sender broke off and no instance was
-      refused, since a result of a part of the lungs would be a wrong one.
+    - else `quiet_seconds` after its last instance, if every association that sent some was released
+      and no instance was refused, since a result of a part of the lungs would be a wrong one.
     What is incomplete `missing_minutes` after the last instance is parked.
 
     Args:
@@ -39,7 +39,10 @@ class Completeness:
     """
 
     def __init__(
-        self, queue: StudyQueue, settings: NodeSettings, counts: dict[str, CountInstances]
+        self,
+        queue: StudyQueue,
+        settings: NodeSettings,
+        counts: Mapping[str, CountInstances],
     ):
         self._queue = queue
         self._settings = settings
@@ -63,6 +66,8 @@ class Completeness:
 
     def _missing(self, study: Study, quiet_s: float) -> str:
         """Why a study is not complete; '' if it is."""
+        if study.n_refused:
+            return f"{study.n_refused} instances were refused"
         count = self._counts.get(study.origin)
         if count is not None and study.expected is None:
             if study.next_try_s > time.time():
@@ -84,8 +89,8 @@ class Completeness:
             if study.n_instances >= study.expected:
                 return ""
             return f"{study.n_instances} of {study.expected} instances arrived"
-        if study.n_refused:
-            return f"{study.n_refused} instances were refused"
+        if study.n_senders:
+            return "its sender has not released the association"
         if study.broken_off_s:
             return "its sender ended the association in the middle"
         return ""

@@ -1,7 +1,9 @@
-"""What the node needs to know of a received file, read without its pixels."""
+"""Received files: UIDs, read without the pixels, the digest, and writing through to disk."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,3 +43,18 @@ def read_instance_header(path: Path) -> InstanceHeader:
     return InstanceHeader(
         uids["StudyInstanceUID"], uids["SOPInstanceUID"], uids["SOPClassUID"], syntax
     )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,8 +6,8 @@ time of a PDU and on the bytes of an instance, and TLS handshakes outside of the
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import secrets
 import socket
 import sqlite3
 import ssl
@@ -39,7 +39,6 @@ from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import DIMSE
 from drenet_jax.pacs.study_queue import (
     CANNOT_UNDERSTAND,
-    MISMATCH,
     OUT_OF_RESOURCES,
     Refused,
     StudyQueue,
@@ -47,6 +46,11 @@ from drenet_jax.pacs.study_queue import (
 from drenet_jax.private_log import log_error, logger
 
 SUCCESS = 0x0000
+_LONGEST_COMMENT = 64
+
+# Refused instances of one association that are noted: one is enough to keep a study from being
+# complete.
+_MOST_NOTED = 1000
 _NOT_RECOGNISED = 0x0112  # of N-EVENT-REPORT: no such SOP instance
 
 # What a PDU has beside its data, and the longest association request: some hundred presentation
@@ -129,14 +133,8 @@ class Receiver:
                 evt_handlers=[
                     (evt.EVT_CONN_OPEN, self._on_open),
                     (evt.EVT_REQUESTED, self._on_requested),
-                    (
-                        evt.EVT_REJECTED,
-                        lambda event: _count("rejected"),
-                    ),
-                    (
-                        evt.EVT_ACCEPTED,
-                        lambda event: _count("accepted"),
-                    ),
+                    (evt.EVT_REJECTED, _count, ["rejected"]),
+                    (evt.EVT_ACCEPTED, _count, ["accepted"]),
                     (evt.EVT_RELEASED, self._on_released),
                     (evt.EVT_CONN_CLOSE, self._on_close),
                     (evt.EVT_C_ECHO, lambda event: SUCCESS),
@@ -166,7 +164,8 @@ class Receiver:
         pair = (request.calling_ae_title.strip(), requestor.address)
         if allowed and pair not in {(peer.ae_title, peer.host) for peer in allowed}:
             event.assoc.acse.send_reject(*_CALLING_AE_TITLE)
-            _count("rejected")
+            event.assoc.kill()  # once the rejection is sent
+            _count(None, "rejected")
 
     def _on_released(self, event: Event) -> None:
         self._end(event, is_released=True)
@@ -180,50 +179,61 @@ class Receiver:
             return
         traffic.is_ended = True
         if not is_released:
-            _count("broken_off")
+            _count(None, "broken_off")
         # What was received of an instance that is not complete.
         message = event.assoc.dimse.message
         if message is not None and message._data_set_file is not None:
             Path(message._data_set_file.name).unlink(missing_ok=True)
-        if traffic.study_ids:
-            with contextlib.suppress(sqlite3.Error):
-                self._queue.note_association_end(
-                    traffic.study_ids, traffic.began_s, is_released=is_released
-                )
+        self._note_end(traffic, is_released=is_released)
+
+    def _note_end(self, traffic: _Traffic, *, is_released: bool) -> None:
+        try:
+            self._queue.note_association_end(
+                traffic.association,
+                traffic.began_s,
+                is_released=is_released,
+                refused=traffic.refused,
+            )
+        except sqlite3.Error as error:
+            # Noted after the next start: nothing is complete before.
+            log_error(error)
 
     def _on_store(self, event: Event) -> int | Dataset:
         traffic = self._traffic[event.assoc]
         traffic.n_bytes = 0
         try:
-            study_id = self._store(event)
+            self._store(event, traffic)
         except Refused as refusal:
             node_status.INSTANCES.labels("refused").inc()
             logger.info("an instance is refused: %s", refusal)
             response = Dataset()
             response.Status = refusal.status
-            response.ErrorComment = str(refusal)[:64]
+            response.ErrorComment = str(refusal)[:_LONGEST_COMMENT]
             return response
         except (OSError, sqlite3.Error) as error:
             node_status.INSTANCES.labels("refused").inc()
             log_error(error)
             return OUT_OF_RESOURCES
+        finally:
+            if traffic.is_ended:  # meanwhile, in another thread
+                self._note_end(traffic, is_released=False)
         node_status.INSTANCES.labels("stored").inc()
-        traffic.study_ids.add(study_id)
-        if traffic.is_ended:  # meanwhile, in another thread
-            self._queue.note_association_end({study_id}, traffic.began_s, is_released=False)
         return SUCCESS
 
-    def _store(self, event: Event) -> int:
+    def _store(self, event: Event, traffic: _Traffic) -> None:
         path = Path(event.dataset_path)
-        try:
-            header = read_instance_header(path)
-        except ValueError as error:
-            raise Refused(CANNOT_UNDERSTAND, str(error)) from error
         request = cast(C_STORE, event.request)
         uids = (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID)
-        if (header.sop_class, header.sop_uid) != uids:
-            raise Refused(MISMATCH, "data set and request have different UIDs")
-        return self._queue.accept(path, header, DIMSE).id
+        try:
+            header = read_instance_header(path)
+            if (header.sop_class, header.sop_uid) != uids:
+                raise ValueError("a data set whose UIDs differ from those of its request")
+        except ValueError as error:
+            # No study is known that it could be noted with.
+            if len(traffic.refused) < _MOST_NOTED:
+                traffic.refused[str(request.AffectedSOPInstanceUID)] = str(error)
+            raise Refused(CANNOT_UNDERSTAND, str(error)) from error
+        self._queue.accept(path, header, DIMSE, traffic.association)
 
     def _on_event_report(self, event: Event) -> tuple[int, None]:
         """The answer of the destination to a storage commitment (PS3.4, J.3.3)."""
@@ -236,7 +246,7 @@ class Receiver:
         return (SUCCESS if is_known else _NOT_RECOGNISED), None
 
 
-def _count(outcome: str) -> None:
+def _count(event: Event | None, outcome: str) -> None:
     node_status.ASSOCIATIONS.labels(outcome).inc()
 
 
@@ -244,7 +254,8 @@ class _Traffic:
     """What has come over one connection, and in which limits more may come."""
 
     def __init__(self, connection: socket.socket, settings: NodeSettings):
-        self.study_ids: set[int] = set()
+        self.association = secrets.token_hex(8)
+        self.refused: dict[str, str] = {}  # SOP Instance UID -> why
         self.began_s = time.time()
         self.n_bytes = 0  # since the last instance
         self.is_ended = False
@@ -310,7 +321,7 @@ class _Server(ThreadedAssociationServer):
         most = _CONNECTIONS_PER_ASSOCIATION * self._settings.associations
         is_allowed = not allowed or client_address[0] in allowed
         if not is_allowed or len(self.active_associations) >= most:
-            _count("refused")
+            _count(None, "refused")
             return False
         return True
 
@@ -321,4 +332,4 @@ class _Server(ThreadedAssociationServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # socketserver prints a traceback.
-        _count("failed")
+        _count(None, "failed")

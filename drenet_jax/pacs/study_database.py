@@ -54,6 +54,11 @@ CREATE TABLE IF NOT EXISTS instances (
   n_bytes INTEGER NOT NULL,
   PRIMARY KEY (study, sop_uid)
 );
+CREATE TABLE IF NOT EXISTS senders (     -- open associations that sent instances
+  study INTEGER NOT NULL REFERENCES studies ON DELETE CASCADE,
+  association TEXT NOT NULL,
+  PRIMARY KEY (study, association)
+);
 CREATE TABLE IF NOT EXISTS refusals (
   study INTEGER NOT NULL REFERENCES studies ON DELETE CASCADE,
   sop_uid TEXT NOT NULL,
@@ -102,12 +107,14 @@ class Study:
     state_since_s: float
     n_instances: int
     n_refused: int
+    n_senders: int
 
 
 _STUDIES = """
 SELECT studies.*,
   (SELECT COUNT(*) FROM instances WHERE study = studies.id) AS n_instances,
-  (SELECT COUNT(*) FROM refusals WHERE study = studies.id) AS n_refused
+  (SELECT COUNT(*) FROM refusals WHERE study = studies.id) AS n_refused,
+  (SELECT COUNT(*) FROM senders WHERE study = studies.id) AS n_senders
 FROM studies
 """
 

@@ -13,16 +13,16 @@ Folder of the spool:
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from drenet_jax.pacs.instance_files import InstanceHeader
+from drenet_jax.pacs.instance_files import InstanceHeader, file_digest, sync
 from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import (
     COMMITTING,
@@ -54,7 +54,6 @@ class SpoolFull(Refused):
 
 OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
-MISMATCH = 0xA900
 DUPLICATE = 0x0111
 
 
@@ -83,6 +82,9 @@ class StudyQueue:
             folder.mkdir(parents=True, exist_ok=True)
         self.database = StudyDatabase(spool / "queue.sqlite")
         self._remove_orphans()
+        # Associations that were open when a node was killed have not been released.
+        for row in self.database.rows("SELECT DISTINCT association FROM senders"):
+            self.note_association_end(row["association"], 0.0, is_released=False)
         # Summed once: a sum over all instances for each new one is slow.
         self.n_bytes = self.database.n_bytes()
 
@@ -94,7 +96,9 @@ class StudyQueue:
         """The folder of the objects to send."""
         return self._studies / study.name / "results"
 
-    def accept(self, received: Path, header: InstanceHeader, origin: str) -> Study:
+    def accept(
+        self, received: Path, header: InstanceHeader, origin: str, association: str = ""
+    ) -> Study:
         """Keeps a received file, which is on disk when this returns; returns its study.
 
         An instance that is there already is not kept twice.
@@ -103,19 +107,22 @@ class StudyQueue:
           received: the whole file, in `receiving`; it is moved, or removed.
           header: of the file.
           origin: `DIMSE` or `DICOMWEB`.
+          association: an identifier of that over which it came, whose end will be noted.
 
         Raises:
           Refused: a limit is reached, or another instance has the same UID.
         """
         n_bytes = received.stat().st_size
-        digest = _digest(received)
-        _sync(received)
+        digest = file_digest(received)
+        sync(received)
         with self.database.transaction() as run:
             study = self._study_for(run, header.study_uid, origin)
             known = run(
                 "SELECT syntax, digest FROM instances WHERE study = ? AND sop_uid = ?",
                 (study.id, header.sop_uid),
             ).fetchone()
+            if association:
+                run("INSERT OR IGNORE INTO senders VALUES (?, ?)", (study.id, association))
             refused: Refused | None = None
             if known is not None:
                 received.unlink()
@@ -129,7 +136,7 @@ class StudyQueue:
                 name = hashlib.sha256(header.sop_uid.encode()).hexdigest()[:24] + ".dcm"
                 self.images(study).mkdir(parents=True, exist_ok=True)
                 received.replace(self.images(study) / name)
-                _sync(self.images(study))
+                sync(self.images(study))
                 run(
                     "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?)",
                     (study.id, header.sop_uid, header.syntax, digest, name, n_bytes),
@@ -142,29 +149,46 @@ class StudyQueue:
                 self.n_bytes += 0 if known else n_bytes
                 self._reopen(run, study, is_new=known is None)
             else:
-                self._note_refusal(run, study, header.sop_uid, str(refused))
+                self._note_refusal(run, study.id, header.sop_uid, str(refused))
         if refused is not None:
             raise refused
         self.changed.set()
         return study
 
     def note_association_end(
-        self, study_ids: Iterable[int], began_s: float, *, is_released: bool
+        self,
+        association: str,
+        began_s: float,
+        *,
+        is_released: bool,
+        refused: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Notes how an association ended that sent instances of these studies.
+        """Notes how an association ended.
 
-        One that was not released may have left out some; one that began later and was released
-        has sent them.
+        One that was not released may have left out instances of the studies that it sent; one that
+        began later and was released has sent them.
+
+        Args:
+          association: as given to `accept`.
+          began_s: when, in seconds since 1970.
+          is_released: by its sender.
+          refused: SOP Instance UID -> why, of what came over it and names no study.
         """
         with self.database.transaction() as run:
-            for study_id in study_ids:
+            rows = run("DELETE FROM senders WHERE association = ? RETURNING study", (association,))
+            for row in rows.fetchall():
+                for sop_uid, why in refused.items():
+                    self._note_refusal(run, row["study"], sop_uid, why)
                 if is_released:
                     run(
                         "UPDATE studies SET broken_off_s = 0 WHERE id = ? AND broken_off_s < ?",
-                        (study_id, began_s),
+                        (row["study"], began_s),
                     )
                 else:
-                    run("UPDATE studies SET broken_off_s = ? WHERE id = ?", (time.time(), study_id))
+                    run(
+                        "UPDATE studies SET broken_off_s = ? WHERE id = ?",
+                        (time.time(), row["study"]),
+                    )
         self.changed.set()
 
     def expect(self, study: Study, n_instances: int | None) -> None:
@@ -205,7 +229,7 @@ class StudyQueue:
         """
         files = sorted(path.name for path in folder.iterdir())
         for path in (*folder.iterdir(), folder):
-            _sync(path)
+            sync(path)
         with self.database.transaction() as run:
             now = self.database.select("WHERE id = ?", study.id)
             if not now or now[0].state != READY or now[0].n_instances != study.n_instances:
@@ -213,7 +237,7 @@ class StudyQueue:
             # After a kill between here and the commit they are made again.
             shutil.rmtree(self.results(study), ignore_errors=True)
             folder.replace(self.results(study))
-            _sync(self.results(study).parent)
+            sync(self.results(study).parent)
             run("DELETE FROM results WHERE study = ?", (study.id,))
             for file in files:
                 run("INSERT INTO results (study, file) VALUES (?, ?)", (study.id, file))
@@ -321,10 +345,10 @@ class StudyQueue:
             )
 
     def _note_refusal(
-        self, run: Callable[..., sqlite3.Cursor], study: Study, sop_uid: str, why: str
+        self, run: Callable[..., sqlite3.Cursor], study_id: int, sop_uid: str, why: str
     ) -> None:
-        run("INSERT OR REPLACE INTO refusals VALUES (?, ?, ?)", (study.id, sop_uid, why))
-        run("UPDATE studies SET changed_s = ? WHERE id = ?", (time.time(), study.id))
+        run("INSERT OR REPLACE INTO refusals VALUES (?, ?, ?)", (study_id, sop_uid, why))
+        run("UPDATE studies SET changed_s = ? WHERE id = ?", (time.time(), study_id))
 
     @staticmethod
     def _move(
@@ -355,17 +379,3 @@ class StudyQueue:
             for path in self.images(study).iterdir():
                 if path.name not in known:
                     path.unlink()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
