@@ -110,7 +110,7 @@ class DicomwebServer:
         return {
             uid: _number(study, _STUDY_INSTANCES)
             for study in self._search("search_for_studies", _STUDY_UID, search_filters=filters)
-            if _is_uid(uid := _text(study, _STUDY_UID))
+            if is_uid(uid := _text(study, _STUDY_UID))
         }
 
     def ct_series(self, study_uid: str) -> list[CtSeries]:
@@ -129,7 +129,7 @@ class DicomwebServer:
         ):
             uid = _text(series, _SERIES_UID)
             # Not all servers filter.
-            if _text(series, _MODALITY) != "CT" or not _is_uid(uid):
+            if _text(series, _MODALITY) != "CT" or not is_uid(uid):
                 continue
             n_instances = _number(series, _SERIES_INSTANCES)
             if n_instances is None:
@@ -349,5 +349,6 @@ def _number(item: dict, tag: str) -> int | None:
     return None
 
 
-def _is_uid(text: str) -> bool:
+def is_uid(text: str) -> bool:
+    """Whether a text is a DICOM UID, which can be a part of a URL."""
     return 0 < len(text) <= 64 and text.isascii() and text.replace(".", "").isdecimal()
