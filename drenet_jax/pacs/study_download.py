@@ -51,7 +51,7 @@ def download_ct(server: DicomwebServer, study_uid: str, series_uid: str, folder:
         else:
             wanted = [series for series in there if series.is_chest]
         if not wanted:
-            what = "this CT series" if series_uid else "CT series of the chest"
+            what = f"CT series {series_uid}" if series_uid else "CT series of the chest"
             others = ", ".join(series.uid for series in there)
             hint = f"; its CT series are {others}" if there else ""
             raise InputError(f"{place}: the server has no {what} in the study{hint}.")
