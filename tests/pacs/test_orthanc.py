@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -109,7 +108,7 @@ def test_a_study_is_downloaded_byte_by_byte_and_its_results_can_be_stored_twice(
     assert sorted(file.read_bytes() for file in files) == sorted(there)
     numbers = [int(pydicom.dcmread(file).InstanceNumber) for file in files]
     assert [file.name for file in files] == [f"IM_{number:04d}.dcm" for number in numbers]
-    with pytest.raises(InputError, match="has no CT series 1.2.3 in the study; its CT series are"):
+    with pytest.raises(InputError, match=r"no CT series 1\.2\.3 in the study; its CT"):
         download_ct(server, uid, "1.2.3", tmp_path)
     # Orthanc has them already.
     n_instances = orthanc.get("/statistics")["CountInstances"]
