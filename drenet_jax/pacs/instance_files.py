@@ -1,4 +1,4 @@
-"""Received files: their UIDs, read without the pixels, their digest, and syncing them to disk."""
+"""Received files: UIDs, read without the pixels, the digest, and writing through to disk."""
 
 from __future__ import annotations
 

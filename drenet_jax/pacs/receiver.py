@@ -1,24 +1,18 @@
 """The DICOM server: verification (C-ECHO), storage (C-STORE) and answers to storage commitment.
 
-pynetdicom does the protocol. Added here is what it leaves to its user: limits on connections, on
-the size and the time of a PDU and on the bytes of a message, TLS handshakes outside of the
-accepting thread, and an end of each connection that leaves no thread, socket or file behind.
+pynetdicom does the protocol. Added here is what it leaves to its user: an end of each connection
+that leaves no thread, socket or file behind; limits are in `connections`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import secrets
-import socket
 import sqlite3
-import ssl
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pynetdicom
 from pydicom import Dataset
@@ -32,11 +26,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it
     StorageCommitmentPushModel,
     Verification,
 )
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from drenet_jax.ct.dicom.headers import CT_CLASSES
 from drenet_jax.errors import InputError
 from drenet_jax.pacs import node_status
+from drenet_jax.pacs.connections import Server, Traffic, count
 from drenet_jax.pacs.instance_files import read_instance_header
 from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import DIMSE
@@ -55,17 +49,9 @@ _LONGEST_COMMENT = 64
 # complete.
 _MOST_NOTED = 1000
 _NOT_RECOGNISED = 0x0112  # of N-EVENT-REPORT: no such SOP instance
+_INVALID_ARGUMENT = 0x0115
 _PROCESSING_FAILURE = 0x0110
-
-_PDU_HEADER_BYTES = 6
-
-# What a PDU has beside its data, and the longest association request: some hundred presentation
-# contexts with all transfer syntaxes.
-_PDU_OVERHEAD_BYTES = 1 << 16
-
-# pynetdicom keeps data sets of C-STORE in files, and all else in memory: commands, and answers to
-# storage commitment with a hundred bytes for each of some twenty results.
-_MOST_IN_MEMORY_BYTES = 1 << 20
+_SOME_FAILED = 2  # the event type: not all instances are committed
 
 # For what is still open when the node ends.
 _CLOSE_S = 2.0
@@ -73,10 +59,6 @@ _POLL_S = 0.01
 
 # A-ASSOCIATE-RJ (PS3.8, 9.3.4): permanent, by the user of the service, calling AE title.
 _CALLING_AE_TITLE = (0x01, 0x01, 0x03)
-
-# Connections for each association that is allowed: the others get a rejection, which tells their
-# peer why, or have not sent a request yet.
-_CONNECTIONS_PER_ASSOCIATION = 3
 
 
 class Receiver:
@@ -109,7 +91,7 @@ class Receiver:
         self._queue = queue
         self._settings = settings
         self._on_commitment = on_commitment
-        self._traffic: dict[Association, _Traffic] = {}
+        self._traffic: dict[Association, Traffic] = {}
         pynetdicom._config.STORE_RECV_CHUNKED_DATASET = True
         # Its log has AE titles, UIDs and data sets.
         pynetdicom._config.LOG_HANDLER_LEVEL = "none"
@@ -136,7 +118,7 @@ class Receiver:
         for traffic in list(self._traffic.values()):
             traffic.shut()
 
-    def _make_server(self, ae_title: str, host: str, port: int) -> ThreadedAssociationServer:
+    def _make_server(self, ae_title: str, host: str, port: int) -> Server:
         settings = self._settings
         entity = AE(ae_title)
         entity.maximum_associations = settings.associations
@@ -154,14 +136,14 @@ class Receiver:
                 (host, port),
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._on_requested),
-                    (evt.EVT_REJECTED, _count, ["rejected"]),
-                    (evt.EVT_ACCEPTED, _count, ["accepted"]),
+                    (evt.EVT_REJECTED, lambda event: count("rejected")),
+                    (evt.EVT_ACCEPTED, lambda event: count("accepted")),
                     (evt.EVT_ACSE_RECV, self._on_acse),
                     (evt.EVT_C_ECHO, lambda event: SUCCESS),
                     (evt.EVT_C_STORE, self._on_store),
                     (evt.EVT_N_EVENT_REPORT, self._on_event_report),
                 ],
-                server_class=_Server,
+                server_class=Server,
                 settings=settings,
                 serve=self._serve,
             )
@@ -173,7 +155,7 @@ class Receiver:
 
     def _serve(self, association: Association) -> None:
         """Runs an association from its start to its end, in the thread of its connection."""
-        traffic = self._traffic[association] = _Traffic(association, self._settings)
+        traffic = self._traffic[association] = Traffic(association, self._settings)
         try:
             association.start()
             association.join()
@@ -194,7 +176,8 @@ class Receiver:
         pair = (request.calling_ae_title.strip(), requestor.address)
         if allowed and pair not in {(peer.ae_title, peer.host) for peer in allowed}:
             event.assoc.acse.send_reject(*_CALLING_AE_TITLE)
-            _count(None, "rejected")
+            event.assoc.kill()  # once the rejection is sent
+            count("rejected")
             # Waits until it is sent.
             event.assoc.kill()
 
@@ -206,12 +189,12 @@ class Receiver:
             is_all = dimse.message is None and dimse.msg_queue.empty()
             self._note_end(self._traffic[event.assoc], is_released=is_all)
 
-    def _note_end(self, traffic: _Traffic, *, is_released: bool) -> None:
+    def _note_end(self, traffic: Traffic, *, is_released: bool) -> None:
         if traffic.is_ended:
             return
         traffic.is_ended = True
         if not is_released:
-            _count(None, "broken_off")
+            count("broken_off")
         try:
             self._queue.note_association_end(
                 traffic.association,
@@ -245,7 +228,7 @@ class Receiver:
         node_status.INSTANCES.labels("stored").inc()
         return SUCCESS
 
-    def _store(self, event: Event, traffic: _Traffic) -> None:
+    def _store(self, event: Event, traffic: Traffic) -> None:
         path = event.dataset_path
         request = cast(C_STORE, event.request)
         uids = (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID)
@@ -269,168 +252,15 @@ class Receiver:
             str(item.get("ReferencedSOPInstanceUID", ""))
             for item in report.get("FailedSOPSequence", None) or ()
         ]
+        if event.event_type == _SOME_FAILED and not failed:
+            return _INVALID_ARGUMENT, None
         is_known = self._on_commitment(str(report.get("TransactionUID", "")), failed)
         return (SUCCESS if is_known else _NOT_RECOGNISED), None
-
-
-def _count(event: Event | None, outcome: str) -> None:
-    node_status.ASSOCIATIONS.labels(outcome).inc()
-
-
-class _Traffic:
-    """What has come over one connection, and in which limits more may come.
-
-    Attributes:
-      association: identifies it in the queue.
-      began_s: when, in seconds since 1970.
-      refused: SOP Instance UID -> why, of what names no study.
-      is_ended: its end is noted.
-    """
-
-    def __init__(self, association: Association, settings: NodeSettings):
-        self.association = secrets.token_hex(8)
-        self.refused: dict[str, str] = {}
-        self.began_s = time.time()
-        self.is_ended = False
-        self._association = association
-        self._settings = settings
-        self._n_bytes = 0  # of the message that is being received
-        self._deadline_s = 0.0
-        connection = cast(AssociationSocket, association.dul.socket)
-        self._socket = cast(socket.socket, connection.socket)
-        connection.recv = self._receive  # type: ignore[assignment, method-assign]
-
-    def shut(self) -> None:
-        """Ends the connection, and what waits for it."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-    def remove_files(self) -> None:
-        """Removes what has been received of instances that the queue has not seen."""
-        dimse = self._association.dimse
-        files: list[Any] = [dimse.message and dimse.message._data_set_file]
-        files += [getattr(message, "_dataset_file", None) for _, message in dimse.msg_queue.queue]
-        for file in filter(None, files):
-            file.close()
-            Path(file.name).unlink(missing_ok=True)
-
-    def _receive(self, n_bytes: int) -> bytearray:
-        """In place of AssociationSocket.recv, which waits for as much as a header claims.
-
-        pynetdicom reads the six bytes of a PDU's header first, then as many as that says.
-
-        Raises:
-          OSError: the PDU is too long or comes too slowly; the connection ends.
-        """
-        settings = self._settings
-        if n_bytes == _PDU_HEADER_BYTES:
-            self._begin_pdu()
-        self._n_bytes += n_bytes
-        self._check_size(n_bytes)
-        received = bytearray()
-        while len(received) < n_bytes:
-            left_s = self._deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise OSError("a PDU that comes too slowly")
-            self._socket.settimeout(left_s)
-            piece = self._socket.recv(min(n_bytes - len(received), 1 << 16))
-            if not piece:
-                return received
-            received += piece
-        self._socket.settimeout(settings.network_seconds)
-        return received
-
-    def _begin_pdu(self) -> None:
-        association = self._association
-        # One request at a time is negotiated. What comes ahead waits in the network: each one takes
-        # a file here.
-        while not association.dimse.msg_queue.empty() and association.is_alive():
-            time.sleep(_POLL_S)
-        self._deadline_s = time.monotonic() + self._settings.network_seconds
-        if association.dimse.message is None:
-            self._n_bytes = 0
-
-    def _check_size(self, n_pdu_bytes: int) -> None:
-        if n_pdu_bytes > (self._settings.pdu_kib << 10) + _PDU_OVERHEAD_BYTES:
-            raise OSError("a PDU that is too long")
-        message = self._association.dimse.message
-        is_in_file = message is not None and message._data_set_file is not None
-        most = self._settings.instance_mib << 20 if is_in_file else _MOST_IN_MEMORY_BYTES
-        if self._n_bytes > most + _PDU_OVERHEAD_BYTES:
-            raise OSError("a message that is too large")
-
-
-class _Handler(RequestHandler):
-    """Stays until the association ends, so that one thread sees all of a connection."""
-
-    def handle(self) -> None:
-        cast(_Server, self.server).serve(self._create_association())
-
-
-class _Server(ThreadedAssociationServer):
-    """Accepts connections within limits; handshakes and refusals cost other peers no time."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(
-        self,
-        *args: Any,
-        settings: NodeSettings,
-        serve: Callable[[Association], None],
-        **kwargs: Any,
-    ):
-        self._settings = settings
-        self._connections = threading.BoundedSemaphore(
-            _CONNECTIONS_PER_ASSOCIATION * settings.associations
-        )
-        self.serve = serve
-        super().__init__(*args, **{**kwargs, "request_handler": _Handler})
-        self.ssl_context = settings.server_tls()
-        # `shutdown` removes it from there.
-        self.ae._servers.append(self)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = cast(socket.socket, self.socket).accept()
-        connection.settimeout(self._settings.network_seconds)
-        if self.ssl_context is not None:
-            connection = self.ssl_context.wrap_socket(
-                connection, server_side=True, do_handshake_on_connect=False
-            )
-        return connection, address
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        allowed = {peer.host for peer in self._settings.allowed_senders}
-        is_allowed = not allowed or client_address[0] in allowed
-        if is_allowed and self._connections.acquire(blocking=False):
-            return True
-        _count(None, "refused")
-        return False
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request(request, client_address)
-        except BaseException:  # such as no more threads
-            self._connections.release()
-            raise
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        try:
-            if isinstance(request, ssl.SSLSocket):
-                request.do_handshake()
-            super().finish_request(request, client_address)
-        finally:
-            self._connections.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # socketserver prints a traceback.
-        _count(None, "failed")
 
 
 def _on_thread_error(arguments: threading.ExceptHookArgs) -> None:
     # Python prints a traceback. In pynetdicom's threads it is what a peer sent.
     if isinstance(arguments.thread, Association | DULServiceProvider):
-        _count(None, "failed")
+        count("failed")
     elif arguments.exc_value is not None:
         log_error(arguments.exc_value)

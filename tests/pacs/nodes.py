@@ -139,6 +139,13 @@ def associate(node_port: int, *, calling: str = "CT1", called: str = "DRENET"):
     return entity.associate("127.0.0.1", node_port, ae_title=called)
 
 
+def close_socket(association) -> None:
+    """Closes what pynetdicom leaves open after an association that was not established."""
+    connection = association.dul.socket.socket
+    if connection is not None:
+        connection.close()
+
+
 def send(node_port: int, datasets: Sequence[pydicom.Dataset], **titles: str) -> list[int]:
     """Sends data sets in one association; returns the status of each."""
     association = associate(node_port, **titles)
