@@ -65,6 +65,8 @@ class Traffic:
         self._deadline_s = 0.0
         connection = cast(AssociationSocket, association.dul.socket)
         self._socket = cast(socket.socket, connection.socket)
+        self._serve_request = association._serve_request
+        association._serve_request = self._serve_and_clean  # type: ignore[assignment, method-assign]
         connection.recv = self._receive  # type: ignore[assignment, method-assign]
 
     def shut(self) -> None:
@@ -76,11 +78,16 @@ class Traffic:
     def remove_files(self) -> None:
         """Removes what has been received of instances that the queue has not seen."""
         dimse = self._association.dimse
-        files: list[Any] = [dimse.message and dimse.message._data_set_file]
-        files += [getattr(message, "_dataset_file", None) for _, message in dimse.msg_queue.queue]
-        for file in filter(None, files):
-            file.close()
-            Path(file.name).unlink(missing_ok=True)
+        _remove(dimse.message and dimse.message._data_set_file)
+        for _, message in dimse.msg_queue.queue:
+            _remove(getattr(message, "_dataset_file", None))
+
+    def _serve_and_clean(self, message: Any, context_id: int) -> None:
+        # pynetdicom leaves the file of an instance whose command is not valid.
+        try:
+            self._serve_request(message, context_id)
+        finally:
+            _remove(getattr(message, "_dataset_file", None))
 
     def _receive(self, n_bytes: int) -> bytearray:
         """In place of AssociationSocket.recv, which waits for as much as a header claims.
@@ -126,6 +133,12 @@ class Traffic:
         most = self._settings.instance_mib << 20 if is_in_file else _MOST_IN_MEMORY_BYTES
         if self._n_bytes > most + _PDU_OVERHEAD_BYTES:
             raise OSError("a message that is too large")
+
+
+def _remove(file: Any) -> None:
+    if file is not None:
+        file.close()
+        Path(file.name).unlink(missing_ok=True)
 
 
 class _Handler(RequestHandler):

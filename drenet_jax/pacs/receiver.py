@@ -11,8 +11,9 @@ import sqlite3
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pynetdicom
 from pydicom import Dataset
@@ -95,7 +96,10 @@ class Receiver:
         pynetdicom._config.STORE_RECV_CHUNKED_DATASET = True
         # Its log has AE titles, UIDs and data sets.
         pynetdicom._config.LOG_HANDLER_LEVEL = "none"
-        logging.getLogger("pynetdicom").propagate = False
+        for name in ("pynetdicom", "pydicom"):
+            logging.getLogger(name).propagate = False
+        # pydicom's warnings quote values.
+        warnings.simplefilter("ignore")
         threading.excepthook = _on_thread_error
         # pynetdicom writes what it receives to the folder of temporary files.
         tempfile.tempdir = str(queue.receiving)
@@ -132,7 +136,7 @@ class Receiver:
         # The destination, which provides the service, opens an association for its answer.
         entity.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         try:
-            return entity.make_server(
+            server = entity.make_server(
                 (host, port),
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._on_requested),
@@ -147,6 +151,7 @@ class Receiver:
                 settings=settings,
                 serve=self._serve,
             )
+            return cast(Server, server)
         except (OSError, UnicodeError) as error:
             raise InputError(
                 f"--host={host} --port={port} cannot be listened on "
@@ -221,7 +226,6 @@ class Receiver:
             log_error(error)
             return OUT_OF_RESOURCES
         except Exception as error:
-            # pynetdicom would leave the file behind.
             node_status.INSTANCES.labels("refused").inc()
             log_error(error)
             return _PROCESSING_FAILURE
@@ -260,7 +264,11 @@ class Receiver:
 
 def _on_thread_error(arguments: threading.ExceptHookArgs) -> None:
     # Python prints a traceback. In pynetdicom's threads it is what a peer sent.
-    if isinstance(arguments.thread, Association | DULServiceProvider):
-        count("failed")
-    elif arguments.exc_value is not None:
-        log_error(arguments.exc_value)
+    if not isinstance(arguments.thread, Association | DULServiceProvider):
+        if arguments.exc_value is not None:
+            log_error(arguments.exc_value)
+        return
+    count("failed")
+    if isinstance(arguments.thread, DULServiceProvider):
+        # The association's thread waits for a request from there.
+        cast(Any, arguments.thread.to_user_queue).put(None)
