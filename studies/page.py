@@ -60,6 +60,7 @@ class Page:
             "steps": lambda: str(STEPS),
             "epochs_covid_ct": lambda: str(ARMS["imagenet_strong"].config().train.epochs),
             "folds": lambda: str(FOLDS),
+            "pixels": lambda arm: str(ARMS[arm].config().model.image_size_px),
             "draws": lambda: f"{DRAWS:,}",
             "margin": lambda: f"{MARGIN:.2f}",
             "n_claims": lambda: str(len(CLAIMS)),
