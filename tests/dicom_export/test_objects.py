@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import pickle
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import pydicom
 import pytest
 from ct.conftest import draw_chest, write_dicom
 from ct.odd_inputs import change, enhanced, zipped
-from dicom_export.tid1500 import violations
+from dicom_checks import require_valid
 
 import drenet_jax
 from drenet_jax.ct.preprocess import prepare_person
@@ -195,23 +194,8 @@ def series(phantoms, tmp_path) -> Callable[..., Path]:
     return lambda **tags: _copy(phantoms, tmp_path / "in", **tags)
 
 
-def _require_valid(folder: Path) -> None:
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy is not installed (Debian: dicom3tools)")
-    files = sorted(folder.iterdir())
-    assert files
-    for file in files:
-        done = subprocess.run(["dciodvfy", file], capture_output=True, text=True, check=False)
-        errors = [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line]
-        assert not errors, f"{file.name}: {errors}"
-        assert "SR" in done.stderr or "SCImage" in done.stderr
-        dataset = pydicom.dcmread(file)
-        if dataset.Modality == "SR":
-            assert violations(dataset) == []
-
-
 def test_report_and_captures_are_valid_dicom(written):
-    _require_valid(written.folder)
+    require_valid(written.folder)
 
 
 def test_dcmtk_reads_the_report_without_a_warning(written):
@@ -345,7 +329,7 @@ def test_a_seed_gives_the_same_uids_again_and_another_seed_others(pipeline, seri
             files = write_objects(tmp_path / name, *content, **seed)
         assert files[0].name == "report.dcm"
         assert sorted(files) == sorted((tmp_path / name).iterdir())
-        _require_valid(tmp_path / name)
+        require_valid(tmp_path / name)
         return _uids(tmp_path / name)
 
     first = write("first", uid_seed="study 1, model 1")
@@ -415,7 +399,7 @@ def test_regions_follow_slices_that_are_stored_transposed_or_upside_down(
                 now = back(corners)
                 np.testing.assert_allclose(now.min(axis=0), was.min(axis=0), atol=1e-3)
                 np.testing.assert_allclose(now.max(axis=0), was.max(axis=0), atol=1e-3)
-        _require_valid(turned.folder)
+        require_valid(turned.folder)
 
 
 def _corners_by_slice(written: Written) -> dict[str, list[np.ndarray]]:
@@ -465,7 +449,7 @@ def test_a_slice_that_says_not_how_it_lies_gets_no_orientation(pipeline, tmp_pat
     written = _write(pipeline, path, tmp_path / "dicom", lambda name: pydicom.dcmread(path))
     assert not written.captures[0].PatientOrientation
     assert "PixelSpacing" not in written.captures[0]
-    _require_valid(written.folder)
+    require_valid(written.folder)
 
 
 def test_boxes_below_the_report_s_score_are_left_out(pipeline, series, tmp_path):
@@ -484,7 +468,7 @@ def test_boxes_below_the_report_s_score_are_left_out(pipeline, series, tmp_path)
         row["boxes"] = []
     (tmp_path / "none").mkdir()
     write_objects(tmp_path / "none", result, prediction.pictures, prediction.instances)
-    _require_valid(tmp_path / "none")
+    require_valid(tmp_path / "none")
 
 
 @pytest.mark.parametrize("gone", ["removed", "emptied"])
@@ -508,7 +492,7 @@ def test_anonymised_files_give_valid_objects(gone, pipeline, series, tmp_path):
         assert made.PatientName == made.PatientID == made.StudyDate == ""
         assert made.PatientIdentityRemoved == "YES"
         assert made.DeidentificationMethod == method.CodeMeaning
-    _require_valid(written.folder)
+    require_valid(written.folder)
 
 
 @pytest.mark.parametrize(
@@ -526,7 +510,7 @@ def test_names_of_every_script_survive(charset, name, pipeline, series, tmp_path
     for made in (written.report, *written.captures):
         assert made.SpecificCharacterSet == "ISO_IR 192"
         assert str(made.PatientName) == name
-    _require_valid(written.folder)
+    require_valid(written.folder)
 
 
 def test_what_breaks_dicom_s_rules_is_passed_on_without_a_message(
@@ -576,7 +560,7 @@ def test_labels_of_any_length_give_valid_reports(pipeline, series, tmp_path):
         for picture in prediction.pictures
     ]
     write_objects(tmp_path / "dicom", result, pictures, prediction.instances)
-    _require_valid(tmp_path / "dicom")
+    require_valid(tmp_path / "dicom")
     report = hd.sr.srread(tmp_path / "dicom" / "report.dcm")
     (group,) = report.content.get_image_measurement_groups()
     assert len({measurement.name.value for measurement in group.get_measurements()}) == 3
