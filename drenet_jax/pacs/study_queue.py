@@ -334,7 +334,6 @@ class StudyQueue:
         )
         return self.database.select("WHERE uid = ?", uid)[0]
 
-<<<<<<< HEAD
     def _make_folder(self, study: Study) -> None:
         """Makes the folder of a study's instances, on disk when this returns."""
         images = self.images(study)
@@ -348,12 +347,8 @@ class StudyQueue:
         now = self.database.select("WHERE id = ?", study.id)
         return bool(now) and (now[0].state, now[0].n_instances) == (study.state, study.n_instances)
 
-    def _over_limit(self, study: Study, n_bytes: int) -> str:
-        """Why the study cannot have one more instance of this size; '' if it can."""
-=======
     def _over_limit(self, study: Study, n_bytes: int) -> Refused | None:
         """Why the study cannot have one more instance of this size; None if it can."""
->>>>>>> dicomweb
         settings = self._settings
         if study.n_instances >= settings.study_instances:
             why = f"the study has more than {settings.study_instances} instances"

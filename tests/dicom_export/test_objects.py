@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import pickle
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
