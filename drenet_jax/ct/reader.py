@@ -151,6 +151,7 @@ class Reader:
         tick = tick or (lambda: None)
         waiting_s = _TIMEOUT_S_IN_BUCKET if any(map(objects.is_remote, paths)) else 0.0
         skipped: dict[tuple[str, str], str] = {}
+        killed: set[tuple[str, str] | None] = set()
         while len(skipped) < _MOST_CRASHES:
             self.start()
             reading = answer = None
@@ -168,6 +169,11 @@ class Reader:
                         answer = kind, content
                 why = _TOO_SLOW
             except (EOFError, ConnectionError) as error:
+                # By a user, or by the system for its memory, which may not be the file's fault.
+                if reading not in killed and self._was_killed():
+                    killed.add(reading)
+                    self.close()
+                    continue
                 if reading is None:
                     message = self._stderr_tail()
                     self.close()
@@ -211,6 +217,13 @@ class Reader:
         file = next((path for path in (place, *place.parents) if path.is_file()), None)
         size = file.stat().st_size if file else 0
         return self._timeout_s + _TIMEOUT_S_PER_MIB * size / (1 << 20)
+
+    def _was_killed(self) -> bool:
+        """Whether the child, which has ended, was killed by another process."""
+        child = cast(subprocess.Popen, self._child)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(1) == -signal.SIGKILL
+        return False
 
     def _stderr_tail(self) -> str:
         self._errors.seek(0)

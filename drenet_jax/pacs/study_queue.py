@@ -28,7 +28,6 @@ from drenet_jax.pacs.study_database import (
     COMMITTING,
     DONE,
     PARKED,
-    READY,
     RECEIVING,
     SENDING,
     Study,
@@ -134,7 +133,7 @@ class StudyQueue:
             else:
                 # Named after its UID, so that a file that a killed node did not commit is replaced.
                 name = hashlib.sha256(header.sop_uid.encode()).hexdigest()[:24] + ".dcm"
-                self.images(study).mkdir(parents=True, exist_ok=True)
+                self._make_folder(study)
                 received.replace(self.images(study) / name)
                 sync(self.images(study))
                 run(
@@ -146,10 +145,11 @@ class StudyQueue:
                     (study.id, header.sop_uid),
                 )
             if refused is None:
-                self.n_bytes += 0 if known else n_bytes
                 self._reopen(run, study, is_new=known is None)
             else:
                 self._note_refusal(run, study.id, header.sop_uid, str(refused))
+            # Within the lock of the database.
+            self.n_bytes += n_bytes if refused is None and known is None else 0
         if refused is not None:
             raise refused
         self.changed.set()
@@ -231,8 +231,7 @@ class StudyQueue:
         for path in (*folder.iterdir(), folder):
             sync(path)
         with self.database.transaction() as run:
-            now = self.database.select("WHERE id = ?", study.id)
-            if not now or now[0].state != READY or now[0].n_instances != study.n_instances:
+            if not self._is_same(study):
                 return False
             # After a kill between here and the commit they are made again.
             shutil.rmtree(self.results(study), ignore_errors=True)
@@ -246,9 +245,10 @@ class StudyQueue:
         return True
 
     def send_again(self, study: Study) -> None:
-        """Lets the results be delivered that have not been yet."""
+        """Lets the results be delivered that have not been yet; not if instances have arrived."""
         with self.database.transaction() as run:
-            self._send(run, study)
+            if self._is_same(study):
+                self._send(run, study)
 
     def unsent(self, study: Study) -> list[Path]:
         """The results that have not been sent."""
@@ -258,11 +258,15 @@ class StudyQueue:
         return [self.results(study) / row["file"] for row in rows]
 
     def note_sent(self, study: Study, file: Path, *, is_sent: bool = True) -> None:
-        """Notes that the destination has a result; or that it has not, after all."""
+        """Notes that the destination has a result; or that it has not, after all.
+
+        Not if the study has another result meanwhile, whose files have the same names.
+        """
         with self.database.transaction() as run:
             run(
-                "UPDATE results SET is_sent = ? WHERE study = ? AND file = ?",
-                (is_sent, study.id, file.name),
+                "UPDATE results SET is_sent = ? WHERE study = ? AND file = ? "
+                "AND study IN (SELECT id FROM studies WHERE answered = ?)",
+                (is_sent, study.id, file.name, study.answered),
             )
 
     def retry_later(self, study: Study, next_try_s: float) -> None:
@@ -273,20 +277,26 @@ class StudyQueue:
                 (next_try_s, study.id),
             )
 
-    def begin_commitment(self, study: Study, transaction_uid: str, next_try_s: float) -> None:
-        """Notes a storage commitment that is requested, and when to do so again."""
+    def begin_commitment(self, study: Study, transaction_uid: str, next_try_s: float) -> bool:
+        """Notes a storage commitment that is requested, and when to do so again.
+
+        Not if instances have arrived since `study` was read; returns whether it did.
+        """
         with self.database.transaction() as run:
-            self._move(run, study, COMMITTING)
+            if not self._is_same(study):
+                return False
+            if study.state != COMMITTING:  # else its tries are counted on
+                self._move(run, study, COMMITTING)
             run(
                 "UPDATE studies SET transaction_uid = ?, next_try_s = ? WHERE id = ?",
                 (transaction_uid, next_try_s, study.id),
             )
+        return True
 
     def move(self, study: Study, state: str, reason: str = "") -> bool:
         """Changes a study's state; not if instances have arrived since `study` was read."""
         with self.database.transaction() as run:
-            now = self.database.select("WHERE id = ?", study.id)
-            if not now or (now[0].state, now[0].n_instances) != (study.state, study.n_instances):
+            if not self._is_same(study):
                 return False
             self._move(run, study, state, reason)
         self.changed.set()
@@ -307,9 +317,11 @@ class StudyQueue:
                     "DELETE FROM studies WHERE id = ? AND state = ? AND state_since_s < ?",
                     (study.id, study.state, oldest_s),
                 )
-                if not self.database.select("WHERE id = ?", study.id):
-                    self.n_bytes -= n_bytes
-                    shutil.rmtree(self._studies / study.name, ignore_errors=True)
+                is_removed = not self.database.select("WHERE id = ?", study.id)
+                self.n_bytes -= n_bytes if is_removed else 0
+            # After the commit: a study without its files could not be answered again.
+            if is_removed:
+                shutil.rmtree(self._studies / study.name, ignore_errors=True)
         return len(ended)
 
     def _study_for(self, run: Callable[..., sqlite3.Cursor], uid: str, origin: str) -> Study:
@@ -321,6 +333,19 @@ class StudyQueue:
             (uid, secrets.token_hex(6), origin, RECEIVING, now_s, now_s, now_s),
         )
         return self.database.select("WHERE uid = ?", uid)[0]
+
+    def _make_folder(self, study: Study) -> None:
+        """Makes the folder of a study's instances, on disk when this returns."""
+        images = self.images(study)
+        if not images.is_dir():
+            images.mkdir(parents=True, exist_ok=True)
+            sync(images.parent)
+            sync(self._studies)
+
+    def _is_same(self, study: Study) -> bool:
+        """Whether no instance has arrived, nor the state changed, since `study` was read."""
+        now = self.database.select("WHERE id = ?", study.id)
+        return bool(now) and (now[0].state, now[0].n_instances) == (study.state, study.n_instances)
 
     def _over_limit(self, study: Study, n_bytes: int) -> Refused | None:
         """Why the study cannot have one more instance of this size; None if it can."""
