@@ -144,6 +144,10 @@ def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
     # hidden layers), an EfficientNet-Lite 5 (of one resolution each). For pretrained weights and
     # few data; 0 (the authors' code): all learn.
     train.frozen_stages = 0
+    # Where the scalars and this config go beside metrics.jsonl and TensorBoard: "wandb" (Weights &
+    # Biases) or "mlflow", each set up by its own environment variables (docs/training.md); "none":
+    # nothing leaves the machine.
+    train.tracker = "none"
 
     config.init = init = ml_collections.ConfigDict()
     # Start from these weights: what `convert_weights` wrote, a workdir (its best checkpoint), or

@@ -1,7 +1,7 @@
 """DRENet on a TPU slice of 8 chips (v5e-8, v6e-8): bfloat16, 128 slices a step.
 
-    bash launch/tpu/tpu.sh train --name=N --zone=Z -- --config=configs/drenet_tpu.py \\
-        --config.data.dir=/mnt/share/data --workdir=/mnt/share/runs/drenet
+    sky jobs launch launch/cloud/sky-tpu.yaml --env DATA=gs://BUCKET/data \\
+        --env WORKDIR=gs://BUCKET/runs/drenet
 
 With other numbers of chips set --config.data.batch_size to 16 times their number; the learning rate
 follows. Expected of each chip, by what the compiler plans (docs/accelerators.md): 9 GiB of memory.

@@ -24,6 +24,7 @@ from absl import flags
 
 from drenet_jax import cli
 from drenet_jax.errors import InputError
+from drenet_jax.storage import stand_ins
 
 
 def define_flags() -> None:
@@ -66,8 +67,14 @@ def main() -> None:
             print(f"  {row['title']}: AUC {metric_text(row['person_auc'])}")
     for sentence in result["verdict"]["sentences"]:
         print(sentence)
-    print(f"report: {Path(values.out) / 'audit.md'}")
+    print(f"report: {stand_ins.shown(Path(values.out) / 'audit.md')}")
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("out",))
+    cli.run(
+        main,
+        define_flags,
+        __doc__,
+        required=("out",),
+        places={"workdir": stand_ins.run, "data": None, "out": stand_ins.output},
+    )

@@ -9,7 +9,7 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,11 +17,20 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, StorageError
 from drenet_jax.output_files import is_disk_full
+from drenet_jax.storage import objects, stand_ins
+
+# Called with an address and, for messages, the flag that it came from.
+Place = Callable[..., contextlib.AbstractContextManager[Path]]
 
 # `configs/` of the repository, which is part of the package by a link.
 CONFIGS = (Path(__file__).parent / "configs").resolve()
+
+_COMPILATION_CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+# What `main` opens and `run` closes.
+_at_end = contextlib.ExitStack()
 
 # Read by TensorFlow when it is imported; without them it prints notes on oneDNN and missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,6 +43,7 @@ def run(
     doc: str,
     *,
     required: Sequence[str],
+    places: Mapping[str, Place | None] | None = None,
 ) -> None:
     """Runs an entry point: exit code 0, or 2 with one sentence on bad input.
 
@@ -43,6 +53,9 @@ def run(
         of the same names.
       doc: the module's docstring, which `--help` prints above the flags.
       required: flags without which the command cannot run.
+      places: flag -> what a local path stands in for where the flag names an address in a bucket:
+        `stand_ins.output`, `run` or `copied`. None: the command takes addresses itself. Other flags
+        than these take none.
     """
     _prepare_streams()
     sys.modules["__main__"].__doc__ = doc
@@ -53,10 +66,11 @@ def run(
         if len(argv) > 1:
             _fail(f"the argument {argv[1]!r} is not a flag; flags are written --name=value.")
         try:
-            main()
+            with _stand_ins(places or {}), _at_end:
+                main()
             sys.stdout.flush()
-        except InputError as error:
-            _fail(str(error))
+        except (InputError, StorageError) as error:
+            _fail(stand_ins.shown(error))
         except KeyboardInterrupt:
             print("\nstopped.", file=sys.stderr)
             sys.exit(130)
@@ -72,6 +86,31 @@ def run(
             raise
 
     app.run(checked, flags_parser=lambda _: _parse_flags(define_flags, required))
+
+
+@contextlib.contextmanager
+def _stand_ins(places: Mapping[str, Place | None]) -> Iterator[None]:
+    """Puts local paths in place of addresses in flags, for the block."""
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        # Fields of a config have dots in their names.
+        is_known = name in places or "." in name
+        if not is_known and isinstance(value, str) and objects.is_remote(value):
+            raise InputError(f"--{name}={value} must be on a local disk; name a path there.")
+    with contextlib.ExitStack() as stack:
+        for name, place in places.items():
+            flag = flags.FLAGS[name]
+            values = flag.value if isinstance(flag.value, list) else [flag.value or ""]
+            if place is None or not any(map(objects.is_remote, values)):
+                continue
+            local = [
+                str(stack.enter_context(place(value, flag=f"--{name}")))
+                if objects.is_remote(value)
+                else value
+                for value in values
+            ]
+            flag.value = local if isinstance(flag.value, list) else local[0]
+        yield
 
 
 def _prepare_streams() -> None:
@@ -158,10 +197,17 @@ def _find_packaged_config() -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs between calls, unless JAX_COMPILATION_CACHE_DIR names a place."""
+    """Keeps compiled programs between calls, in JAX_COMPILATION_CACHE_DIR if that is set.
+
+    For a folder in a bucket: in a copy of it, whose new files are copied there at the end.
+    """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+    given = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if given is not None:
+        if objects.is_remote(given):
+            local = _at_end.enter_context(stand_ins.growing(given, name=_COMPILATION_CACHE))
+            jax.config.update("jax_compilation_cache_dir", str(local))
         return
     # Without a home, as in some containers, programs are compiled anew each time.
     with contextlib.suppress(RuntimeError):

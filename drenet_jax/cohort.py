@@ -23,6 +23,7 @@ from drenet_jax.data.public import DATASETS
 from drenet_jax.data.public.cohort_file import require_new, write_cohort
 from drenet_jax.data.public.scan import ScanResult
 from drenet_jax.errors import InputError
+from drenet_jax.storage import stand_ins
 
 
 def define_flags() -> None:
@@ -66,4 +67,10 @@ def _help() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, _help(), required=("dataset", "root", "out"))
+    cli.run(
+        main,
+        define_flags,
+        _help(),
+        required=("dataset", "root", "out"),
+        places={"out": stand_ins.output},
+    )

@@ -17,6 +17,7 @@ from __future__ import annotations
 from absl import flags
 
 from drenet_jax import cli
+from drenet_jax.storage import stand_ins
 
 
 def define_flags() -> None:
@@ -51,8 +52,15 @@ def main() -> None:
         text = "no test" if p is None else f"p {p:.3f} (DeLong, Holm)"
         difference = metric_text(comparison["person"]["auc"], plus=True)
         print(f"{comparison['run']} less {comparison['against']}: AUC {difference}, {text}")
-    print(f"tables: {values.out}/compare.md, report: {values.out}/report.html")
+    out = stand_ins.shown(values.out)
+    print(f"tables: {out}/compare.md, report: {out}/report.html")
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("runs", "out"))
+    cli.run(
+        main,
+        define_flags,
+        __doc__,
+        required=("runs", "out"),
+        places={"runs": stand_ins.run, "out": stand_ins.output},
+    )

@@ -28,6 +28,7 @@ from drenet_jax import cli
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.errors import InputError
 from drenet_jax.output_files import new_folder
+from drenet_jax.storage import stand_ins
 from drenet_jax.version import __version__
 
 # `registry.BACKBONES` and `pretrained.WHOLE_MODELS`, here too so that --help need not wait for JAX.
@@ -77,19 +78,22 @@ def main() -> None:
             labels=values.labels,
             skip_head=values.skip_head,
         )
-    print(f"{values.arch}: {done.n_arrays} arrays of {values.input} are in {out}")
+    shown = stand_ins.shown(out)
+    print(
+        f"{values.arch}: {done.n_arrays} arrays of {stand_ins.shown(values.input)} are in {shown}"
+    )
     if done.left_out:
         print(f"left out, as class heads: {', '.join(done.left_out)}")
     if done.left_out and values.labels:
         print("left out, as there are no class heads: the labels; train takes those of its data")
     print("train from these weights:")
     print(
-        f"  python -m drenet_jax.train {_config_flags(values.arch)} --config.init.weights={out} "
+        f"  python -m drenet_jax.train {_config_flags(values.arch)} --config.init.weights={shown} "
         "--config.data.dir=DATA --workdir=RUN"
     )
     if done.can_predict:
         print("or predict with them:")
-        print(f"  python -m drenet_jax.predict --workdir={out} --input=PERSON --out=RESULT")
+        print(f"  python -m drenet_jax.predict --workdir={shown} --input=PERSON --out=RESULT")
 
 
 def convert(
@@ -203,4 +207,10 @@ def _config_flags(architecture: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("input", "arch", "out"))
+    cli.run(
+        main,
+        define_flags,
+        __doc__,
+        required=("input", "arch", "out"),
+        places={"input": stand_ins.copied, "out": stand_ins.output},
+    )

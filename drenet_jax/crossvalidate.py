@@ -22,8 +22,6 @@ Examples:
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import flags
 
 from drenet_jax import cli
@@ -46,7 +44,7 @@ def main() -> None:
 
     cli.use_compilation_cache()
     values = flags.FLAGS
-    workdir = Path(values.workdir)
+    workdir = values.workdir
     metrics = cross_validate(values.config, values.data, values.folds, values.repeats, workdir)
     for row in fold_table(workdir):
         auc = row["person_auc"] or "none"
@@ -55,8 +53,14 @@ def main() -> None:
         )
     for line in summary_lines(metrics):
         print(line)
-    print(f"report: {workdir / 'result' / 'report.html'}")
+    print(f"report: {workdir.rstrip('/')}/result/report.html")
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("data", "workdir"))
+    cli.run(
+        main,
+        define_flags,
+        __doc__,
+        required=("data", "workdir"),
+        places={"data": None, "workdir": None},
+    )

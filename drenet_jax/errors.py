@@ -1,4 +1,4 @@
-"""The error for bad input: one sentence that names the file and the fix."""
+"""The errors that end a command in one sentence, which names the file and the fix."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ class InputError(ValueError):
     The message is one sentence that names the file (or flag) and how to fix it. Entry points print
     it without a traceback and exit with 2; everything else that is raised is our own mistake and
     keeps its traceback.
+    """
+
+
+class StorageError(Exception):
+    """A bucket that cannot be used: no rights, or away for longer than calls are repeated.
+
+    The message is one sentence, as that of an InputError, and entry points end alike. It is no
+    ValueError, since what is damaged in a bucket must differ from what was not reached.
     """
 
 

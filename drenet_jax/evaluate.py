@@ -32,6 +32,7 @@ from pathlib import Path
 from absl import flags
 
 from drenet_jax import cli
+from drenet_jax.storage import stand_ins
 
 
 def define_flags() -> None:
@@ -92,10 +93,23 @@ def main() -> None:
         )
     for line in summary_lines(metrics):
         print(line)
-    print(f"report: {Path(values.out) / 'report.html'}")
+    print(f"report: {stand_ins.shown(Path(values.out) / 'report.html')}")
     if not values.audit:
-        print(f"shortcuts? python -m drenet_jax.audit --workdir={values.workdir} --out=NEW_FOLDER")
+        workdir = stand_ins.shown(values.workdir)
+        print(f"shortcuts? python -m drenet_jax.audit --workdir={workdir} --out=NEW_FOLDER")
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("workdir", "out"))
+    cli.run(
+        main,
+        define_flags,
+        __doc__,
+        required=("workdir", "out"),
+        places={
+            "workdir": stand_ins.run,
+            "data": None,
+            "lesions": stand_ins.copied,
+            "audit": stand_ins.copied,
+            "out": stand_ins.output,
+        },
+    )

@@ -34,6 +34,7 @@ from absl import flags
 
 from drenet_jax import cli
 from drenet_jax.errors import InputError
+from drenet_jax.storage import stand_ins
 
 
 def define_flags() -> None:
@@ -105,7 +106,7 @@ def main() -> None:
     print(f"{person['label']} ({answer}), from {person['n_slices']} slices")
     if person["probabilities"][person["label"]] < max(person["probabilities"].values()):
         print(f"rule: {decision_text(prediction.result['decision'], person['n_slices'])}")
-    print(f"report: {Path(values.out) / 'report.html'}")
+    print(f"report: {stand_ins.shown(Path(values.out) / 'report.html')}")
     if values.dicom_out:
         print(f"for the PACS, with the patient's name: {values.dicom_out}")
 
@@ -121,4 +122,10 @@ def _require_apart(out: str, dicom_out: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("workdir", "input", "out"))
+    cli.run(
+        main,
+        define_flags,
+        __doc__,
+        required=("workdir", "input", "out"),
+        places={"workdir": stand_ins.run, "input": stand_ins.copied, "out": stand_ins.output},
+    )

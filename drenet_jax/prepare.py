@@ -41,6 +41,7 @@ from drenet_jax.data.cohort_table import SPLITS, read_cohort
 from drenet_jax.data.preparation import PreparationSummary, prepare_cohort
 from drenet_jax.errors import InputError
 from drenet_jax.output_files import new_folder
+from drenet_jax.storage import objects, stand_ins
 
 if TYPE_CHECKING:
     from drenet_jax.data.beam import Beam
@@ -79,10 +80,12 @@ def main() -> None:
     fractions = _fractions(values.fractions)
     settings = CtSettings.from_dict(values.config.to_dict())
     beam = _beam(values.runner, values.pipeline_options)
-    cohort_csv, out = Path(values.cohort), Path(values.out)
+    cohort_csv, out = objects.as_path(values.cohort), Path(values.out)
     if beam is not None:
         # Workers elsewhere have another working folder.
-        cohort_csv, out = cohort_csv.absolute(), out.absolute()
+        out = out.absolute()
+        if not objects.is_remote(cohort_csv):
+            cohort_csv = cohort_csv.absolute()
     cohort = read_cohort(cohort_csv, values.labels)
     with new_folder(out) as folder:
         summary = prepare_cohort(
@@ -162,22 +165,23 @@ def _fractions(texts: list[str]) -> list[float]:
 def _print_summary(summary: PreparationSummary, out: Path) -> None:
     for split in SPLITS:
         print(f"{split}: {len(summary.persons[split])} persons, {summary.n_slices[split]} slices")
-    print(f"left out: {summary.excluded.total()} files and persons, see {out / 'excluded.csv'}")
+    shown = stand_ins.shown(out)
+    print(f"left out: {summary.excluded.total()} files and persons, see {shown}/excluded.csv")
     for why, count in summary.excluded.most_common(_MOST_LINES):
         print(f"  {count} × {why}")
     _print_rest(len(summary.excluded), "reasons")
-    print(f"notes: {summary.n_notes}, see {out / 'notes.csv'}")
+    print(f"notes: {summary.n_notes}, see {shown}/notes.csv")
     if summary.n_pairs_sharing:
         print(
             f"the same pictures under two persons of one split: {summary.n_pairs_sharing} pairs, "
-            f"see {out / 'notes.csv'}"
+            f"see {shown}/notes.csv"
         )
     if summary.unused_columns:
         print(f"columns of the cohort that are not used: {', '.join(summary.unused_columns)}")
     for patient_id, why in itertools.islice(summary.persons_left_out.items(), _MOST_LINES):
         print(f"  person {patient_id} is in no split: {why}", file=sys.stderr)
     _print_rest(len(summary.persons_left_out), "persons in no split", file=sys.stderr)
-    print(f"look at the lungs: {out / 'qc.html'}")
+    print(f"look at the lungs: {shown}/qc.html")
 
 
 def _warn_of_facts(summary: PreparationSummary, labels: Mapping[str, str], out: Path) -> None:
@@ -205,4 +209,10 @@ def _print_rest(count: int, what: str, file: TextIO | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("cohort", "out"))
+    cli.run(
+        main,
+        define_flags,
+        __doc__,
+        required=("cohort", "out"),
+        places={"cohort": None, "out": stand_ins.output},
+    )

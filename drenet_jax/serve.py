@@ -29,6 +29,7 @@ from absl import flags
 
 from drenet_jax import cli
 from drenet_jax.errors import InputError
+from drenet_jax.storage import stand_ins
 
 # A shorter token can be guessed.
 _MIN_TOKEN_LENGTH = 16
@@ -151,4 +152,4 @@ def _exit(signum: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("workdir",))
+    cli.run(main, define_flags, __doc__, required=("workdir",), places={"workdir": stand_ins.run})

@@ -39,6 +39,7 @@ from drenet_jax.parallel_map import map_in_order
 from drenet_jax.phantoms.dicom import write_dicom
 from drenet_jax.phantoms.phantom import LABELS, lesion_boxes, make_phantom
 from drenet_jax.phantoms.scanner import SITES
+from drenet_jax.storage import stand_ins
 
 SMALLEST_PX, LARGEST_PX = 64, 1024
 
@@ -153,7 +154,7 @@ def main() -> None:
     shares = ", ".join(f"{counts[label]} {label}" for label in LABELS if counts[label])
     cohort = out / "cohort.csv"
     command = f"python -m drenet_jax.prepare --cohort={shlex.quote(str(cohort))} --out=NEW_FOLDER"
-    print(f"{shares}: {cohort}; next: {command}")
+    print(stand_ins.shown(f"{shares}: {cohort}; next: {command}"))
 
 
 def define_flags() -> None:
@@ -169,4 +170,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("out",))
+    cli.run(main, define_flags, __doc__, required=("out",), places={"out": stand_ins.output})

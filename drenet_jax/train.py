@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -57,7 +56,7 @@ def main() -> None:
     from drenet_jax.training.loop import train_and_evaluate
     from drenet_jax.training.stopping import Preempted
 
-    workdir = Path(values.workdir)
+    workdir = values.workdir
     try:
         metrics = train_and_evaluate(values.config, workdir, fresh=values.fresh)
     except Preempted as stop:
@@ -68,8 +67,8 @@ def main() -> None:
         return
     for name, value in metrics.items():
         print(f"validation {name}: {'none' if value is None else f'{value:.4f}'}")
-    print(f"checkpoints: {workdir / 'checkpoints'}")
+    print(f"checkpoints: {workdir.rstrip('/')}/checkpoints")
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, required=("workdir",))
+    cli.run(main, define_flags, __doc__, required=("workdir",), places={"workdir": None})

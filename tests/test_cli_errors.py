@@ -154,3 +154,16 @@ def test_predict_refuses_what_holds_no_slice(what, cohort, tmp_path, command, tr
     )
     _check(done, what)
     assert _tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("cohort", ("--dataset=covid_ct", "--root=gs://bucket/a", "--out={}/cohort.csv")),
+        ("predict", ("--workdir={}", "--input={}", "--out={}/p", "--dicom_out=s3://bucket/a")),
+    ],
+)
+def test_an_address_is_refused_where_only_a_local_path_can_be_used(name, flags, tmp_path, command):
+    done = command(name, *(flag.format(tmp_path) for flag in flags))
+    _check(done, "://bucket/a must be on a local disk; name a path there.")
+    assert _tree(tmp_path) == []

@@ -15,6 +15,7 @@ PAGES = sorted(
         *REPOSITORY.glob("*.md"),
         *REPOSITORY.glob("docs/*.md"),
         *REPOSITORY.glob("launch/**/*.sh"),
+        *REPOSITORY.glob("launch/**/*.yaml"),
         *REPOSITORY.glob("launch/**/Dockerfile"),
         *REPOSITORY.glob("studies/*.sh"),
         *PACKAGE.glob("*.py"),

@@ -20,19 +20,20 @@ FLOORS = {
     "parallel_map": 1,
     "parallel": 1,
     "html_templates": 1,
-    "ct": 2,
-    "phantoms": 3,
-    "data": 3,
-    "models": 3,
-    "evaluation": 4,
-    "shortcuts": 5,
-    "dicom_export": 5,
-    "training": 5,
-    "serving": 5,
-    "drenet_jax": 6,  # the package itself reaches up to the pipeline
-    "cli": 6,
+    "storage": 2,
+    "ct": 3,
+    "phantoms": 4,
+    "data": 4,
+    "models": 4,
+    "evaluation": 5,
+    "shortcuts": 6,
+    "dicom_export": 6,
+    "training": 6,
+    "serving": 6,
+    "drenet_jax": 7,  # the package itself reaches up to the pipeline
+    "cli": 7,
 }
-ENTRY_POINT_FLOOR = 7
+ENTRY_POINT_FLOOR = 8
 
 
 @functools.cache

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from drenet_jax.ct import image_files, volumes
 from drenet_jax.ct.dicom import elements, headers
 from drenet_jax.ct.loaders import Listing, NoSuchSeries, load_dicom, load_pictures, load_volume
+from drenet_jax.ct.opening import is_zip, open_source
 from drenet_jax.ct.series import Series
 from drenet_jax.ct.sources import (
     KINDS,
@@ -20,10 +20,10 @@ from drenet_jax.ct.sources import (
     Guard,
     Source,
     UnreadableSlice,
-    is_zip,
     no_guard,
-    open_source,
 )
+from drenet_jax.storage import objects
+from drenet_jax.storage.objects import AnyPath
 
 # More pictures than these beside a DICOM slice are no previews of it.
 _MOST_PICTURES_A_SLICE = 2
@@ -34,7 +34,7 @@ RENAMED = (
 )
 
 
-def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) -> Series:
+def open_series(path: AnyPath, series_uid: str = "", *, guard: Guard = no_guard) -> Series:
     """Finds the slices under `path` and orders them, reading DICOM headers only.
 
     DICOM slices are ordered by ImagePositionPatient along the normal of the image plane; file names
@@ -49,10 +49,11 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
       guard: called before a file is opened; see `sources.Guard`.
 
     Raises:
+      StorageError: the bucket cannot be read.
       CtError: `path` does not exist or holds no CT slice (an UnreadableSlice if it is a
         file); no series has the `series_uid`; there are several volumes.
     """
-    path = Path(path)
+    path = objects.as_path(path)
     source = open_source(path)
     if not source.names and not source.excluded:
         raise CtError(
@@ -62,7 +63,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
     is_renamed = headers.names_identify(source.names, listing.identifiers)
     if is_renamed:
         listing = _renamed(listing)
-    is_file = path.is_file() and not is_zip(path)
+    is_file = source.is_file
     if listing.dicom and len(listing.pictures) > _MOST_PICTURES_A_SLICE * len(listing.dicom):
         why = f"{len(listing.pictures)} pictures beside {len(listing.dicom)} DICOM slices"
         raise CtError(f"{path} holds {why}; name the pictures or the DICOM files.", why)
@@ -93,7 +94,7 @@ def open_series(path: Path, series_uid: str = "", *, guard: Guard = no_guard) ->
     )
 
 
-def require_images(path: Path) -> None:
+def require_images(path: AnyPath) -> None:
     """Checks cheaply that at least one file may be a slice.
 
     It finds mistakes of the caller, such as a folder of something else. Damage, as of a zip, is
@@ -105,8 +106,8 @@ def require_images(path: Path) -> None:
     Raises:
       CtError: `path` does not exist, or no file there begins like a CT slice or volume.
     """
-    path = Path(path)
-    if os.path.exists(path) and is_zip(path):
+    path = objects.as_path(path)
+    if is_zip(path):
         return
     files = open_source(path)
     for name in files.names:
@@ -121,7 +122,7 @@ def require_images(path: Path) -> None:
     open_series(path)  # which says what is wrong
 
 
-def _no_slices(folder: Path, excluded: Sequence[Excluded]) -> CtError:
+def _no_slices(folder: AnyPath, excluded: Sequence[Excluded]) -> CtError:
     """Says why files are no slices, by the three commonest reasons."""
     reasons: dict[str, list[str]] = {}
     for file in excluded:
@@ -135,7 +136,7 @@ def _no_slices(folder: Path, excluded: Sequence[Excluded]) -> CtError:
     return CtError(f"{folder} holds {why}; name a CT series in {KINDS}.", why, excluded)
 
 
-def _listed(path: Path, source: Source, guard: Guard) -> Listing:
+def _listed(path: AnyPath, source: Source, guard: Guard) -> Listing:
     listing = Listing(path, source, guard, list(source.excluded))
     excluded = listing.excluded
     for name in source.names:

@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -28,6 +27,7 @@ from drenet_jax.ct.sources import (
     UnreadableSlice,
     natural,
 )
+from drenet_jax.storage.objects import AnyPath
 
 # So many pictures with the same beginning of their names are a series.
 _LEAST_PICTURES_OF_A_SERIES = 3
@@ -48,7 +48,7 @@ class Listing:
       identifiers: values of DICOM tags that identify the patient.
     """
 
-    path: Path
+    path: AnyPath
     source: Source
     guard: Guard
     excluded: list[Excluded]
@@ -65,7 +65,7 @@ class NoSuchSeries(CtError):
     """A folder without the series that was asked for."""
 
     @classmethod
-    def of(cls, path: Path, there: str) -> NoSuchSeries:
+    def of(cls, path: AnyPath, there: str) -> NoSuchSeries:
         why = f"no axial CT series with that series_uid (there is {there})"
         return cls(f"{path} holds {why}; check --series_uid.", why)
 
@@ -245,7 +245,7 @@ def load_pictures(listing: Listing) -> Series:
     )
 
 
-def _require_one_series(path: Path, names: Sequence[str]) -> None:
+def _require_one_series(path: AnyPath, names: Sequence[str]) -> None:
     """Refuses pictures in several folders, or with several beginnings of their names."""
     folders = collections.Counter(name.rpartition("/")[0] for name in names)
     beginnings = collections.Counter(map(_beginning, names))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -26,6 +25,8 @@ from drenet_jax.ct.sources import (
     printable,
 )
 from drenet_jax.ct.window import window
+from drenet_jax.storage import objects
+from drenet_jax.storage.objects import AnyPath
 
 # A series of which less is kept is one of the abdomen, the neck or the whole body; then so many
 # others are tried.
@@ -37,7 +38,7 @@ _LEAST_LUNG_SHARE = 0.04
 
 
 def prepare_person(
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     settings: CtSettings,
     *,
     series_uid: str = "",
@@ -65,14 +66,14 @@ def prepare_person(
         a kept slice is no DICOM, or not all are of one study.
     """
     assert paths
-    paths = [Path(path) for path in paths]
+    paths = [objects.as_path(path) for path in paths]
     person = _prepare_paths(paths, settings, series_uid, with_instances, guard)
     if with_instances:
         _require_one_study(paths[0], person.kept)
     return person
 
 
-def _require_one_study(path: Path, kept: Sequence[SampledSlice]) -> None:
+def _require_one_study(path: AnyPath, kept: Sequence[SampledSlice]) -> None:
     """Refuses slices that no DICOM object could refer to, one by one and in one study."""
     instances = [picked.instance for picked in kept if picked.instance is not None]
     if len(instances) < len(kept):
@@ -93,7 +94,7 @@ def _require_one_study(path: Path, kept: Sequence[SampledSlice]) -> None:
 
 
 def _prepare_paths(
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     settings: CtSettings,
     series_uid: str,
     with_instances: bool,
@@ -118,7 +119,7 @@ def _prepare_paths(
                 # Not the folder's name, which may be the patient's.
                 parts.append(_prepare_best_series(opened, f"{i + 1}/", settings, with_instances))
         except CtError as error:
-            if not os.path.exists(path):
+            if not objects.path_exists(path):
                 raise
             excluded.append(Excluded(name, error.why))
     if singles or not parts:

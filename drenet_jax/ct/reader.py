@@ -30,11 +30,17 @@ from typing import BinaryIO, cast
 from drenet_jax.ct.prepared_series import PreparedPerson
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.sources import CtError
+from drenet_jax.errors import StorageError
+from drenet_jax.storage import objects
+from drenet_jax.storage.objects import AnyPath
 
 # For one file. Decoding a slice takes milliseconds, unpacking the largest volume seconds.
 TIMEOUT_S = 15.0
 # Added for each MiB of the file that is being read.
 _TIMEOUT_S_PER_MIB = 0.05
+
+# Added for objects in buckets: longer than the attempts to read one, which end by themselves.
+_TIMEOUT_S_IN_BUCKET = 900.0
 
 # Address space of a child: the largest volume that is read, with room to spare.
 MEMORY_BYTES = 12 << 30
@@ -122,7 +128,7 @@ class Reader:
 
     def prepare(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[AnyPath],
         settings: CtSettings,
         *,
         series_uid: str = "",
@@ -140,15 +146,17 @@ class Reader:
 
         Raises:
           CtError: as `prepare_person`; or too many files are of that kind.
+          StorageError: a bucket cannot be read.
         """
         tick = tick or (lambda: None)
+        waiting_s = _TIMEOUT_S_IN_BUCKET if any(map(objects.is_remote, paths)) else 0.0
         skipped: dict[tuple[str, str], str] = {}
         while len(skipped) < _MOST_CRASHES:
             self.start()
             reading = answer = None
             try:
                 self._connection.send((list(paths), settings, series_uid, with_instances, skipped))
-                while answer is None and self._poll(self._timeout_for(reading), tick):
+                while answer is None and self._poll(waiting_s + self._timeout_for(reading), tick):
                     kind, content = self._connection.recv()
                     if kind == "file":
                         reading = content
@@ -245,7 +253,7 @@ def serve(descriptor: int, memory_bytes: int) -> None:
                     with_instances=with_instances,
                     guard=guard,
                 )
-            except CtError as error:
+            except (CtError, StorageError) as error:
                 connection.send(("refused", error))
             except (ConnectionError, KeyboardInterrupt):
                 return

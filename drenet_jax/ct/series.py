@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from drenet_jax.ct.dicom.pixels import PADDING_HU
 from drenet_jax.ct.file_facts import FileFacts
 from drenet_jax.ct.orientation import FileAxes, Orientation
 from drenet_jax.ct.sources import Excluded
+from drenet_jax.storage.objects import AnyPath
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Series(abc.ABC):
         in which order they are.
     """
 
-    path: Path
+    path: AnyPath
     names: tuple[str, ...]
     excluded: tuple[Excluded, ...]
     notes: tuple[str, ...]

@@ -205,7 +205,7 @@ def _check_persons(
     unknown = set(patient_ids) - members
     if unknown:
         raise InputError(
-            f"{data.path}: the records of {split} hold {min(unknown).decode()!r}, "
+            f"{data.name}: the records of {split} hold {min(unknown).decode()!r}, "
             "that split.json assigns to another split; run prepare again."
         )
 
@@ -222,13 +222,8 @@ def _records(data: PreparedData, split: str) -> tf.data.Dataset:
 
 
 def _stored_records(data: PreparedData, split: str) -> tf.data.Dataset:
-    return data.builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders={
-            "image": tfds.decode.SkipDecoding(),
-            "fill_map": tfds.decode.SkipDecoding(),
-        },
+    return data.stored_records(
+        split, {"image": tfds.decode.SkipDecoding(), "fill_map": tfds.decode.SkipDecoding()}
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
+import posixpath
 import unicodedata
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from drenet_jax.data.csv_tables import read_rows
 from drenet_jax.data.identities import (
@@ -19,6 +20,8 @@ from drenet_jax.data.identities import (
     value_variants,
 )
 from drenet_jax.errors import InputError
+from drenet_jax.storage import objects
+from drenet_jax.storage.objects import AnyPath
 
 SPLITS = ("train", "validation", "test")
 # What published cohorts call their splits; "" is the empty field.
@@ -32,6 +35,9 @@ _REQUIRED_COLUMNS = ("patient_id", "path", "label")
 # Of which a person has one value.
 _PERSON_COLUMNS = ("label", "split", "site", "series_uid")
 _COLUMNS = ("patient_id", "path", *_PERSON_COLUMNS)
+
+# A table may spell a name in another form of Unicode than the disk does.
+_SPELLINGS = (str, clean, functools.partial(unicodedata.normalize, "NFD"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Person:
     """
 
     patient_id: str
-    paths: tuple[Path, ...]
+    paths: tuple[AnyPath, ...]
     label: str
     split: str
     site: str
@@ -66,7 +72,7 @@ class Cohort:
       unused_columns: columns of the file that have no meaning here.
     """
 
-    path: Path
+    path: AnyPath
     labels: tuple[str, ...]
     persons: tuple[Person, ...]
     unused_columns: tuple[str, ...] = ()
@@ -85,7 +91,7 @@ def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Coh
     hospital (`identities.person_key` and `value_key` say what counts as spelling).
 
     Args:
-      path: the file, in UTF-8.
+      path: the file, in UTF-8, on a disk or in a bucket.
       labels: names of the classes, in order; empty: the labels in the order of first appearance.
 
     Raises:
@@ -94,13 +100,13 @@ def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Coh
         but for their spelling, a path is there twice or lies within another person's, or a person
         has two labels, splits, sites or series.
     """
-    path = Path(path)
+    path = objects.as_path(path)
     rows, unused_columns = _read_rows(path)
     labels = _labels(path, labels, rows)
 
     first_rows: dict[str, tuple[int, dict[str, str]]] = {}
-    paths: dict[str, list[Path]] = {}
-    file_paths = _Paths(path)
+    paths: dict[str, list[AnyPath]] = {}
+    file_paths = _Paths(path, [row["path"] for _, row in rows])
     ids, sites = person_variants(), value_variants("site")
     for line, row in rows:
         where = f"{path}, line {line}"
@@ -141,7 +147,7 @@ def read_cohort(path: str | os.PathLike[str], labels: Sequence[str] = ()) -> Coh
 
 
 def _labels(
-    path: Path, given: Sequence[str], rows: Sequence[tuple[int, dict[str, str]]]
+    path: AnyPath, given: Sequence[str], rows: Sequence[tuple[int, dict[str, str]]]
 ) -> tuple[str, ...]:
     """The names of the classes, in order."""
     given = [clean(label) for label in given]
@@ -170,21 +176,43 @@ def _labels(
 class _Paths:
     """The files that the rows name; two rows must not name the same."""
 
-    def __init__(self, cohort: Path):
+    def __init__(self, cohort: AnyPath, texts: Sequence[str]):
+        """Looks for those in buckets.
+
+        Args:
+          cohort: the file.
+          texts: the paths, as in its rows.
+        """
         self._cohort = cohort
+        addresses = list(
+            {self._address(text, spelling) for text in texts for spelling in _SPELLINGS} - {None}
+        )
+        self._in_buckets = {
+            address
+            for address, is_there in zip(
+                addresses, objects.each(objects.exists, addresses), strict=True
+            )
+            if is_there
+        }
         # By the path without links and "..", and by the file system's own number of the file,
         # which hard links, and other mounts of a folder, have in common.
         self._by_path: dict[str, tuple[int, str, str]] = {}
         self._by_file: dict[tuple[int, ...], int] = {}
 
-    def add(self, text: str, patient_id: str, line: int) -> Path:
+    def add(self, text: str, patient_id: str, line: int) -> AnyPath:
         """The path of a row, which must exist and be in no earlier row."""
-        file, status = self._existing(text, line)
-        resolved = os.path.realpath(file)
-        # Size and time, too: some network file systems number files by a short hash.
-        number = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        file = self._existing(text, line)
+        number = None
+        if objects.is_remote(file):
+            resolved = str(file)
+        else:
+            resolved = os.path.realpath(file)
+            status = os.stat(file)
+            # Size and time, too: some network file systems number files by a short hash.
+            if status.st_ino:
+                number = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         earlier = self._by_path.get(resolved, (None,))[0]
-        if earlier is None and status.st_ino:
+        if earlier is None and number is not None:
             earlier = self._by_file.get(number)
         if earlier is not None:
             raise InputError(
@@ -192,17 +220,32 @@ class _Paths:
                 "another spelling or by a link; remove one of the rows."
             )
         self._by_path[resolved] = line, patient_id, text
-        self._by_file[number] = line
+        if number is not None:
+            self._by_file[number] = line
         return file
 
-    def _existing(self, text: str, line: int) -> tuple[Path, os.stat_result]:
-        # A table may spell a name in another form of Unicode than the disk does.
-        for spelling in (str, clean, functools.partial(unicodedata.normalize, "NFD")):
-            file = self._cohort.parent / spelling(text)
-            try:
-                return file, os.stat(file)
-            except (OSError, ValueError):  # ValueError: a name that no file can have, as with NUL
-                continue
+    def _address(self, text: str, spelling: Callable[[str], str]) -> str | None:
+        """The address that a row names; None if it names a file on a disk."""
+        text = spelling(text)
+        if not objects.is_remote(text):
+            if not objects.is_remote(self._cohort) or text.startswith("/"):
+                return None
+            text = objects.child(str(self._cohort.parent), text)
+        scheme, _, name = text.partition("://")
+        # As on a disk, and so that one object has one address.
+        return f"{scheme}://{posixpath.normpath(name)}"
+
+    def _existing(self, text: str, line: int) -> AnyPath:
+        for spelling in _SPELLINGS:
+            address = self._address(text, spelling)
+            if address is None:
+                file = self._cohort.parent / spelling(text)
+                # ValueError: a name that no file can have, as with NUL
+                with contextlib.suppress(OSError, ValueError):
+                    os.stat(file)
+                    return file
+            elif address in self._in_buckets:
+                return objects.as_path(address)
         path = str(self._cohort.parent / text)
         raise InputError(
             f"{self._cohort}, line {line}: {path if path.isprintable() else repr(path)} does not "
@@ -212,7 +255,7 @@ class _Paths:
     def check_nested(self) -> None:
         """Refuses a path that lies within the folder of another patient."""
         for inner, (line, patient_id, text) in self._by_path.items():
-            for folder in map(str, Path(inner).parents):
+            for folder in map(str, objects.as_path(inner).parents):
                 other_line, other_id, other_text = self._by_path.get(folder, (0, patient_id, ""))
                 if other_id != patient_id:
                     raise InputError(
@@ -223,7 +266,7 @@ class _Paths:
                     )
 
 
-def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], tuple[str, ...]]:
+def _read_rows(path: AnyPath) -> tuple[list[tuple[int, dict[str, str]]], tuple[str, ...]]:
     """The rows with their line numbers, and the columns that have no meaning."""
     unused: list[str] = []
     _, rows = read_rows(
@@ -239,7 +282,7 @@ def _read_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], tuple[str,
     return [(line, _checked_row(path, line, row)) for line, row in rows], tuple(unused)
 
 
-def _header(path: Path, names: Sequence[str], unused: list[str]) -> list[str]:
+def _header(path: AnyPath, names: Sequence[str], unused: list[str]) -> list[str]:
     """The columns under their own names; those without a meaning are added to `unused`."""
     known = {value_key(column): column for column in _COLUMNS}
     written: dict[str, str] = {}
@@ -261,7 +304,7 @@ def _header(path: Path, names: Sequence[str], unused: list[str]) -> list[str]:
     return header
 
 
-def _checked_row(path: Path, line: int, row: dict[str, str]) -> dict[str, str]:
+def _checked_row(path: AnyPath, line: int, row: dict[str, str]) -> dict[str, str]:
     where = f"{path}, line {line}"
     # A path is the file system's: another spelling would be another file.
     row = {

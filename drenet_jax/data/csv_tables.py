@@ -10,6 +10,7 @@ from typing import Any
 
 from drenet_jax.data.identities import clean
 from drenet_jax.errors import InputError
+from drenet_jax.storage import objects
 
 
 def read_rows(
@@ -24,7 +25,7 @@ def read_rows(
     """The columns of a CSV file in UTF-8, and its rows with their line numbers.
 
     Args:
-      path: the file; its first line names the columns.
+      path: the file, also in a bucket; its first line names the columns.
       required: columns that must be there.
       usage: what such a table has, for the message if one is missing.
       header: the keys of the rows from the names in the file; None: names by `identities.clean`.
@@ -39,7 +40,7 @@ def read_rows(
     name = f"{flag}={path}" if flag else str(path)
     try:
         # utf-8-sig: spreadsheets put a mark before the first column's name.
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with objects.open_text(path, encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             names = reader.fieldnames or ()
             columns = header(names) if header else [clean(column) for column in names]

@@ -34,13 +34,13 @@ def persons_of_records(data: PreparedData) -> dict[str, PersonRecords]:
     n_slices = collections.Counter(
         record["patient_id"].decode()
         for split in data.builder.info.splits
-        for record in read_all(data, data.builder.as_dataset(split=split, decoders=only))
+        for record in read_all(data, data.stored_records(split, only))
     )
     persons = [person for split in SPLITS for person in data.persons[split]]
     missing = [person for person in persons if not n_slices[person]]
     if missing:
         raise InputError(
-            f"{data.records} holds no record of person {missing[0]!r}; run prepare again."
+            f"{data.records_name} holds no record of person {missing[0]!r}; run prepare again."
         )
     return {person: PersonRecords(*data.diagnoses[person], n_slices[person]) for person in persons}
 
@@ -66,7 +66,7 @@ def stratified_folds(
         n = counts[label]
         if n < n_folds:
             raise InputError(
-                f"--folds={n_folds}: {data.path} holds {n} persons with the label {label}, and "
+                f"--folds={n_folds}: {data.name} holds {n} persons with the label {label}, and "
                 "each fold needs one to test; ask for fewer folds."
             )
     shared = data.digests.shared()
@@ -94,7 +94,7 @@ def site_folds(
         nowhere = [patient_id for patient_id, person in persons.items() if not person.site]
         why = f"person {nowhere[0]!r} has no site" if nowhere else f"all are of {sites[0]!r}"
         raise InputError(
-            f"--folds=sites: {data.path} needs persons of two or more sites, but {why}; fill the "
+            f"--folds=sites: {data.name} needs persons of two or more sites, but {why}; fill the "
             "column site of the cohort and prepare it again, or give a number of folds."
         )
     shared = data.digests.shared()
@@ -131,7 +131,7 @@ def _fold(
     require_together(
         shared,
         {member: (name,) for name, members in split.items() for member in members},
-        f"a fold of {data.path}",
+        f"a fold of {data.name}",
         "Give the rows of a pair one patient_id in the cohort if they are one person, or remove "
         "all but one of them, and prepare it again.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -25,6 +26,7 @@ from drenet_jax.data.staging import read_examples, staging_file
 from drenet_jax.data.transform import PersonReport, PreparedSummary, prepare_to_staging
 from drenet_jax.errors import InputError
 from drenet_jax.parallel_map import map_in_order
+from drenet_jax.storage import objects
 
 if TYPE_CHECKING:
     from drenet_jax.data.beam import Beam
@@ -180,7 +182,10 @@ def prepare_cohort(
         beam=beam,
     )
     lesions = cohort.path.with_name(LESIONS_FILE)
-    if lesions.is_file():
+    if objects.is_remote(lesions):
+        with contextlib.suppress(FileNotFoundError):
+            objects.download(str(lesions), folder / LESIONS_FILE)
+    elif lesions.is_file():
         shutil.copyfile(lesions, folder / LESIONS_FILE)
     by_severity = sorted(summaries, key=lambda person: (-summaries[person].severity, person))
     write_qc_pages(
@@ -212,9 +217,15 @@ def prepare_cohort(
 
 def _require_images(cohort: Cohort, parallel_map: ParallelMap) -> None:
     """Refuses a cohort in which a path holds nothing that might be a slice, before all work."""
-    if len(cohort.persons) < _MANY_PERSONS:
-        parallel_map = functools.partial(map_in_order, workers=1)
-    for refusal in parallel_map(_refusal, ((person,) for person in cohort.persons)):
+    persons = cohort.persons
+    if any(objects.is_remote(path) for person in persons for path in person.paths):
+        # Of waiting, not of work.
+        refusals: Iterable[InputError | None] = objects.each(_refusal, persons)
+    else:
+        if len(persons) < _MANY_PERSONS:
+            parallel_map = functools.partial(map_in_order, workers=1)
+        refusals = parallel_map(_refusal, ((person,) for person in persons))
+    for refusal in refusals:
         if refusal is not None:
             raise refusal
 

@@ -17,8 +17,10 @@ import tensorflow_datasets as tfds
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.data.cohort_table import SPLITS
 from drenet_jax.data.duplicates import SliceDigests
+from drenet_jax.data.shard_cache import ShardCache, open_shard_cache
 from drenet_jax.data.split import check_split
 from drenet_jax.errors import InputError, one_line
+from drenet_jax.storage import objects
 
 # Of the TFDS builder, by which TFDS names its folder.
 RECORDS_NAME = "ct_slices"
@@ -27,6 +29,13 @@ RECORDS_VERSION = "2.0.0"
 SETTINGS_FILE = "dataset.json"
 SPLIT_FILE = "split.json"
 _FOLD_FILE = "fold.json"
+
+# The order of records: so many of a shard, then of the next, of so many shards by turns (TFDS's own
+# default). Both local records and those in a bucket are read so.
+_SHARDS_BY_TURNS, _RECORDS_A_TURN = 16, 16
+
+# Shards in a bucket that are copied at once, ahead of the reader.
+_FETCHED_AT_ONCE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +54,8 @@ class PreparedData:
       fingerprint: another one means other persons, splits, labels or settings.
       records: the folder that holds the records: `path`, or what a fold was made from.
       is_fold: whether `persons` and their splits are a selection of the records' own (see `fold`).
+      address: of the folder in a bucket that `path` is a copy of; "": `path` itself was opened.
+      shards: of records in a bucket; None: the records are local.
     """
 
     path: Path
@@ -58,6 +69,23 @@ class PreparedData:
     fingerprint: str
     records: Path
     is_fold: bool = False
+    address: str = ""
+    shards: ShardCache | None = None
+
+    @property
+    def records_name(self) -> str:
+        """Where the records are, as the user calls it."""
+        return self.shards.address if self.shards else str(self.records)
+
+    @property
+    def name(self) -> str:
+        """Where the data set is, as the user calls it."""
+        return self.address or str(self.path)
+
+    @property
+    def location(self) -> str:
+        """Where `open_data` finds it from any working folder: an absolute path, or an address."""
+        return self.address or str(self.path.resolve())
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
@@ -93,6 +121,54 @@ class PreparedData:
         """
         folder = records_folder(self.records)
         return SliceDigests.read(folder, list(self.diagnoses), self.digests_checksum)
+
+    def stored_records(self, split: str, decoders: Any) -> tf.data.Dataset:
+        """The records of a split of the data set as it was prepared, in a fixed order.
+
+        Args:
+          split: as prepared, whatever `persons` says.
+          decoders: as in TFDS's `as_dataset`.
+        """
+        builder = self.builder
+        if self.shards is None:
+            return builder.as_dataset(
+                split=split,
+                shuffle_files=False,
+                decoders=decoders,
+                read_config=tfds.ReadConfig(
+                    interleave_cycle_length=_SHARDS_BY_TURNS,
+                    interleave_block_length=_RECORDS_A_TURN,
+                ),
+            )
+        features, shards = builder.info.features, self.shards
+        if isinstance(decoders, tfds.decode.PartialDecoding):
+            features, decoders = decoders.extract_features(features), decoders.decoders
+
+        @tf.autograph.experimental.do_not_convert
+        def fetch(path: tf.Tensor) -> tf.Tensor:
+            local = tf.numpy_function(
+                lambda path: os.fsencode(shards.fetch(path.decode())), [path], tf.string
+            )
+            return tf.ensure_shape(local, ())
+
+        paths = [os.fspath(path) for path in builder.info.splits[split].filepaths]
+        local = (
+            tf.data.Dataset.from_tensor_slices(paths)
+            .map(fetch, num_parallel_calls=_FETCHED_AT_ONCE, deterministic=True)
+            .prefetch(_FETCHED_AT_ONCE)
+        )
+        examples = local.interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=_SHARDS_BY_TURNS,
+            block_length=_RECORDS_A_TURN,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return examples.map(
+            lambda example: features.deserialize_example(example, decoders=decoders),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
 
     def fold(
         self, persons: Mapping[str, Sequence[str]], n_slices: Mapping[str, int]
@@ -142,7 +218,7 @@ def write_fold(folder: Path, data: PreparedData) -> None:
     write_json(
         folder / _FOLD_FILE,
         {
-            "fold_of": str(data.path.resolve()),
+            "fold_of": data.location,
             "fingerprint": data.fingerprint,
             "n_slices": dict(data.n_slices),
         },
@@ -157,6 +233,10 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
     """
     if not os.fspath(folder):
         raise InputError("--config.data.dir is not set; give the --out of prepare.")
+    shards, address = None, ""
+    if objects.is_remote(folder):
+        shards = open_shard_cache(os.fspath(folder))
+        folder, address = shards.local, shards.address
     folder = Path(folder)
     try:
         is_fold, is_whole = (
@@ -168,7 +248,7 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
             f"{folder} cannot be read ({error.strerror}); check --config.data.dir or --data."
         ) from error
     if is_fold:
-        return _open_fold(folder)
+        return _open_fold(folder, address)
     if not is_whole:
         raise InputError(
             f"{folder} is not a folder that prepare wrote (it has no {SETTINGS_FILE}); "
@@ -191,6 +271,8 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
             n_slices=dict(settings["n_slices"]),
             fingerprint=_fingerprint(settings, persons),
             records=folder,
+            address=address,
+            shards=shards,
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
@@ -200,7 +282,7 @@ def open_data(folder: str | os.PathLike[str]) -> PreparedData:
     return data
 
 
-def _open_fold(folder: Path) -> PreparedData:
+def _open_fold(folder: Path, address: str) -> PreparedData:
     fold_json, persons = _read_json(folder / _FOLD_FILE), _read_json(folder / SPLIT_FILE)
     try:
         source, n_slices = fold_json["fold_of"], fold_json["n_slices"]
@@ -216,7 +298,7 @@ def _open_fold(folder: Path) -> PreparedData:
             f"{data.path} was prepared anew since {folder} was made from it; "
             "cross-validate again in a new --workdir."
         )
-    return dataclasses.replace(fold, path=folder)
+    return dataclasses.replace(fold, path=folder, address=address)
 
 
 def read_all(data: PreparedData, records: tf.data.Dataset) -> Iterator[Any]:
@@ -228,7 +310,9 @@ def read_all(data: PreparedData, records: tf.data.Dataset) -> Iterator[Any]:
     try:
         yield from tfds.as_numpy(records)
     except tf.errors.OpError as error:
-        where = _damaged_shard(data) or data.records
+        if data.shards and data.shards.error:
+            raise data.shards.error from error
+        where = _damaged_shard(data) or data.records_name
         raise InputError(
             f"{where} is damaged ({one_line(error)}); run prepare again, or restore the data set "
             "from a copy."
@@ -236,7 +320,9 @@ def read_all(data: PreparedData, records: tf.data.Dataset) -> Iterator[Any]:
 
 
 def _damaged_shard(data: PreparedData) -> Path | None:
-    """The first file of the records that is gone, cut or changed."""
+    """The first file of local records that is gone, cut or changed."""
+    if data.shards:
+        return None
     for info in data.builder.info.splits.values():
         for path, n in zip(info.filepaths, info.shard_lengths, strict=True):
             try:
@@ -267,7 +353,7 @@ def _check_records(data: PreparedData) -> None:
             )
     for split, info in splits.items():
         try:
-            size = sum(os.stat(path).st_size for path in info.filepaths)
+            size = sum(_size(data, path) for path in info.filepaths)
         except OSError as error:
             raise InputError(
                 f"{error.filename} cannot be read ({error.strerror}); run prepare again, or "
@@ -275,11 +361,18 @@ def _check_records(data: PreparedData) -> None:
             ) from error
         wanted = info.num_bytes + _FRAME_BYTES * info.num_examples
         if size != wanted:
-            where = _damaged_shard(data) or data.records
+            where = _damaged_shard(data) or data.records_name
             raise InputError(
                 f"{where} is damaged: the records of {split} have {size} bytes instead of "
                 f"{wanted}; run prepare again, or restore the data set from a copy."
             )
+
+
+def _size(data: PreparedData, path: os.PathLike[str]) -> int:
+    if data.shards is None:
+        return os.stat(path).st_size
+    name = Path(path).relative_to(data.records).as_posix()
+    return data.shards.sizes.get(name, 0)
 
 
 def _fingerprint(settings: Mapping[str, Any], persons: Mapping[str, Any]) -> str:

@@ -223,7 +223,7 @@ def context_of_run(
         design += " The model was trained and selected on another data set, of other patients."
     return ReportContext(
         title=title,
-        model={**model, "data": str(data.path)},
+        model={**model, "data": data.name},
         config=config,
         ct=data.ct.to_dict(),
         design=design,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -20,7 +21,7 @@ from drenet_jax.data.duplicates import named_persons
 from drenet_jax.data.identities import person_key
 from drenet_jax.data.lesions import LESIONS_FILE, read_lesions
 from drenet_jax.data.prepared_data import PreparedData, open_data
-from drenet_jax.errors import InputError
+from drenet_jax.errors import InputError, StorageError
 from drenet_jax.evaluation.calibration import apply_temperature, fit_temperature
 from drenet_jax.evaluation.decisions import (
     positive_class,
@@ -43,6 +44,7 @@ from drenet_jax.evaluation.predictions import (
 from drenet_jax.evaluation.predictor import Predictor, SliceScorer, check_finite
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints
+from drenet_jax.storage import objects
 
 NO_TEMPERATURE = (
     "no temperature fits the validation slices: there are none, all are correct, or the model is "
@@ -269,7 +271,7 @@ def _read_lesions(data: PreparedData, path: str) -> dict[tuple[str, str], list[B
     beside = data.records / LESIONS_FILE
     if not path and not beside.is_file():
         raise InputError(
-            f"--explain: {data.path} was prepared from a cohort without a {LESIONS_FILE} beside "
+            f"--explain: {data.name} was prepared from a cohort without a {LESIONS_FILE} beside "
             "it; name one with --lesions."
         )
     return read_lesions(path or beside)
@@ -282,22 +284,22 @@ def _open_data(
     data = open_data(data_dir or meta.config.data.dir)
     if data.labels != meta.labels:
         raise InputError(
-            f"{data.path} has the labels {', '.join(data.labels)}, the model of {workdir} has "
+            f"{data.name} has the labels {', '.join(data.labels)}, the model of {workdir} has "
             f"{', '.join(meta.labels)}; prepare the data with --labels={','.join(meta.labels)}."
         )
     if not data.n_slices[split]:
-        raise InputError(f"--split={split}: {data.path} has no persons; name another split.")
+        raise InputError(f"--split={split}: {data.name} has no persons; name another split.")
     # Converted weights were trained elsewhere, on data that are not available here.
     if not meta.data_fingerprint or meta.data_fingerprint == data.fingerprint:
         return data, data
     if not data_dir:
         raise InputError(
-            f"{data.path} was prepared anew since {workdir} was trained on it, so persons of its "
+            f"{data.name} was prepared anew since {workdir} was trained on it, so persons of its "
             f"{split} split may be known to the model; train again, or restore the data set."
         )
     if data.ct != meta.ct:
         raise InputError(
-            f"{data.path} was prepared with {data.ct.to_dict()}, the data of {workdir} with "
+            f"{data.name} was prepared with {data.ct.to_dict()}, the data of {workdir} with "
             f"{meta.ct.to_dict()}; prepare the data with the same --config."
         )
     return data, _known_data(meta, workdir, data, split, other_persons)
@@ -307,13 +309,19 @@ def _known_data(
     meta: Meta, workdir: Path, data: PreparedData, split: str, other_persons: bool
 ) -> PreparedData | None:
     """The run's own data set, whose training and validation persons are not in `data`."""
-    folder = Path(meta.config.data.dir)
-    own = open_data(folder) if folder.is_dir() else None
+    folder = meta.config.data.dir
+    own = None
+    if objects.is_remote(folder):
+        # Gone, or without access.
+        with contextlib.suppress(InputError, StorageError):
+            own = open_data(folder)
+    elif Path(folder).is_dir():
+        own = open_data(folder)
     if own is None or own.fingerprint != meta.data_fingerprint:
         if other_persons:
             return None
         raise InputError(
-            f"whether {workdir} was trained on persons of {data.path} cannot be checked, since the "
+            f"whether {workdir} was trained on persons of {data.name} cannot be checked, since the "
             f"data set that it was trained on is no longer at {folder}; restore it, or pass "
             "--other_persons if they are different patients."
         )
@@ -322,7 +330,7 @@ def _known_data(
     common = sorted(person for person in data.persons[split] if person_key(person) in known)
     if common:
         raise InputError(
-            f"{len(common)} persons of the {split} split of {data.path} have the patient_id of "
+            f"{len(common)} persons of the {split} split of {data.name} have the patient_id of "
             f"persons that {workdir} was trained or selected on ({common[0]!r}); remove them from "
             "the cohort, or rename them if they are different patients."
         )
@@ -346,7 +354,7 @@ def _require_unknown(meta: Meta, workdir: Path, data: PreparedData, split: str) 
     if known:
         raise InputError(
             f"{workdir} was trained or selected on pictures of {len(known)} persons of the {split} "
-            f"split of {data.path}, under these or other names: {named_persons(known)}; remove "
+            f"split of {data.name}, under these or other names: {named_persons(known)}; remove "
             "them from the cohort and prepare it again."
         )
 

@@ -127,7 +127,7 @@ def write_pooled(
     rows = [_row(fold) for fold in tested]
     context = ReportContext(
         title=f"{config.model.name}, cross-validation",
-        model={"name": config.model.name, "workdir": str(workdir), "data": str(data.path)},
+        model={"name": config.model.name, "workdir": str(workdir), "data": data.name},
         config=json.loads(config.to_json()),
         ct=data.ct.to_dict(),
         design=_design(plan, by_site),

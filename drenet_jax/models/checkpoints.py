@@ -60,19 +60,41 @@ _REMOVAL_S = 0.2
 NOT_VALIDATED = {"auc": None, "cross_entropy": None, "temperature": None}
 
 
+def _multiprocessing(is_shared: bool) -> ocp.options.MultiprocessingOptions:
+    if is_shared:
+        return ocp.options.MultiprocessingOptions()
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process{process}",
+    )
+
+
 class Checkpoints:
     """The checkpoints of a workdir; to be used in a `with` statement."""
 
-    def __init__(self, workdir: str | os.PathLike[str], *, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        is_shared: bool = True,
+    ):
         """Opens the checkpoints of `workdir`.
 
         Args:
           workdir: of the run; made if needed.
           read_only: touch nothing, since a run may be writing there.
+          is_shared: whether all hosts use the folder together; otherwise it is this host's own, who
+            waits for no other.
         """
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._metadata: dict[int, dict[str, Any]] = {}  # by step; a written step never changes
         _silence_closed_loops()
+        if not read_only and not is_shared:
+            # Orbax makes none for a part of the hosts.
+            self._folder.mkdir(parents=True, exist_ok=True)
         with translate_read_errors(self._folder, None), _without_read_only_warning():
             self._manager = ocp.CheckpointManager(
                 self._folder,
@@ -89,7 +111,8 @@ class Checkpoints:
                     read_only=read_only,
                     # What Orbax makes of them anyway, with a warning, where it only reads.
                     save_interval_steps=0 if read_only else 1,
-                    create=not read_only,
+                    create=not read_only and is_shared,
+                    multiprocessing_options=_multiprocessing(is_shared),
                 ),
             )
 

@@ -17,6 +17,7 @@ from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.models.drenet import DRENet
 from drenet_jax.models.imagenet import IMAGENET, imagenet_variables
 from drenet_jax.models.norm import fit_domains, single_domain_shapes
+from drenet_jax.storage import objects, stand_ins
 
 _BACKBONE = "backbone"
 
@@ -51,6 +52,9 @@ def start_from(
     """
     if folder == IMAGENET:
         weights = _imagenet(model)
+    elif objects.is_remote(folder):
+        with stand_ins.run(os.fspath(folder), flag="--config.init.weights") as copy:
+            weights = _saved(copy, model, variables, labels, parts)
     else:
         weights = _saved(folder, model, variables, labels, parts)
     fitted = fit_domains(

@@ -22,7 +22,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from drenet_jax.ct.sources import CtError, is_zip, zip_members
+from drenet_jax.ct.opening import is_zip, zip_members
+from drenet_jax.ct.sources import CtError
 from drenet_jax.serving.limits import Limits
 from drenet_jax.serving.responses import HttpError
 

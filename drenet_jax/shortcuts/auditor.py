@@ -74,7 +74,7 @@ def read_model(workdir: Path, data_dir: str = "") -> AuditedModel:
     result = workdir / "result"
     if (result / "slices.csv").is_file():
         slices, positive, settings = read_evaluation(result, "cross-validation")
-        data = open_data(data_dir or open_data(workdir / "repeat1" / "fold1" / "data").records)
+        data = open_data(data_dir or open_data(workdir / "repeat1" / "fold1" / "data").records_name)
         slices = _mean_of_repeats(slices)
         return AuditedModel(str(workdir), data, slices, positive, settings, True)
     # Imported here: what is read needs neither checkpoints nor a compiled network.
@@ -87,13 +87,13 @@ def read_model(workdir: Path, data_dir: str = "") -> AuditedModel:
     splits = [split for split in ("validation", "test") if data.n_slices[split]]
     if not splits:
         raise InputError(
-            f"{data.path} has neither validation nor test persons; cross-validate instead."
+            f"{data.name} has neither validation nor test persons; cross-validate instead."
         )
     run = open_run(workdir, splits[-1], data_dir)
     parts = [run.score(run.data, split)[0] for split in splits]
     if run.own_data is not run.data:
         raise InputError(
-            f"{run.data.path} is not the data set that {workdir} was trained on; give that one, "
+            f"{run.data.name} is not the data set that {workdir} was trained on; give that one, "
             "whose training persons the controls learn from."
         )
     evaluation = run.predictor.meta.config.evaluation
@@ -187,7 +187,7 @@ def audit(
     )
     return {
         "source": model.source if model else "",
-        "data": str(data.path),
+        "data": data.name,
         "labels": list(data.labels),
         "positive": data.labels[positive],
         "config": json.loads(config.to_json()),
@@ -202,7 +202,7 @@ def _require_same_slices(model: AuditedModel, slices: SlicePredictions) -> None:
     ours, theirs = set(slice_keys(slices)), set(slice_keys(model.slices))
     if ours != theirs or slices.labels != model.slices.labels:
         raise InputError(
-            f"{model.source} has scored other slices or labels than {model.data.path} holds; name "
+            f"{model.source} has scored other slices or labels than {model.data.name} holds; name "
             "the data set that it was made from in --data."
         )
 

@@ -151,7 +151,7 @@ def control_features(data: PreparedData, batch_size: int, network: Network) -> C
         facts = table.of(slice_keys(slices))
     except KeyError as error:
         raise InputError(
-            f"facts.csv of {data.records} has no row of slice {error.args[0][1]!r}; "
+            f"facts.csv of {data.records_name} has no row of slice {error.args[0][1]!r}; "
             "prepare the data again."
         ) from error
     kinds = [one_hot(column) for column in facts.categorical.values()]

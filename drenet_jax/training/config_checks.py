@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
@@ -17,9 +16,14 @@ from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import MetricSettings
 from drenet_jax.models.checkpoint_metadata import Meta
+from drenet_jax.training.experiment_tracking import TRACKERS, check_package
 
 _GROUPS = ("seed", "data", "augment", "model", "optimizer", "train", "init", "evaluation")
-_CHOICES = {"data.fill": FILLS, "init.parts": ("all", "backbone")}
+_CHOICES = {
+    "data.fill": FILLS,
+    "init.parts": ("all", "backbone"),
+    "train.tracker": TRACKERS,
+}
 
 _AT_LEAST_0 = ("0 or more", lambda x: x >= 0)
 _AT_LEAST_1 = ("1 or more", lambda x: x >= 1)
@@ -75,6 +79,7 @@ _MAY_CHANGE = (
     "train.validate_every_epochs",
     "train.patience_epochs",
     "train.rank_patience_epochs",
+    "train.tracker",
 )
 
 
@@ -94,24 +99,25 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
     Fields of the model, the optimiser and the class weights are checked where those are made.
     """
     if not data.n_slices["train"]:
-        raise InputError(f"--config.data.dir={data.path} holds no training slices; prepare some.")
+        raise InputError(f"--config.data.dir={data.name} holds no training slices; prepare some.")
     values = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
     for field, choices in _CHOICES.items():
         if values[field] not in choices:
             raise InputError(
                 f"--config.{field}={values[field]!r} must be one of {', '.join(choices)}."
             )
+    check_package(config.train.tracker)
     for field, (bound, is_within) in _BOUNDS.items():
         if not is_within(values[field]):
             raise InputError(f"--config.{field}={values[field]} must be {bound}.")
     if config.model.image_size_px != data.ct.image_size_px:
         raise InputError(
-            f"--config.model.image_size_px={config.model.image_size_px}, but {data.path} holds "
+            f"--config.model.image_size_px={config.model.image_size_px}, but {data.name} holds "
             f"slices of {data.ct.image_size_px} pixels; set the one or prepare the other."
         )
     if config.train.patience_epochs and not data.n_slices["validation"]:
         raise InputError(
-            f"--config.train.patience_epochs={config.train.patience_epochs}, but {data.path} "
+            f"--config.train.patience_epochs={config.train.patience_epochs}, but {data.name} "
             "holds no validation slices, which early stopping needs; set it to 0."
         )
     MetricSettings.from_config(config.evaluation)
@@ -125,7 +131,7 @@ def check_config(config: ml_collections.ConfigDict, data: PreparedData) -> None:
         )
 
 
-def check_same_run(meta: Meta, wanted: Meta, workdir: Path) -> None:
+def check_same_run(meta: Meta, wanted: Meta, workdir: str) -> None:
     """Raises InputError unless the run in `workdir` can be resumed with the config `wanted`."""
     allowed = [field for field in _MAY_CHANGE if field != "train.epochs"]
     # A cosine ends with the last epoch.

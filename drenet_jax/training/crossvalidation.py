@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from drenet_jax.data.csv_tables import read_rows
 from drenet_jax.data.folds import persons_of_records, site_folds, stratified_folds
 from drenet_jax.data.prepared_data import PreparedData, open_data, write_fold
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.evaluator import evaluate_split
 from drenet_jax.evaluation.pooling import FOLDS_FILE, Fold, write_pooled
-from drenet_jax.output_files import locked_folder, new_folder
+from drenet_jax.output_files import new_folder
+from drenet_jax.storage import objects
+from drenet_jax.storage.work_folder import WorkFolder, open_work_folder
 from drenet_jax.training.config_checks import differing_fields
 from drenet_jax.training.loop import train_and_evaluate
 
@@ -27,7 +29,11 @@ _LOCK_FILE = ".crossvalidate.lock"
 
 
 def cross_validate(
-    config: ml_collections.ConfigDict, data_dir: str, folds: str, repeats: int, workdir: Path
+    config: ml_collections.ConfigDict,
+    data_dir: str,
+    folds: str,
+    repeats: int,
+    workdir: str | os.PathLike[str],
 ) -> dict[str, Any]:
     """Trains and tests every fold and pools the predictions, or resumes doing so.
 
@@ -39,7 +45,7 @@ def cross_validate(
       data_dir: what `prepare` wrote; the persons of all its splits take part.
       folds: a number of folds, 2 or more, or `SITES`.
       repeats: how many times, with other folds and other first weights.
-      workdir: made if needed.
+      workdir: a folder, made if needed, or an address in a bucket.
 
     Returns:
       what `result/metrics.json` holds.
@@ -50,21 +56,22 @@ def cross_validate(
     """
     data = open_data(data_dir)
     plan = _plan(data, folds, repeats, config.seed)
-    result = workdir / "result"
-    with locked_folder(workdir, name=_LOCK_FILE, use="cross-validated"):
-        _start(workdir, _settings(config, data, folds, repeats))
+    with open_work_folder(workdir, lock_file=_LOCK_FILE, use="cross-validated") as work:
+        result = work.path / "result"
+        _start(work, _settings(config, data, folds, repeats))
         if not result.exists():
             for fold in plan:
-                _run_fold(fold, config, workdir, len(plan))
+                _run_fold(fold, config, work, len(plan))
             with new_folder(result, flag="--workdir") as folder:
-                write_pooled(plan, config, data, workdir, folder, by_site=folds == SITES)
-    return json.loads((result / "metrics.json").read_text(encoding="utf-8"))
+                write_pooled(plan, config, data, work.path, folder, by_site=folds == SITES)
+            work.commit(result)
+        return json.loads((result / "metrics.json").read_text(encoding="utf-8"))
 
 
-def fold_table(workdir: Path) -> list[dict[str, str]]:
+def fold_table(workdir: str | os.PathLike[str]) -> list[dict[str, str]]:
     """The rows of `result/folds.csv`."""
-    with (workdir / "result" / FOLDS_FILE).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    _, rows = read_rows(objects.child(os.fspath(workdir), f"result/{FOLDS_FILE}"))
+    return [row for _, row in rows]
 
 
 def _plan(data: PreparedData, folds: str, repeats: int, seed: int) -> list[Fold]:
@@ -108,26 +115,26 @@ def _settings(
     }
 
 
-def _start(workdir: Path, settings: Mapping[str, Any]) -> None:
+def _start(work: WorkFolder, settings: Mapping[str, Any]) -> None:
     """Saves the settings, or compares them with those of the cross-validation to resume.
 
     Raises:
       InputError: the workdir cannot be written, or holds something else.
     """
-    path = workdir / _PLAN_FILE
+    path = work.path / _PLAN_FILE
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if any(path.name != _LOCK_FILE for path in workdir.iterdir()):
+            if not work.is_new:
                 raise InputError(
-                    f"--workdir={workdir} holds other things than a cross-validation; name a new "
+                    f"--workdir={work.name} holds other things than a cross-validation; name a new "
                     "folder."
                 )
             path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            work.commit(path)
             return
     except OSError as error:
         raise InputError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); name another folder."
+            f"--workdir={work.name} cannot be written ({error.strerror}); name another folder."
         ) from error
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
@@ -135,27 +142,30 @@ def _start(workdir: Path, settings: Mapping[str, Any]) -> None:
             raise ValueError("no JSON object")
     except ValueError as error:
         raise InputError(
-            f"{path} is damaged ({error}); restore it from a copy, or name another --workdir."
+            f"{work.location(path)} is damaged ({error}); restore it from a copy, or name another "
+            "--workdir."
         ) from error
     differing = differing_fields(old, settings)
     if differing:
         raise InputError(
-            f"--workdir={workdir} holds a cross-validation with other settings "
+            f"--workdir={work.name} holds a cross-validation with other settings "
             f"({'; '.join(differing)}); name another folder."
         )
 
 
-def _run_fold(fold: Fold, config: ml_collections.ConfigDict, workdir: Path, n: int) -> None:
+def _run_fold(fold: Fold, config: ml_collections.ConfigDict, work: WorkFolder, n: int) -> None:
     """Trains and evaluates a fold, unless that is done."""
-    folder = fold.folder(workdir)
+    folder = fold.folder(work.path)
     if (folder / "test").exists():
         return
     persons = ", ".join(f"{split} {len(members)}" for split, members in fold.data.persons.items())
     print(f"repeat {fold.repeat}, fold {fold.name} ({n} in all): persons: {persons}", flush=True)
     write_fold(folder / "data", fold.data)
+    work.commit(folder / "data")
     config = config.copy_and_resolve_references()
-    config.data.dir = str(folder / "data")
+    config.data.dir = work.location(folder / "data")
     config.seed = _seed(config.seed, fold.repeat)
-    train_and_evaluate(config, folder / "run")
-    with new_folder(folder / "test", flag="--workdir") as test:
-        evaluate_split(folder / "run", "test", test, str(folder / "data"))
+    train_and_evaluate(config, work.location(folder / "run"))
+    with new_folder(folder / "test", flag="--workdir") as test, work.run(folder / "run") as run:
+        evaluate_split(run, "test", test, config.data.dir)
+    work.commit(folder / "test")

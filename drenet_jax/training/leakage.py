@@ -36,7 +36,7 @@ def known_slices(config: ml_collections.ConfigDict, data: PreparedData) -> Known
     if _window(source_ct) != _window(data.ct) and parallel.is_first_host():
         print(
             f"note: --config.init.weights={config.init.weights} was trained on pictures of another "
-            f"window than {data.path}, so whether it knows persons of the validation and test "
+            f"window than {data.name}, so whether it knows persons of the validation and test "
             "splits cannot be checked.",
             file=sys.stderr,
         )
@@ -45,7 +45,7 @@ def known_slices(config: ml_collections.ConfigDict, data: PreparedData) -> Known
         if known:
             raise InputError(
                 f"--config.init.weights={config.init.weights} was trained on pictures of "
-                f"{len(known)} persons of the {split} split of {data.path}, who can then not tell "
+                f"{len(known)} persons of the {split} split of {data.name}, who can then not tell "
                 f"how good the model is: {named_persons(known)}; put these persons into the "
                 "training split of the cohort, or remove them, or start from other weights."
             )

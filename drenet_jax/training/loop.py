@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -25,33 +28,33 @@ from drenet_jax.models import checkpoints as ckpt
 from drenet_jax.models.build import Model, build_model, init_variables
 from drenet_jax.models.checkpoint_metadata import KnownSlices, Meta
 from drenet_jax.models.warm_start import start_from
-from drenet_jax.output_files import is_disk_full, locked_folder
 from drenet_jax.training.config_checks import check_config, check_groups, check_same_run
+from drenet_jax.training.experiment_tracking import Tracker
 from drenet_jax.training.leakage import known_slices
 from drenet_jax.training.losses import read_class_weights
 from drenet_jax.training.proposal_monitor import geometry_warnings, learning_warning
-from drenet_jax.training.run_log import METRICS_FILE, RunLog, read_lines
+from drenet_jax.training.run_folder import RunFolder, open_run_folder
+from drenet_jax.training.run_log import METRICS_FILE, RunLog, read_lines, read_scalars
 from drenet_jax.training.state import TrainState, create_state, learning_rate, make_optimizer
 from drenet_jax.training.step import make_train_step
 from drenet_jax.training.stopping import Preempted, is_out_of_patience, preemption
 from drenet_jax.training.validation import Validation, validate
 from drenet_jax.version import __version__
 
-LOCK_FILE = ".train.lock"
-
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: Path, *, fresh: bool = False
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], *, fresh: bool = False
 ) -> Mapping[str, float | None]:
     """Trains the model that `config` describes, or resumes the run in `workdir`.
 
     The workdir gets `checkpoints/` (the latest, and the best by validation), `metrics.jsonl` (a
     line for each validation) and `tensorboard/`. The test split is never opened. With several
-    hosts (`parallel.start_hosts`) all call this alike, with shared storage for both folders.
+    hosts (`parallel.start_hosts`) all call this alike, with both folders on shared storage or in a
+    bucket.
 
     Args:
       config: see `configs/drenet.py`.
-      workdir: the folder of the run; made if needed.
+      workdir: the folder of the run, made if needed, or its address in a bucket.
       fresh: start over, removing what the workdir holds.
 
     Returns:
@@ -81,12 +84,12 @@ def train_and_evaluate(
 
     # 1. From the first weights, or from the latest checkpoint.
     with (
-        _writing(workdir),
-        _locked(workdir),
+        open_run_folder(workdir) as folder,
         contextlib.ExitStack() as opened,
         preemption() as is_stop_requested,
     ):
-        resumes = ckpt.has_checkpoint(workdir) and not fresh
+        path = folder.path
+        resumes = ckpt.has_checkpoint(path) and not fresh
         if not resumes:
             # Before anything is removed or made, as the initial weights may not be usable.
             state = create_state(
@@ -96,18 +99,18 @@ def train_and_evaluate(
             )
             known = known_slices(config, data)
         if fresh:
-            _remove_run(workdir)
-        checkpoints = opened.enter_context(ckpt.Checkpoints(workdir))
+            folder.clear()
+        checkpoints = opened.enter_context(ckpt.Checkpoints(path, is_shared=folder.is_shared))
         start = (checkpoints.latest_step or 0) if resumes else 0
         since_validation: dict[str, list[float]] = {}
         if resumes:
-            check_same_run(checkpoints.meta(start), meta, workdir)
+            check_same_run(checkpoints.meta(start), meta, folder.name)
             state = _restore(checkpoints, start, model, optimizer, config.train.ema_decay)
             known = checkpoints.digests(start) or known_slices(config, data)
             since_validation = checkpoints.progress(start)["since_validation"]
-        lines = read_lines(workdir / METRICS_FILE, start)
+        lines = read_lines(path / METRICS_FILE, start)
         if start >= last_step or is_out_of_patience(lines, config.train.patience_epochs):
-            print(f"{workdir} has made its {start} steps; nothing is left to do.")
+            print(f"{folder.name} has made its {start} steps; nothing is left to do.")
             return checkpoints.metrics(start)
 
         warnings = [] if lines else geometry_warnings(model)
@@ -125,7 +128,7 @@ def train_and_evaluate(
         validated = Validation()
         with (
             (
-                contextlib.closing(RunLog(workdir, start))
+                _open_log(folder, start, meta.config)
                 if parallel.is_first_host()
                 else contextlib.nullcontext()
             ) as log,
@@ -145,7 +148,7 @@ def train_and_evaluate(
 
             def record(step: int, metrics: dict[str, Any]) -> None:
                 metrics = parallel.to_host(metrics)
-                _check_finite(metrics, step, checkpoints, workdir)
+                _check_finite(metrics, step, checkpoints, folder.name)
                 for name, value in metrics.items():
                     since_validation.setdefault(name, []).append(float(value))
                 if log:
@@ -181,16 +184,40 @@ def train_and_evaluate(
                         log.validation(step, epoch, means, validated.logged, lines[-1]["warnings"])
                         if validated.picture is not None:
                             log.image(step, validated.picture)
-                _save(checkpoints, step, replicated, meta, validated, since_validation, known)
+                if log:
+                    # What is copied with the checkpoint must have all its steps.
+                    log.flush()
+                if folder.saves:
+                    # Orbax removes old checkpoints when it saves: not while they are copied.
+                    folder.flush()
+                    _save(checkpoints, step, replicated, meta, validated, since_validation, known)
+                    folder.saved(step, checkpoints.wait)
                 if is_out_of_patience(lines, config.train.patience_epochs):
                     break
                 if must_stop and step < last_step:
                     checkpoints.wait()
+                    folder.flush()
                     raise Preempted(
-                        f"{workdir} received a stop signal at step {step} of {last_step}"
+                        f"{folder.name} received a stop signal at step {step} of {last_step}"
                     )
         checkpoints.wait()
+        folder.flush()
         return validated.metrics
+
+
+def _open_log(folder: RunFolder, start: int, config: ml_collections.ConfigDict) -> RunLog:
+    log = RunLog(folder.path, start)
+    if config.train.tracker != "none":
+        log.tracker = Tracker(
+            config.train.tracker,
+            folder.path,
+            # Not the whole path; the folds of a cross-validation end alike.
+            "/".join(PurePath(folder.name).parts[-3:]),
+            start,
+            json.loads(config.to_json()),
+            functools.partial(read_scalars, folder.path, start),
+        )
+    return log
 
 
 def _warn(warning: str) -> None:
@@ -213,7 +240,7 @@ def _validation_steps(config: ml_collections.ConfigDict, n: int, last_step: int)
 def _meta(config: ml_collections.ConfigDict, data: PreparedData) -> Meta:
     config = config.copy_and_resolve_references()
     # Absolute, since evaluate may be called from another folder.
-    config.data.dir = str(data.path.resolve())
+    config.data.dir = data.location
     return Meta(
         config=config,
         labels=data.labels,
@@ -241,54 +268,6 @@ def _first_variables(
     if not config.init.weights:
         return variables
     return start_from(config.init.weights, model, variables, data.labels, parts=config.init.parts)
-
-
-def _remove_run(workdir: Path) -> None:
-    # Not while another host still reads the folder.
-    parallel.wait_for_hosts("before the old run is removed")
-    if parallel.is_first_host():
-        ckpt.remove(workdir)
-    parallel.wait_for_hosts("after the old run is removed")
-
-
-@contextlib.contextmanager
-def _writing(workdir: Path) -> Iterator[None]:
-    """Turns a full or unwritable disk into an InputError, and removes unfinished checkpoints."""
-    try:
-        yield
-    except (InputError, Preempted, BrokenPipeError):
-        raise
-    except Exception as error:
-        if is_disk_full(error):
-            message = (
-                f"--workdir={workdir}: the disk is full (or the quota, or a limit on the size of "
-                "files); free some space and call again: the run resumes from its last complete "
-                "checkpoint."
-            )
-        elif isinstance(error, OSError):
-            reason = error.strerror or error
-            message = f"--workdir={workdir} cannot be written ({reason}); name another folder."
-        else:
-            raise
-        if parallel.is_first_host():
-            ckpt.remove_unfinished(workdir)
-        raise InputError(message) from error
-
-
-@contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
-    """Keeps other runs out of the workdir; with several hosts, the first does so for all."""
-    with contextlib.ExitStack() as stack:
-        refused = None
-        if parallel.is_first_host():
-            try:
-                stack.enter_context(locked_folder(workdir, name=LOCK_FILE, use="trained"))
-            except InputError as error:
-                refused = error
-        if parallel.on_any_host(refused is not None):
-            # Otherwise the other hosts would wait for the first in vain.
-            raise refused or InputError(f"--workdir={workdir}: the first host cannot lock it.")
-        yield
 
 
 def _restore(
@@ -345,7 +324,7 @@ def _batches(config: ml_collections.ConfigDict, data: PreparedData, start: int) 
 
 
 def _check_finite(
-    metrics: dict[str, Any], step: int, checkpoints: ckpt.Checkpoints, workdir: Path
+    metrics: dict[str, Any], step: int, checkpoints: ckpt.Checkpoints, workdir: str
 ) -> None:
     # A gradient that is not finite has corrupted the weights even if the loss is finite.
     if np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"]):

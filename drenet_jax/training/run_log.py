@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from flax.metrics.tensorboard import SummaryWriter
 from jaxtyping import Float, UInt8
 
 from drenet_jax.errors import InputError
+from drenet_jax.training.experiment_tracking import Tracker
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
@@ -30,7 +32,12 @@ class RunLog:
 
     `metrics.jsonl` has a line for each validation and is complete at any moment. TensorBoard events
     are flushed with each validation, so that training does not wait for the disk in between.
+
+    Attributes:
+      tracker: gets all scalars too, if it is set.
     """
+
+    tracker: Tracker | None = None
 
     def __init__(self, workdir: Path, start_step: int):
         """Opens the log of `workdir` and drops the entries after `start_step`.
@@ -83,16 +90,32 @@ class RunLog:
         self._lines.append(line)
         self._write_lines()
         self._scalars(step, "validation", validation)
-        self._events.flush()
+        self.flush()
 
     def image(self, step: int, image: UInt8[np.ndarray, "height width 3"]) -> None:
         """Logs an RGB image of the validation split to TensorBoard."""
         self._events.image("validation/proposals", image, step)
+        self.flush()
+
+    def flush(self) -> None:
+        """Returns when all events are in their file."""
         self._events.flush()
 
-    def close(self) -> None:
-        """Flushes and closes the event file."""
+    def close(self, *, succeeded: bool = True) -> None:
+        """Flushes and closes the event file, and ends the tracker's run.
+
+        Args:
+          succeeded: whether training reached its end.
+        """
         self._events.close()
+        if self.tracker is not None:
+            self.tracker.close(succeeded=succeeded)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        self.close(succeeded=kind is None)
 
     def _write_lines(self) -> None:
         scratch = self._path.with_suffix(".unfinished")
@@ -100,9 +123,11 @@ class RunLog:
         scratch.replace(self._path)
 
     def _scalars(self, step: int, group: str, values: Mapping[str, SupportsFloat | None]) -> None:
-        for name, value in values.items():
-            if value is not None:
-                self._events.scalar(f"{group}/{name}", float(value), step)
+        scalars = {f"{group}/{name}": float(x) for name, x in values.items() if x is not None}
+        for tag, value in scalars.items():
+            self._events.scalar(tag, value, step)
+        if self.tracker is not None:
+            self.tracker.log(step, scalars)
 
 
 def read_lines(path: Path, last_step: int) -> list[dict[str, Any]]:
@@ -121,6 +146,23 @@ def read_lines(path: Path, last_step: int) -> list[dict[str, Any]]:
             f"{path} is damaged ({error}); restore it from a copy, or remove its damaged lines, "
             "by which train.patience_epochs counts."
         ) from error
+
+
+def read_scalars(workdir: Path, last_step: int) -> dict[int, dict[str, float]]:
+    """The scalars of each step up to `last_step`, by their TensorBoard tags."""
+    rows: dict[int, dict[str, float]] = collections.defaultdict(dict)
+    for path in sorted((workdir / EVENTS_FOLDER).glob("events.out.tfevents.*")):
+        for record in _whole_records(path):
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                is_scalar = value.metadata.plugin_data.plugin_name == "scalars"
+                if is_scalar and event.step <= last_step:
+                    rows[event.step][value.tag] = float(tf.make_ndarray(value.tensor))
+    # Events have 32 bits only.
+    for line in read_lines(workdir / METRICS_FILE, last_step):
+        validation = {f"validation/{name}": x for name, x in line["validation"].items()}
+        rows[line["step"]] |= {tag: x for tag, x in validation.items() if x is not None}
+    return rows
 
 
 def _drop_later_events(path: Path, last_step: int) -> None:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drenet_jax.ct import sources
-from drenet_jax.ct.sources import CtError, natural, open_source, zip_members
+from drenet_jax.ct import opening
+from drenet_jax.ct.opening import open_source, zip_members
+from drenet_jax.ct.sources import CtError, natural
 
 
 def written(tmp_path, names):
@@ -35,7 +36,7 @@ def test_members_are_listed_without_folders(tmp_path):
 def test_a_directory_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     path = written(tmp_path, [f"{i:0100}" for i in range(200)])
     assert len(open_source(path).names) == 200
-    monkeypatch.setattr(sources, "_MOST_DIRECTORY_BYTES", 20_000)
+    monkeypatch.setattr(opening, "_MOST_DIRECTORY_BYTES", 20_000)
     with pytest.raises(CtError) as refused:
         open_source(path)
     assert refused.value.why == "a damaged zip"

@@ -16,15 +16,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from training.runs import assert_same_run, latest_state
 
 from drenet_jax import parallel
-from drenet_jax.data.prepared_data import open_data
-from drenet_jax.models.build import build_model
-from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.train import PREEMPTED
 from drenet_jax.training import loop
 from drenet_jax.training.loop import train_and_evaluate
-from drenet_jax.training.state import learning_rate, make_optimizer
 from drenet_jax.training.stopping import Preempted
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -94,30 +91,6 @@ def _wait_until(is_so, process):
         time.sleep(0.002)
 
 
-def _state(config, workdir):
-    """What the latest checkpoint holds."""
-    data = open_data(config.data.dir)
-    schedule = learning_rate(config, data.n_slices["train"], config.data.batch_size)
-    with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
-        return loop._restore(
-            checkpoints,
-            checkpoints.latest_step,
-            build_model(config, len(data.labels)),
-            make_optimizer(config, schedule),
-            config.train.ema_decay,
-        )
-
-
-def _assert_same(config, stopped, whole):
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(_state(config, whole)),
-        jax.tree.leaves(_state(config, stopped)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(b, a, err_msg=jax.tree_util.keystr(path))
-    assert (stopped / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_three_times_and_asked_to_stop_ends_bit_for_bit_like_one_that_is_not(
     small_config, whole, tmp_path
@@ -146,7 +119,7 @@ def test_a_run_that_is_killed_three_times_and_asked_to_stop_ends_bit_for_bit_lik
         "call again to go on.\n"
     ) in output
     assert _end(_start(small_config, killed))[0] == 0
-    _assert_same(small_config, killed, whole)
+    assert_same_run(small_config, killed, whole)
 
 
 @pytest.mark.slow
@@ -176,7 +149,7 @@ def test_no_step_is_repeated_and_no_metric_lost_by_a_run_that_is_asked_to_stop(
         assert _latest(tmp_path) == stands_at
     train_and_evaluate(small_config, tmp_path)
     assert made == list(range(1, _latest(whole) + 1))
-    _assert_same(small_config, tmp_path, whole)
+    assert_same_run(small_config, tmp_path, whole)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -201,7 +174,7 @@ def test_thirty_stops_at_random_moments_change_nothing(how, code, small_config, 
             stops += ended != 0
             torn += _is_saving(stopped)
             later += 0 < _latest(whole) / 3 <= _latest(stopped) < _latest(whole)
-        _assert_same(small_config, stopped, whole)
+        assert_same_run(small_config, stopped, whole)
     print(f"{stops} stops of {runs} runs, {later} after the first epoch, {torn} while saving")
     assert later >= 3
     assert torn >= (how == signal.SIGKILL)
@@ -249,8 +222,8 @@ def test_hosts_of_which_one_is_asked_to_stop_stop_at_the_same_step(small_config,
     steps = [[json.loads(line)["step"] for line in _log(folder)] for folder in (run, whole)]
     assert steps[0] == steps[1]
     for a, b in zip(
-        jax.tree.leaves(_state(small_config, run)),
-        jax.tree.leaves(_state(small_config, whole)),
+        jax.tree.leaves(latest_state(small_config, run)),
+        jax.tree.leaves(latest_state(small_config, whole)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

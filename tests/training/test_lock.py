@@ -15,7 +15,8 @@ import pytest
 from drenet_jax.errors import InputError
 from drenet_jax.output_files import locked_folder
 from drenet_jax.training.crossvalidation import cross_validate
-from drenet_jax.training.loop import LOCK_FILE, train_and_evaluate
+from drenet_jax.training.loop import train_and_evaluate
+from drenet_jax.training.run_folder import LOCK_FILE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

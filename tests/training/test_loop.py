@@ -132,11 +132,11 @@ def test_the_epochs_of_a_run_may_change_unless_its_cosine_ends_with_them(config,
         meta = checkpoints.meta(checkpoints.latest_step)
     longer = dataclasses.replace(meta, config=meta.config.copy_and_resolve_references())
     longer.config.train.epochs = 7
-    checks(meta, longer, trained)
+    checks(meta, longer, str(trained))
     for side in (meta, longer):
         side.config.optimizer.schedule = "cosine"
     with pytest.raises(InputError, match=r"train\.epochs 1 there, 7 now"):
-        checks(meta, longer, trained)
+        checks(meta, longer, str(trained))
 
 
 def test_data_in_other_settings_and_the_workdir_of_another_model_are_refused(
@@ -317,6 +317,7 @@ def test_weights_of_another_run_are_the_start(config, trained, tmp_path):
         ("train.class_weights", "1,2", "must be none, balanced, or a number above 0 for each"),
         ("train.frozen_stages", 5, "must be from 0 to 4, the stages of resnet18"),
         ("train.patience_epochs", -1, "must be 0 or more"),
+        ("train.tracker", "tensorboard", "must be one of none, wandb, mlflow"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_by_field(field, value, message, config, tmp_path):

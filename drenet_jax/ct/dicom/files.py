@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from pathlib import Path
 
 import pydicom
 
@@ -15,6 +14,7 @@ from drenet_jax.ct.dicom.headers import DicomSlice
 from drenet_jax.ct.dicom.instances import NoInstanceError, SourceInstance, read_instance
 from drenet_jax.ct.file_facts import FileFacts
 from drenet_jax.ct.sources import Guard, Source, TooLargeError, UnreadableSlice
+from drenet_jax.storage.objects import AnyPath
 
 
 class DicomFiles:
@@ -98,7 +98,7 @@ class DicomFiles:
             return self._read_frames(dicom_slice.name)
         return pixels.read_dataset(self._source.read(dicom_slice.name), is_whole=False)
 
-    def _ask_guard(self, place: Path, what: str) -> None:
+    def _ask_guard(self, place: AnyPath, what: str) -> None:
         why = self._guard(str(place), what)
         if why:
             raise elements.NoSliceError(why)

@@ -1,0 +1,1 @@
+"""Files in buckets: gs:// and s3://."""
