@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from drenet_jax.pacs.dicom_peer import PeerError
 from drenet_jax.pacs.node_status import RESULTS
+from drenet_jax.pacs.peer_error import PeerError
 from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import PARKED, READY, RECEIVING, Study
 from drenet_jax.pacs.study_queue import StudyQueue

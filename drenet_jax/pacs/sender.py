@@ -11,8 +11,9 @@ import pydicom
 from pydicom.uid import generate_uid
 
 from drenet_jax.pacs.completeness import park
-from drenet_jax.pacs.dicom_peer import DicomPeer, PeerError
+from drenet_jax.pacs.dicom_peer import DicomPeer
 from drenet_jax.pacs.node_status import DELIVERIES
+from drenet_jax.pacs.peer_error import PeerError
 from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import COMMITTING, DONE, SENDING, Study
 from drenet_jax.pacs.study_queue import StudyQueue

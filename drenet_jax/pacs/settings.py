@@ -57,6 +57,7 @@ class NodeSettings:
     status_port: int
     dicomweb_poll_seconds: float
     dicomweb_backlog: bool
+    dicomweb_body_parts: str
     dicomweb_seconds: float
 
     @classmethod

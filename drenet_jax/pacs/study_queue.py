@@ -47,6 +47,10 @@ class Refused(Exception):
         self.status = status
 
 
+class SpoolFull(Refused):
+    """An instance that is not taken now: studies that ended make room for it."""
+
+
 OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 DUPLICATE = 0x0111
@@ -118,15 +122,14 @@ class StudyQueue:
             ).fetchone()
             if association:
                 run("INSERT OR IGNORE INTO senders VALUES (?, ?)", (study.id, association))
-            refused = None
+            refused: Refused | None = None
             if known is not None:
                 received.unlink()
                 # In another transfer syntax the same image has other bytes.
                 if known["digest"] != digest and known["syntax"] == header.syntax:
                     refused = Refused(DUPLICATE, "another instance has the same SOPInstanceUID")
-            elif why := self._over_limit(study, n_bytes):
+            elif refused := self._over_limit(study, n_bytes):
                 received.unlink()
-                refused = Refused(OUT_OF_RESOURCES, why)
             else:
                 # Named after its UID, so that a file that a killed node did not commit is replaced.
                 name = hashlib.sha256(header.sop_uid.encode()).hexdigest()[:24] + ".dcm"
@@ -321,17 +324,6 @@ class StudyQueue:
                 shutil.rmtree(self._studies / study.name, ignore_errors=True)
         return len(ended)
 
-    def seen(self) -> dict[str, int] | None:
-        """UID -> number of instances of studies on the DICOMweb server; None before the first."""
-        rows = self.database.rows("SELECT uid, n_instances FROM seen")
-        return {row["uid"]: row["n_instances"] for row in rows} or None
-
-    def note_seen(self, counts: Mapping[str, int]) -> None:
-        """Notes studies on the DICOMweb server: UID -> number of instances."""
-        with self.database.transaction() as run:
-            for uid, n_instances in counts.items():
-                run("INSERT OR REPLACE INTO seen VALUES (?, ?)", (uid, n_instances))
-
     def _study_for(self, run: Callable[..., sqlite3.Cursor], uid: str, origin: str) -> Study:
         now_s = time.time()
         run(
@@ -355,16 +347,18 @@ class StudyQueue:
         now = self.database.select("WHERE id = ?", study.id)
         return bool(now) and (now[0].state, now[0].n_instances) == (study.state, study.n_instances)
 
-    def _over_limit(self, study: Study, n_bytes: int) -> str:
-        """Why the study cannot have one more instance of this size; '' if it can."""
+    def _over_limit(self, study: Study, n_bytes: int) -> Refused | None:
+        """Why the study cannot have one more instance of this size; None if it can."""
         settings = self._settings
         if study.n_instances >= settings.study_instances:
-            return f"the study has more than {settings.study_instances} instances"
-        if self.database.n_bytes(study) + n_bytes > settings.study_mib << 20:
-            return f"the study is larger than {settings.study_mib} MiB"
-        if self.n_bytes + n_bytes > settings.spool_gib * (1 << 30):
-            return f"the spool holds {settings.spool_gib:g} GiB"
-        return ""
+            why = f"the study has more than {settings.study_instances} instances"
+        elif self.database.n_bytes(study) + n_bytes > settings.study_mib << 20:
+            why = f"the study is larger than {settings.study_mib} MiB"
+        elif self.n_bytes + n_bytes > settings.spool_gib * (1 << 30):
+            return SpoolFull(OUT_OF_RESOURCES, f"the spool holds {settings.spool_gib:g} GiB")
+        else:
+            return None
+        return Refused(OUT_OF_RESOURCES, why)
 
     def _reopen(self, run: Callable[..., sqlite3.Cursor], study: Study, *, is_new: bool) -> None:
         """Lets a study wait for more; one that has ended only if an instance is new."""
