@@ -170,7 +170,8 @@ def test_two_hundred_studies_from_eight_senders(trained, archive, thin, tmp_path
     peak_mib = max(held.rss_mib for held in watch.held)
     n_threads = max(held.n_threads for held in watch.held)
     print(
-        f"peak: {peak_mib:.0f} MiB of memory from {watch.held[0].rss_mib:.0f}, {n_threads} threads, "
+        f"peak: {peak_mib:.0f} MiB of memory, from {watch.held[0].rss_mib:.0f}; "
+        f"{n_threads} threads, "
         f"{max(watch.spool_mib):.0f} MiB of spool; {n_again} objects came twice"
     )
     assert peak_mib < MOST_MIB
