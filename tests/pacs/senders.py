@@ -21,7 +21,10 @@ def send_until_taken(
     on_taken: Callable[[pydicom.Dataset], None] = lambda dataset: None,
     seconds: float = 900.0,
 ) -> int:
-    """Sends until each instance got success, and the last association its release.
+    """Sends until each instance got success, in an association that was released.
+
+    A node cannot know that nothing is missing of a study whose association broke. So after a break
+    a study that was whole comes again with its last instance.
 
     Args:
       port: of the node, which may be away for a while.
@@ -37,6 +40,7 @@ def send_until_taken(
     left = list(datasets)
     for n in itertools.count(1):
         association = associate(port)
+        taken: dict[str, pydicom.Dataset] = {}
         while association.is_established and left:
             if breaks_off():
                 association.abort()
@@ -47,14 +51,16 @@ def send_until_taken(
                 break
             if status != 0:
                 break
+            taken[left[0].StudyInstanceUID] = left[0]
             on_taken(left.pop(0))
         if association.is_established:
             association.release()
         close_socket(association)
-        if not left and association.is_released:
-            return n
-        # A job whose association broke is not done.
-        left = left or list(datasets[-1:])
+        if association.is_released:
+            if not left:
+                return n
+        else:
+            left = [*taken.values(), *left]
         assert time.monotonic() < end_s, f"{len(left)} instances were not taken"
         time.sleep(0.2)
     raise AssertionError
