@@ -91,7 +91,10 @@ def main() -> None:
             aggregate=values.aggregate,
         )
         prediction = PersonPipeline(predictor, reader).predict(
-            values.input, series_uid=values.series_uid, with_instances=bool(values.dicom_out)
+            values.input,
+            series_uid=values.series_uid,
+            with_instances=bool(values.dicom_out),
+            with_hu=True,
         )
         text = json.dumps(prediction.result, indent=2, allow_nan=False)
         (folder / "result.json").write_text(text + "\n", encoding="utf-8")
