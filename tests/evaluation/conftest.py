@@ -1,10 +1,13 @@
-"""Chromium for the tests of the HTML report of a person."""
+"""Chromium for the tests of the HTML report of a person, and a report with HU."""
 
 from __future__ import annotations
 
 import shutil
 
 import pytest
+from evaluation.viewers import WINDOWS, ct_slices, wait
+
+from drenet_jax.evaluation.person_report import person_report
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +32,29 @@ def open_page(tmp_path_factory):
 
         yield opened
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def hu_series():
+    return ct_slices(*WINDOWS["Model"])
+
+
+@pytest.fixture(scope="module")
+def hu_report(hu_series):
+    return person_report(*hu_series)
+
+
+@pytest.fixture(scope="module")
+def tab(open_page, hu_report):
+    page = open_page(hu_report, 900)
+    # High enough for the whole canvas.
+    page.set_viewport_size({"width": 900, "height": 900})
+    return page
+
+
+@pytest.fixture
+def viewer(tab):
+    """The report, as it is when it has been opened."""
+    tab.emulate_media(media="screen")
+    tab.reload()
+    return wait(tab)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import re
 
-import cv2
 import numpy as np
 import pytest
-from evaluation.reports import box, person, warm_at
+from evaluation.reports import person, warm_at
+from evaluation.viewers import (
+    ASPECT,
+    BOXES,
+    SCORES,
+    SHAPE,
+    WINDOWS,
+    canvas_of,
+    ct_slices,
+    hide,
+    pointed_at,
+    scrolled_to,
+    title,
+    wait,
+)
 from html_pages import assert_stands_alone
 
 from drenet_jax.ct.preprocess import prepare_person
@@ -17,94 +29,6 @@ from drenet_jax.ct.window import window
 from drenet_jax.evaluation import person_report as report_module
 from drenet_jax.evaluation.person_report import person_report
 from drenet_jax.html_images import packed
-
-WINDOWS = {"Lung": (-600, 1500), "Mediastinal": (40, 400), "Model": (-500, 1400)}
-BOXES = [box(20, 30, 40, 60, 0.9), box(50, 60, 70, 90, 0.85)]
-SHAPE = (96, 128)
-ASPECT = 1.25
-SCORES = [0.2, 0.9, 0.5, 0.8, 0.3, 0.4, 0.1, 0.6]
-
-
-def ct_slices(level=-600.0, width=1500.0):
-    """A result and its pictures, whose HU are noise around lung, soft tissue and bone."""
-    result, pictures = person(SCORES, BOXES, heat=warm_at(4, 1))
-    result["model"]["ct"] = {"window_level_hu": level, "window_width_hu": width}
-    rng = np.random.default_rng(0)
-    hus = [rng.normal(-400, 500, SHAPE).clip(-1024, 3071).astype(np.int16) for _ in pictures]
-    pictures = [
-        dataclasses.replace(
-            picture,
-            source=window(hu, level, width),
-            hu=hu,
-            pixel_aspect=ASPECT,
-            source_box=(8, 12, 88, 116),
-        )
-        for picture, hu in zip(pictures, hus, strict=True)
-    ]
-    return result, pictures
-
-
-@pytest.fixture(scope="module")
-def series():
-    return ct_slices(*WINDOWS["Model"])
-
-
-@pytest.fixture(scope="module")
-def report(series):
-    return person_report(*series)
-
-
-def wait(page):
-    """Until the canvas shows the slice."""
-    page.wait_for_selector("#viewer-canvas[aria-busy=false]")
-    return page
-
-
-def scrolled_to(page):
-    """The canvas in the middle of the screen."""
-    page.evaluate("document.getElementById('viewer-canvas').scrollIntoView({ block: 'center' })")
-    return page.locator("#viewer-canvas").bounding_box()
-
-
-@pytest.fixture(scope="module")
-def tab(open_page, report):
-    page = open_page(report, 900)
-    # High enough for the whole canvas.
-    page.set_viewport_size({"width": 900, "height": 900})
-    return page
-
-
-@pytest.fixture
-def viewer(tab):
-    """The report, as it is when it has been opened."""
-    tab.emulate_media(media="screen")
-    tab.reload()
-    return wait(tab)
-
-
-def title(page):
-    return wait(page).inner_text("#viewer-title").lower()
-
-
-def canvas_of(page):
-    """The canvas' pixels [H, W, RGB]."""
-    url = page.evaluate("document.getElementById('viewer-canvas').toDataURL()")
-    data = np.frombuffer(base64.b64decode(url.split(",")[1]), np.uint8)
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.int16)
-
-
-def hide(page, *names):
-    for name in names:
-        page.locator(f"#{name}").set_checked(False)
-
-
-def pointed_at(page, across, down):
-    """Moves the mouse to shares of the canvas; the slice's x, y and value there, as shown."""
-    at = scrolled_to(page)
-    page.mouse.move(at["x"] + across * at["width"], at["y"] + down * at["height"])
-    text = page.inner_text("#viewer-value").replace("\u2212", "-")
-    value, x, y = map(int, re.search(r"(-?\d+).* x (\d+), y (\d+)", text).groups())
-    return x, y, value
 
 
 def test_every_value_comes_back_exactly(viewer):
@@ -128,13 +52,13 @@ def test_every_value_comes_back_exactly(viewer):
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_the_pointer_has_the_hu_and_the_canvas_the_grey_of_the_window(name, viewer, series):
+def test_the_pointer_has_the_hu_and_the_canvas_the_grey_of_the_window(name, viewer, hu_series):
     level, width_hu = WINDOWS[name]
     hide(viewer, "boxes", "heat-map")
     viewer.get_by_label(name).check(force=True)
     for _ in range(3):
         viewer.get_by_label("Zoom in").click()
-    hu = series[1][1].hu
+    hu = hu_series[1][1].hu
     height, width = hu.shape
     canvas = canvas_of(viewer)
     scale = 1.5**3 * min(canvas.shape[1] / width, canvas.shape[0] / (height * ASPECT))
@@ -266,7 +190,7 @@ def test_the_whole_viewer_works_by_keyboard(viewer):
         assert not page.is_checked(f"#{name}")
 
 
-def test_the_crosshair_reads_hu_by_keyboard_and_the_view_follows_it(viewer, series):
+def test_the_crosshair_reads_hu_by_keyboard_and_the_view_follows_it(viewer, hu_series):
     viewer.focus("#viewer-canvas")
     for key in ("+",) * 6 + ("Shift+ArrowRight",) * 40 + ("Shift+ArrowUp",) * 30:
         viewer.keyboard.press(key)
@@ -274,7 +198,7 @@ def test_the_crosshair_reads_hu_by_keyboard_and_the_view_follows_it(viewer, seri
     value, x, y = map(int, re.fullmatch(r"(-?\d+) HU at x (\d+), y (\d+)", text).groups())
     assert x > SHAPE[1] / 2 + 30
     assert y < SHAPE[0] / 2 - 20
-    assert value == series[1][1].hu[y, x]
+    assert value == hu_series[1][1].hu[y, x]
     assert viewer.inner_text("#viewer-status").replace("\u2212", "-") == text
     # The crosshair is on the canvas.
     hide(viewer, "boxes", "heat-map")
@@ -309,8 +233,8 @@ def test_a_slice_of_the_strip_opens_in_the_viewer(viewer):
     assert viewer.locator(".strip [aria-current]").count() == 1
 
 
-def test_touch_scrolls_zooms_pans_and_reads_at_375_pixels(open_page, report):
-    page = wait(open_page(report, 375, has_touch=True, is_mobile=True, device_scale_factor=2))
+def test_touch_scrolls_zooms_pans_and_reads_at_375_pixels(open_page, hu_report):
+    page = wait(open_page(hu_report, 375, has_touch=True, is_mobile=True, device_scale_factor=2))
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     at = scrolled_to(page)
     x, y = at["x"] + at["width"] / 2, at["y"] + at["height"] / 2
@@ -354,16 +278,16 @@ def test_touch_scrolls_zooms_pans_and_reads_at_375_pixels(open_page, report):
     assert min(sides) >= 44
 
 
-def test_a_whole_slice_leaves_vertical_swipes_to_the_page(open_page, report):
-    page = wait(open_page(report, 375, has_touch=True, is_mobile=True))
+def test_a_whole_slice_leaves_vertical_swipes_to_the_page(open_page, hu_report):
+    page = wait(open_page(hu_report, 375, has_touch=True, is_mobile=True))
     touch_action = "getComputedStyle(document.getElementById('viewer-canvas')).touchAction"
     assert page.evaluate(touch_action) == "pan-y"
     page.get_by_label("Zoom in").tap()
     assert page.evaluate(touch_action) == "none"
 
 
-def test_pictures_without_hu_have_no_windows_and_say_so(open_page, series):
-    result, pictures = series
+def test_pictures_without_hu_have_no_windows_and_say_so(open_page, hu_series):
+    result, pictures = hu_series
     # Of the second, HU are known.
     mixed = [dataclasses.replace(picture, hu=None) for picture in pictures]
     mixed[0] = pictures[0]
@@ -381,8 +305,8 @@ def test_pictures_without_hu_have_no_windows_and_say_so(open_page, series):
     assert page.locator("#viewer-windows").is_visible()
 
 
-def test_slices_of_several_sizes_are_each_shown_whole(open_page, series):
-    result, pictures = series
+def test_slices_of_several_sizes_are_each_shown_whole(open_page, hu_series):
+    result, pictures = hu_series
     wide = np.arange(40 * 200, dtype=np.int16).reshape(40, 200) - 1000
     pictures = [
         dataclasses.replace(pictures[0], hu=wide, source=window(wide, 0, 1), pixel_aspect=1.0),
@@ -402,8 +326,8 @@ def test_slices_of_several_sizes_are_each_shown_whole(open_page, series):
     assert value == wide[39, 199]
 
 
-def test_without_script_and_in_print_the_pictures_stand(open_page, report, viewer):
-    page = open_page(report, java_script_enabled=False)
+def test_without_script_and_in_print_the_pictures_stand(open_page, hu_report, viewer):
+    page = open_page(hu_report, java_script_enabled=False)
     assert not page.locator("#viewer").is_visible()
     assert "needs JavaScript" in page.inner_text("body")
     viewer.emulate_media(media="print")
@@ -413,11 +337,11 @@ def test_without_script_and_in_print_the_pictures_stand(open_page, report, viewe
         assert shown.locator(".slice > .stack").first.is_visible()
 
 
-def test_the_page_asks_for_nothing_outside(open_page, report):
+def test_the_page_asks_for_nothing_outside(open_page, hu_report):
     page = open_page("<p>empty</p>")
     asked = []
     page.on("request", lambda request: asked.append(request.url))
-    page.route("**/*.html", lambda route: route.fulfill(body=report, content_type="text/html"))
+    page.route("**/*.html", lambda route: route.fulfill(body=hu_report, content_type="text/html"))
     page.goto("http://report.invalid/report.html")
     wait(page).focus("#viewer-canvas")
     page.keyboard.press("End")
@@ -425,14 +349,14 @@ def test_the_page_asks_for_nothing_outside(open_page, report):
     assert [url for url in asked if not url.startswith("data:")] == [
         "http://report.invalid/report.html"
     ]
-    assert_stands_alone(report)
+    assert_stands_alone(hu_report)
 
 
 def test_a_page_of_too_many_slices_has_the_most_probable_in_the_viewer(
-    open_page, series, monkeypatch
+    open_page, hu_series, monkeypatch
 ):
     monkeypatch.setattr(report_module, "_VIEWER_MAX_PX", 4 * SHAPE[0] * SHAPE[1])
-    page = wait(open_page(person_report(*series)))
+    page = wait(open_page(person_report(*hu_series)))
     assert page.inner_text("#viewer-place") == "1 of 4"
     assert "the 4 slices with the highest probability" in page.inner_text("#viewer")
     page.focus("#viewer-canvas")
