@@ -38,6 +38,10 @@ _CONNECTIONS_PER_ASSOCIATION = 3
 
 _POLL_S = 0.01
 
+# Senders wait with the last part of a PDU until the one before is acknowledged (Nagle), which Linux
+# delays by 40 ms. It returns to that by itself, so this is set again and again.
+_QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)
+
 
 def count(outcome: str) -> None:
     """Counts a connection by what became of it."""
@@ -112,6 +116,8 @@ class Traffic:
             if not piece:
                 return received
             received += piece
+            if _QUICK_ACK is not None:
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
         self._socket.settimeout(settings.network_seconds)
         return received
 

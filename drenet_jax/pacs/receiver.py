@@ -181,10 +181,8 @@ class Receiver:
         pair = (request.calling_ae_title.strip(), requestor.address)
         if allowed and pair not in {(peer.ae_title, peer.host) for peer in allowed}:
             event.assoc.acse.send_reject(*_CALLING_AE_TITLE)
-            event.assoc.kill()  # once the rejection is sent
             count("rejected")
-            # Waits until it is sent.
-            event.assoc.kill()
+            event.assoc.kill()  # once the rejection is sent
 
     def _on_acse(self, event: Event) -> None:
         """Notes a release before it is confirmed: a sender that has seen it sends nothing again."""
