@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from drenet_jax.ct.dicom.headers import CT_CLASSES
@@ -220,3 +220,12 @@ def not_counted(study_uid: str) -> int | None:
       PeerError: always; a study that is fetched half waits for the rest.
     """
     raise PeerError("not fetched completely")
+
+
+def not_stored(files: Sequence[Path], on_stored: Callable[[Path], None]) -> None:
+    """Delivers nothing: what to do with results of DICOMweb studies in a node without --dicomweb.
+
+    Raises:
+      PeerError: always, so that the results wait.
+    """
+    raise PeerError("the node was started without --dicomweb")
