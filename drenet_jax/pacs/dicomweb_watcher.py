@@ -13,10 +13,11 @@ from drenet_jax.pacs.dicomweb_server import CtSeries, DicomwebServer, ServerAway
 from drenet_jax.pacs.instance_files import read_instance_header
 from drenet_jax.pacs.node_status import DICOMWEB_LOOKS, INSTANCES
 from drenet_jax.pacs.peer_error import PeerError
+from drenet_jax.pacs.refusals import OUT_OF_RESOURCES, Refused, SpoolFull
 from drenet_jax.pacs.seen_studies import SeenStudies, SeenStudy
 from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import DICOMWEB, Study
-from drenet_jax.pacs.study_queue import OUT_OF_RESOURCES, Refused, SpoolFull, StudyQueue
+from drenet_jax.pacs.study_queue import StudyQueue
 from drenet_jax.private_log import log_error, logger
 
 

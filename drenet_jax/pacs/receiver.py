@@ -33,14 +33,10 @@ from drenet_jax.errors import InputError
 from drenet_jax.pacs import node_status
 from drenet_jax.pacs.connections import Server, Traffic, count
 from drenet_jax.pacs.instance_files import read_instance_header
+from drenet_jax.pacs.refusals import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Refused
 from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import DIMSE
-from drenet_jax.pacs.study_queue import (
-    CANNOT_UNDERSTAND,
-    OUT_OF_RESOURCES,
-    Refused,
-    StudyQueue,
-)
+from drenet_jax.pacs.study_queue import StudyQueue
 from drenet_jax.private_log import log_error, logger
 
 SUCCESS = 0x0000

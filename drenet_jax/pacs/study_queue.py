@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from drenet_jax.pacs.instance_files import InstanceHeader, file_digest, sync
+from drenet_jax.pacs.refusals import DUPLICATE, OUT_OF_RESOURCES, Refused, SpoolFull
 from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import (
     COMMITTING,
@@ -33,27 +34,6 @@ from drenet_jax.pacs.study_database import (
     Study,
     StudyDatabase,
 )
-
-
-class Refused(Exception):
-    """An instance that is not taken.
-
-    Attributes:
-      status: DICOM's status of the C-STORE response (PS3.4, B.2.3).
-    """
-
-    def __init__(self, status: int, why: str):
-        super().__init__(why)
-        self.status = status
-
-
-class SpoolFull(Refused):
-    """An instance that is not taken now: studies that ended make room for it."""
-
-
-OUT_OF_RESOURCES = 0xA700
-CANNOT_UNDERSTAND = 0xC000
-DUPLICATE = 0x0111
 
 
 class StudyQueue:

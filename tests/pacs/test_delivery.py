@@ -14,10 +14,11 @@ from pacs.queues import accept, answer, settings_of
 from pydicom.uid import generate_uid
 
 from drenet_jax.pacs.dicom_peer import DicomPeer
+from drenet_jax.pacs.refusals import OUT_OF_RESOURCES, Refused
 from drenet_jax.pacs.sender import Sender
 from drenet_jax.pacs.settings import NodeSettings, Peer
 from drenet_jax.pacs.study_database import DIMSE, DONE, PARKED, READY, RECEIVING, SENDING
-from drenet_jax.pacs.study_queue import OUT_OF_RESOURCES, Refused, StudyQueue
+from drenet_jax.pacs.study_queue import StudyQueue
 
 
 def _free_port() -> int:

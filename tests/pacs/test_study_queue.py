@@ -15,8 +15,9 @@ from pacs.queues import accept, settings_of
 
 from drenet_jax.pacs import study_queue
 from drenet_jax.pacs.completeness import Completeness
+from drenet_jax.pacs.refusals import DUPLICATE, Refused
 from drenet_jax.pacs.study_database import DONE, PARKED, READY, RECEIVING, SENDING, Study
-from drenet_jax.pacs.study_queue import DUPLICATE, Refused, StudyQueue
+from drenet_jax.pacs.study_queue import StudyQueue
 
 STUDIES = st.sampled_from(["1.1", "1.2"])
 INSTANCES = st.sampled_from([f"2.{i}" for i in range(4)])
