@@ -206,10 +206,7 @@ class _Failures:
         return time.monotonic() - self._first_s > 3600 * self._settings.retry_hours
 
     def note(self) -> None:
-        self.delay_s = min(
-            self._settings.retry_seconds * 2.0 ** min(self.count, 30),
-            self._settings.retry_most_seconds,
-        )
+        self.delay_s = self._settings.retry_delay_s(self.count)
         self.count += 1
         self.next_try_s = time.monotonic() + self.delay_s
 
