@@ -93,6 +93,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Also take studies that the DICOMweb server holds when it is first seen.
     config.dicomweb_backlog = False
 
+    # Which series are fetched from the DICOMweb server: those with one of these words, in capitals,
+    # in BodyPartExamined, or without that. Not HEART: cardiac CT shows a part of the lungs only.
+    config.dicomweb_body_parts = "CHEST,THORA,TORA,LUNG,PULMO,BRUST,BODY"
+
     # Seconds for one answer of the DICOMweb server to begin or go on.
     config.dicomweb_seconds = 60.0
 

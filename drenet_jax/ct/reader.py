@@ -133,6 +133,7 @@ class Reader:
         *,
         series_uid: str = "",
         with_instances: bool = False,
+        with_hu: bool = False,
         tick: Callable[[], None] | None = None,
     ) -> PreparedPerson:
         """As `preprocess.prepare_person`, except that a crash or a hang costs one file.
@@ -140,7 +141,7 @@ class Reader:
         Args:
           paths: as `prepare_person`.
           settings: as `prepare_person`.
-          series_uid: as `prepare_person`.
+          series_uid, with_instances, with_hu: as `prepare_person`.
           tick: called some times a second while the child works; what it raises ends the child and
             is raised here, so that a caller can give up.
 
@@ -151,11 +152,17 @@ class Reader:
         tick = tick or (lambda: None)
         waiting_s = _TIMEOUT_S_IN_BUCKET if any(map(objects.is_remote, paths)) else 0.0
         skipped: dict[tuple[str, str], str] = {}
+        killed: set[tuple[str, str] | None] = set()
         while len(skipped) < _MOST_CRASHES:
             self.start()
             reading = answer = None
             try:
-                self._connection.send((list(paths), settings, series_uid, with_instances, skipped))
+                wanted = {
+                    "series_uid": series_uid,
+                    "with_instances": with_instances,
+                    "with_hu": with_hu,
+                }
+                self._connection.send((list(paths), settings, wanted, skipped))
                 while answer is None and self._poll(waiting_s + self._timeout_for(reading), tick):
                     kind, content = self._connection.recv()
                     if kind == "file":
@@ -168,6 +175,11 @@ class Reader:
                         answer = kind, content
                 why = _TOO_SLOW
             except (EOFError, ConnectionError) as error:
+                # By a user, or by the system for its memory, which may not be the file's fault.
+                if reading not in killed and self._was_killed():
+                    killed.add(reading)
+                    self.close()
+                    continue
                 if reading is None:
                     message = self._stderr_tail()
                     self.close()
@@ -212,6 +224,13 @@ class Reader:
         size = file.stat().st_size if file else 0
         return self._timeout_s + _TIMEOUT_S_PER_MIB * size / (1 << 20)
 
+    def _was_killed(self) -> bool:
+        """Whether the child, which has ended, was killed by another process."""
+        child = cast(subprocess.Popen, self._child)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(1) == -signal.SIGKILL
+        return False
+
     def _stderr_tail(self) -> str:
         self._errors.seek(0)
         text = self._errors.read().decode("utf-8", "replace")[-2000:]
@@ -238,7 +257,7 @@ def serve(descriptor: int, memory_bytes: int) -> None:
     cv2.setNumThreads(1)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            paths, settings, series_uid, with_instances, skipped = connection.recv()
+            paths, settings, wanted, skipped = connection.recv()
 
             def guard(place: str, what: str, skipped: dict = skipped) -> str:
                 if (place, what) not in skipped:
@@ -246,13 +265,7 @@ def serve(descriptor: int, memory_bytes: int) -> None:
                 return skipped.get((place, what), "")
 
             try:
-                prepared = prepare_person(
-                    paths,
-                    settings,
-                    series_uid=series_uid,
-                    with_instances=with_instances,
-                    guard=guard,
-                )
+                prepared = prepare_person(paths, settings, **wanted, guard=guard)
             except (CtError, StorageError) as error:
                 connection.send(("refused", error))
             except (ConnectionError, KeyboardInterrupt):

@@ -19,16 +19,13 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it
     StudyRootQueryRetrieveInformationModelFind,
 )
 
+from drenet_jax.pacs.peer_error import PeerError
 from drenet_jax.pacs.settings import NodeSettings, Peer
 
 _RESULT_CLASSES = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
 _SYNTAXES: list[str | pydicom.uid.UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _REQUEST_COMMITMENT = 1
 _PENDING = (0xFF00, 0xFF01)
-
-
-class PeerError(Exception):
-    """A peer that cannot be reached, or does not do what is requested; in a few words."""
 
 
 class DicomPeer:

@@ -17,11 +17,13 @@ from drenet_jax.evaluation.pipeline import PersonPipeline
 from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.pacs.completeness import Completeness, CountInstances
 from drenet_jax.pacs.dicom_peer import DicomPeer
+from drenet_jax.pacs.dicomweb_server import DicomwebServer, take_token
+from drenet_jax.pacs.dicomweb_watcher import DicomwebWatcher, not_counted, not_stored
 from drenet_jax.pacs.node_status import make_app
 from drenet_jax.pacs.receiver import Receiver
 from drenet_jax.pacs.sender import Deliver, Sender
 from drenet_jax.pacs.settings import NodeSettings
-from drenet_jax.pacs.study_database import DIMSE
+from drenet_jax.pacs.study_database import DICOMWEB, DIMSE
 from drenet_jax.pacs.study_queue import StudyQueue
 from drenet_jax.pacs.worker import Worker
 from drenet_jax.private_log import log_to
@@ -52,9 +54,12 @@ def run(
       dicomweb_url: of a DICOMweb server to watch; none if empty.
 
     Raises:
-      InputError: the spool, an address or a TLS file cannot be used.
+      InputError: the spool, an address, a URL or a TLS file cannot be used.
     """
     log_to(logging.StreamHandler())
+    # Before the process that decodes files starts.
+    token = take_token()
+    dicomweb = DicomwebServer(dicomweb_url, token, settings) if dicomweb_url else None
     with contextlib.ExitStack() as stack:
         page = stack.enter_context(
             bound_socket("127.0.0.1", settings.status_port, flag="--config.status_port")
@@ -73,12 +78,14 @@ def run(
             settings.destination_peer, ae_title, settings
         )
         source = settings.source_peer and DicomPeer(settings.source_peer, ae_title, settings)
-        deliveries: dict[str, Deliver] = {}
-        counts: dict[str, CountInstances] = {}
+        deliveries: dict[str, Deliver] = {DICOMWEB: not_stored}
+        counts: dict[str, CountInstances] = {DICOMWEB: not_counted}
         if destination is not None:
             deliveries[DIMSE] = destination.store
         if source is not None:
             counts[DIMSE] = source.count_ct
+        if dicomweb is not None:
+            deliveries[DICOMWEB] = dicomweb.store
         sender = Sender(
             queue,
             deliveries,
@@ -99,9 +106,15 @@ def run(
         stack.callback(receiver.close)
         for part in (sender, worker, receiver):
             part.start()
+        threads = [sender.thread, worker.thread]
+        if dicomweb is not None:
+            watcher = DicomwebWatcher(queue, dicomweb, settings)
+            stack.callback(watcher.stop)
+            watcher.start()
+            threads.append(watcher.thread)
         _serve_page(
             uvicorn.Config(
-                make_app(queue, lambda: worker.thread.is_alive() and sender.thread.is_alive()),
+                make_app(queue, lambda: all(thread.is_alive() for thread in threads)),
                 lifespan="off",
                 log_config=None,
                 log_level="critical",
@@ -125,6 +138,8 @@ def _serve_page(config: uvicorn.Config, page: socket.socket, message: str) -> No
     thread = threading.Thread(target=server.run, args=([page],), daemon=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, frame: is_ending.set())
+    # Connections wait from now on, also before uvicorn takes them.
+    page.listen()
     thread.start()
     print(message, flush=True)
     is_ending.wait()

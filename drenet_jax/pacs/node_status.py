@@ -39,6 +39,12 @@ RESULTS = Counter(
 DELIVERIES = Counter(
     "drenet_node_deliveries", "Tries to deliver: sent, failed.", ["outcome"], registry=_REGISTRY
 )
+DICOMWEB_LOOKS = Counter(
+    "drenet_node_dicomweb_looks",
+    "Looks at the DICOMweb server by outcome: done, failed.",
+    ["outcome"],
+    registry=_REGISTRY,
+)
 WORK_SECONDS = Histogram(
     "drenet_node_work_seconds",
     "Seconds to read and score a study.",

@@ -1,48 +1,42 @@
 """The DICOM server: verification (C-ECHO), storage (C-STORE) and answers to storage commitment.
 
-pynetdicom does the protocol. Added here is what it leaves to its user: limits on the size and the
-time of a PDU and on the bytes of an instance, and TLS handshakes outside of the accepting thread.
+pynetdicom does the protocol. Added here is what it leaves to its user: an end of each connection
+that leaves no thread, socket or file behind; limits are in `connections`.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
-import socket
 import sqlite3
-import ssl
 import tempfile
 import threading
 import time
-import weakref
+import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import pynetdicom
 from pydicom import Dataset
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.events import Event
-from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it is imported
     StorageCommitmentPushModel,
     Verification,
 )
-from pynetdicom.transport import ThreadedAssociationServer
 
 from drenet_jax.ct.dicom.headers import CT_CLASSES
 from drenet_jax.errors import InputError
 from drenet_jax.pacs import node_status
+from drenet_jax.pacs.connections import Server, Traffic, count
 from drenet_jax.pacs.instance_files import read_instance_header
+from drenet_jax.pacs.refusals import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Refused
 from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import DIMSE
-from drenet_jax.pacs.study_queue import (
-    CANNOT_UNDERSTAND,
-    OUT_OF_RESOURCES,
-    Refused,
-    StudyQueue,
-)
+from drenet_jax.pacs.study_queue import StudyQueue
 from drenet_jax.private_log import log_error, logger
 
 SUCCESS = 0x0000
@@ -52,16 +46,16 @@ _LONGEST_COMMENT = 64
 # complete.
 _MOST_NOTED = 1000
 _NOT_RECOGNISED = 0x0112  # of N-EVENT-REPORT: no such SOP instance
+_INVALID_ARGUMENT = 0x0115
+_PROCESSING_FAILURE = 0x0110
+_SOME_FAILED = 2  # the event type: not all instances are committed
 
-# What a PDU has beside its data, and the longest association request: some hundred presentation
-# contexts with all transfer syntaxes.
-_PDU_OVERHEAD_BYTES = 1 << 16
+# For what is still open when the node ends.
+_CLOSE_S = 2.0
+_POLL_S = 0.01
 
 # A-ASSOCIATE-RJ (PS3.8, 9.3.4): permanent, by the user of the service, calling AE title.
 _CALLING_AE_TITLE = (0x01, 0x01, 0x03)
-
-# PS3.4, J.3.3: an association's own messages need no more connections than these per place.
-_CONNECTIONS_PER_ASSOCIATION = 3
 
 
 class Receiver:
@@ -94,11 +88,15 @@ class Receiver:
         self._queue = queue
         self._settings = settings
         self._on_commitment = on_commitment
-        self._traffic: weakref.WeakKeyDictionary[Any, _Traffic] = weakref.WeakKeyDictionary()
+        self._traffic: dict[Association, Traffic] = {}
         pynetdicom._config.STORE_RECV_CHUNKED_DATASET = True
         # Its log has AE titles, UIDs and data sets.
         pynetdicom._config.LOG_HANDLER_LEVEL = "none"
-        logging.getLogger("pynetdicom").propagate = False
+        for name in ("pynetdicom", "pydicom"):
+            logging.getLogger(name).propagate = False
+        # pydicom's warnings quote values.
+        warnings.simplefilter("ignore")
+        threading.excepthook = _on_thread_error
         # pynetdicom writes what it receives to the folder of temporary files.
         tempfile.tempdir = str(queue.receiving)
         self._server = self._make_server(ae_title, host, port)
@@ -111,10 +109,16 @@ class Receiver:
     def close(self) -> None:
         """Ends listening, and aborts what is still open."""
         self._server.shutdown()
-        for association in self._server.active_associations:
-            association.abort()
+        for association in list(self._traffic):
+            association.abort(block=False)
+        end_s = time.monotonic() + _CLOSE_S
+        while self._traffic and time.monotonic() < end_s:
+            time.sleep(_POLL_S)
+        # Of peers that are slow: their threads would keep the process.
+        for traffic in list(self._traffic.values()):
+            traffic.shut()
 
-    def _make_server(self, ae_title: str, host: str, port: int) -> ThreadedAssociationServer:
+    def _make_server(self, ae_title: str, host: str, port: int) -> Server:
         settings = self._settings
         entity = AE(ae_title)
         entity.maximum_associations = settings.associations
@@ -128,33 +132,42 @@ class Receiver:
         # The destination, which provides the service, opens an association for its answer.
         entity.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         try:
-            return entity.make_server(
+            server = entity.make_server(
                 (host, port),
                 evt_handlers=[
-                    (evt.EVT_CONN_OPEN, self._on_open),
                     (evt.EVT_REQUESTED, self._on_requested),
-                    (evt.EVT_REJECTED, _count, ["rejected"]),
-                    (evt.EVT_ACCEPTED, _count, ["accepted"]),
-                    (evt.EVT_RELEASED, self._on_released),
-                    (evt.EVT_CONN_CLOSE, self._on_close),
+                    (evt.EVT_REJECTED, lambda event: count("rejected")),
+                    (evt.EVT_ACCEPTED, lambda event: count("accepted")),
+                    (evt.EVT_ACSE_RECV, self._on_acse),
                     (evt.EVT_C_ECHO, lambda event: SUCCESS),
                     (evt.EVT_C_STORE, self._on_store),
                     (evt.EVT_N_EVENT_REPORT, self._on_event_report),
                 ],
-                server_class=_Server,
+                server_class=Server,
                 settings=settings,
+                serve=self._serve,
             )
+            return cast(Server, server)
         except (OSError, UnicodeError) as error:
             raise InputError(
                 f"--host={host} --port={port} cannot be listened on "
                 f"({getattr(error, 'strerror', None) or error}); use another address or port."
             ) from error
 
-    def _on_open(self, event: Event) -> None:
-        connection: Any = event.assoc.dul.socket
-        traffic = _Traffic(connection.socket, self._settings)
-        self._traffic[event.assoc] = traffic
-        connection.recv = traffic.receive
+    def _serve(self, association: Association) -> None:
+        """Runs an association from its start to its end, in the thread of its connection."""
+        traffic = self._traffic[association] = Traffic(association, self._settings)
+        try:
+            association.start()
+            association.join()
+        finally:
+            # Where one of its two threads failed, the other one is still there.
+            association.dul.kill_dul()
+            traffic.shut()
+            association.dul.join()
+            traffic.remove_files()
+            self._note_end(traffic, is_released=False)
+            del self._traffic[association]
 
     def _on_requested(self, event: Event) -> None:
         """Rejects a pair of AE title and address that may not send."""
@@ -164,29 +177,23 @@ class Receiver:
         pair = (request.calling_ae_title.strip(), requestor.address)
         if allowed and pair not in {(peer.ae_title, peer.host) for peer in allowed}:
             event.assoc.acse.send_reject(*_CALLING_AE_TITLE)
+            count("rejected")
             event.assoc.kill()  # once the rejection is sent
-            _count(None, "rejected")
 
-    def _on_released(self, event: Event) -> None:
-        self._end(event, is_released=True)
+    def _on_acse(self, event: Event) -> None:
+        """Notes a release before it is confirmed: a sender that has seen it sends nothing again."""
+        dimse = event.assoc.dimse
+        primitive: object = event.primitive  # type: ignore[attr-defined]  # of this event
+        if isinstance(primitive, A_RELEASE) and primitive.result is None:
+            is_all = dimse.message is None and dimse.msg_queue.empty()
+            self._note_end(self._traffic[event.assoc], is_released=is_all)
 
-    def _on_close(self, event: Event) -> None:
-        self._end(event, is_released=False)
-
-    def _end(self, event: Event, *, is_released: bool) -> None:
-        traffic = self._traffic.get(event.assoc)
-        if traffic is None or traffic.is_ended:
+    def _note_end(self, traffic: Traffic, *, is_released: bool) -> None:
+        if traffic.is_ended:
             return
         traffic.is_ended = True
         if not is_released:
-            _count(None, "broken_off")
-        # What was received of an instance that is not complete.
-        message = event.assoc.dimse.message
-        if message is not None and message._data_set_file is not None:
-            Path(message._data_set_file.name).unlink(missing_ok=True)
-        self._note_end(traffic, is_released=is_released)
-
-    def _note_end(self, traffic: _Traffic, *, is_released: bool) -> None:
+            count("broken_off")
         try:
             self._queue.note_association_end(
                 traffic.association,
@@ -199,10 +206,8 @@ class Receiver:
             log_error(error)
 
     def _on_store(self, event: Event) -> int | Dataset:
-        traffic = self._traffic[event.assoc]
-        traffic.n_bytes = 0
         try:
-            self._store(event, traffic)
+            self._store(event, self._traffic[event.assoc])
         except Refused as refusal:
             node_status.INSTANCES.labels("refused").inc()
             logger.info("an instance is refused: %s", refusal)
@@ -214,17 +219,20 @@ class Receiver:
             node_status.INSTANCES.labels("refused").inc()
             log_error(error)
             return OUT_OF_RESOURCES
-        finally:
-            if traffic.is_ended:  # meanwhile, in another thread
-                self._note_end(traffic, is_released=False)
+        except Exception as error:
+            node_status.INSTANCES.labels("refused").inc()
+            log_error(error)
+            return _PROCESSING_FAILURE
         node_status.INSTANCES.labels("stored").inc()
         return SUCCESS
 
-    def _store(self, event: Event, traffic: _Traffic) -> None:
-        path = Path(event.dataset_path)
+    def _store(self, event: Event, traffic: Traffic) -> None:
+        path = event.dataset_path
         request = cast(C_STORE, event.request)
         uids = (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID)
         try:
+            if path is None:
+                raise ValueError("a request without a data set")
             header = read_instance_header(path)
             if (header.sop_class, header.sop_uid) != uids:
                 raise ValueError("a data set whose UIDs differ from those of its request")
@@ -242,94 +250,19 @@ class Receiver:
             str(item.get("ReferencedSOPInstanceUID", ""))
             for item in report.get("FailedSOPSequence", None) or ()
         ]
+        if event.event_type == _SOME_FAILED and not failed:
+            return _INVALID_ARGUMENT, None
         is_known = self._on_commitment(str(report.get("TransactionUID", "")), failed)
         return (SUCCESS if is_known else _NOT_RECOGNISED), None
 
 
-def _count(event: Event | None, outcome: str) -> None:
-    node_status.ASSOCIATIONS.labels(outcome).inc()
-
-
-class _Traffic:
-    """What has come over one connection, and in which limits more may come."""
-
-    def __init__(self, connection: socket.socket, settings: NodeSettings):
-        self.association = secrets.token_hex(8)
-        self.refused: dict[str, str] = {}  # SOP Instance UID -> why
-        self.began_s = time.time()
-        self.n_bytes = 0  # since the last instance
-        self.is_ended = False
-        self._socket = connection
-        self._settings = settings
-        self._is_header = True
-        self._deadline_s = 0.0
-
-    def receive(self, n_bytes: int) -> bytearray:
-        """In place of AssociationSocket.recv, which waits for as much as a header claims.
-
-        pynetdicom reads the six bytes of a PDU's header first, then as many as that says.
-
-        Raises:
-          OSError: the PDU is too long or comes too slowly; the connection ends.
-        """
-        settings = self._settings
-        if self._is_header:
-            self._deadline_s = time.monotonic() + settings.network_seconds
-        elif n_bytes > (settings.pdu_kib << 10) + _PDU_OVERHEAD_BYTES:
-            raise OSError("a PDU that is too long")
-        self._is_header = not self._is_header
-        self.n_bytes += n_bytes
-        if self.n_bytes > (settings.instance_mib << 20) + _PDU_OVERHEAD_BYTES:
-            raise OSError("an instance that is too large")
-        received = bytearray()
-        while len(received) < n_bytes:
-            left_s = self._deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise OSError("a PDU that comes too slowly")
-            self._socket.settimeout(left_s)
-            piece = self._socket.recv(min(n_bytes - len(received), 1 << 16))
-            if not piece:
-                return received
-            received += piece
-        self._socket.settimeout(settings.network_seconds)
-        return received
-
-
-class _Server(ThreadedAssociationServer):
-    """Accepts connections within limits; handshakes and refusals cost other peers no time."""
-
-    daemon_threads = True
-
-    def __init__(self, *args: Any, settings: NodeSettings, **kwargs: Any):
-        self._settings = settings
-        super().__init__(*args, **kwargs)
-        self.ssl_context = settings.server_tls()
-        # `shutdown` removes it from there.
-        self.ae._servers.append(self)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = cast(socket.socket, self.socket).accept()
-        connection.settimeout(self._settings.network_seconds)
-        if self.ssl_context is not None:
-            connection = self.ssl_context.wrap_socket(
-                connection, server_side=True, do_handshake_on_connect=False
-            )
-        return connection, address
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        allowed = {peer.host for peer in self._settings.allowed_senders}
-        most = _CONNECTIONS_PER_ASSOCIATION * self._settings.associations
-        is_allowed = not allowed or client_address[0] in allowed
-        if not is_allowed or len(self.active_associations) >= most:
-            _count(None, "refused")
-            return False
-        return True
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        if isinstance(request, ssl.SSLSocket):
-            request.do_handshake()
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # socketserver prints a traceback.
-        _count(None, "failed")
+def _on_thread_error(arguments: threading.ExceptHookArgs) -> None:
+    # Python prints a traceback. In pynetdicom's threads it is what a peer sent.
+    if not isinstance(arguments.thread, Association | DULServiceProvider):
+        if arguments.exc_value is not None:
+            log_error(arguments.exc_value)
+        return
+    count("failed")
+    if isinstance(arguments.thread, DULServiceProvider):
+        # The association's thread waits for a request from there.
+        cast(Any, arguments.thread.to_user_queue).put(None)

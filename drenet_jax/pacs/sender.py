@@ -11,8 +11,9 @@ import pydicom
 from pydicom.uid import generate_uid
 
 from drenet_jax.pacs.completeness import park
-from drenet_jax.pacs.dicom_peer import DicomPeer, PeerError
+from drenet_jax.pacs.dicom_peer import DicomPeer
 from drenet_jax.pacs.node_status import DELIVERIES
+from drenet_jax.pacs.peer_error import PeerError
 from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import COMMITTING, DONE, SENDING, Study
 from drenet_jax.pacs.study_queue import StudyQueue
@@ -111,22 +112,28 @@ class Sender:
         except PeerError as error:
             DELIVERIES.labels("failed").inc()
             self._retry(study, str(error))
+        except Exception as error:
+            # Of this study: the others are delivered.
+            log_error(error)
+            self._retry(study, "an internal error; see the log")
 
     def _request_commitment(self, study: Study, peer: DicomPeer) -> None:
+        if study.state == COMMITTING and self._is_too_late(study):
+            raise PeerError("it did not answer the storage commitment")
         # Known before the request: the answer may come before the request's own.
         transaction_uid = generate_uid()
         again_s = time.time() + 60 * self._settings.commitment_minutes
-        self._queue.begin_commitment(study, transaction_uid, again_s)
+        if not self._queue.begin_commitment(study, transaction_uid, again_s):
+            return
         peer.request_commitment(sorted(self._queue.results(study).iterdir()), transaction_uid)
 
     def _retry(self, study: Study, why: str) -> None:
-        waited_s = time.time() - study.answered_s
-        if waited_s > 3600 * self._settings.retry_hours:
+        if self._is_too_late(study):
             park(self._queue, study, f"the results were not delivered: {why}")
             return
-        delay_s = min(
-            self._settings.retry_seconds * 2.0 ** min(study.retries, 30),
-            self._settings.retry_most_seconds,
-        )
+        delay_s = self._settings.retry_delay_s(study.retries)
         self._queue.retry_later(study, time.time() + delay_s)
         logger.info("%s: not delivered, again in %g s: %s", study.name, delay_s, why)
+
+    def _is_too_late(self, study: Study) -> bool:
+        return time.time() - study.answered_s > 3600 * self._settings.retry_hours

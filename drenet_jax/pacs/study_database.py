@@ -71,9 +71,15 @@ CREATE TABLE IF NOT EXISTS results (
   is_sent INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (study, file)
 );
+CREATE TABLE IF NOT EXISTS dicomweb_servers (
+  url TEXT PRIMARY KEY           -- of servers that were looked at
+);
 CREATE TABLE IF NOT EXISTS seen (
-  uid TEXT PRIMARY KEY,          -- of a study on the DICOMweb server
-  n_instances INTEGER NOT NULL
+  server TEXT NOT NULL REFERENCES dicomweb_servers,
+  uid TEXT NOT NULL,             -- of a study that needs no work as it is
+  n_instances INTEGER,           -- of all kinds, if the server says how many
+  n_ct INTEGER NOT NULL,
+  PRIMARY KEY (server, uid)
 );
 """
 

@@ -23,34 +23,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 from drenet_jax.pacs.instance_files import InstanceHeader, file_digest, sync
+from drenet_jax.pacs.refusals import DUPLICATE, OUT_OF_RESOURCES, Refused, SpoolFull
 from drenet_jax.pacs.settings import NodeSettings
 from drenet_jax.pacs.study_database import (
     COMMITTING,
     DONE,
     PARKED,
-    READY,
     RECEIVING,
     SENDING,
     Study,
     StudyDatabase,
 )
-
-
-class Refused(Exception):
-    """An instance that is not taken.
-
-    Attributes:
-      status: DICOM's status of the C-STORE response (PS3.4, B.2.3).
-    """
-
-    def __init__(self, status: int, why: str):
-        super().__init__(why)
-        self.status = status
-
-
-OUT_OF_RESOURCES = 0xA700
-CANNOT_UNDERSTAND = 0xC000
-DUPLICATE = 0x0111
 
 
 class StudyQueue:
@@ -119,19 +102,18 @@ class StudyQueue:
             ).fetchone()
             if association:
                 run("INSERT OR IGNORE INTO senders VALUES (?, ?)", (study.id, association))
-            refused = None
+            refused: Refused | None = None
             if known is not None:
                 received.unlink()
                 # In another transfer syntax the same image has other bytes.
                 if known["digest"] != digest and known["syntax"] == header.syntax:
                     refused = Refused(DUPLICATE, "another instance has the same SOPInstanceUID")
-            elif why := self._over_limit(study, n_bytes):
+            elif refused := self._over_limit(study, n_bytes):
                 received.unlink()
-                refused = Refused(OUT_OF_RESOURCES, why)
             else:
                 # Named after its UID, so that a file that a killed node did not commit is replaced.
                 name = hashlib.sha256(header.sop_uid.encode()).hexdigest()[:24] + ".dcm"
-                self.images(study).mkdir(parents=True, exist_ok=True)
+                self._make_folder(study)
                 received.replace(self.images(study) / name)
                 sync(self.images(study))
                 run(
@@ -143,10 +125,11 @@ class StudyQueue:
                     (study.id, header.sop_uid),
                 )
             if refused is None:
-                self.n_bytes += 0 if known else n_bytes
                 self._reopen(run, study, is_new=known is None)
             else:
                 self._note_refusal(run, study.id, header.sop_uid, str(refused))
+            # Within the lock of the database.
+            self.n_bytes += n_bytes if refused is None and known is None else 0
         if refused is not None:
             raise refused
         self.changed.set()
@@ -228,8 +211,7 @@ class StudyQueue:
         for path in (*folder.iterdir(), folder):
             sync(path)
         with self.database.transaction() as run:
-            now = self.database.select("WHERE id = ?", study.id)
-            if not now or now[0].state != READY or now[0].n_instances != study.n_instances:
+            if not self._is_same(study):
                 return False
             # After a kill between here and the commit they are made again.
             shutil.rmtree(self.results(study), ignore_errors=True)
@@ -243,9 +225,10 @@ class StudyQueue:
         return True
 
     def send_again(self, study: Study) -> None:
-        """Lets the results be delivered that have not been yet."""
+        """Lets the results be delivered that have not been yet; not if instances have arrived."""
         with self.database.transaction() as run:
-            self._send(run, study)
+            if self._is_same(study):
+                self._send(run, study)
 
     def unsent(self, study: Study) -> list[Path]:
         """The results that have not been sent."""
@@ -255,11 +238,15 @@ class StudyQueue:
         return [self.results(study) / row["file"] for row in rows]
 
     def note_sent(self, study: Study, file: Path, *, is_sent: bool = True) -> None:
-        """Notes that the destination has a result; or that it has not, after all."""
+        """Notes that the destination has a result; or that it has not, after all.
+
+        Not if the study has another result meanwhile, whose files have the same names.
+        """
         with self.database.transaction() as run:
             run(
-                "UPDATE results SET is_sent = ? WHERE study = ? AND file = ?",
-                (is_sent, study.id, file.name),
+                "UPDATE results SET is_sent = ? WHERE study = ? AND file = ? "
+                "AND study IN (SELECT id FROM studies WHERE answered = ?)",
+                (is_sent, study.id, file.name, study.answered),
             )
 
     def retry_later(self, study: Study, next_try_s: float) -> None:
@@ -270,20 +257,26 @@ class StudyQueue:
                 (next_try_s, study.id),
             )
 
-    def begin_commitment(self, study: Study, transaction_uid: str, next_try_s: float) -> None:
-        """Notes a storage commitment that is requested, and when to do so again."""
+    def begin_commitment(self, study: Study, transaction_uid: str, next_try_s: float) -> bool:
+        """Notes a storage commitment that is requested, and when to do so again.
+
+        Not if instances have arrived since `study` was read; returns whether it did.
+        """
         with self.database.transaction() as run:
-            self._move(run, study, COMMITTING)
+            if not self._is_same(study):
+                return False
+            if study.state != COMMITTING:  # else its tries are counted on
+                self._move(run, study, COMMITTING)
             run(
                 "UPDATE studies SET transaction_uid = ?, next_try_s = ? WHERE id = ?",
                 (transaction_uid, next_try_s, study.id),
             )
+        return True
 
     def move(self, study: Study, state: str, reason: str = "") -> bool:
         """Changes a study's state; not if instances have arrived since `study` was read."""
         with self.database.transaction() as run:
-            now = self.database.select("WHERE id = ?", study.id)
-            if not now or (now[0].state, now[0].n_instances) != (study.state, study.n_instances):
+            if not self._is_same(study):
                 return False
             self._move(run, study, state, reason)
         self.changed.set()
@@ -304,21 +297,12 @@ class StudyQueue:
                     "DELETE FROM studies WHERE id = ? AND state = ? AND state_since_s < ?",
                     (study.id, study.state, oldest_s),
                 )
-                if not self.database.select("WHERE id = ?", study.id):
-                    self.n_bytes -= n_bytes
-                    shutil.rmtree(self._studies / study.name, ignore_errors=True)
+                is_removed = not self.database.select("WHERE id = ?", study.id)
+                self.n_bytes -= n_bytes if is_removed else 0
+            # After the commit: a study without its files could not be answered again.
+            if is_removed:
+                shutil.rmtree(self._studies / study.name, ignore_errors=True)
         return len(ended)
-
-    def seen(self) -> dict[str, int] | None:
-        """UID -> number of instances of studies on the DICOMweb server; None before the first."""
-        rows = self.database.rows("SELECT uid, n_instances FROM seen")
-        return {row["uid"]: row["n_instances"] for row in rows} or None
-
-    def note_seen(self, counts: Mapping[str, int]) -> None:
-        """Notes studies on the DICOMweb server: UID -> number of instances."""
-        with self.database.transaction() as run:
-            for uid, n_instances in counts.items():
-                run("INSERT OR REPLACE INTO seen VALUES (?, ?)", (uid, n_instances))
 
     def _study_for(self, run: Callable[..., sqlite3.Cursor], uid: str, origin: str) -> Study:
         now_s = time.time()
@@ -330,16 +314,31 @@ class StudyQueue:
         )
         return self.database.select("WHERE uid = ?", uid)[0]
 
-    def _over_limit(self, study: Study, n_bytes: int) -> str:
-        """Why the study cannot have one more instance of this size; '' if it can."""
+    def _make_folder(self, study: Study) -> None:
+        """Makes the folder of a study's instances, on disk when this returns."""
+        images = self.images(study)
+        if not images.is_dir():
+            images.mkdir(parents=True, exist_ok=True)
+            sync(images.parent)
+            sync(self._studies)
+
+    def _is_same(self, study: Study) -> bool:
+        """Whether no instance has arrived, nor the state changed, since `study` was read."""
+        now = self.database.select("WHERE id = ?", study.id)
+        return bool(now) and (now[0].state, now[0].n_instances) == (study.state, study.n_instances)
+
+    def _over_limit(self, study: Study, n_bytes: int) -> Refused | None:
+        """Why the study cannot have one more instance of this size; None if it can."""
         settings = self._settings
         if study.n_instances >= settings.study_instances:
-            return f"the study has more than {settings.study_instances} instances"
-        if self.database.n_bytes(study) + n_bytes > settings.study_mib << 20:
-            return f"the study is larger than {settings.study_mib} MiB"
-        if self.n_bytes + n_bytes > settings.spool_gib * (1 << 30):
-            return f"the spool holds {settings.spool_gib:g} GiB"
-        return ""
+            why = f"the study has more than {settings.study_instances} instances"
+        elif self.database.n_bytes(study) + n_bytes > settings.study_mib << 20:
+            why = f"the study is larger than {settings.study_mib} MiB"
+        elif self.n_bytes + n_bytes > settings.spool_gib * (1 << 30):
+            return SpoolFull(OUT_OF_RESOURCES, f"the spool holds {settings.spool_gib:g} GiB")
+        else:
+            return None
+        return Refused(OUT_OF_RESOURCES, why)
 
     def _reopen(self, run: Callable[..., sqlite3.Cursor], study: Study, *, is_new: bool) -> None:
         """Lets a study wait for more; one that has ended only if an instance is new."""
