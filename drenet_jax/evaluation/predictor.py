@@ -9,7 +9,7 @@ import concurrent.futures
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from drenet_jax.models.slice_scorer import SliceScorer
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """A forward pass over slices; see `SliceScorer` for results.
 

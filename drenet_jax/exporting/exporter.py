@@ -7,7 +7,9 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -20,7 +22,7 @@ from drenet_jax.errors import InputError
 from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.exporting import agreement
 from drenet_jax.exporting.description import METADATA_KEY, describe, write_description
-from drenet_jax.models.build import build_model
+from drenet_jax.models.build import Model, build_model
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.models.slice_scorer import make_forward
@@ -73,13 +75,8 @@ def export_model(
     path = folder / MODEL_FILES[format]
     images = check_slices(meta.ct)
     if format == "onnx":
-        from drenet_jax.exporting.onnx_model import to_onnx
-        from drenet_jax.exporting.onnx_scorer import OnnxScorer
-
         metadata = {METADATA_KEY: json.dumps(description, allow_nan=False)}
-        exported = to_onnx(model, variables, metadata, heat_maps=heat_maps)
-        path.write_bytes(exported.SerializeToString())
-        given = OnnxScorer(path)(None, images)
+        given = _write_onnx(path, model, variables, metadata, images, heat_maps)
     else:
         from drenet_jax.exporting.stablehlo import to_stablehlo
 
@@ -98,6 +95,24 @@ def export_model(
         )
     write_description(folder, path, description)
     return agreed
+
+
+def _write_onnx(
+    path: Path,
+    model: Model,
+    variables: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    images: np.ndarray,
+    heat_maps: bool,
+) -> dict[str, np.ndarray]:
+    """Writes the file; returns what ONNX Runtime gives."""
+    # Here, because onnx and onnxruntime are an extra.
+    from drenet_jax.exporting import onnx_model
+    from drenet_jax.exporting.onnx_scorer import OnnxScorer
+
+    exported = onnx_model.to_onnx(model, variables, metadata, heat_maps=heat_maps)
+    path.write_bytes(exported.SerializeToString())
+    return OnnxScorer(path)(None, images)
 
 
 def check_slices(ct: CtSettings) -> np.ndarray:

@@ -29,9 +29,9 @@ class Classifier(nn.Module):
     image_size_px: int
     dropout: float
 
-    def no_probes(self, batch: int) -> FeatureMaps:
-        """The `probes` of a prediction that change nothing."""
-        return FeatureMaps(jnp.zeros((batch, 1, 1, self.backbone.channels)), None)
+    def no_probes(self, images: Slices) -> FeatureMaps:
+        """The `probes` of a prediction of images that change nothing."""
+        return FeatureMaps(jnp.zeros((images.shape[0], 1, 1, self.backbone.channels)), None)
 
     @nn.compact
     def __call__(

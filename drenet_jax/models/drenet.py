@@ -68,9 +68,10 @@ class DRENet(nn.Module):
     hidden: tuple[int, ...]
     dropout: float
 
-    def no_probes(self, batch: int) -> FeatureMaps:
-        """The `probes` of a prediction that change nothing."""
-        channels = self.backbone.channels
+    def no_probes(self, images: Slices) -> FeatureMaps:
+        """The `probes` of a prediction of images that change nothing."""
+        # Not len(): the batch of an exported model has no size.
+        batch, channels = images.shape[0], self.backbone.channels
         crops = sum(group.top_k for group in self.groups)
         return FeatureMaps(
             image=jnp.zeros((batch, 1, 1, channels)),

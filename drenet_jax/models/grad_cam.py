@@ -54,7 +54,7 @@ def grad_cam(model: Model, variables: dict[str, Any], images: Slices) -> tuple[O
         outputs = cast(Outputs, model.apply(variables, images, train=False, probes=probes))
         return outputs.logits, outputs
 
-    logits, pull_back, outputs = jax.vjp(scored, model.no_probes(images.shape[0]), has_aux=True)
+    logits, pull_back, outputs = jax.vjp(scored, model.no_probes(images), has_aux=True)
 
     def gradients(of_class: jax.Array) -> FeatureMaps:
         return pull_back(jnp.broadcast_to(of_class, logits.shape).astype(logits.dtype))[0]

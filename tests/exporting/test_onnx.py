@@ -66,31 +66,52 @@ def _drenet(config, **changes):
     return build_model(config, 3)
 
 
-@pytest.mark.parametrize(
-    "backbone", ["resnet18", "resnet50", "densenet121", "vgg16", "efficientnet_lite0"]
-)
-def test_each_backbone_alone_and_under_drenet(tiny_config, backbone):
-    images = _slices(3)
+def _check_backbone(tiny_config, backbone: str) -> None:
     tiny_config.model.backbone = backbone
-    if backbone == "efficientnet_lite0":
-        tiny_config.model.width = 8
     drenet = _drenet(tiny_config)
     tiny_config.model.name = backbone
     alone = build_model(tiny_config, 3)
-
     for model in (alone, drenet):
-        expected, given = _both(model, _random_variables(model), images)
+        expected, given = _both(model, _random_variables(model), _slices(3))
         _assert_same(expected, given)
+
+
+def test_resnet18_alone_and_under_drenet(tiny_config):
+    _check_backbone(tiny_config, "resnet18")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["resnet50", "densenet121", "vgg16", "efficientnet_lite0"])
+def test_each_backbone_alone_and_under_drenet(tiny_config, backbone):
+    if backbone == "efficientnet_lite0":
+        tiny_config.model.width = 8
+    _check_backbone(tiny_config, backbone)
+
+
+def _check_variant(tiny_config, changes: dict) -> None:
+    model = _drenet(tiny_config, **changes)
+    images = _slices(3, changes.get("image_size_px", SIZE_PX))
+    expected, given = _both(model, _random_variables(model), images)
+    _assert_same(expected, given)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"context": "zoom"},
-        {"context": "none"},
+        {"context": "zoom", "hidden": ()},
+        {"context": "none", "proposals": "grid", "batch_statistics": "shared"},
+    ],
+    ids=str,
+)
+def test_variants_of_drenet(tiny_config, changes):
+    _check_variant(tiny_config, changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
         {"context": "weighted_detached"},
-        {"batch_statistics": "shared"},
-        {"hidden": ()},
         {"hidden": (8, 6)},
         {"proposals": "grid"},
         {"anchor_groups": (0, 1), "train_proposals": (2, 2), "top_k": (2, 1)},
@@ -99,14 +120,8 @@ def test_each_backbone_alone_and_under_drenet(tiny_config, backbone):
     ],
     ids=str,
 )
-def test_every_variant_of_drenet(tiny_config, changes):
-    model = _drenet(tiny_config, **changes)
-
-    expected, given = _both(
-        model, _random_variables(model), _slices(3, changes.get("image_size_px", SIZE_PX))
-    )
-
-    _assert_same(expected, given)
+def test_more_variants_of_drenet(tiny_config, changes):
+    _check_variant(tiny_config, changes)
 
 
 def test_the_batch_may_have_any_size(tiny_config):
