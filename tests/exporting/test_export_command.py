@@ -93,17 +93,16 @@ def test_a_prediction_of_the_file_imports_no_jax(exported):
     assert process.stdout == "set()\n", process.stderr
 
 
-def test_stablehlo_agrees_too(trained, tmp_path):
-    predictor = Predictor.load(trained)
-
-    agreed = exporter.export_model(
-        predictor, str(trained), tmp_path, format="stablehlo", heat_maps=True
+def test_stablehlo_agrees_too(command, trained, tmp_path):
+    out = tmp_path / "stablehlo"
+    # In a process of its own: checks of shapes in the tests know no batch without a size.
+    process = command(
+        "export", f"--workdir={trained}", "--format=stablehlo", "--heat_maps", f"--out={out}"
     )
 
-    assert agreed.problem == ""
-    assert agreed.n_slices == 9
-    assert agreed.largest_difference < 1e-5
-    assert (tmp_path / "model.stablehlo").stat().st_size > 100_000
+    assert process.returncode == 0, process.stderr
+    assert "agrees with JAX on 9 slices (probabilities within" in process.stdout
+    assert (out / "model.stablehlo").stat().st_size > 100_000
 
 
 def test_a_damaged_weight_makes_the_check_fail_and_nothing_is_written(
