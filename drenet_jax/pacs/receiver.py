@@ -89,6 +89,9 @@ class Receiver:
         self._settings = settings
         self._on_commitment = on_commitment
         self._traffic: dict[Association, Traffic] = {}
+        # Associations that ended, whether they were released, and when, if not noted yet.
+        self._ends: list[tuple[Traffic, bool, float]] = []
+        self._ends_lock = threading.Lock()
         pynetdicom._config.STORE_RECV_CHUNKED_DATASET = True
         # Its log has AE titles, UIDs and data sets.
         pynetdicom._config.LOG_HANDLER_LEVEL = "none"
@@ -194,16 +197,22 @@ class Receiver:
         traffic.is_ended = True
         if not is_released:
             count("broken_off")
-        try:
-            self._queue.note_association_end(
-                traffic.association,
-                traffic.began_s,
-                is_released=is_released,
-                refused=traffic.refused,
-            )
-        except sqlite3.Error as error:
-            # Noted after the next start: nothing is complete before.
-            log_error(error)
+        with self._ends_lock:
+            self._ends.append((traffic, is_released, time.time()))
+            try:
+                while self._ends:
+                    ended, is_released, ended_s = self._ends[0]
+                    self._queue.note_association_end(
+                        ended.association,
+                        ended.began_s,
+                        is_released=is_released,
+                        ended_s=ended_s,
+                        refused=ended.refused,
+                    )
+                    del self._ends[0]
+            except sqlite3.Error as error:
+                # Such as a full disk. Noted with the next one; nothing is complete before.
+                log_error(error)
 
     def _on_store(self, event: Event) -> int | Dataset:
         try:

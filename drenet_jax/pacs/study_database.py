@@ -148,15 +148,24 @@ class StudyDatabase:
             self._connection.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        """Yields a function that runs statements; all are on disk after the block, or none."""
+    def transaction(
+        self, undo: contextlib.ExitStack | None = None
+    ) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """Yields a function that runs statements; all are on disk after the block, or none.
+
+        Args:
+          undo: closed if none are, before another transaction begins.
+        """
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection.execute
                 self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk has ended it
+                    self._connection.execute("ROLLBACK")
+                if undo is not None:
+                    undo.close()
                 raise
 
     def rows(self, statement: str, *values: object) -> list[sqlite3.Row]:

@@ -295,8 +295,8 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestStudyQueue = QueueMachine.TestCase
 TestStudyQueue.settings = settings(
-    max_examples=40,
-    stateful_step_count=40,
+    max_examples=15,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
