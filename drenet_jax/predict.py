@@ -127,7 +127,10 @@ def main() -> None:
             aggregate=values.aggregate,
         )
         prediction = PersonPipeline(predictor, reader).predict(
-            source, series_uid=values.series_uid, with_instances=makes_dicom
+            source,
+            series_uid=values.series_uid,
+            with_instances=makes_dicom,
+            with_hu=True,
         )
         text = json.dumps(prediction.result, indent=2, allow_nan=False)
         (folder / "result.json").write_text(text + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ Examples:
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -96,7 +97,7 @@ def main() -> None:
         side_px = predictor.meta.ct.image_size_px
         predictor.slices(np.zeros((1, side_px, side_px), np.uint8))
         queue = jobs.Jobs(
-            PersonPipeline(predictor, reader).predict,
+            functools.partial(PersonPipeline(predictor, reader).predict, with_hu=True),
             lambda result: person_report(result.result, result.pictures, result.left_out),
             scratch,
             limits,

@@ -19,6 +19,7 @@ FLOORS = {
     "output_files": 1,
     "parallel_map": 1,
     "parallel": 1,
+    "html_images": 1,
     "html_templates": 1,
     "private_log": 1,
     "storage": 2,

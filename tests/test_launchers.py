@@ -338,7 +338,8 @@ def test_constraints_pin_the_dependencies():
         for line in (REPOSITORY / "launch/constraints.txt").read_text().splitlines()
         if not line.startswith("#")
     )
-    for requirement in [*project["dependencies"], *project["optional-dependencies"]["serve"]]:
+    extras = project["optional-dependencies"]
+    for requirement in [*project["dependencies"], *extras["serve"], *extras["node"]]:
         name = re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower().replace("_", "-")
         if name != "tensorflow":  # for other machines than x86-64 with Linux
             assert name in pinned, name

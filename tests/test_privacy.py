@@ -121,6 +121,8 @@ def test_predict_writes_no_patient_data(hospital, tmp_path, command, trained):
         ]
         if number == 1:
             assert all(name.startswith("file ") for name in names)
+        # The viewer of the report, which is checked here, holds the slices in HU.
+        assert "&#34;hu&#34;: true" in (out / "report.html").read_text()
 
 
 def test_a_refusal_contains_no_patient_data(hospital, tmp_path, command, trained):

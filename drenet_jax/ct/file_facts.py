@@ -29,6 +29,7 @@ class FileFacts:
       channels: of a picture.
       jpeg_quality: 1 to 100 on the scale of the Independent JPEG Group.
       spacing_mm: between the centres of two columns.
+      row_spacing_mm: between the centres of two rows.
       thickness_mm: of the slice.
       kernel: of the reconstruction, as the scanner names it.
     """
@@ -39,6 +40,7 @@ class FileFacts:
     channels: int | None = None
     jpeg_quality: float | None = None
     spacing_mm: float | None = None
+    row_spacing_mm: float | None = None
     thickness_mm: float | None = None
     kernel: str = ""
 

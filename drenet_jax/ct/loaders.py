@@ -181,7 +181,8 @@ def load_volume(listing: Listing) -> Series:
             n_bytes=source.size(name),
             bits=volume.bits,
             spacing_mm=volume.spacing_mm[0],
-            thickness_mm=volume.spacing_mm[1],
+            row_spacing_mm=volume.spacing_mm[1],
+            thickness_mm=volume.spacing_mm[2],
         ),
     )
 

@@ -10,7 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int16, UInt8
 
 from drenet_jax.ct.arrays import GreySlice, LungMask
 from drenet_jax.ct.file_facts import FileFacts
@@ -21,6 +21,9 @@ from drenet_jax.ct.sources import Excluded
 
 if TYPE_CHECKING:
     from drenet_jax.ct.dicom.instances import SourceInstance
+
+# Beyond, a file's spacing is wrong rather than its pixels so long.
+_MOST_PIXEL_ASPECT = 4.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,6 +48,8 @@ class SampledSlice:
       file_axes: for a slice of a volume, the axes of the array as stored that `file_index` and the
         rows and columns of `file_box` and `file_size` count along; None for files of slices.
       file_facts: of its file.
+      hu: `source` in whole HU, if that was asked for and the slice is kept; None for a picture in a
+        window.
     """
 
     index: int
@@ -60,6 +65,7 @@ class SampledSlice:
     stored_index: int | None = None
     file_axes: FileAxes | None = None
     file_facts: FileFacts = dataclasses.field(default_factory=FileFacts)
+    hu: Int16[np.ndarray, "height width"] | None = None
 
     @property
     def kept(self) -> bool:
@@ -80,6 +86,15 @@ class SampledSlice:
         """The lungs' box in pixels of the slice as its file has it. For slices with lungs only."""
         assert self.source_box is not None
         return self.orientation.stored_box(self.source_box, self.source.shape)
+
+    @property
+    def pixel_aspect(self) -> float:
+        """A pixel's height over its width in `source`; 1 where the file does not say."""
+        height_mm, width_mm = self.file_facts.row_spacing_mm, self.file_facts.spacing_mm
+        if not (height_mm and width_mm):
+            return 1.0
+        aspect = width_mm / height_mm if self.orientation.transpose else height_mm / width_mm
+        return aspect if 1 / _MOST_PIXEL_ASPECT <= aspect <= _MOST_PIXEL_ASPECT else 1.0
 
     @property
     def masked(self) -> UInt8[np.ndarray, "size size"]:

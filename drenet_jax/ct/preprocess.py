@@ -43,6 +43,7 @@ def prepare_person(
     *,
     series_uid: str = "",
     with_instances: bool = False,
+    with_hu: bool = False,
     guard: Guard = no_guard,
 ) -> PreparedPerson:
     """Picks a person's slices, finds the lungs in them and crops to the lungs (paper 2.2.1).
@@ -59,6 +60,7 @@ def prepare_person(
       series_uid: takes the DICOM series with this SeriesInstanceUID, in every path.
       with_instances: also say from which DICOM instances the slices come, which identifies the
         patient.
+      with_hu: also return the kept slices in HU.
       guard: called before a file is opened; see `sources.Guard`.
 
     Raises:
@@ -67,7 +69,7 @@ def prepare_person(
     """
     assert paths
     paths = [objects.as_path(path) for path in paths]
-    person = _prepare_paths(paths, settings, series_uid, with_instances, guard)
+    person = _prepare_paths(paths, settings, series_uid, with_instances, with_hu, guard)
     if with_instances:
         _require_one_study(paths[0], person.kept)
     return person
@@ -98,13 +100,14 @@ def _prepare_paths(
     settings: CtSettings,
     series_uid: str,
     with_instances: bool,
+    with_hu: bool,
     guard: Guard,
 ) -> PreparedPerson:
     if len(paths) == 1:
         opened = open_series(paths[0], series_uid, guard=guard)
         if not opened.is_single_image:
-            return _prepare_best_series(opened, "", settings, with_instances)
-        return _prepare_single_images([opened], opened.names, [], settings, with_instances)
+            return _prepare_best_series(opened, "", settings, with_instances, with_hu)
+        return _prepare_single_images([opened], opened.names, [], settings, with_instances, with_hu)
 
     above = os.path.commonpath([path.parent for path in paths])
     singles, names, parts, excluded = [], [], [], []
@@ -117,13 +120,17 @@ def _prepare_paths(
                 names.append(f"file {i + 1:04d}" if opened.is_renamed else name)
             else:
                 # Not the folder's name, which may be the patient's.
-                parts.append(_prepare_best_series(opened, f"{i + 1}/", settings, with_instances))
+                parts.append(
+                    _prepare_best_series(opened, f"{i + 1}/", settings, with_instances, with_hu)
+                )
         except CtError as error:
             if not objects.path_exists(path):
                 raise
             excluded.append(Excluded(name, error.why))
     if singles or not parts:
-        parts.append(_prepare_single_images(singles, names, excluded, settings, with_instances))
+        parts.append(
+            _prepare_single_images(singles, names, excluded, settings, with_instances, with_hu)
+        )
         excluded = []
     return PreparedPerson(
         picked=tuple(slice_ for part in parts for slice_ in part.picked),
@@ -134,12 +141,12 @@ def _prepare_paths(
 
 
 def _prepare_best_series(
-    series: Series, prefix: str, settings: CtSettings, with_instances: bool
+    series: Series, prefix: str, settings: CtSettings, with_instances: bool, with_hu: bool
 ) -> PreparedPerson:
     """Prepares one series, or a further one of the folder if the first does not show the lungs."""
     first: PreparedPerson | CtError
     try:
-        first = _prepare_series(series, prefix, settings, with_instances)
+        first = _prepare_series(series, prefix, settings, with_instances, with_hu)
     except CtError as error:
         first = error
     other = series
@@ -154,7 +161,7 @@ def _prepare_best_series(
             break
         other = following
         try:
-            prepared = _prepare_series(other, prefix, settings, with_instances)
+            prepared = _prepare_series(other, prefix, settings, with_instances, with_hu)
         except CtError:
             continue
         if _shows_lungs(prepared):
@@ -170,7 +177,7 @@ def _shows_lungs(person: PreparedPerson) -> bool:
 
 
 def _prepare_series(
-    series: Series, prefix: str, settings: CtSettings, with_instances: bool
+    series: Series, prefix: str, settings: CtSettings, with_instances: bool, with_hu: bool
 ) -> PreparedPerson:
     """Prepares one series; `prefix` is put before all names."""
     excluded = [Excluded(prefix + file.name, file.why) for file in series.excluded]
@@ -209,6 +216,7 @@ def _prepare_series(
             stored_index=series.stored_index(index),
             file_axes=series.axes,
             file_facts=series.file_facts(index),
+            hu=_whole_hu(image) if with_hu else None,
         )
         for index, image, mask, instance in zip(indices, images, masks, instances, strict=True)
     ]
@@ -286,6 +294,7 @@ def _prepare_single_images(
     excluded: Sequence[Excluded],
     settings: CtSettings,
     with_instances: bool,
+    with_hu: bool,
 ) -> PreparedPerson:
     excluded, picked, notes, turned = list(excluded), [], [], 0
     for index, (single, name) in enumerate(zip(singles, names, strict=True)):
@@ -310,6 +319,7 @@ def _prepare_single_images(
                 orientation=orientation,
                 instance=instance,
                 file_facts=single.file_facts(0),
+                hu=_whole_hu(image) if with_hu else None,
             )
         )
         notes += [*single.notes, *value_notes]
@@ -331,6 +341,13 @@ def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
     return window(image, settings.window_level_hu, settings.window_width_hu)
 
 
+def _whole_hu(image: np.ndarray) -> np.ndarray | None:
+    if image.dtype == np.uint8:
+        return None
+    limits = np.iinfo(np.int16)
+    return np.clip(np.rint(image), limits.min, limits.max).astype(np.int16)
+
+
 def _person(
     slices: Sequence[SampledSlice],
     excluded: Sequence[Excluded],
@@ -348,14 +365,14 @@ def _person(
         if area == 0:
             no_lungs = np.zeros_like(slice_.source_mask)
             slice_ = dataclasses.replace(
-                slice_, source_mask=no_lungs, why_excluded="no lungs found"
+                slice_, source_mask=no_lungs, why_excluded="no lungs found", hu=None
             )
         elif area < min_area_share * largest:
             why = (
                 f"small lung area: {area / largest:.1%} of the person's largest, "
                 f"below {min_area_share:.0%}"
             )
-            slice_ = dataclasses.replace(slice_, why_excluded=why)
+            slice_ = dataclasses.replace(slice_, why_excluded=why, hu=None)
         picked.append(_crop(slice_, settings.image_size_px))
     not_kept = [Excluded(slice_.name, slice_.why_excluded) for slice_ in picked if not slice_.kept]
     return PreparedPerson(tuple(picked), (*excluded, *not_kept), notes, n_slices)

@@ -133,6 +133,7 @@ class Reader:
         *,
         series_uid: str = "",
         with_instances: bool = False,
+        with_hu: bool = False,
         tick: Callable[[], None] | None = None,
     ) -> PreparedPerson:
         """As `preprocess.prepare_person`, except that a crash or a hang costs one file.
@@ -140,7 +141,7 @@ class Reader:
         Args:
           paths: as `prepare_person`.
           settings: as `prepare_person`.
-          series_uid: as `prepare_person`.
+          series_uid, with_instances, with_hu: as `prepare_person`.
           tick: called some times a second while the child works; what it raises ends the child and
             is raised here, so that a caller can give up.
 
@@ -156,7 +157,12 @@ class Reader:
             self.start()
             reading = answer = None
             try:
-                self._connection.send((list(paths), settings, series_uid, with_instances, skipped))
+                wanted = {
+                    "series_uid": series_uid,
+                    "with_instances": with_instances,
+                    "with_hu": with_hu,
+                }
+                self._connection.send((list(paths), settings, wanted, skipped))
                 while answer is None and self._poll(waiting_s + self._timeout_for(reading), tick):
                     kind, content = self._connection.recv()
                     if kind == "file":
@@ -251,7 +257,7 @@ def serve(descriptor: int, memory_bytes: int) -> None:
     cv2.setNumThreads(1)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            paths, settings, series_uid, with_instances, skipped = connection.recv()
+            paths, settings, wanted, skipped = connection.recv()
 
             def guard(place: str, what: str, skipped: dict = skipped) -> str:
                 if (place, what) not in skipped:
@@ -259,13 +265,7 @@ def serve(descriptor: int, memory_bytes: int) -> None:
                 return skipped.get((place, what), "")
 
             try:
-                prepared = prepare_person(
-                    paths,
-                    settings,
-                    series_uid=series_uid,
-                    with_instances=with_instances,
-                    guard=guard,
-                )
+                prepared = prepare_person(paths, settings, **wanted, guard=guard)
             except (CtError, StorageError) as error:
                 connection.send(("refused", error))
             except (ConnectionError, KeyboardInterrupt):

@@ -63,7 +63,7 @@ class Volume:
       n_slices: number of axial slices.
       axes: which axes of the stored array `index`, y and x of a slice count along.
       orientation: how a slice as stored becomes upright.
-      spacing_mm: between columns of a slice, and between slices.
+      spacing_mm: between columns of a slice, between its rows, and between slices.
       bits: of a voxel.
       notes: what is odd about it.
     """
@@ -93,7 +93,9 @@ class Volume:
         self._is_reversed = is_reversed
         self.orientation = orientation_of(directions[:, self.axes.x], directions[:, self.axes.y])
         _check_spacing(directions, spacing_mm, self.axes)
-        self.spacing_mm = float(spacing_mm[self.axes.x]), float(spacing_mm[self.axes.index])
+        self.spacing_mm = tuple(
+            float(spacing_mm[axis]) for axis in (self.axes.x, self.axes.y, self.axes.index)
+        )
         self.bits = 8 * self._voxels.dtype.itemsize
         self.notes = (*notes, *_notes(directions, self.axes))
 

@@ -20,7 +20,7 @@ from drenet_jax.evaluation.decisions import (
     is_positive,
     positive_class,
 )
-from drenet_jax.evaluation.person_report import PACKAGE, data_uri
+from drenet_jax.evaluation.person_report import PACKAGE
 from drenet_jax.evaluation.predictions import (
     PersonPredictions,
     SlicePredictions,
@@ -33,6 +33,7 @@ from drenet_jax.evaluation.statistics import (
     metrics_with_intervals,
     paired_bootstrap,
 )
+from drenet_jax.html_images import data_uri
 from drenet_jax.html_templates import render
 
 # The p-values that are adjusted together: one comparison of each run with the first.

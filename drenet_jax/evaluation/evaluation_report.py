@@ -15,8 +15,9 @@ import numpy as np
 
 from drenet_jax.evaluation.decisions import predicted_labels
 from drenet_jax.evaluation.metrics import metric_text
-from drenet_jax.evaluation.person_report import PACKAGE, data_uri, facts
+from drenet_jax.evaluation.person_report import PACKAGE, facts
 from drenet_jax.evaluation.predictions import PersonPredictions, SlicePredictions
+from drenet_jax.html_images import data_uri
 from drenet_jax.html_templates import render
 from drenet_jax.version import __version__
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int16, UInt8
 
 from drenet_jax.ct.orientation import Box
 
@@ -72,6 +72,8 @@ class SlicePicture:
       heat_map: Grad-CAM of the predicted label over the lung crop, 0 or more; None if not
         computed.
       crop_heat_maps: the same over each of `boxes`; None if not computed.
+      hu: `source` in HU; None if not requested, or if the file is a picture in a window.
+      pixel_aspect: height of a pixel of `source` over its width.
     """
 
     index: int
@@ -82,6 +84,8 @@ class SlicePicture:
     boxes: Sequence[ScoredBox]
     heat_map: Float[np.ndarray, "rows columns"] | None = None
     crop_heat_maps: Float[np.ndarray, "boxes crop_rows crop_columns"] | None = None
+    hu: Int16[np.ndarray, "height width"] | None = None
+    pixel_aspect: float = 1.0
 
     @property
     def lesion_boxes(self) -> list[ScoredBox]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from drenet_jax.evaluation.overlays import (
     heat_scale,
     layers,
 )
+from drenet_jax.html_images import base64_text, grey_uri, packed, rgba_uri
 from drenet_jax.html_templates import render
 
 PACKAGE = "drenet_jax.evaluation"
@@ -34,23 +34,33 @@ _HEAT_PERCENT = round(100 * HEAT_OPACITY)
 # Longer side of a thumbnail: twice its size on the page, for high-resolution screens.
 _THUMBNAIL_PX = 176
 
-# At this quality JPEG is half as large as PNG, without visible artefacts.
-_JPEG_QUALITY = 92
+# Windows of the viewer beside the model's: level and width in HU.
+_WINDOWS_HU = {"Lung": (-600.0, 1500.0), "Mediastinal": (40.0, 400.0)}
+
+# Pixels of all slices in the viewer: 128 slices of 512 x 512, some 40 MB of the page. Further
+# slices, those with the lowest probability, are left out.
+_VIEWER_MAX_PX = 32 << 20
 
 _STYLE = "\n".join(
     (
         "",
         render(PACKAGE, "base.css.j2"),
         render(PACKAGE, "person.css.j2", heat_percent=_HEAT_PERCENT),
+        render(PACKAGE, "viewer.css.j2"),
         "",
     )
 )
-_SCRIPT = f"\n{render(PACKAGE, 'person.js.j2')}\n"
+_SCRIPT = "\n".join(
+    (
+        "",
+        *(render(PACKAGE, f"{name}.js.j2") for name in ("person", "viewer_layers", "viewer")),
+        "",
+    )
+)
 
 
 def _source(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest())
-    return f"'sha256-{digest.decode('ascii')}'"
+    return f"'sha256-{base64_text(hashlib.sha256(text.encode('utf-8')).digest())}'"
 
 
 # Content-Security-Policy: no external content, and this script only.
@@ -81,6 +91,7 @@ def person_report(
     most = [pictures[place] for place in top_slices(pictures, label)]
     ranks = {(picture.index, picture.name): rank for rank, picture in enumerate(most, start=1)}
     shown = [_shown_slice(picture, label) for picture in most]
+    viewed = _viewed(pictures, label)
     return render(
         PACKAGE,
         "person.html.j2",
@@ -94,11 +105,14 @@ def person_report(
         probabilities=person["probabilities"],
         validation=_validation(person["validation"]),
         min_probability=LESION_BOX_MIN_PROBABILITY,
-        strip=_strip(pictures, left_out, label, ranks),
+        strip=_strip(pictures, left_out, label, ranks, viewed),
+        viewer=json.dumps(_viewer(viewed, label, ranks, result["model"]["ct"]), allow_nan=False),
+        windows=list(_windows(result["model"]["ct"])),
+        n_viewed=len(viewed),
         has_left_out=bool(left_out),
         shown=shown,
-        heat_scale=_layer_uri(heat_scale((12, 96))),
-        has_heat=any(picture["heat"] for picture in shown),
+        heat_scale=rgba_uri(heat_scale((12, 96))),
+        has_heat=any(picture.peak_location for picture in viewed),
         slices=[
             {
                 "index": row["index"],
@@ -122,10 +136,13 @@ def person_report(
 
 def top_slices(pictures: Sequence[SlicePicture], label: str) -> list[int]:
     """Indices in `pictures` of the slices that a report shows large, the most probable first."""
-    order = sorted(
+    return _by_probability(pictures, label)[:_SHOWN_SLICES]
+
+
+def _by_probability(pictures: Sequence[SlicePicture], label: str) -> list[int]:
+    return sorted(
         range(len(pictures)), key=lambda i: (-pictures[i].probabilities[label], pictures[i].index)
     )
-    return order[:_SHOWN_SLICES]
 
 
 def _validation(row: Mapping | None) -> dict | None:
@@ -159,21 +176,23 @@ def _strip(
     left_out: Sequence[LeftOutSlice],
     label: str,
     ranks: Mapping[tuple[int, str], int],
+    viewed: Sequence[SlicePicture],
 ) -> list[dict]:
     """A thumbnail of each sampled slice, in the order of the series."""
     tiles = [
         {
-            "uri": _slice_uri(_thumbnail(picture.source)),
+            "uri": grey_uri(_thumbnail(picture.source)),
             "alt": f"Slice {picture.index}: {label} {picture.probabilities[label]:.2f}",
             "index": picture.index,
             "probability": picture.probabilities[label],
             "rank": ranks.get((picture.index, picture.name)),
+            "at": viewed.index(picture) if picture in viewed else None,
         }
         for picture in pictures
     ]
     tiles += [
         {
-            "uri": _slice_uri(_thumbnail(skipped.source)),
+            "uri": grey_uri(_thumbnail(skipped.source)),
             "alt": f"Slice {skipped.index}, excluded: {skipped.why}",
             "index": skipped.index,
             # The text after a colon is of the one slice.
@@ -192,30 +211,105 @@ def _thumbnail(source: np.ndarray) -> np.ndarray:
 
 def _shown_slice(picture: SlicePicture, label: str) -> dict:
     drawn = layers(picture)
-    boxes = [
-        {"probability": box.probability, "place": _place(*box.centre, picture.source.shape)}
-        for box in picture.lesion_boxes
-    ]
-    listed = "; ".join(f"{box['probability']:.2f} {box['place']}" for box in boxes)
-    peak_location = picture.peak_location and _place(*picture.peak_location, picture.source.shape)
+    boxes, peak_location = _lesion_boxes(picture), _peak(picture)
     probability = picture.probabilities[label]
     return {
         "index": picture.index,
         "name": picture.name,
         "probability": probability,
         **_images(drawn),
-        "marks": _layer_uri(drawn.marks),
+        "marks": rgba_uri(drawn.marks),
         "alt": f"CT slice {picture.index}, file {picture.name}: {label} {probability:.2f}",
         "heat_alt": f"Heat map, peak: {peak_location}",
         "marks_alt": (
-            f"Red box{'es' if len(boxes) > 1 else ''}: {listed}"
-            if boxes
-            else "No lesion box; the thin grey box is the lung crop"
+            _listed(boxes) if boxes else "No lesion box; the thin grey box is the lung crop"
         ),
         "is_cold": picture.heat_map is not None and drawn.heat is None,
         "peak_location": peak_location,
         "boxes": boxes,
         "crops": [_shown_crop(picture, k, label) for k in range(len(picture.boxes))],
+    }
+
+
+def _lesion_boxes(picture: SlicePicture) -> list[dict]:
+    return [
+        {"probability": box.probability, "place": _place(*box.centre, picture.source.shape)}
+        for box in picture.lesion_boxes
+    ]
+
+
+def _listed(boxes: Sequence[Mapping]) -> str:
+    listed = "; ".join(f"{box['probability']:.2f} {box['place']}" for box in boxes)
+    return f"Red box{'es' if len(boxes) > 1 else ''}: {listed}"
+
+
+def _peak(picture: SlicePicture) -> str | None:
+    """Where the maximum of the heat map is, in words."""
+    return picture.peak_location and _place(*picture.peak_location, picture.source.shape)
+
+
+def _viewed(pictures: Sequence[SlicePicture], label: str) -> list[SlicePicture]:
+    """The slices in the viewer, in their order: all, as far as `_VIEWER_MAX_PX` allows."""
+    kept: set[int] = set()
+    n_px = 0
+    for place in _by_probability(pictures, label):
+        n_px += pictures[place].source.size
+        if kept and n_px > _VIEWER_MAX_PX:
+            break
+        kept.add(place)
+    return [pictures[place] for place in sorted(kept)]
+
+
+def _windows(ct: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Level and width of the viewer's windows by name, the model's among them."""
+    own = ct["window_level_hu"], ct["window_width_hu"]
+    return _WINDOWS_HU if own in _WINDOWS_HU.values() else {"Model": own, **_WINDOWS_HU}
+
+
+def _viewer(
+    viewed: Sequence[SlicePicture], label: str, ranks: Mapping, ct: Mapping[str, float]
+) -> dict:
+    """What the script of the viewer needs."""
+    windows = _windows(ct)
+    own = ct["window_level_hu"], ct["window_width_hu"]
+    slices = [_viewer_slice(picture, label, ranks) for picture in viewed]
+    return {
+        "first": next(i for i, slice_ in enumerate(slices) if slice_["rank"] == 1),
+        "windows": [
+            {"name": name, "level": level, "width": width}
+            for name, (level, width) in windows.items()
+        ],
+        "chosen": list(windows.values()).index(own),
+        "colours": base64_text(heat_scale((1, 256))[0, :, :3].tobytes()),
+        "slices": slices,
+    }
+
+
+def _viewer_slice(picture: SlicePicture, label: str, ranks: Mapping) -> dict:
+    heat = None
+    if picture.heat_map is not None and picture.peak_location:
+        cells = np.rint(picture.heat_map / picture.heat_map.max() * 255).astype(np.uint8)
+        heat = {
+            "rows": len(cells),
+            "columns": len(cells[0]),
+            "values": base64_text(cells.tobytes()),
+        }
+    boxes, peak = _lesion_boxes(picture), _peak(picture)
+    height, width = picture.source.shape
+    return {
+        "title": f"slice {picture.index}, {label} {picture.probabilities[label]:.3f}",
+        "name": picture.name,
+        "text": (f"{_listed(boxes)}." if boxes else "No lesion box.")
+        + (f" Heat map peak: {peak}." if peak else ""),
+        "rank": ranks.get((picture.index, picture.name)),
+        "width": width,
+        "height": height,
+        "aspect": picture.pixel_aspect,
+        "hu": picture.hu is not None,
+        "values": packed(picture.source if picture.hu is None else picture.hu),
+        "crop": [float(edge) for edge in picture.source_box],
+        "boxes": [[float(edge) for edge in box] for box in picture.lesion_boxes],
+        "heat": heat,
     }
 
 
@@ -238,8 +332,8 @@ def _images(drawn: Layers) -> dict[str, object]:
     return {
         "width": width,
         "height": height,
-        "slice": _slice_uri(drawn.slice),
-        "heat": None if drawn.heat is None else _layer_uri(drawn.heat),
+        "slice": grey_uri(drawn.slice),
+        "heat": None if drawn.heat is None else rgba_uri(drawn.heat),
     }
 
 
@@ -261,27 +355,3 @@ def facts(values: Mapping[str, object]) -> list[tuple[str, str]]:
             value = json.dumps(value, ensure_ascii=False, default=str)
         facts.append((name, str(value)))
     return facts
-
-
-def _slice_uri(image: np.ndarray) -> str:
-    """A grey image [H, W] as JPEG or PNG, whichever is smaller."""
-    done, png = cv2.imencode(".png", image)
-    assert done
-    done, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert done
-    if len(png) <= len(jpeg):
-        return data_uri(png.tobytes())
-    return data_uri(jpeg.tobytes(), "image/jpeg")
-
-
-def _layer_uri(layer: np.ndarray) -> str:
-    """A layer [H, W, 4] (red, green, blue, opacity) as PNG."""
-    bgra = cv2.cvtColor(layer, cv2.COLOR_RGBA2BGRA)
-    # Half the size of the default; 9 takes six times as long for 6% less.
-    done, png = cv2.imencode(".png", bgra, [cv2.IMWRITE_PNG_COMPRESSION, 6])
-    assert done
-    return data_uri(png.tobytes())
-
-
-def data_uri(picture: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64," + base64.b64encode(picture).decode("ascii")

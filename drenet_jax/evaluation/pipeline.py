@@ -84,6 +84,7 @@ class PersonPipeline:
         *,
         series_uid: str = "",
         with_instances: bool = False,
+        with_hu: bool = False,
         watch: Callable[[str], None] = lambda stage: None,
     ) -> PersonResult:
         """As `person`, with the pictures of a report.
@@ -93,6 +94,7 @@ class PersonPipeline:
           series_uid: as for `person`.
           with_instances: also return the slices' DICOM instances; an InputError if they are no
             DICOM, or not all of one study.
+          with_hu: also return the pictures in HU, for the viewer of a report.
           watch: called with "reading" some times a second while files are read, then once with
             "scoring"; what it raises ends the work.
         """
@@ -105,6 +107,7 @@ class PersonPipeline:
                 predictor.meta.ct,
                 series_uid=series_uid,
                 with_instances=with_instances,
+                with_hu=with_hu,
                 tick=lambda: watch("reading"),
             )
             # While the child process reads.
@@ -161,6 +164,8 @@ class PersonPipeline:
             boxes=[ScoredBox(y0, x0, y1, x1, p) for (y0, x0, y1, x1), p in boxes],
             heat_map=scored["heat_maps"][label],
             crop_heat_maps=scored["crop_heat_maps"][label],
+            hu=sampled.hu,
+            pixel_aspect=sampled.pixel_aspect,
         )
 
     def _result(

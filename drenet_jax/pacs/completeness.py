@@ -75,10 +75,8 @@ class Completeness:
             try:
                 n_expected = count(study.uid)
             except PeerError:
-                # While it is away, no sooner than in a while; `retries` counts.
-                delay_s = self._settings.retry_seconds * 2.0**study.retries
-                most_s = self._settings.retry_most_seconds
-                self._queue.retry_later(study, time.time() + min(delay_s, most_s))
+                delay_s = self._settings.retry_delay_s(study.retries)
+                self._queue.retry_later(study, time.time() + delay_s)
                 return "its source did not answer"
             if n_expected is not None:
                 self._queue.expect(study, n_expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from drenet_jax.ct.dicom.headers import CT_CLASSES
@@ -206,10 +206,7 @@ class _Failures:
         return time.monotonic() - self._first_s > 3600 * self._settings.retry_hours
 
     def note(self) -> None:
-        self.delay_s = min(
-            self._settings.retry_seconds * 2.0 ** min(self.count, 30),
-            self._settings.retry_most_seconds,
-        )
+        self.delay_s = self._settings.retry_delay_s(self.count)
         self.count += 1
         self.next_try_s = time.monotonic() + self.delay_s
 
@@ -221,3 +218,12 @@ def not_counted(study_uid: str) -> int | None:
       PeerError: always; a study that is fetched half waits for the rest.
     """
     raise PeerError("not fetched completely")
+
+
+def not_stored(files: Sequence[Path], on_stored: Callable[[Path], None]) -> None:
+    """Delivers nothing: what to do with results of DICOMweb studies in a node without --dicomweb.
+
+    Raises:
+      PeerError: always, so that the results wait.
+    """
+    raise PeerError("the node was started without --dicomweb")

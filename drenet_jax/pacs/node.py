@@ -18,7 +18,7 @@ from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.pacs.completeness import Completeness, CountInstances
 from drenet_jax.pacs.dicom_peer import DicomPeer
 from drenet_jax.pacs.dicomweb_server import DicomwebServer, take_token
-from drenet_jax.pacs.dicomweb_watcher import DicomwebWatcher, not_counted
+from drenet_jax.pacs.dicomweb_watcher import DicomwebWatcher, not_counted, not_stored
 from drenet_jax.pacs.node_status import make_app
 from drenet_jax.pacs.receiver import Receiver
 from drenet_jax.pacs.sender import Deliver, Sender
@@ -78,7 +78,7 @@ def run(
             settings.destination_peer, ae_title, settings
         )
         source = settings.source_peer and DicomPeer(settings.source_peer, ae_title, settings)
-        deliveries: dict[str, Deliver] = {}
+        deliveries: dict[str, Deliver] = {DICOMWEB: not_stored}
         counts: dict[str, CountInstances] = {DICOMWEB: not_counted}
         if destination is not None:
             deliveries[DIMSE] = destination.store
@@ -138,6 +138,8 @@ def _serve_page(config: uvicorn.Config, page: socket.socket, message: str) -> No
     thread = threading.Thread(target=server.run, args=([page],), daemon=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, frame: is_ending.set())
+    # Connections wait from now on, also before uvicorn takes them.
+    page.listen()
     thread.start()
     print(message, flush=True)
     is_ending.wait()

@@ -131,10 +131,7 @@ class Sender:
         if self._is_too_late(study):
             park(self._queue, study, f"the results were not delivered: {why}")
             return
-        delay_s = min(
-            self._settings.retry_seconds * 2.0 ** min(study.retries, 30),
-            self._settings.retry_most_seconds,
-        )
+        delay_s = self._settings.retry_delay_s(study.retries)
         self._queue.retry_later(study, time.time() + delay_s)
         logger.info("%s: not delivered, again in %g s: %s", study.name, delay_s, why)
 

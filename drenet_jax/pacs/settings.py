@@ -110,6 +110,12 @@ class NodeSettings:
     def source_peer(self) -> Peer | None:
         return _peer(self.source, "source") if self.source else None
 
+    def retry_delay_s(self, n_failed: int) -> float:
+        """How long to wait after a failed try, before which so many others failed."""
+        # Beyond that a power of 2 would overflow.
+        delay_s = self.retry_seconds * 2.0 ** min(n_failed, 30)
+        return min(delay_s, self.retry_most_seconds)
+
     def server_tls(self) -> ssl.SSLContext | None:
         """The TLS context of the port: peers must show a certificate. None without TLS.
 

@@ -89,7 +89,8 @@ class Worker:
         for study in self._queue.database.by_state(READY):
             if self._is_stopping.is_set():
                 return
-            self._answer(study)
+            if study.next_try_s <= time.time():
+                self._answer(study)
         n_removed = self._queue.remove_ended()
         if n_removed:
             logger.info("%d studies removed after %g h", n_removed, self._settings.keep_hours)
@@ -109,10 +110,14 @@ class Worker:
         folder = Path(tempfile.mkdtemp(dir=self._scratch))
         try:
             notes = self._write_results(study, digest, folder, start_s)
-        except (_Stopped, OSError):
+        except _Stopped:
             self._queue.forget_attempt(study)
-            if not self._is_stopping.is_set():
-                raise
+        except OSError as error:
+            # Such as a full disk: not the study's fault, and it may end.
+            log_error(error)
+            self._queue.forget_attempt(study)
+            delay_s = self._settings.retry_delay_s(study.retries)
+            self._queue.retry_later(study, time.time() + delay_s)
         except _TimedOut:
             park(
                 self._queue,

@@ -112,7 +112,7 @@ def test_mutations_give_no_traceback_no_hang_and_no_crash(seed, shared_data, tmp
     ways = (_flip, _flip, _cut, _move, _change_tags)
 
     def stop(signum, frame):
-        raise TimeoutError("more than 20 seconds")
+        raise TimeoutError("more than 90 seconds")
 
     previous = signal.signal(signal.SIGALRM, stop)
     n_read, refusals = 0, []
@@ -124,7 +124,7 @@ def test_mutations_give_no_traceback_no_hang_and_no_crash(seed, shared_data, tmp
                     data = _flip(data, rng)
                 file = tmp_path / f"{i}.dcm"
                 file.write_bytes(data)
-                signal.alarm(20)
+                signal.alarm(90)
                 try:
                     n_read += bool(reader.prepare([file], ct_settings).picked)
                 except CtError as error:

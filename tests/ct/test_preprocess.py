@@ -94,6 +94,43 @@ def test_one_dicom_file_is_a_single_image(tmp_path, write_slice, chest_hu, setti
     assert [slice_.name for slice_ in prepare_person([file], settings).kept] == ["a.dcm"]
 
 
+def test_kept_slices_come_in_hu_on_request(write_series, chest_hu, settings):
+    folder = write_series([0.3, 1.0, 0.9])
+    person = prepare_person([folder], settings, with_hu=True)
+    assert [slice_.hu is not None for slice_ in person.picked] == [False, True, True]
+    np.testing.assert_array_equal(person.kept[0].hu, np.rint(chest_hu()))
+    assert person.kept[0].hu.dtype == np.int16
+    (single,) = prepare_person([folder / "001.dcm"], settings, with_hu=True).kept
+    np.testing.assert_array_equal(single.hu, person.kept[0].hu)
+    assert all(slice_.hu is None for slice_ in prepare_person([folder], settings).picked)
+
+
+def test_a_picture_in_a_window_has_no_hu(write_picture, settings):
+    (slice_,) = prepare_person([write_picture("a.png")], settings, with_hu=True).kept
+    assert slice_.hu is None
+    assert slice_.pixel_aspect == 1
+
+
+@pytest.mark.parametrize(
+    ("spacing", "cosines", "aspect"),
+    [
+        ([0.9, 0.6], [1, 0, 0, 0, 1, 0], 1.5),
+        ([0.9, 0.6], [0, 1, 0, 1, 0, 0], 1 / 1.5),
+        (None, [1, 0, 0, 0, 1, 0], 1),
+        ([0.9, 0.0], [1, 0, 0, 0, 1, 0], 1),
+        ([90, 0.6], [1, 0, 0, 0, 1, 0], 1),
+    ],
+)
+def test_the_aspect_of_a_pixel_is_that_of_the_upright_slice(
+    spacing, cosines, aspect, tmp_path, write_slice, chest_hu, settings
+):
+    hu = chest_hu() if cosines[0] else chest_hu().T
+    tags = {} if spacing is None else {"PixelSpacing": spacing}
+    file = write_slice(tmp_path / "a.dcm", hu, ImageOrientationPatient=cosines, **tags)
+    (slice_,) = prepare_person([file], settings).kept
+    assert slice_.pixel_aspect == pytest.approx(aspect)
+
+
 def test_a_folder_of_pictures_is_a_series(write_picture, settings):
     for i, scale in ((2, 1.0), (10, 0.5), (1, 0.9)):
         file = write_picture(f"person/im{i}.png", lung_scale=scale)

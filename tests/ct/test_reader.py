@@ -54,13 +54,14 @@ def children() -> set[int]:
 
 def test_the_result_is_that_of_this_process(folder, ct_settings):
     with Reader() as reader:
-        there = reader.prepare([folder], ct_settings)
-    here = prepare_person([folder], ct_settings)
+        there = reader.prepare([folder], ct_settings, with_hu=True)
+    here = prepare_person([folder], ct_settings, with_hu=True)
     assert there.excluded == here.excluded
     assert [slice_.name for slice_ in there.picked] == [slice_.name for slice_ in here.picked]
     for slice_, other in zip(there.kept, here.kept, strict=True):
         np.testing.assert_array_equal(slice_.image, other.image)
         np.testing.assert_array_equal(slice_.source_mask, other.source_mask)
+        np.testing.assert_array_equal(slice_.hu, other.hu)
 
 
 def test_a_refusal_comes_as_it_is(tmp_path, ct_settings):

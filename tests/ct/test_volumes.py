@@ -18,7 +18,8 @@ from drenet_jax.ct.window import window
 from drenet_jax.data.cohort_table import Person
 from drenet_jax.data.transform import _example
 
-SPACING_MM = (2.5, 2.5, 4.0)
+# Between columns, rows and slices.
+SPACING_MM = (2.0, 2.5, 4.0)
 N_SLICES = 5
 
 # A lesion in the person's right lung, below the middle: (z0, z1), (y0, y1), (x0, x1) in the chest.
@@ -131,6 +132,7 @@ def assert_places_are_of_the_file(person, array_of, order, signs) -> None:
     hu = chest()
     voxels = np.arange(hu.size).reshape(hu.shape)
     in_file = array_of(voxels)
+    assert all(picked.pixel_aspect == pytest.approx(2.5 / 2.0) for picked in person.picked)
     assert [slice_.index for slice_ in person.kept] == list(range(N_SLICES))
     for slice_ in person.kept:
         np.testing.assert_array_equal(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,3 +146,36 @@ def test_predict_of_a_study_on_a_server_is_predict_of_its_files(
     for file in (tmp_path / "dicom").iterdir():
         sop_uid = pydicom.dcmread(file).SOPInstanceUID
         assert orthanc.find("Instance", SOPInstanceUID=sop_uid)
+
+
+@pytest.mark.slow
+def test_kills_while_studies_are_fetched_lose_none_and_answer_none_twice(
+    trained, persons, tmp_path, tmp_path_factory
+):
+    (tmp_path / "orthanc").mkdir()
+    with running_orthanc(tmp_path / "orthanc") as orthanc, contextlib.ExitStack() as nodes:
+
+        def start() -> Node:
+            node = start_node(
+                trained,
+                tmp_path / "spool",
+                f"--dicomweb={orthanc.dicomweb}",
+                dicomweb_poll_seconds=0.1,
+                attempts=100,
+            )
+            nodes.callback(node.kill)
+            return node
+
+        node = start()
+        wait_until(lambda: "CT studies, which are not taken" in node.log.read_text())
+        studies = []
+        for number in range(5):
+            studies.append(_upload(orthanc, persons[number % 3], tmp_path_factory))
+            # At different moments of the fetch, the work and the delivery.
+            time.sleep(0.3 + 1.5 * number)
+            node.kill()
+            node = start()
+        wait_until(lambda: node.n_studies("done") == len(studies), 120)
+        for identifier in studies:
+            results = orthanc.results(identifier, tmp_path)
+            assert [pydicom.dcmread(file).Modality for file in results] == ["SR"] + 3 * ["OT"]

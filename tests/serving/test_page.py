@@ -253,6 +253,26 @@ def test_the_report_cannot_reach_the_page(open_tab, person):
     assert tab.page.get_attribute("#report", "sandbox") == "allow-scripts"
 
 
+def test_the_viewer_of_the_report_works_in_its_sandbox(open_tab, person, size):
+    tab = open_tab(size)
+    tab.page.set_input_files("#files", sorted(person.iterdir()))
+    tab.page.click("#start")
+    frame = tab.wait_for_answer()
+    shown = frame.locator("#viewer-canvas[aria-busy=false]")
+    shown.wait_for()
+    first = frame.locator("#viewer-title").inner_text()
+    shown.focus()
+    tab.page.keyboard.press("Home")
+    tab.page.keyboard.press("ArrowRight")
+    frame.locator("#viewer-place:has-text('2 of ')").wait_for()
+    assert frame.locator("#viewer-title").inner_text() != first
+    frame.get_by_label("Mediastinal").check(force=True)
+    shown.wait_for()
+    shown.click()
+    assert " HU at x " in frame.locator("#viewer-value").inner_text()
+    tab.assert_fits()
+
+
 def test_an_answer_is_deleted_on_request(open_tab, person):
     tab = open_tab()
     tab.page.set_input_files("#files", sorted(person.iterdir()))

@@ -62,6 +62,7 @@ class DicomFiles:
             n_bytes=self._source.size(dicom_slice.name),
             bits=None if bits is None else int(bits),
             spacing_mm=number("PixelSpacing", 1),
+            row_spacing_mm=number("PixelSpacing", 0),
             thickness_mm=number("SliceThickness"),
             kernel="/".join(attributes["ConvolutionKernel"]),
         )
