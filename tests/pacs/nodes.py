@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -169,3 +170,12 @@ def study(folder: Path, *, uid: str = "", **tags: object) -> list[pydicom.Datase
             setattr(dataset, keyword, value)
         datasets.append(dataset)
     return datasets
+
+
+def client_tls(certificates: Path, name: str) -> ssl.SSLContext:
+    """The TLS of a peer with this certificate, which trusts our authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
+    context.load_verify_locations(certificates / "ours_ca.pem")
+    return context
