@@ -167,7 +167,8 @@ class Receiver:
             # Where one of its two threads failed, the other one is still there.
             association.dul.kill_dul()
             traffic.shut()
-            association.dul.join()
+            if association.dul.is_alive():
+                association.dul.join()
             traffic.remove_files()
             self._note_end(traffic, is_released=False)
             del self._traffic[association]
