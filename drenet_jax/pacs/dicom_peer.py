@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom import Dataset
@@ -132,6 +133,23 @@ class DicomPeer:
         return _Association(self._entity, self._peer, contexts, self._tls)
 
 
+def give_back_answers(association: Association) -> None:
+    """Lets `send_*` get each answer.
+
+    pynetdicom's thread of the association, which serves requests of the peer, now and then takes an
+    answer that `send_*` has just begun to wait for, and drops it.
+    """
+    serve = association._serve_request
+
+    def serve_requests_only(message: Any, context_id: int) -> None:
+        if message.is_valid_request:
+            serve(message, context_id)
+        else:
+            association.dimse.msg_queue.put((context_id, message))
+
+    association._serve_request = serve_requests_only  # type: ignore[assignment, method-assign]
+
+
 class _Association:
     """An association for a `with` block; a PeerError if there is none."""
 
@@ -151,6 +169,7 @@ class _Association:
             raise PeerError("it rejected the association")
         if not self._association.is_established:
             raise PeerError("it cannot be reached")
+        give_back_answers(self._association)
         return self._association
 
     def __exit__(self, *error: object) -> None:

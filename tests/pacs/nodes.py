@@ -19,6 +19,8 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
 
+from drenet_jax.pacs.dicom_peer import give_back_answers
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICK = {
     "quiet_seconds": 0.5,
@@ -137,7 +139,9 @@ def associate(node_port: int, *, calling: str = "CT1", called: str = "DRENET"):
     entity = AE(calling)
     entity.add_requested_context(CTImageStorage)
     entity.add_requested_context(Verification)
-    return entity.associate("127.0.0.1", node_port, ae_title=called)
+    association = entity.associate("127.0.0.1", node_port, ae_title=called)
+    give_back_answers(association)
+    return association
 
 
 def close_socket(association) -> None:
