@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from pacs.nodes import associate, client_tls, close_socket, send, start_node, study, wait_until
+from pacs.results import probabilities
 from pydicom.uid import generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
@@ -31,17 +32,6 @@ def _wait_for_result(node, archive, uid: str, n_objects: int = 4) -> list[pydico
     return results()
 
 
-def _probabilities(results) -> dict[str, float]:
-    """Of the labels, as the structured report among the results has them."""
-    [report] = [dataset for dataset in results if dataset.Modality == "SR"]
-    content = hd.sr.ComprehensiveSR.from_dataset(report).content
-    [person] = content.get_image_measurement_groups()
-    return {
-        measurement.name.meaning.removeprefix("Probability of "): measurement.value
-        for measurement in person.get_measurements()
-    }
-
-
 def test_a_study_is_answered_as_predict_does_under_its_patient_and_study(
     node, module_archive, persons, pipeline
 ):
@@ -54,7 +44,7 @@ def test_a_study_is_answered_as_predict_does_under_its_patient_and_study(
     assert {dataset.PatientID for dataset in results} == {"HOSP-77"}
     assert {str(dataset.PatientName) for dataset in results} == {"MUSTERFRAU^ERIKA"}
     expected = pipeline.person(persons[0])["person"]["probabilities"]
-    assert _probabilities(results) == pytest.approx(expected, abs=1e-5)
+    assert probabilities(results) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_study_that_comes_again_is_not_answered_again(node, module_archive, persons):
@@ -88,7 +78,7 @@ def test_late_instances_change_the_result_and_its_uids(node, module_archive, per
         dataset.SOPInstanceUID for dataset in second
     }
     expected = pipeline.person(persons[3])["person"]["probabilities"]
-    assert _probabilities(second) == pytest.approx(expected, abs=1e-5)
+    assert probabilities(second) == pytest.approx(expected, abs=1e-5)
 
 
 def test_another_instance_of_the_same_uid_is_refused_and_keeps_the_study_from_an_answer(
