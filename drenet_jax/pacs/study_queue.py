@@ -43,7 +43,7 @@ class StudyQueue:
     Attributes:
       database: of the states.
       receiving: the folder for files that are not complete.
-      n_bytes: of all instances in the spool.
+      n_bytes: of all instances and results in the spool.
       changed: set whenever there may be something to do.
     """
 
@@ -177,8 +177,8 @@ class StudyQueue:
                     )
         self.changed.set()
 
-    def expect(self, study: Study, n_instances: int | None) -> None:
-        """Notes how many instances the source has; None if it does not say."""
+    def expect(self, study: Study, n_instances: int) -> None:
+        """Notes how many instances the source has, or `NOT_COUNTED`."""
         with self.database.transaction() as run:
             run("UPDATE studies SET expected = ? WHERE id = ?", (n_instances, study.id))
         self.changed.set()
@@ -213,7 +213,7 @@ class StudyQueue:
         Returns:
           Whether they were kept: not if instances have arrived meanwhile.
         """
-        files = sorted(path.name for path in folder.iterdir())
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         for path in (*folder.iterdir(), folder):
             sync(path)
         with self.database.transaction() as run:
@@ -223,9 +223,14 @@ class StudyQueue:
             shutil.rmtree(self.results(study), ignore_errors=True)
             folder.replace(self.results(study))
             sync(self.results(study).parent)
+            n_bytes = self.database.n_bytes(study)
             run("DELETE FROM results WHERE study = ?", (study.id,))
-            for file in files:
-                run("INSERT INTO results (study, file) VALUES (?, ?)", (study.id, file))
+            for file, size in sizes.items():
+                run(
+                    "INSERT INTO results (study, file, n_bytes) VALUES (?, ?, ?)",
+                    (study.id, file, size),
+                )
+            self.n_bytes += self.database.n_bytes(study) - n_bytes
             run("UPDATE studies SET answered = ? WHERE id = ?", (digest, study.id))
             self._send(run, study)
         return True
@@ -391,6 +396,5 @@ class StudyQueue:
                 continue
             rows = self.database.rows("SELECT file FROM instances WHERE study = ?", study.id)
             known = {row["file"] for row in rows}
-            for path in self.images(study).iterdir():
-                if path.name not in known:
-                    path.unlink()
+            for path in {path for path in self.images(study).iterdir() if path.name not in known}:
+                path.unlink()
