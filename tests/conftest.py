@@ -139,6 +139,29 @@ def trained_on_two_labels(phantoms, ct_settings, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts file systems of so many KiB; skips where that is not allowed."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options):
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", place],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        return place
+
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", place], capture_output=True, check=False)
+
+
 def _tiny_config():
     config = _config("drenet")
     config.model.backbone = "resnet18"

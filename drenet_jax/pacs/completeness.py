@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from drenet_jax.pacs.node_status import RESULTS
 from drenet_jax.pacs.peer_error import PeerError
 from drenet_jax.pacs.settings import NodeSettings
-from drenet_jax.pacs.study_database import PARKED, READY, RECEIVING, Study
+from drenet_jax.pacs.study_database import NOT_COUNTED, PARKED, READY, RECEIVING, Study
 from drenet_jax.pacs.study_queue import StudyQueue
 from drenet_jax.private_log import logger
 
 # The number of CT instances that the source of a study has, by its UID; None if it does not say.
 CountInstances = Callable[[str], int | None]
+
+_NO_ANSWER = "its source did not answer"
 
 
 def park(queue: StudyQueue, study: Study, reason: str) -> None:
@@ -54,7 +56,7 @@ class Completeness:
             quiet_s = time.time() - study.changed_s
             if quiet_s < self._settings.quiet_seconds and not self._is_counted(study):
                 continue
-            missing = self._missing(study, quiet_s)
+            missing = self._missing(study)
             if not missing:
                 self._queue.move(study, READY)
             elif quiet_s > 60 * self._settings.missing_minutes:
@@ -62,31 +64,28 @@ class Completeness:
 
     @staticmethod
     def _is_counted(study: Study) -> bool:
-        return study.expected is not None and study.n_instances >= study.expected
+        return study.n_expected is not None and study.n_instances >= study.n_expected
 
-    def _missing(self, study: Study, quiet_s: float) -> str:
+    def _missing(self, study: Study) -> str:
         """Why a study is not complete; '' if it is."""
         if study.n_refused:
             return f"{study.n_refused} instances were refused"
+        n_expected = study.n_expected
         count = self._counts.get(study.origin)
         if count is not None and study.expected is None:
             if study.next_try_s > time.time():
-                return "its source did not answer"
+                return _NO_ANSWER
             try:
                 n_expected = count(study.uid)
             except PeerError:
                 delay_s = self._settings.retry_delay_s(study.retries)
                 self._queue.retry_later(study, time.time() + delay_s)
-                return "its source did not answer"
-            if n_expected is not None:
-                self._queue.expect(study, n_expected)
-                if study.n_instances < n_expected:
-                    return f"{study.n_instances} of {n_expected} instances arrived"
+                return _NO_ANSWER
+            self._queue.expect(study, NOT_COUNTED if n_expected is None else n_expected)
+        if n_expected is not None:
+            if study.n_instances >= n_expected:
                 return ""
-        if study.expected is not None:
-            if study.n_instances >= study.expected:
-                return ""
-            return f"{study.n_instances} of {study.expected} instances arrived"
+            return f"{study.n_instances} of {n_expected} instances arrived"
         if study.n_senders:
             return "its sender has not released the association"
         if study.broken_off_s:

@@ -52,7 +52,9 @@ WORK_SECONDS = Histogram(
     registry=_REGISTRY,
 )
 _STUDIES = Gauge("drenet_node_studies", "Studies by state.", ["state"], registry=_REGISTRY)
-_SPOOL_BYTES = Gauge("drenet_node_spool_bytes", "Of all kept instances.", registry=_REGISTRY)
+_SPOOL_BYTES = Gauge(
+    "drenet_node_spool_bytes", "Of all kept instances and results.", registry=_REGISTRY
+)
 
 
 def make_app(queue: StudyQueue, is_alive: Callable[[], bool]) -> Starlette:
@@ -96,7 +98,7 @@ def _row(study: Study) -> dict[str, object]:
         "state": study.state,
         "reason": study.reason,
         "n_instances": study.n_instances,
-        "expected": study.expected,
+        "expected": study.n_expected,
         "changed": _utc(study.changed_s),
         "since": _utc(study.state_since_s),
     }

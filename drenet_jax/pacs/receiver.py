@@ -12,7 +12,6 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any, cast
 
 import pynetdicom
@@ -32,6 +31,7 @@ from drenet_jax.ct.dicom.headers import CT_CLASSES
 from drenet_jax.errors import InputError
 from drenet_jax.pacs import node_status
 from drenet_jax.pacs.connections import Server, Traffic, count
+from drenet_jax.pacs.dicom_peer import OnCommitment, take_commitment
 from drenet_jax.pacs.instance_files import read_instance_header
 from drenet_jax.pacs.refusals import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Refused
 from drenet_jax.pacs.settings import NodeSettings
@@ -45,10 +45,7 @@ _LONGEST_COMMENT = 64
 # Refused instances of one association that are noted: one is enough to keep a study from being
 # complete.
 _MOST_NOTED = 1000
-_NOT_RECOGNISED = 0x0112  # of N-EVENT-REPORT: no such SOP instance
-_INVALID_ARGUMENT = 0x0115
 _PROCESSING_FAILURE = 0x0110
-_SOME_FAILED = 2  # the event type: not all instances are committed
 
 # For what is still open when the node ends.
 _CLOSE_S = 2.0
@@ -66,8 +63,7 @@ class Receiver:
       ae_title: of this node.
       host, port: to listen on; port 0 is any free one.
       settings: of the node.
-      on_commitment: called with the transaction UID and the SOP instance UIDs that were not
-        committed; returns whether the transaction is known.
+      on_commitment: takes answers to storage commitment.
 
     Attributes:
       port: on which it listens.
@@ -83,12 +79,15 @@ class Receiver:
         host: str,
         port: int,
         settings: NodeSettings,
-        on_commitment: Callable[[str, list[str]], bool],
+        on_commitment: OnCommitment,
     ):
         self._queue = queue
         self._settings = settings
         self._on_commitment = on_commitment
         self._traffic: dict[Association, Traffic] = {}
+        # Associations that ended, whether they were released, and when, if not noted yet.
+        self._ends: list[tuple[Traffic, bool, float]] = []
+        self._ends_lock = threading.Lock()
         pynetdicom._config.STORE_RECV_CHUNKED_DATASET = True
         # Its log has AE titles, UIDs and data sets.
         pynetdicom._config.LOG_HANDLER_LEVEL = "none"
@@ -141,7 +140,7 @@ class Receiver:
                     (evt.EVT_ACSE_RECV, self._on_acse),
                     (evt.EVT_C_ECHO, lambda event: SUCCESS),
                     (evt.EVT_C_STORE, self._on_store),
-                    (evt.EVT_N_EVENT_REPORT, self._on_event_report),
+                    (evt.EVT_N_EVENT_REPORT, take_commitment, [self._on_commitment]),
                 ],
                 server_class=Server,
                 settings=settings,
@@ -164,7 +163,8 @@ class Receiver:
             # Where one of its two threads failed, the other one is still there.
             association.dul.kill_dul()
             traffic.shut()
-            association.dul.join()
+            if association.dul.is_alive():
+                association.dul.join()
             traffic.remove_files()
             self._note_end(traffic, is_released=False)
             del self._traffic[association]
@@ -194,16 +194,22 @@ class Receiver:
         traffic.is_ended = True
         if not is_released:
             count("broken_off")
-        try:
-            self._queue.note_association_end(
-                traffic.association,
-                traffic.began_s,
-                is_released=is_released,
-                refused=traffic.refused,
-            )
-        except sqlite3.Error as error:
-            # Noted after the next start: nothing is complete before.
-            log_error(error)
+        with self._ends_lock:
+            self._ends.append((traffic, is_released, time.time()))
+            try:
+                while self._ends:
+                    ended, is_released, ended_s = self._ends[0]
+                    self._queue.note_association_end(
+                        ended.association,
+                        ended.began_s,
+                        is_released=is_released,
+                        ended_s=ended_s,
+                        refused=ended.refused,
+                    )
+                    del self._ends[0]
+            except sqlite3.Error as error:
+                # Such as a full disk. Noted with the next one; nothing is complete before.
+                log_error(error)
 
     def _on_store(self, event: Event) -> int | Dataset:
         try:
@@ -242,18 +248,6 @@ class Receiver:
                 traffic.refused[str(request.AffectedSOPInstanceUID)] = str(error)
             raise Refused(CANNOT_UNDERSTAND, str(error)) from error
         self._queue.accept(path, header, DIMSE, traffic.association)
-
-    def _on_event_report(self, event: Event) -> tuple[int, None]:
-        """The answer of the destination to a storage commitment (PS3.4, J.3.3)."""
-        report = event.event_information
-        failed = [
-            str(item.get("ReferencedSOPInstanceUID", ""))
-            for item in report.get("FailedSOPSequence", None) or ()
-        ]
-        if event.event_type == _SOME_FAILED and not failed:
-            return _INVALID_ARGUMENT, None
-        is_known = self._on_commitment(str(report.get("TransactionUID", "")), failed)
-        return (SUCCESS if is_known else _NOT_RECOGNISED), None
 
 
 def _on_thread_error(arguments: threading.ExceptHookArgs) -> None:

@@ -125,7 +125,8 @@ class Sender:
         again_s = time.time() + 60 * self._settings.commitment_minutes
         if not self._queue.begin_commitment(study, transaction_uid, again_s):
             return
-        peer.request_commitment(sorted(self._queue.results(study).iterdir()), transaction_uid)
+        files = sorted(self._queue.results(study).iterdir())
+        peer.request_commitment(files, transaction_uid, self.on_commitment)
 
     def _retry(self, study: Study, why: str) -> None:
         if self._is_too_late(study):

@@ -25,6 +25,9 @@ STATES = (RECEIVING, READY, SENDING, COMMITTING, DONE, PARKED)
 # Where a study came from, which is where its result goes.
 DIMSE, DICOMWEB = "dimse", "dicomweb"
 
+# In place of a number of instances: the source does not say it.
+NOT_COUNTED = -1
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS studies (
   id INTEGER PRIMARY KEY,
@@ -33,7 +36,7 @@ CREATE TABLE IF NOT EXISTS studies (
   origin TEXT NOT NULL,
   state TEXT NOT NULL,
   reason TEXT NOT NULL DEFAULT '',
-  expected INTEGER,              -- instances, as the source counts them
+  expected INTEGER,              -- instances, as the source counts them; NOT_COUNTED
   broken_off_s REAL NOT NULL DEFAULT 0,  -- when a sender ended without release; 0: not
   attempts INTEGER NOT NULL DEFAULT 0,
   retries INTEGER NOT NULL DEFAULT 0,
@@ -68,6 +71,7 @@ CREATE TABLE IF NOT EXISTS refusals (
 CREATE TABLE IF NOT EXISTS results (
   study INTEGER NOT NULL REFERENCES studies ON DELETE CASCADE,
   file TEXT NOT NULL,
+  n_bytes INTEGER NOT NULL,
   is_sent INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (study, file)
 );
@@ -109,6 +113,11 @@ class Study:
     n_refused: int
     n_senders: int
 
+    @property
+    def n_expected(self) -> int | None:
+        """How many instances the source has; None if it was not queried, or does not say."""
+        return None if self.expected == NOT_COUNTED else self.expected
+
 
 _STUDIES = """
 SELECT studies.*,
@@ -148,15 +157,24 @@ class StudyDatabase:
             self._connection.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        """Yields a function that runs statements; all are on disk after the block, or none."""
+    def transaction(
+        self, undo: contextlib.ExitStack | None = None
+    ) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """Yields a function that runs statements; all are on disk after the block, or none.
+
+        Args:
+          undo: closed if none are, before another transaction begins.
+        """
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection.execute
                 self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk has ended it
+                    self._connection.execute("ROLLBACK")
+                if undo is not None:
+                    undo.close()
                 raise
 
     def rows(self, statement: str, *values: object) -> list[sqlite3.Row]:
@@ -186,10 +204,12 @@ class StudyDatabase:
         return {**dict.fromkeys(STATES, 0), **dict(map(tuple, rows))}
 
     def n_bytes(self, study: Study | None = None) -> int:
-        """Of the instances of a study, or of all."""
+        """Of the instances and results of a study, or of all."""
         where, values = ("WHERE study = ?", (study.id,)) if study else ("", ())
-        statement = f"SELECT COALESCE(SUM(n_bytes), 0) FROM instances {where}"
-        return self.rows(statement, *values)[0][0]
+        return sum(
+            self.rows(f"SELECT COALESCE(SUM(n_bytes), 0) FROM {table} {where}", *values)[0][0]
+            for table in ("instances", "results")
+        )
 
     def find_transaction(self, transaction_uid: str) -> Study | None:
         """The study whose results wait for this storage commitment."""

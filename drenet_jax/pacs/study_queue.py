@@ -12,6 +12,7 @@ Folder of the spool:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import shutil
@@ -42,7 +43,7 @@ class StudyQueue:
     Attributes:
       database: of the states.
       receiving: the folder for files that are not complete.
-      n_bytes: of all instances in the spool.
+      n_bytes: of all instances and results in the spool.
       changed: set whenever there may be something to do.
     """
 
@@ -94,7 +95,8 @@ class StudyQueue:
         n_bytes = received.stat().st_size
         digest = file_digest(received)
         sync(received)
-        with self.database.transaction() as run:
+        undo = contextlib.ExitStack()
+        with self.database.transaction(undo) as run:
             study = self._study_for(run, header.study_uid, origin)
             known = run(
                 "SELECT syntax, digest FROM instances WHERE study = ? AND sop_uid = ?",
@@ -114,8 +116,12 @@ class StudyQueue:
                 # Named after its UID, so that a file that a killed node did not commit is replaced.
                 name = hashlib.sha256(header.sop_uid.encode()).hexdigest()[:24] + ".dcm"
                 self._make_folder(study)
+                # All in the folder is read: nothing may stay there without a commit.
+                undo.callback((self.images(study) / name).unlink, missing_ok=True)
                 received.replace(self.images(study) / name)
                 sync(self.images(study))
+                undo.callback(self._add_bytes, -n_bytes)
+                self._add_bytes(n_bytes)
                 run(
                     "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?)",
                     (study.id, header.sop_uid, header.syntax, digest, name, n_bytes),
@@ -128,8 +134,6 @@ class StudyQueue:
                 self._reopen(run, study, is_new=known is None)
             else:
                 self._note_refusal(run, study.id, header.sop_uid, str(refused))
-            # Within the lock of the database.
-            self.n_bytes += n_bytes if refused is None and known is None else 0
         if refused is not None:
             raise refused
         self.changed.set()
@@ -141,6 +145,7 @@ class StudyQueue:
         began_s: float,
         *,
         is_released: bool,
+        ended_s: float | None = None,
         refused: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Notes how an association ended.
@@ -152,6 +157,7 @@ class StudyQueue:
           association: as given to `accept`.
           began_s: when, in seconds since 1970.
           is_released: by its sender.
+          ended_s: when, if not now.
           refused: SOP Instance UID -> why, of what came over it and names no study.
         """
         with self.database.transaction() as run:
@@ -167,12 +173,12 @@ class StudyQueue:
                 else:
                     run(
                         "UPDATE studies SET broken_off_s = ? WHERE id = ?",
-                        (time.time(), row["study"]),
+                        (time.time() if ended_s is None else ended_s, row["study"]),
                     )
         self.changed.set()
 
-    def expect(self, study: Study, n_instances: int | None) -> None:
-        """Notes how many instances the source has; None if it does not say."""
+    def expect(self, study: Study, n_instances: int) -> None:
+        """Notes how many instances the source has, or `NOT_COUNTED`."""
         with self.database.transaction() as run:
             run("UPDATE studies SET expected = ? WHERE id = ?", (n_instances, study.id))
         self.changed.set()
@@ -207,7 +213,7 @@ class StudyQueue:
         Returns:
           Whether they were kept: not if instances have arrived meanwhile.
         """
-        files = sorted(path.name for path in folder.iterdir())
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         for path in (*folder.iterdir(), folder):
             sync(path)
         with self.database.transaction() as run:
@@ -217,9 +223,14 @@ class StudyQueue:
             shutil.rmtree(self.results(study), ignore_errors=True)
             folder.replace(self.results(study))
             sync(self.results(study).parent)
+            n_bytes = self.database.n_bytes(study)
             run("DELETE FROM results WHERE study = ?", (study.id,))
-            for file in files:
-                run("INSERT INTO results (study, file) VALUES (?, ?)", (study.id, file))
+            for file, size in sizes.items():
+                run(
+                    "INSERT INTO results (study, file, n_bytes) VALUES (?, ?, ?)",
+                    (study.id, file, size),
+                )
+            self.n_bytes += self.database.n_bytes(study) - n_bytes
             run("UPDATE studies SET answered = ? WHERE id = ?", (digest, study.id))
             self._send(run, study)
         return True
@@ -298,7 +309,7 @@ class StudyQueue:
                     (study.id, study.state, oldest_s),
                 )
                 is_removed = not self.database.select("WHERE id = ?", study.id)
-                self.n_bytes -= n_bytes if is_removed else 0
+                self._add_bytes(-n_bytes if is_removed else 0)
             # After the commit: a study without its files could not be answered again.
             if is_removed:
                 shutil.rmtree(self._studies / study.name, ignore_errors=True)
@@ -313,6 +324,10 @@ class StudyQueue:
             (uid, secrets.token_hex(6), origin, RECEIVING, now_s, now_s, now_s),
         )
         return self.database.select("WHERE uid = ?", uid)[0]
+
+    def _add_bytes(self, n_bytes: int) -> None:
+        """Within a transaction, whose lock this needs."""
+        self.n_bytes += n_bytes
 
     def _make_folder(self, study: Study) -> None:
         """Makes the folder of a study's instances, on disk when this returns."""
@@ -381,6 +396,5 @@ class StudyQueue:
                 continue
             rows = self.database.rows("SELECT file FROM instances WHERE study = ?", study.id)
             known = {row["file"] for row in rows}
-            for path in self.images(study).iterdir():
-                if path.name not in known:
-                    path.unlink()
+            for path in {path for path in self.images(study).iterdir() if path.name not in known}:
+                path.unlink()

@@ -102,6 +102,25 @@ def test_a_crash_or_a_hang_costs_one_slice(what, why, harmful, folder, ct_settin
     assert [(file.name, file.why) for file in prepared.excluded] == [("002.dcm", why)]
 
 
+def test_a_child_that_is_killed_once_costs_nothing(harmful, folder, ct_settings, tmp_path):
+    mark = str(tmp_path / "killed")
+    harmful(
+        f"if not os.path.exists({mark!r}): open({mark!r}, 'w').close(), os.kill(os.getpid(), 9)"
+    )
+    with Reader() as reader:
+        prepared = reader.prepare([folder], ct_settings)
+    assert os.path.exists(mark)
+    assert len(prepared.kept) == 5
+    assert not prepared.excluded
+
+
+def test_a_file_on_which_the_child_is_killed_again_is_left_out(harmful, folder, ct_settings):
+    harmful("os.kill(os.getpid(), 9)")
+    with Reader() as reader:
+        prepared = reader.prepare([folder], ct_settings)
+    assert [file.name for file in prepared.excluded] == ["002.dcm"]
+
+
 def test_a_folder_of_crashes_is_given_up(harmful, tmp_path, write_slice, chest_hu, ct_settings):
     harmful("os.abort()")
     for i in range(4):

@@ -46,7 +46,8 @@ def _config(name):
 def test_no_shipped_config_is_missing_here():
     # Settings of no model, presets, the paper's model on accelerators (tests/test_configs.py) and
     # EfficientNet-Lite0 as docs/study.md trains it (tests/test_studies.py).
-    others = {"audit", "augmentation", "prepare", "serve", "drenet_gpu", "drenet_tpu", "covid_ct"}
+    others = {"audit", "augmentation", "node", "prepare", "serve"}
+    others |= {"drenet_gpu", "drenet_tpu", "covid_ct"}
     assert {path.stem for path in CONFIGS.glob("*.py")} == {"__init__", *FAMILY, *RIVALS, *others}
 
 

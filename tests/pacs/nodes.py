@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ import pydicom
 from pydicom.uid import generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
+
+from drenet_jax.pacs.dicom_peer import give_back_answers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICK = {
@@ -136,7 +139,9 @@ def associate(node_port: int, *, calling: str = "CT1", called: str = "DRENET"):
     entity = AE(calling)
     entity.add_requested_context(CTImageStorage)
     entity.add_requested_context(Verification)
-    return entity.associate("127.0.0.1", node_port, ae_title=called)
+    association = entity.associate("127.0.0.1", node_port, ae_title=called)
+    give_back_answers(association)
+    return association
 
 
 def close_socket(association) -> None:
@@ -169,3 +174,12 @@ def study(folder: Path, *, uid: str = "", **tags: object) -> list[pydicom.Datase
             setattr(dataset, keyword, value)
         datasets.append(dataset)
     return datasets
+
+
+def client_tls(certificates: Path, name: str) -> ssl.SSLContext:
+    """The TLS of a peer with this certificate, which trusts our authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
+    context.load_verify_locations(certificates / "ours_ca.pem")
+    return context

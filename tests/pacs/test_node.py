@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 
 import numpy as np
 import pydicom
 import pytest
-from pacs.nodes import associate, close_socket, send, start_node, study, wait_until
+from pacs.nodes import associate, client_tls, close_socket, send, start_node, study, wait_until
+from pacs.results import probabilities
 from pydicom.uid import generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
@@ -32,17 +32,6 @@ def _wait_for_result(node, archive, uid: str, n_objects: int = 4) -> list[pydico
     return results()
 
 
-def _probabilities(results) -> dict[str, float]:
-    """Of the labels, as the structured report among the results has them."""
-    [report] = [dataset for dataset in results if dataset.Modality == "SR"]
-    content = hd.sr.ComprehensiveSR.from_dataset(report).content
-    [person] = content.get_image_measurement_groups()
-    return {
-        measurement.name.meaning.removeprefix("Probability of "): measurement.value
-        for measurement in person.get_measurements()
-    }
-
-
 def test_a_study_is_answered_as_predict_does_under_its_patient_and_study(
     node, module_archive, persons, pipeline
 ):
@@ -55,7 +44,7 @@ def test_a_study_is_answered_as_predict_does_under_its_patient_and_study(
     assert {dataset.PatientID for dataset in results} == {"HOSP-77"}
     assert {str(dataset.PatientName) for dataset in results} == {"MUSTERFRAU^ERIKA"}
     expected = pipeline.person(persons[0])["person"]["probabilities"]
-    assert _probabilities(results) == pytest.approx(expected, abs=1e-5)
+    assert probabilities(results) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_study_that_comes_again_is_not_answered_again(node, module_archive, persons):
@@ -89,7 +78,7 @@ def test_late_instances_change_the_result_and_its_uids(node, module_archive, per
         dataset.SOPInstanceUID for dataset in second
     }
     expected = pipeline.person(persons[3])["person"]["probabilities"]
-    assert _probabilities(second) == pytest.approx(expected, abs=1e-5)
+    assert probabilities(second) == pytest.approx(expected, abs=1e-5)
 
 
 def test_another_instance_of_the_same_uid_is_refused_and_keeps_the_study_from_an_answer(
@@ -175,39 +164,6 @@ def test_the_page_is_not_for_other_paths_and_health_is_ok(node):
     assert "drenet_node_instances_total" in node.get("metrics")
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A certificate of one authority for all, and one of another authority."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
-
-    for name in ("ours", "other"):
-        authority = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        openssl(
-            "req", *authority, "-keyout", f"{name}_ca.key", "-out", f"{name}_ca.pem",
-            "-days", "30", "-subj", f"/CN={name}",
-        )  # fmt: skip
-        openssl(
-            "req", *authority[1:], "-keyout", f"{name}.key", "-out", f"{name}.csr",
-            "-subj", "/CN=peer",
-        )  # fmt: skip
-        openssl(
-            "x509", "-req", "-in", f"{name}.csr", "-CA", f"{name}_ca.pem", "-CAkey",
-            f"{name}_ca.key", "-CAcreateserial", "-out", f"{name}.pem", "-days", "30",
-        )  # fmt: skip
-    return folder
-
-
-def _client_tls(certificates, name: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
-    context.load_verify_locations(certificates / "ours_ca.pem")
-    return context
-
-
 def test_senders_and_tls(trained, tmp_path, certificates):
     """Who is not listed, or shows no certificate of the authority, gets no association."""
     node = start_node(
@@ -234,10 +190,10 @@ def test_senders_and_tls(trained, tmp_path, certificates):
         return f"answered {status}"
 
     try:
-        assert outcome("CT1", _client_tls(certificates, "ours")) == "answered 0"
-        assert outcome("CT2", _client_tls(certificates, "ours")) == "rejected"
-        assert outcome("CT3", _client_tls(certificates, "ours")) == "rejected"
-        assert outcome("CT1", _client_tls(certificates, "other")) == "none"
+        assert outcome("CT1", client_tls(certificates, "ours")) == "answered 0"
+        assert outcome("CT2", client_tls(certificates, "ours")) == "rejected"
+        assert outcome("CT3", client_tls(certificates, "ours")) == "rejected"
+        assert outcome("CT1", client_tls(certificates, "other")) == "none"
         assert outcome("CT1", None) == "none"
     finally:
         assert node.stop() == 0

@@ -102,6 +102,8 @@ def thin(persons, tmp_path) -> list[Path]:
     return folders
 
 
+# pynetdicom leaves a socket that was not connected to the garbage collection.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_two_hundred_studies_from_eight_senders(trained, archive, thin, tmp_path):
     pipeline = drenet_jax.load(trained)
@@ -112,7 +114,7 @@ def test_two_hundred_studies_from_eight_senders(trained, archive, thin, tmp_path
         tmp_path / "spool",
         destination=archive.peer,
         quiet_seconds=QUIET_S,
-        missing_minutes=0.2,
+        missing_minutes=0.5,
         network_seconds=30.0,
     )
     times = Times(archive)
@@ -152,7 +154,6 @@ def test_two_hundred_studies_from_eight_senders(trained, archive, thin, tmp_path
 
     assert len(expected) == N_STUDIES
     n_again = check_answers(archive, expected)
-    assert "incomplete" in node.get("")
     n_instances = len(times.taken)
     received_s = times.taken[-1] - times.taken[0]
     minutes = (end_s - start_s) / 60
@@ -179,6 +180,7 @@ def test_two_hundred_studies_from_eight_senders(trained, archive, thin, tmp_path
     assert not list((node.spool / "receiving").rglob("*.dcm"))
     assert node.stop() == 0
     log = node.log.read_text()
+    assert "incomplete: its sender" in log
     assert "Traceback" not in log
     assert "error at" not in log
 

@@ -283,7 +283,7 @@ def _check(config, prepared):
 def test_every_config_of_a_model_takes_a_preset():
     for path in cli.CONFIGS.glob("[a-z]*.py"):
         config_module = importlib.import_module(f"drenet_jax.configs.{path.stem}")
-        if path.stem in ("audit", "augmentation", "prepare", "serve"):
+        if path.stem in ("audit", "augmentation", "node", "prepare", "serve"):
             continue
         assert config_module.get_config("strong").augment.rotation_deg == 15, path.stem
         # The recipe of docs/study.md is a fine-tuning with strong augmentation.

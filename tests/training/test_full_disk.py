@@ -55,29 +55,6 @@ def kib_of_a_checkpoint(trained):
     return sum(file.stat().st_size for file in files) // 1024
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mounts file systems of so many KiB; skips where that is not allowed."""
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(*options):
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", place],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        return place
-
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", place], capture_output=True, check=False)
-
-
 def _train(config, workdir, tmp_path):
     """`train` in a process of its own, whose stderr is all that it says."""
     path = tmp_path / "config.py"
