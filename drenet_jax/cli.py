@@ -175,6 +175,18 @@ def define_decision() -> None:
     )
 
 
+def define_runtime() -> None:
+    """The flag --runtime, which evaluate, predict, serve and node share."""
+    flags.DEFINE_enum(
+        "runtime",
+        "auto",
+        ["auto", "jax", "onnx"],
+        "What runs the model. onnx: ONNX Runtime on the CPU, on a graph that is exported into "
+        "--workdir at the first call. auto: that where it is installed, JAX would use the CPU, and "
+        "the graph was faster when it was exported; else JAX.",
+    )
+
+
 def define_config(name: str, what: str) -> None:
     """The flag --config; `configs/NAME.py` unless another file is given.
 

@@ -27,6 +27,7 @@ Examples:
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from absl import flags
@@ -51,6 +52,7 @@ def define_flags() -> None:
         "own dataset, with which this is checked otherwise, is not available.",
     )
     cli.define_decision()
+    cli.define_runtime()
     flags.DEFINE_bool(
         "calibrated",
         False,
@@ -73,10 +75,13 @@ def main() -> None:
     # Imported here: --help and mistyped flags need not wait for JAX and TensorFlow.
     from drenet_jax.evaluation.evaluation_files import summary_lines
     from drenet_jax.evaluation.evaluator import evaluate_split
+    from drenet_jax.exporting.runtimes import load_predictor
     from drenet_jax.output_files import new_folder
 
-    cli.use_compilation_cache()
     values = flags.FLAGS
+    load = functools.partial(
+        load_predictor, runtime=values.runtime, prepare_jax=cli.use_compilation_cache
+    )
     with new_folder(values.out) as folder:
         metrics = evaluate_split(
             Path(values.workdir),
@@ -90,6 +95,7 @@ def main() -> None:
             lesions=values.lesions,
             other_persons=values.other_persons,
             audit=values.audit,
+            load=load,
         )
     for line in summary_lines(metrics):
         print(line)

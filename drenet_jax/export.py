@@ -20,7 +20,6 @@ from pathlib import Path
 from absl import flags
 
 from drenet_jax import cli
-from drenet_jax.errors import InputError
 from drenet_jax.storage import stand_ins
 
 
@@ -36,11 +35,12 @@ def main() -> None:
     # Imported here: --help and flag errors need not wait for JAX.
     from drenet_jax.evaluation.predictor import Predictor
     from drenet_jax.exporting.exporter import MODEL_FILES, export_model
+    from drenet_jax.exporting.runtimes import require_onnx
     from drenet_jax.output_files import new_folder
 
     values = flags.FLAGS
     if values.format == "onnx":
-        _require_onnx()
+        require_onnx("--format=onnx")
     cli.use_compilation_cache()
     with new_folder(values.out) as folder:
         predictor = Predictor.load(
@@ -61,17 +61,6 @@ def main() -> None:
     )
     path = stand_ins.shown(Path(values.out) / MODEL_FILES[values.format])
     print(f"exported: {path} ({n_bytes / 1e6:.0f} MB)")
-
-
-def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"--format=onnx needs {error.name}, which is not installed; install the extra: "
-            "pip install 'drenet_jax[onnx]'."
-        ) from error
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def define_flags() -> None:
         "Divide the logits by the temperature fitted on the validation slices.",
     )
     cli.define_decision()
+    cli.define_runtime()
     cli.define_config("node", "the node: its peers and limits")
 
 
@@ -64,7 +65,7 @@ def main() -> None:
             f"node needs {error.name}, which is not installed; install the extra: "
             "pip install 'drenet_jax[node]'."
         ) from error
-    from drenet_jax.evaluation.predictor import Predictor
+    from drenet_jax.exporting.runtimes import load_predictor
     from drenet_jax.output_files import locked_folder
 
     values = flags.FLAGS
@@ -79,12 +80,13 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked_folder(spool, name="lock", use="used", flag="--spool"))
         spool.chmod(0o700)
-        cli.use_compilation_cache()
-        predictor = Predictor.load(
+        predictor = load_predictor(
             values.workdir,
+            runtime=values.runtime,
             calibrated=values.calibrated,
             threshold=values.threshold,
             aggregate=values.aggregate,
+            prepare_jax=cli.use_compilation_cache,
         )
         node.run(
             predictor,

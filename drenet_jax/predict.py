@@ -71,6 +71,7 @@ def define_flags() -> None:
         "Divide the logits by the temperature fitted on the validation slices.",
     )
     cli.define_decision()
+    cli.define_runtime()
     flags.DEFINE_string(
         "dicom_out",
         "",
@@ -117,14 +118,15 @@ def main() -> None:
         from drenet_jax.evaluation.decisions import decision_text
         from drenet_jax.evaluation.person_report import person_report
         from drenet_jax.evaluation.pipeline import PersonPipeline
-        from drenet_jax.evaluation.predictor import Predictor
+        from drenet_jax.exporting.runtimes import load_predictor
 
-        cli.use_compilation_cache()
-        predictor = Predictor.load(
+        predictor = load_predictor(
             values.workdir,
+            runtime=values.runtime,
             calibrated=values.calibrated,
             threshold=values.threshold,
             aggregate=values.aggregate,
+            prepare_jax=cli.use_compilation_cache,
         )
         prediction = PersonPipeline(predictor, reader).predict(
             source,

@@ -48,6 +48,7 @@ def define_flags() -> None:
         "Divide the logits by the temperature fitted to the validation slices.",
     )
     cli.define_decision()
+    cli.define_runtime()
     flags.DEFINE_string("token_file", "", "A file with the API token, in place of DRENET_TOKEN.")
     cli.define_config("serve", "the server's limits")
 
@@ -64,11 +65,10 @@ def main() -> None:
     from drenet_jax.ct.reader import Reader
     from drenet_jax.evaluation.person_report import person_report
     from drenet_jax.evaluation.pipeline import PersonPipeline
-    from drenet_jax.evaluation.predictor import Predictor
+    from drenet_jax.exporting.runtimes import load_predictor
     from drenet_jax.private_log import log_to
     from drenet_jax.serving.limits import Limits
 
-    cli.use_compilation_cache()
     values = flags.FLAGS
     limits = Limits.from_dict(values.config.to_dict())
     token = _token(values.token_file)
@@ -87,11 +87,13 @@ def main() -> None:
         uploads.mkdir()
         scratch.mkdir()
         reader = stack.enter_context(Reader(memory_bytes=limits.reader_mib << 20, scratch=scratch))
-        predictor = Predictor.load(
+        predictor = load_predictor(
             values.workdir,
+            runtime=values.runtime,
             calibrated=values.calibrated,
             threshold=values.threshold,
             aggregate=values.aggregate,
+            prepare_jax=cli.use_compilation_cache,
         )
         # Compile now, not during the first request.
         side_px = predictor.meta.ct.image_size_px

@@ -66,6 +66,7 @@ def evaluate_split(
     lesions: str = "",
     other_persons: bool = False,
     audit: str = "",
+    load: Callable[[Path], Predictor] = Predictor.load,
 ) -> dict:
     """Scores a split with the best checkpoint of `workdir` and writes the result into `folder`.
 
@@ -84,6 +85,7 @@ def evaluate_split(
       other_persons: the user states that no patient of `data_dir` was in training. Needed only
         where the run's own data set is gone, by which it is checked otherwise.
       audit: the folder of an audit of this run for shortcuts, which the report shows; "": none.
+      load: gives the predictor of `workdir`.
 
     Returns:
       what `metrics.json` holds.
@@ -94,7 +96,7 @@ def evaluate_split(
         lesions to explain by, or the audit is of something else.
     """
     shortcuts = read_audit(Path(audit), workdir) if audit else None
-    run = open_run(workdir, split, data_dir, other_persons=other_persons)
+    run = open_run(workdir, split, data_dir, other_persons=other_persons, load=load)
     config = run.predictor.meta.config
     positive = positive_class(run.data.labels, config.evaluation.positive_label)
     settings = settings_with_flags(config.evaluation, aggregate=aggregate, threshold=threshold)
@@ -250,10 +252,15 @@ class OpenRun:
 
 
 def open_run(
-    workdir: Path, split: str, data_dir: str = "", *, other_persons: bool = False
+    workdir: Path,
+    split: str,
+    data_dir: str = "",
+    *,
+    other_persons: bool = False,
+    load: Callable[[Path], Predictor] = Predictor.load,
 ) -> OpenRun:
     """Loads a run's best checkpoint; see `evaluate_split` for arguments and errors."""
-    predictor = Predictor.load(workdir)
+    predictor = load(workdir)
     data, own_data = _open_data(predictor.meta, workdir, split, data_dir, other_persons)
     _require_unknown(predictor.meta, workdir, data, split)
     return OpenRun(predictor, data, own_data)

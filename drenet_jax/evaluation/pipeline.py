@@ -204,6 +204,7 @@ class PersonPipeline:
             "excluded": [{"name": row.name, "why": row.why} for row in prepared.excluded],
             "notes": list(prepared.notes),
             "model": predictor.identity,
+            "runtime": predictor.scorer.runtime,
             "decision": predictor.rule.to_dict(),
         }
 

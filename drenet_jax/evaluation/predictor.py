@@ -30,9 +30,11 @@ class Scorer(Protocol):
 
     Attributes:
       batch_size: slices in a pass.
+      runtime: its name and version.
     """
 
     batch_size: int
+    runtime: str
 
     def compile(self) -> None: ...
 

@@ -15,6 +15,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.window import window
@@ -82,12 +83,7 @@ def export_model(
 
         path.write_bytes(to_stablehlo(model, variables, heat_maps=heat_maps))
         given = _run_stablehlo(path, images)
-    on_this_device = build_model(config, len(meta.labels))
-    forward = jax.jit(make_forward(on_this_device, heat_maps=heat_maps))
-    expected = {
-        name: np.asarray(value) for name, value in forward(variables, jnp.asarray(images)).items()
-    }
-    agreed = agreement.compare(expected, given)
+    agreed = agreement.compare(_expected(predictor, config, variables, images), given)
     if agreed.problem:
         raise InputError(
             f"the exported {format} file does not give what JAX gives ({agreed.problem}); nothing "
@@ -95,6 +91,19 @@ def export_model(
         )
     write_description(folder, path, description)
     return agreed
+
+
+def _expected(
+    predictor: Predictor, config: ConfigDict, variables: Mapping[str, Any], images: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What JAX gives in float32."""
+    if predictor.meta.config.model.dtype == config.model.dtype:
+        return predictor.scorer(predictor.variables, images)
+    model = build_model(config, len(predictor.meta.labels))
+    forward = jax.jit(make_forward(model, heat_maps=True))
+    return {
+        name: np.asarray(value) for name, value in forward(variables, jnp.asarray(images)).items()
+    }
 
 
 def _write_onnx(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.calibration import ValidationRecord
@@ -13,25 +15,38 @@ from drenet_jax.exporting.onnx_scorer import OnnxScorer
 from drenet_jax.models.checkpoint_metadata import Meta
 
 
-def load_onnx(
-    folder: Path,
+def load_onnx(folder: Path, **options: Any) -> Predictor:
+    """The predictor of a folder that `export --format=onnx --heat_maps` wrote.
+
+    Args:
+      folder: it.
+      options: of `make_predictor`.
+
+    Raises:
+      InputError: the folder is none, or as `make_predictor`.
+    """
+    return make_predictor(*read_description(folder), **options)
+
+
+def make_predictor(
+    file: Path,
+    description: Mapping[str, Any],
     *,
     workdir: Path | None = None,
     calibrated: bool = False,
     threshold: float | None = None,
     aggregate: str | None = None,
 ) -> Predictor:
-    """The predictor of a folder that `export --format=onnx --heat_maps` wrote.
+    """The predictor of an exported file.
 
     Args:
-      folder: it.
-      workdir: of the run, for `result.json`; None: `folder`.
+      file, description: as `read_description` gives them.
+      workdir: of the run, for `result.json`; None: the folder of the file.
       calibrated, threshold, aggregate: as `Predictor.load`.
 
     Raises:
-      InputError: the folder cannot be used, or as `Predictor.load`.
+      InputError: the file cannot be used, or as `Predictor.load`.
     """
-    file, description = read_description(folder)
     if not description["heat_maps"]:
         raise InputError(f"{file} gives no heat maps; export it with --heat_maps.")
     meta = Meta.from_dict(description["checkpoint"])
@@ -45,7 +60,7 @@ def load_onnx(
     return Predictor(
         meta,
         description["step"],
-        workdir or folder,
+        workdir or file.parent,
         OnnxScorer(file),
         None,
         temperature,

@@ -24,6 +24,8 @@ class OnnxScorer:
       batch_size: slices in a pass.
     """
 
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+
     def __init__(self, model: Path | bytes, *, batch_size: int = BATCH_SIZE):
         """Loads a model.
 
@@ -71,9 +73,14 @@ class OnnxScorer:
     def padded(
         self, variables: Any, batches: Iterable[np.ndarray]
     ) -> Iterator[dict[str, np.ndarray]]:
-        """As `SliceScorer.padded`, without rows that fill a batch up."""
+        """As `SliceScorer.padded`; rows that fill a batch up are zeros."""
         for batch in batches:
-            yield self._run(batch)
+            yield {
+                name: np.concatenate(
+                    [rows, np.zeros((self.batch_size - len(rows), *rows.shape[1:]), rows.dtype)]
+                )
+                for name, rows in self._run(batch).items()
+            }
 
     def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         results = self._session.run(self._names, {"images": images})

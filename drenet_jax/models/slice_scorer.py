@@ -20,6 +20,8 @@ from drenet_jax.models.model_outputs import Outputs
 class SliceScorer:
     """A model on all local devices of this host, compiled for one batch size."""
 
+    runtime = f"jax {jax.__version__}"
+
     def __init__(self, model: Model, batch_size: int, *, heat_maps: bool = False):
         """Prepares the forward pass; it is compiled at the first call.
 

@@ -1,0 +1,194 @@
+"""`--runtime`: ONNX Runtime gives what JAX gives; a checkpoint is exported once."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from drenet_jax.errors import InputError
+from drenet_jax.exporting import runtimes
+from drenet_jax.exporting.runtimes import load_predictor
+
+pytest.importorskip("onnx", reason="onnx is not installed (extra `onnx`)")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")
+
+
+@pytest.fixture(scope="module")
+def workdir(trained, tmp_path_factory):
+    """A copy of the trained run, exported."""
+    folder = tmp_path_factory.mktemp("runtimes") / "run"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns(runtimes.EXPORTED))
+    load_predictor(folder, runtime="onnx")
+    return folder
+
+
+def _runtime(predictor):
+    return predictor.scorer.runtime.split()[0]
+
+
+def _exports(workdir):
+    return sorted((workdir / runtimes.EXPORTED).iterdir())
+
+
+def _set_speed(workdir, *, jax, onnx):
+    [folder] = _exports(workdir)
+    speed = {"jax_ms_per_slice": jax, "onnx_ms_per_slice": onnx}
+    (folder / "speed.json").write_text(json.dumps(speed))
+
+
+def test_both_runtimes_score_alike(workdir):
+    rng = np.random.default_rng(0)
+    side_px = load_predictor(workdir, runtime="onnx").meta.ct.image_size_px
+    images = rng.integers(0, 256, (5, side_px, side_px), np.uint8)
+    by_jax, by_onnx = (
+        load_predictor(workdir, runtime=name).slices(images) for name in ("jax", "onnx")
+    )
+    assert set(by_onnx) == set(by_jax)
+    np.testing.assert_array_equal(by_onnx["boxes"], by_jax["boxes"])
+    for name, values in by_jax.items():
+        np.testing.assert_allclose(by_onnx[name], values, atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+def test_auto_takes_the_faster_one(workdir):
+    _set_speed(workdir, jax=2.0, onnx=1.0)
+    assert _runtime(load_predictor(workdir)) == "onnxruntime"
+    _set_speed(workdir, jax=1.0, onnx=2.0)
+    assert _runtime(load_predictor(workdir)) == "jax"
+
+
+def test_options_are_those_of_the_predictor(workdir):
+    [by_jax, by_onnx] = [
+        load_predictor(workdir, runtime=name, aggregate="median") for name in ("jax", "onnx")
+    ]
+    assert by_onnx.rule == by_jax.rule
+    assert by_onnx.identity == by_jax.identity
+    records = [dataclasses.asdict(p.validation_record) for p in (by_onnx, by_jax)]
+    np.testing.assert_equal(*records)
+
+
+def test_a_prediction_does_not_import_jax(workdir, phantoms, tmp_path):
+    person = sorted((phantoms / "dicom").iterdir())[0]
+    results = {}
+    for runtime in ("jax", "onnx"):
+        out = tmp_path / runtime
+        script = (
+            "import runpy, sys\n"
+            "sys.argv = ['predict', *sys.argv[1:]]\n"
+            "try:\n"
+            "    runpy.run_module('drenet_jax.predict', run_name='__main__')\n"
+            "finally:\n"
+            "    print('jax' in sys.modules)\n"
+        )
+        process = subprocess.run(
+            [
+                *(sys.executable, "-c", script, f"--runtime={runtime}"),
+                *(f"--workdir={workdir}", f"--input={person}", f"--out={out}"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        assert process.stdout.splitlines()[-1] == str(runtime == "jax")
+        results[runtime] = json.loads((out / "result.json").read_text())
+        assert results[runtime].pop("runtime").split()[0].startswith(runtime)
+    assert _numbers(results["onnx"]) == pytest.approx(_numbers(results["jax"]), abs=1e-4)
+    assert _without_numbers(results["onnx"]) == _without_numbers(results["jax"])
+
+
+def _numbers(value):
+    if isinstance(value, dict):
+        return [number for item in value.values() for number in _numbers(item)]
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, float) else []
+
+
+def _without_numbers(value):
+    if isinstance(value, dict):
+        return {name: _without_numbers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_numbers(item) for item in value]
+    return None if isinstance(value, float) else value
+
+
+def test_evaluate_gives_the_same_table(command, workdir, tmp_path):
+    tables = []
+    for runtime in ("jax", "onnx"):
+        out = tmp_path / runtime
+        process = command(
+            "evaluate", f"--workdir={workdir}", f"--runtime={runtime}", f"--out={out}"
+        )
+        assert process.returncode == 0, process.stderr
+        rows = [line.split(",") for line in (out / "persons.csv").read_text().splitlines()]
+        assert len(rows) > 3
+        tables.append(rows)
+    header = tables[0][0]
+    columns = [i for i, name in enumerate(header) if name.startswith("p_")] or range(2, 5)
+    by_jax, by_onnx = (
+        np.array([[float(row[i]) for i in columns] for row in rows[1:]]) for rows in tables
+    )
+    np.testing.assert_allclose(by_onnx, by_jax, atol=1e-4)
+
+
+def test_other_checkpoints_are_exported_anew(workdir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)  # which keeps the times of files
+    before = _exports(run)
+    load_predictor(run, runtime="onnx")
+    assert _exports(run) == before
+
+    meta = next((run / "checkpoints").glob("*/meta/metadata"))
+    meta.write_bytes(meta.read_bytes())
+    load_predictor(run, runtime="onnx")
+    after = _exports(run)
+    assert len(after) == 1
+    assert after != before
+
+
+def test_a_damaged_export_is_made_anew(workdir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)
+    [folder] = _exports(run)
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (folder / "model.onnx").write_bytes(content)
+    assert _runtime(load_predictor(run, runtime="onnx")) == "onnxruntime"
+    assert (folder / "model.onnx").read_bytes() != content
+
+
+def test_without_onnx_runtime(workdir, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name)
+    )
+    assert _runtime(load_predictor(workdir)) == "jax"
+    with pytest.raises(InputError, match=r"needs onnxruntime.*pip install 'drenet_jax\[onnx\]'"):
+        load_predictor(workdir, runtime="onnx")
+
+
+def test_where_an_accelerator_may_be_auto_does_not_look_for_exports(workdir, monkeypatch):
+    _set_speed(workdir, jax=2.0, onnx=1.0)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: object() if name == "jax_cuda12_plugin" else find(name),
+    )
+    assert _runtime(load_predictor(workdir)) == "jax"
+
+
+def test_a_folder_that_cannot_be_written_leaves_jax(workdir, tmp_path, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run, ignore=shutil.ignore_patterns(runtimes.EXPORTED))
+    (run / runtimes.EXPORTED).write_text("not a folder")
+    assert _runtime(load_predictor(run)) == "jax"
+    assert "JAX is used" in caplog.text
