@@ -171,10 +171,11 @@ def calibration_batches(data: PreparedData, fill: str) -> Iterator[np.ndarray]:
     taken = set(np.linspace(0, n - 1, min(n, _CALIBRATION_SLICES)).astype(int).tolist())
     start = 0
     for batch in split_batches(data, "train", batch_size=_CALIBRATION_BATCH, fill=fill):
-        rows = [i for i in range(len(batch["image"])) if start + i in taken]
-        start += len(batch["image"])
-        if rows:
-            yield batch["image"][rows]
+        for image in batch["image"]:
+            # One at a time: some methods of calibration want batches of one size.
+            if start in taken:
+                yield image[None]
+            start += 1
 
 
 def _ms_per_slice(predictor: Predictor, path: Path, images: np.ndarray) -> dict[str, float]:

@@ -18,6 +18,7 @@ from onnxruntime import quantization
 
 from drenet_jax.errors import InputError
 from drenet_jax.exporting.onnx_images import INPUT
+from drenet_jax.exporting.onnx_parts import sources
 
 # What lies between convolutions; left in float32 it would be converted to and fro.
 _LAYERS = ("Conv", "Relu", "Clip", "MaxPool", "AveragePool", "Add")
@@ -50,7 +51,7 @@ def quantize(
                 raise InputError(
                     "a model of the whole image has no crops; use --precision=int8 or float32."
                 )
-            layers -= _sources(graph, "boxes")
+            layers -= sources(graph, "boxes")
         quantization.quantize_static(
             fused,
             out,
@@ -96,16 +97,3 @@ def _layers(graph: onnx.GraphProto) -> set[str]:
         if node.op_type in _LAYERS
         and (node.op_type != "Add" or all(kinds.get(x) in _FEATURE_MAPS for x in node.input))
     }
-
-
-def _sources(graph: onnx.GraphProto, output: str) -> set[str]:
-    """The names of all nodes that a result comes from."""
-    makers = {name: node for node in graph.node for name in node.output}
-    found: set[str] = set()
-    left = [output]
-    while left:
-        node = makers.get(left.pop())
-        if node is not None and node.name not in found:
-            found.add(node.name)
-            left += node.input
-    return found

@@ -14,31 +14,9 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra `onnx`)"
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")
 
 from drenet_jax.exporting.onnx_model import to_onnx  # noqa: E402
+from tests.exporting.random_models import random_variables, smooth_slices  # noqa: E402
 
 SIZE_PX = 96
-
-
-def _random_variables(model, seed: int = 0) -> dict:
-    """First weights, and batch norms of no special values."""
-    variables = init_variables(model, seed)
-    rng = np.random.default_rng(seed)
-
-    def changed(path, leaf):
-        name = path[-1].key
-        if name in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        if name in ("bias", "mean"):
-            return rng.normal(0, 0.2, leaf.shape).astype(np.float32)
-        return np.asarray(leaf)
-
-    return jax.tree_util.tree_map_with_path(changed, variables)
-
-
-def _slices(n: int, size_px: int = SIZE_PX) -> np.ndarray:
-    """Smooth random images."""
-    rng = np.random.default_rng(7)
-    coarse = rng.uniform(0, 255, (n, size_px // 8, size_px // 8))
-    return np.kron(coarse, np.ones((8, 8))).astype(np.uint8)
 
 
 def _both(model, variables, images) -> tuple[dict, dict]:
@@ -72,7 +50,7 @@ def _check_backbone(tiny_config, backbone: str) -> None:
     tiny_config.model.name = backbone
     alone = build_model(tiny_config, 3)
     for model in (alone, drenet):
-        expected, given = _both(model, _random_variables(model), _slices(3))
+        expected, given = _both(model, random_variables(model), smooth_slices(3, SIZE_PX))
         _assert_same(expected, given)
 
 
@@ -90,8 +68,8 @@ def test_each_backbone_alone_and_under_drenet(tiny_config, backbone):
 
 def _check_variant(tiny_config, changes: dict) -> None:
     model = _drenet(tiny_config, **changes)
-    images = _slices(3, changes.get("image_size_px", SIZE_PX))
-    expected, given = _both(model, _random_variables(model), images)
+    images = smooth_slices(3, changes.get("image_size_px", SIZE_PX))
+    expected, given = _both(model, random_variables(model), images)
     _assert_same(expected, given)
 
 
@@ -126,12 +104,12 @@ def test_more_variants_of_drenet(tiny_config, changes):
 
 def test_the_batch_may_have_any_size(tiny_config):
     model = _drenet(tiny_config)
-    variables = _random_variables(model)
+    variables = random_variables(model)
     session = runtime.InferenceSession(
         to_onnx(model, variables, {}, heat_maps=False).SerializeToString(),
         providers=["CPUExecutionProvider"],
     )
-    images = _slices(5)
+    images = smooth_slices(5, SIZE_PX)
 
     together = session.run(["logits"], {"images": images})[0]
 

@@ -14,7 +14,9 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `
 from drenet_jax.exporting.onnx_model import to_onnx  # noqa: E402
 from drenet_jax.exporting.onnx_scorer import OnnxScorer  # noqa: E402
 from drenet_jax.exporting.quantization import quantize  # noqa: E402
-from tests.exporting.test_onnx import _random_variables, _slices  # noqa: E402
+from tests.exporting.random_models import random_variables, smooth_slices  # noqa: E402
+
+SIZE_PX = 96
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def float32(tiny_config, tmp_path):
     path = tmp_path / "float32.onnx"
     path.write_bytes(
         to_onnx(
-            model, _random_variables(model), {"drenet_jax": "{}"}, heat_maps=True
+            model, random_variables(model), {"drenet_jax": "{}"}, heat_maps=True
         ).SerializeToString()
     )
     return path
@@ -44,7 +46,7 @@ def _convolutions(path):
 
 
 def test_all_convolutions_or_those_after_the_boxes(float32, tmp_path):
-    images = _slices(6)
+    images = smooth_slices(6, SIZE_PX)
     expected = OnnxScorer(float32)(None, images)
     passes = {}
     for name, keep_boxes in (("int8", False), ("int8_crops", True)):
@@ -71,10 +73,10 @@ def test_a_model_without_crops_has_one_precision(tiny_config, tmp_path):
     model = build_model(tiny_config, 3)
     path = tmp_path / "float32.onnx"
     path.write_bytes(
-        to_onnx(model, _random_variables(model), {}, heat_maps=False).SerializeToString()
+        to_onnx(model, random_variables(model), {}, heat_maps=False).SerializeToString()
     )
     with pytest.raises(InputError, match="no crops; use --precision=int8 or float32"):
-        quantize(path, tmp_path / "out.onnx", [_slices(2)], keep_boxes=True)
-    quantize(path, tmp_path / "out.onnx", [_slices(2)])
+        quantize(path, tmp_path / "out.onnx", [smooth_slices(2, SIZE_PX)], keep_boxes=True)
+    quantize(path, tmp_path / "out.onnx", [smooth_slices(2, SIZE_PX)])
     total, quantized = _convolutions(tmp_path / "out.onnx")
     assert quantized == total > 10
