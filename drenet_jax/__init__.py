@@ -24,11 +24,12 @@ __all__ = ["__version__", "load"]
 def load(
     workdir: str | os.PathLike[str],
     *,
+    runtime: str = "auto",
     calibrated: bool = False,
     threshold: float | None = None,
     aggregate: str | None = None,
 ) -> PersonPipeline:
-    """The trained model of `workdir`, ready to predict (see `Predictor.load`).
+    """The trained model of `workdir`, ready to predict (see `load_predictor`).
 
     Raises:
       InputError: `workdir` holds no checkpoint that can be used, or none with a temperature; or
@@ -36,9 +37,13 @@ def load(
     """
     # Imported here so that `import drenet_jax.ct` brings in neither JAX nor Orbax.
     from drenet_jax.evaluation.pipeline import PersonPipeline
-    from drenet_jax.evaluation.predictor import Predictor
+    from drenet_jax.exporting.runtimes import load_predictor
 
-    predictor = Predictor.load(
-        workdir, calibrated=calibrated, threshold=threshold, aggregate=aggregate
+    predictor = load_predictor(
+        workdir,
+        runtime=runtime,
+        calibrated=calibrated,
+        threshold=threshold,
+        aggregate=aggregate,
     )
     return PersonPipeline(predictor)

@@ -6,17 +6,16 @@ uint8 lung crops [N, S, S], N of any size, and gives probabilities, boxes, box s
 --heat_maps, Grad-CAM. The file is run in its own runtime beside JAX first; if they do not agree,
 nothing is written. What comes before the graph: docs/export.md.
 
---precision=int8 and int8_crops are faster on CPUs. The answers are compared with those in float32
+Lower precisions are faster on CPUs (docs/export.md). The answers are compared with those in float32
 on --split, and `model.json` has the result. In the folder exported/ of --workdir, predict, serve,
 evaluate and node use such a file by themselves (--runtime=auto) if no probability of at least 100
-persons differs by 0.005 or more. For research only, not for clinical
-use.
+persons differs by 0.005 or more. For research only, not for clinical use.
 
 Examples:
 
   python -m drenet_jax.export --workdir=runs/mine --format=onnx --heat_maps --out=exported/onnx
-  python -m drenet_jax.export --workdir=runs/mine --precision=int8_crops --heat_maps \\
-      --out=runs/mine/exported/int8_crops
+  python -m drenet_jax.export --workdir=runs/mine --precision=bfloat16_crops --heat_maps \\
+      --out=runs/mine/exported/bfloat16_crops
   python -m drenet_jax.export --workdir=runs/mine --format=stablehlo --out=exported/stablehlo
 """
 
@@ -45,8 +44,8 @@ def define_flags() -> None:
         "precision",
         "float32",
         list(PRECISIONS),
-        "Of the convolutions, of ONNX. int8: 8-bit integers; int8_crops: in the passes over crops "
-        "and context image, so that boxes stay those of float32.",
+        "Of ONNX. int8: convolutions in 8-bit integers; bfloat16: run by OpenVINO; ..._crops: only "
+        "in the passes over crops and context image, so that boxes stay those of float32.",
     )
     flags.DEFINE_string(
         "data",
@@ -104,8 +103,8 @@ def main() -> None:
     if export.precision_report is not None:
         print("\n".join(summary_lines(export.precision_report)))
     if export.ms_per_slice:
-        speeds = [f"{name} {ms:.0f}" for name, ms in export.ms_per_slice.items()]
-        print(f"milliseconds a slice: {', '.join(speeds)}")
+        speeds = export.ms_per_slice
+        print(f"milliseconds a slice: {speeds['exported']:.1f}, in JAX {speeds['jax']:.1f}")
     path = stand_ins.shown(Path(values.out) / export.file.name)
     print(f"exported: {path} ({n_bytes / 1e6:.0f} MB)")
 

@@ -33,7 +33,7 @@ from drenet_jax.exporting.description import (
     describe,
     write_description,
 )
-from drenet_jax.exporting.precision import PrecisionReport
+from drenet_jax.exporting.precision import BFLOAT16, PrecisionReport
 from drenet_jax.models.build import Model, build_model
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints
@@ -71,7 +71,7 @@ class Export:
     Attributes:
       file: the model's.
       agreement: of the graph in float32 with JAX, on drawn slices.
-      ms_per_slice: measured here, by runtime: `jax` and `onnxruntime`; empty of StableHLO.
+      ms_per_slice: measured here, in `jax` and `exported`; empty of StableHLO.
       precision_report: of a lower precision beside float32, else None.
     """
 
@@ -136,7 +136,7 @@ def export_model(
         assert data is not None, precision
         report = _lower_precision(path, precision, predictor, data, split)
     if format == "onnx":
-        speed = _ms_per_slice(predictor, path, images)
+        speed = _ms_per_slice(predictor, path, precision, images)
     measured = {
         "ms_per_slice": speed,
         "precision_report": report and report.to_dict(),
@@ -149,19 +149,27 @@ def export_model(
 def _lower_precision(
     path: Path, precision: str, predictor: Predictor, data: PreparedData, split: str
 ) -> PrecisionReport:
-    """Replaces the file in float32 by one in a lower precision."""
+    """Compares a lower precision with float32; for int8 the file is replaced."""
     # Here, because onnxruntime is an extra.
-    from drenet_jax.exporting.onnx_scorer import OnnxScorer
-    from drenet_jax.exporting.quantization import quantize
+    from drenet_jax.exporting.onnx_predictor import load_scorer
 
-    float32 = path.with_name("float32.onnx")
-    path.rename(float32)
-    fill = predictor.meta.config.data.fill
-    quantize(float32, path, calibration_batches(data, fill), keep_boxes=precision == "int8_crops")
+    float32 = path
+    if precision not in BFLOAT16:
+        from drenet_jax.exporting.quantization import quantize
+
+        float32 = path.rename(path.with_name("float32.onnx"))
+        batches = calibration_batches(data, predictor.meta.config.data.fill)
+        quantize(float32, path, batches, keep_boxes=precision == "int8_crops")
     report = agreement.compare_precisions(
-        OnnxScorer(float32), OnnxScorer(path), predictor.meta, predictor.rule, data, split
+        load_scorer(float32, "float32"),
+        load_scorer(path, precision),
+        predictor.meta,
+        predictor.rule,
+        data,
+        split,
     )
-    float32.unlink()
+    if float32 != path:
+        float32.unlink()
     return report
 
 
@@ -178,15 +186,17 @@ def calibration_batches(data: PreparedData, fill: str) -> Iterator[np.ndarray]:
             start += 1
 
 
-def _ms_per_slice(predictor: Predictor, path: Path, images: np.ndarray) -> dict[str, float]:
+def _ms_per_slice(
+    predictor: Predictor, path: Path, precision: str, images: np.ndarray
+) -> dict[str, float]:
     """Both runtimes in turn, the fastest of some rounds of one batch."""
-    from drenet_jax.exporting.onnx_scorer import OnnxScorer
+    from drenet_jax.exporting.onnx_predictor import load_scorer
 
-    scorer = OnnxScorer(path)
+    scorer = load_scorer(path, precision)
     images = images[: scorer.batch_size]
     runs = {
         "jax": lambda: predictor.scorer(predictor.variables, images),
-        "onnxruntime": lambda: scorer(None, images),
+        "exported": lambda: scorer(None, images),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(_SPEED_ROUNDS):

@@ -36,6 +36,13 @@ def sources(graph: onnx.GraphProto, output: str) -> set[str]:
     return found
 
 
+def whole(file: Path) -> Part:
+    """A model as one part."""
+    model = onnx.load(file)
+    names = [[value.name for value in values] for values in (model.graph.input, model.graph.output)]
+    return Part(model.SerializeToString(), tuple(names[0]), tuple(names[1]))
+
+
 def split(file: Path) -> tuple[Part, Part, Part]:
     """The parts of a model with boxes, in the order in which they are run.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,27 @@ from drenet_jax.evaluation.calibration import ValidationRecord
 from drenet_jax.evaluation.decisions import DecisionRule
 from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.exporting.description import read_description
+from drenet_jax.exporting.graph_scorer import GraphScorer
 from drenet_jax.exporting.onnx_scorer import OnnxScorer
+from drenet_jax.exporting.precision import BFLOAT16
 from drenet_jax.models.checkpoint_metadata import Meta
+
+
+def load_scorer(file: Path, precision: str) -> GraphScorer:
+    """The scorer of a file, in the runtime that computes its precision.
+
+    Raises:
+      InputError: the runtime is not installed, or cannot load the file.
+    """
+    if precision in BFLOAT16:
+        if importlib.util.find_spec("openvino") is None:
+            raise InputError(
+                f"{precision} needs openvino, which is not installed; pip install openvino."
+            )
+        from drenet_jax.exporting.openvino_scorer import OpenVinoScorer
+
+        return OpenVinoScorer(file, precision)
+    return OnnxScorer(file)
 
 
 def load_onnx(folder: Path, **options: Any) -> Predictor:
@@ -61,7 +81,7 @@ def make_predictor(
         meta,
         description["step"],
         workdir or file.parent,
-        OnnxScorer(file),
+        load_scorer(file, description["precision"]),
         None,
         temperature,
         None if record is None else ValidationRecord.from_dict(record),

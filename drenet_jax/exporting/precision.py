@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-PRECISIONS = ("float32", "int8_crops", "int8")
+PRECISIONS = ("float32", "bfloat16", "bfloat16_crops", "int8", "int8_crops")
+# Computed by OpenVINO, of a file in float32: ONNX Runtime has no such convolutions on CPUs.
+BFLOAT16 = ("bfloat16", "bfloat16_crops")
 
 # What `--runtime=auto` asks of a lower precision.
 MOST_PERSON_DIFFERENCE = 0.005

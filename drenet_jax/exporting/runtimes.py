@@ -17,7 +17,7 @@ from typing import Any
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.exporting.description import checkpoint_files, read_description
-from drenet_jax.exporting.precision import PrecisionReport
+from drenet_jax.exporting.precision import BFLOAT16, PrecisionReport
 from drenet_jax.output_files import new_folder
 
 RUNTIMES = ("auto", "jax", "onnx")
@@ -127,6 +127,8 @@ def _lower_precisions(workdir: Path, files: str) -> list[_Exported]:
         exported = _read(folder, files)
         if exported is None or not exported[1]["heat_maps"]:
             continue
+        if exported[1]["precision"] in BFLOAT16 and importlib.util.find_spec("openvino") is None:
+            continue
         report = exported[1]["precision_report"]
         if report is not None and PrecisionReport.from_dict(report).is_safe:
             found.append(exported)
@@ -134,7 +136,7 @@ def _lower_precisions(workdir: Path, files: str) -> list[_Exported]:
 
 
 def _ms_per_slice(exported: _Exported) -> float:
-    return exported[1]["ms_per_slice"]["onnxruntime"]
+    return exported[1]["ms_per_slice"]["exported"]
 
 
 def require_onnx(flag: str) -> None:

@@ -40,7 +40,7 @@ def _runtime(predictor):
 
 
 def _set_speed(workdir, *, jax, onnx):
-    _change(workdir / runtimes.EXPORTED / "onnx", ms_per_slice={"jax": jax, "onnxruntime": onnx})
+    _change(workdir / runtimes.EXPORTED / "onnx", ms_per_slice={"jax": jax, "exported": onnx})
 
 
 def _change(folder, **fields):
@@ -86,7 +86,7 @@ def test_auto_takes_a_lower_precision_only_where_it_is_safe(workdir, tmp_path, p
     report = export.precision_report.to_dict()
     assert report["n_persons"] < 100  # the tiny data set proves nothing
     _set_speed(run, jax=3.0, onnx=2.0)
-    speed = {"jax": 3.0, "onnxruntime": 1.0}
+    speed = {"jax": 3.0, "exported": 1.0}
 
     def file_of_auto(**changes):
         _change(folder, ms_per_slice=speed, precision_report=report | changes)
@@ -97,7 +97,7 @@ def test_auto_takes_a_lower_precision_only_where_it_is_safe(workdir, tmp_path, p
     assert file_of_auto(**safe | {"n_persons": 99}).parent.name == "onnx"
     assert file_of_auto(**safe | {"largest_person_difference": 0.005}).parent.name == "onnx"
     assert load_predictor(run, runtime="onnx").scorer.file.parent.name == "onnx"
-    speed["onnxruntime"] = 2.5
+    speed["exported"] = 2.5
     assert file_of_auto(**safe).parent.name == "onnx"
 
 
