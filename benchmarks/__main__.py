@@ -6,6 +6,7 @@ Suites:
   input    slices per second that one core reads, compared with a training step
   ct       `prepare`'s transform of a series, compared with the decoding of its sampled files
   predict  `predict` of one patient, cold and warm, compared with its forward passes
+  runtime  a prediction in XLA (twice), ONNX Runtime, OpenVINO and PyTorch, on the CPU
   parity   a device's results, compared with those of the CPU in float32
   compile  (only alone) prediction, explanation and training step, compiled ahead of time for GPUs
            and TPUs (--target), compared with their bare ResNet passes; nothing is run
@@ -44,6 +45,7 @@ from drenet_jax.ct.settings import CtSettings
 from drenet_jax.errors import InputError
 
 SUITES = ("model", "input", "ct", "predict")
+RUNTIME = "runtime"
 PARITY = "parity"
 COMPILE = "compile"
 GROW = ("size", "k", "batch", "persons")
@@ -57,7 +59,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "suite",
         list(SUITES),
-        f"What to measure: {', '.join(SUITES)}, {PARITY}; or {COMPILE} alone.",
+        f"What to measure: {', '.join(SUITES)}, {RUNTIME}, {PARITY}; or {COMPILE} alone.",
     )
     flags.DEFINE_list(
         "target", ["h100"], f"Of --suite={COMPILE}, the devices: {', '.join(TARGETS)}."
@@ -115,6 +117,11 @@ def main() -> None:
         from benchmarks import model
 
         add(model.run(config, batch, rounds, values.device))
+    if RUNTIME in suites:
+        from benchmarks import runtimes
+
+        add(runtimes.run(config, batch, rounds))
+        packages += runtimes.PACKAGES
     if PARITY in suites:
         from benchmarks import parity
 
@@ -199,7 +206,7 @@ def _check(suites: list[str], values: flags.FlagValues) -> None:
     if COMPILE in suites and suites != [COMPILE]:
         raise InputError(f"--suite={COMPILE} measures nothing; name it alone.")
     for flag, given, known in (
-        ("suite", suites, (*SUITES, PARITY, COMPILE)),
+        ("suite", suites, (*SUITES, RUNTIME, PARITY, COMPILE)),
         ("grow", values.grow, GROW),
         ("target", filter(None, values.target), TARGETS),
         ("programs", values.programs, PROGRAMS),
@@ -207,6 +214,8 @@ def _check(suites: list[str], values: flags.FlagValues) -> None:
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise InputError(f"--{flag}={unknown[0]} is not known; use {', '.join(known)}.")
+    if RUNTIME in suites and values.device != "cpu":
+        raise InputError(f"--suite={RUNTIME} measures on the CPU; leave out --device.")
     if COMPILE in suites:
         for target in filter(None, values.target):
             TARGETS[target].check_compiler()

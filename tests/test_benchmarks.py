@@ -248,3 +248,12 @@ def test_the_documentation_has_the_figures_of_the_run_that_it_names():
             assert line in text, (path.name, line)
         for note in result["notes"]:
             assert note in " ".join(text.split()), note
+
+
+def test_every_runtime_has_its_rows(on_one_device):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")
+    result = on_one_device("--suite=runtime", "--batch=2")
+    ratios = {row["what"]: row["ratio"] for row in result["rows"] if row["ratio"] is not None}
+    assert {"XLA again", "ONNX Runtime float32", "ONNX Runtime int8_crops"} <= set(ratios)
+    assert all(ratio > 0 for ratio in ratios.values())
+    assert any("ONNX Runtime int8_crops: 100% of the boxes" in note for note in result["notes"])
