@@ -339,7 +339,10 @@ def test_constraints_pin_the_dependencies():
         if not line.startswith("#")
     )
     extras = project["optional-dependencies"]
-    for requirement in [*project["dependencies"], *extras["serve"], *extras["node"]]:
+    for requirement in [
+        *project["dependencies"],
+        *(package for extra in ("serve", "node", "onnx", "openvino") for package in extras[extra]),
+    ]:
         name = re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower().replace("_", "-")
         if name != "tensorflow":  # for other machines than x86-64 with Linux
             assert name in pinned, name

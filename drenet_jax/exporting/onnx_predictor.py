@@ -27,7 +27,8 @@ def load_scorer(file: Path, precision: str) -> GraphScorer:
     if precision in BFLOAT16:
         if importlib.util.find_spec("openvino") is None:
             raise InputError(
-                f"{precision} needs openvino, which is not installed; pip install openvino."
+                f"{precision} needs openvino, which is not installed; install the extra: "
+                "pip install 'drenet_jax[openvino]'."
             )
         from drenet_jax.exporting.openvino_scorer import OpenVinoScorer
 
