@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from jaxtyping import UInt8
 
+from drenet_jax.array_types import UInt8
 from drenet_jax.errors import InputError
 
 # Slices in a pass: larger ones are not faster on a CPU, and need more memory.
