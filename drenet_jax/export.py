@@ -4,29 +4,62 @@ The folder --out gets `model.onnx` (or `model.stablehlo`) and `model.json`, whic
 needed to use it: labels, decision rule, preprocessing, training cohort, SHA-256. One graph takes
 uint8 lung crops [N, S, S], N of any size, and gives probabilities, boxes, box scores and, with
 --heat_maps, Grad-CAM. The file is run in its own runtime beside JAX first; if they do not agree,
-nothing is written. What comes before the graph: docs/export.md. For research only, not for clinical
+nothing is written. What comes before the graph: docs/export.md.
+
+--precision=int8 and int8_crops are faster on CPUs. The answers are compared with those in float32
+on --split, and `model.json` has the result. In the folder exported/ of --workdir, predict, serve,
+evaluate and node use such a file by themselves (--runtime=auto) if no probability of at least 100
+persons differs by 0.005 or more. For research only, not for clinical
 use.
 
 Examples:
 
   python -m drenet_jax.export --workdir=runs/mine --format=onnx --heat_maps --out=exported/onnx
+  python -m drenet_jax.export --workdir=runs/mine --precision=int8_crops --heat_maps \\
+      --out=runs/mine/exported/int8_crops
   python -m drenet_jax.export --workdir=runs/mine --format=stablehlo --out=exported/stablehlo
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from drenet_jax import cli
+from drenet_jax.errors import InputError
+from drenet_jax.exporting.precision import PRECISIONS, summary_lines
 from drenet_jax.storage import stand_ins
+
+if TYPE_CHECKING:
+    from drenet_jax.data.prepared_data import PreparedData
+    from drenet_jax.models.checkpoint_metadata import Meta
 
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The folder of the run.")
     flags.DEFINE_enum("format", "onnx", ["onnx", "stablehlo"], "The format of the file.")
     flags.DEFINE_bool("heat_maps", False, "Also give Grad-CAM heat maps.")
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        list(PRECISIONS),
+        "Of the convolutions, of ONNX. int8: 8-bit integers; int8_crops: in the passes over crops "
+        "and context image, so that boxes stay those of float32.",
+    )
+    flags.DEFINE_string(
+        "data",
+        "",
+        "Of a lower precision: the prepared data set by whose training slices it is calibrated, "
+        "and on which it is compared with float32; empty: that of the run.",
+    )
+    flags.DEFINE_enum(
+        "split",
+        "test",
+        ["train", "validation", "test"],
+        "The split of --data on which a lower precision is compared.",
+    )
     cli.define_decision()
     flags.DEFINE_string("out", None, "The folder to make. It must not exist yet.")
 
@@ -34,33 +67,62 @@ def define_flags() -> None:
 def main() -> None:
     # Imported here: --help and flag errors need not wait for JAX.
     from drenet_jax.evaluation.predictor import Predictor
-    from drenet_jax.exporting.exporter import MODEL_FILES, export_model
+    from drenet_jax.exporting.exporter import export_model
     from drenet_jax.exporting.runtimes import require_onnx
     from drenet_jax.output_files import new_folder
 
     values = flags.FLAGS
     if values.format == "onnx":
         require_onnx("--format=onnx")
+    elif values.precision != "float32":
+        raise InputError(f"--precision={values.precision} needs --format=onnx.")
     cli.use_compilation_cache()
     with new_folder(values.out) as folder:
         predictor = Predictor.load(
             values.workdir, threshold=values.threshold, aggregate=values.aggregate
         )
-        agreed = export_model(
+        data = None
+        if values.precision != "float32":
+            data = _open_data(predictor.meta, values.data, values.split)
+        export = export_model(
             predictor,
             values.workdir,
             folder,
             format=values.format,
             heat_maps=values.heat_maps,
+            precision=values.precision,
+            data=data,
+            split=values.split,
         )
-        n_bytes = (folder / MODEL_FILES[values.format]).stat().st_size
+        n_bytes = export.file.stat().st_size
+    agreed = export.agreement
     others = f", other boxes of equal scores in {agreed.n_other_boxes}" * bool(agreed.n_other_boxes)
     print(
         f"agrees with JAX on {agreed.n_slices} slices (probabilities within "
         f"{agreed.largest_difference:.1g}{others})"
     )
-    path = stand_ins.shown(Path(values.out) / MODEL_FILES[values.format])
+    if export.precision_report is not None:
+        print("\n".join(summary_lines(export.precision_report)))
+    if export.ms_per_slice:
+        speeds = [f"{name} {ms:.0f}" for name, ms in export.ms_per_slice.items()]
+        print(f"milliseconds a slice: {', '.join(speeds)}")
+    path = stand_ins.shown(Path(values.out) / export.file.name)
     print(f"exported: {path} ({n_bytes / 1e6:.0f} MB)")
+
+
+def _open_data(meta: Meta, folder: str, split: str) -> PreparedData:
+    from drenet_jax.data.prepared_data import open_data
+
+    data = open_data(folder or meta.config.data.dir)
+    if data.labels != meta.labels or data.ct != meta.ct:
+        raise InputError(
+            f"--data={data.name} has other labels or settings of preparation than the model; "
+            "name a data set that was prepared as the model's."
+        )
+    for needed in ("train", split):
+        if not data.n_slices[needed]:
+            raise InputError(f"{data.name} has no persons in its {needed} split; name another.")
+    return data
 
 
 if __name__ == "__main__":
@@ -69,5 +131,5 @@ if __name__ == "__main__":
         define_flags,
         __doc__,
         required=("workdir", "out"),
-        places={"workdir": stand_ins.run, "out": stand_ins.output},
+        places={"workdir": stand_ins.run, "data": None, "out": stand_ins.output},
     )

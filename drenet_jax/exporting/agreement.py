@@ -1,4 +1,4 @@
-"""Whether an exported model gives what JAX gives."""
+"""Whether an exported model gives what JAX gives, and a lower precision what float32 gives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from drenet_jax.data.prepared_data import PreparedData
+from drenet_jax.evaluation.decisions import DecisionRule, positive_class
+from drenet_jax.evaluation.evaluator import score_split
+from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
+from drenet_jax.evaluation.predictor import Scorer
+from drenet_jax.exporting.precision import PrecisionReport
+from drenet_jax.models.checkpoint_metadata import Meta
 
 # Of probabilities; of other outputs relative to their largest value.
 TOLERANCE = 1e-4
@@ -55,3 +64,54 @@ def compare(expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray])
             problem = f"{name} differ by {difference:.1g}"
     probabilities = np.abs(expected["probabilities"][same] - given["probabilities"][same])
     return Agreement(n_slices, int((~same).sum()), float(probabilities.max(initial=0.0)), problem)
+
+
+def compare_precisions(
+    float32: Scorer, lower: Scorer, meta: Meta, rule: DecisionRule, data: PreparedData, split: str
+) -> PrecisionReport:
+    """Scores a split in both precisions.
+
+    Args:
+      float32, lower: the model's scorers, which need no variables.
+      meta: of the model.
+      rule: by which persons get their labels.
+      data: prepared as the model's own.
+      split: of it; it holds slices.
+    """
+    slices: list[SlicePredictions] = []
+    boxes: list[np.ndarray] = []
+    for scorer in (float32, lower):
+        kept: list[np.ndarray] = []
+
+        def keep(_: Mapping, outputs: Mapping, kept: list[np.ndarray] = kept) -> None:
+            kept.append(outputs["boxes"])
+
+        scored, _ = score_split(scorer, {}, data, split, meta.config.data.fill, watch=keep)
+        slices.append(scored)
+        boxes.append(np.concatenate(kept))
+    positive = positive_class(meta.labels, meta.config.evaluation.positive_label)
+    persons = [person_predictions(scored, rule.aggregate, positive) for scored in slices]
+    by_person = np.abs(persons[0].probabilities - persons[1].probabilities)
+    labels = [np.array([rule.label_of(row) for row in p.probabilities]) for p in persons]
+    aucs = [_auc(p.label == positive, p.probabilities[:, positive]) for p in persons]
+    return PrecisionReport(
+        data=data.name,
+        split=split,
+        n_persons=len(persons[0]),
+        n_slices=len(slices[0]),
+        same_boxes=float((boxes[0] == boxes[1]).all(axis=2).mean()) if boxes[0].size else None,
+        largest_slice_difference=float(
+            np.abs(slices[0].probabilities - slices[1].probabilities).max()
+        ),
+        largest_person_difference=float(by_person.max()),
+        mean_person_difference=float(by_person.mean()),
+        n_other_labels=int((labels[0] != labels[1]).sum()),
+        auc_float32=aucs[0],
+        auc=aucs[1],
+    )
+
+
+def _auc(is_positive: np.ndarray, score: np.ndarray) -> float | None:
+    if is_positive.all() or not is_positive.any():
+        return None
+    return float(roc_auc_score(is_positive, score))

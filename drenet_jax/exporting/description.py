@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,21 @@ def describe(
         "checkpoint": dict(checkpoint),
         "validation": validation,
     }
+
+
+def checkpoint_files(workdir: str | os.PathLike[str]) -> str:
+    """A digest of the names, sizes and times of a run's checkpoint files.
+
+    It changes when the checkpoints do, and takes neither Orbax nor reading them.
+    """
+    folder = Path(workdir) / "checkpoints"
+    listing = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            stat = path.stat()
+            name = path.relative_to(folder)
+            listing.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return listing.hexdigest()
 
 
 def write_description(folder: Path, model_file: Path, description: Mapping[str, Any]) -> None:

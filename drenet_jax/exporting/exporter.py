@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,18 @@ from ml_collections import ConfigDict
 
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.window import window
+from drenet_jax.data.batches import split_batches
+from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.exporting import agreement
-from drenet_jax.exporting.description import METADATA_KEY, describe, write_description
+from drenet_jax.exporting.description import (
+    METADATA_KEY,
+    checkpoint_files,
+    describe,
+    write_description,
+)
+from drenet_jax.exporting.precision import PrecisionReport
 from drenet_jax.models.build import Model, build_model
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints
@@ -36,6 +47,12 @@ MODEL_FILES = {"onnx": "model.onnx", "stablehlo": "model.stablehlo"}
 _SLICES_PER_LABEL = 3
 _PHANTOM_SIZE_PX = 192
 
+# More change the ranges little.
+_CALIBRATION_SLICES = 128
+_CALIBRATION_BATCH = 4
+
+_SPEED_ROUNDS = 2
+
 # What loads a StableHLO file in a process of its own: nothing of this package.
 _RUN_STABLEHLO = """
 import sys
@@ -47,9 +64,34 @@ np.savez(sys.argv[3], **{name: np.asarray(value) for name, value in results.item
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What `export_model` wrote, and how it compares.
+
+    Attributes:
+      file: the model's.
+      agreement: of the graph in float32 with JAX, on drawn slices.
+      ms_per_slice: measured here, by runtime: `jax` and `onnxruntime`; empty of StableHLO.
+      precision_report: of a lower precision beside float32, else None.
+    """
+
+    file: Path
+    agreement: agreement.Agreement
+    ms_per_slice: dict[str, float]
+    precision_report: PrecisionReport | None = None
+
+
 def export_model(
-    predictor: Predictor, workdir: str, folder: Path, *, format: str, heat_maps: bool
-) -> agreement.Agreement:
+    predictor: Predictor,
+    workdir: str | os.PathLike[str],
+    folder: Path,
+    *,
+    format: str,
+    heat_maps: bool,
+    precision: str = "float32",
+    data: PreparedData | None = None,
+    split: str = "test",
+) -> Export:
     """Writes the model's file and its description.
 
     Args:
@@ -58,9 +100,9 @@ def export_model(
       folder: an empty one.
       format: one of `FORMATS`.
       heat_maps: whether the file gives Grad-CAM maps too.
-
-    Returns:
-      how the file agrees with JAX on drawn slices.
+      precision: one of `precision.PRECISIONS`; below float32 of ONNX only.
+      data: of a lower precision: its training slices give the ranges of activations.
+      split: of `data`, on which the lower precision is compared with float32.
 
     Raises:
       InputError: the model cannot be exported, or the file does not agree.
@@ -72,7 +114,7 @@ def export_model(
     # Formulas of the CPU would be slow elsewhere, and in ONNX Runtime.
     model = build_model(config, len(meta.labels), platform="gpu")
     variables = jax.tree.map(lambda leaf: np.asarray(leaf[0]), predictor.variables)
-    description = _description(predictor, workdir, heat_maps)
+    description = _description(predictor, workdir, precision, heat_maps)
     path = folder / MODEL_FILES[format]
     images = check_slices(meta.ct)
     if format == "onnx":
@@ -89,8 +131,69 @@ def export_model(
             f"the exported {format} file does not give what JAX gives ({agreed.problem}); nothing "
             "is written. Report it with the run's config."
         )
-    write_description(folder, path, description)
-    return agreed
+    report, speed = None, {}
+    if precision != "float32":
+        assert data is not None, precision
+        report = _lower_precision(path, precision, predictor, data, split)
+    if format == "onnx":
+        speed = _ms_per_slice(predictor, path, images)
+    measured = {
+        "ms_per_slice": speed,
+        "precision_report": report and report.to_dict(),
+        "checkpoint_files": checkpoint_files(workdir),
+    }
+    write_description(folder, path, description | measured)
+    return Export(path, agreed, speed, report)
+
+
+def _lower_precision(
+    path: Path, precision: str, predictor: Predictor, data: PreparedData, split: str
+) -> PrecisionReport:
+    """Replaces the file in float32 by one in a lower precision."""
+    # Here, because onnxruntime is an extra.
+    from drenet_jax.exporting.onnx_scorer import OnnxScorer
+    from drenet_jax.exporting.quantization import quantize
+
+    float32 = path.with_name("float32.onnx")
+    path.rename(float32)
+    fill = predictor.meta.config.data.fill
+    quantize(float32, path, calibration_batches(data, fill), keep_boxes=precision == "int8_crops")
+    report = agreement.compare_precisions(
+        OnnxScorer(float32), OnnxScorer(path), predictor.meta, predictor.rule, data, split
+    )
+    float32.unlink()
+    return report
+
+
+def calibration_batches(data: PreparedData, fill: str) -> Iterator[np.ndarray]:
+    """Training slices, evenly from all persons, by which activations get their ranges."""
+    n = data.n_slices["train"]
+    taken = set(np.linspace(0, n - 1, min(n, _CALIBRATION_SLICES)).astype(int).tolist())
+    start = 0
+    for batch in split_batches(data, "train", batch_size=_CALIBRATION_BATCH, fill=fill):
+        rows = [i for i in range(len(batch["image"])) if start + i in taken]
+        start += len(batch["image"])
+        if rows:
+            yield batch["image"][rows]
+
+
+def _ms_per_slice(predictor: Predictor, path: Path, images: np.ndarray) -> dict[str, float]:
+    """Both runtimes in turn, the fastest of some rounds of one batch."""
+    from drenet_jax.exporting.onnx_scorer import OnnxScorer
+
+    scorer = OnnxScorer(path)
+    images = images[: scorer.batch_size]
+    runs = {
+        "jax": lambda: predictor.scorer(predictor.variables, images),
+        "onnxruntime": lambda: scorer(None, images),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(_SPEED_ROUNDS):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: round(min(of) * 1e3 / len(images), 2) for name, of in seconds.items()}
 
 
 def _expected(
@@ -139,7 +242,9 @@ def check_slices(ct: CtSettings) -> np.ndarray:
     return np.stack(crops)
 
 
-def _description(predictor: Predictor, workdir: str, heat_maps: bool) -> dict:
+def _description(
+    predictor: Predictor, workdir: str | os.PathLike[str], precision: str, heat_maps: bool
+) -> dict:
     meta: Meta = predictor.meta
     step = predictor.identity["step"]
     with Checkpoints.of(workdir, flag="--workdir") as checkpoints:
@@ -151,7 +256,7 @@ def _description(predictor: Predictor, workdir: str, heat_maps: bool) -> dict:
         decision=predictor.rule.to_dict(),
         temperature=temperature,
         validation=validation,
-        precision="float32",
+        precision=precision,
         heat_maps=heat_maps,
     )
 

@@ -22,6 +22,7 @@ class OnnxScorer:
 
     Attributes:
       batch_size: slices in a pass.
+      file: of the model; None if it was given as content.
     """
 
     runtime = f"onnxruntime {onnxruntime.__version__}"
@@ -37,6 +38,7 @@ class OnnxScorer:
           InputError: ONNX Runtime cannot load it.
         """
         self.batch_size = batch_size
+        self.file = model if isinstance(model, Path) else None
         options = onnxruntime.SessionOptions()
         # Warnings of the graph's shapes are of no use to a user.
         options.log_severity_level = 3

@@ -5,31 +5,28 @@ Nothing here imports JAX unless it is needed: with an exported graph, a predicti
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import importlib.util
-import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.predictor import Predictor
-from drenet_jax.exporting.description import read_description
+from drenet_jax.exporting.description import checkpoint_files, read_description
+from drenet_jax.exporting.precision import PrecisionReport
 from drenet_jax.output_files import new_folder
 
 RUNTIMES = ("auto", "jax", "onnx")
 # In the run's folder.
 EXPORTED = "exported"
 
-_SPEED_FILE = "speed.json"
-# Rounds of one batch each, of which the fastest counts.
-_ROUNDS = 2
+# A model's file and its description.
+_Exported = tuple[Path, dict[str, Any]]
+
 # With one of these, JAX may use another device than the CPU.
 _ACCELERATOR_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm60_plugin", "libtpu")
 
@@ -52,9 +49,10 @@ def load_predictor(
 
     Args:
       workdir: of the run.
-      runtime: `jax`; `onnx`, on the CPU; or `auto`: ONNX Runtime where it is installed, JAX would
-        use the CPU, the model is in float32 and the graph was faster when it was exported; else
-        JAX.
+      runtime: `jax`; `onnx`, in float32 on the CPU; or `auto`: ONNX Runtime where it is installed,
+        JAX would use the CPU, the model is in float32 and the graph was faster when it was
+        exported; else JAX. An export of a lower precision in `WORKDIR/exported` is taken, too, if
+        it is safe (`PrecisionReport.is_safe`) and faster.
       calibrated, threshold, aggregate: as `Predictor.load`.
       prepare_jax: called before JAX is used.
 
@@ -73,23 +71,24 @@ def load_predictor(
     if runtime == "jax" or (runtime == "auto" and not _may_use_onnx()):
         return with_jax()
     require_onnx("--runtime=onnx")
-    folder = workdir / EXPORTED / f"onnx-{_fingerprint(workdir)}"
-    exported = _read(folder)
+    files = checkpoint_files(workdir)
+    exported = _read(workdir / EXPORTED / "onnx", files)
     predictor = None
     if exported is None:
         predictor = with_jax()
         if runtime == "auto" and not _fits_auto(predictor):
             return predictor
         try:
-            _export(predictor, workdir, folder)
+            exported = _export(predictor, workdir)
         except InputError as error:
             if runtime == "onnx":
                 raise
             _log.warning("JAX is used: %s", error)
             return predictor
-        exported = read_description(folder)
-    if runtime == "auto" and not _is_faster(folder):
-        return predictor or with_jax()
+    if runtime == "auto":
+        exported = min([exported, *_lower_precisions(workdir, files)], key=_ms_per_slice)
+        if _ms_per_slice(exported) > exported[1]["ms_per_slice"]["jax"]:
+            return predictor or with_jax()
     from drenet_jax.exporting.onnx_predictor import make_predictor
 
     return make_predictor(
@@ -101,14 +100,41 @@ def load_predictor(
     )
 
 
-def _read(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """An export that is there and whole; one that is damaged is removed."""
-    if folder.is_dir():
-        try:
-            return read_description(folder)
-        except InputError:
-            shutil.rmtree(folder, ignore_errors=True)
+def _read(folder: Path, files: str) -> _Exported | None:
+    """An export of these checkpoint files that is there and whole."""
+    with contextlib.suppress(InputError):
+        exported = read_description(folder)
+        if exported[1]["checkpoint_files"] == files:
+            return exported
     return None
+
+
+def _export(predictor: Predictor, workdir: Path) -> _Exported:
+    from drenet_jax.exporting.exporter import export_model
+
+    folder = workdir / EXPORTED / "onnx"
+    if folder.is_dir():
+        shutil.rmtree(folder)  # of other checkpoints, or damaged
+    with new_folder(folder, flag="--workdir") as made:
+        export_model(predictor, workdir, made, format="onnx", heat_maps=True)
+    return read_description(folder)
+
+
+def _lower_precisions(workdir: Path, files: str) -> list[_Exported]:
+    """The exports of a lower precision in the run's folder that are safe."""
+    found = []
+    for folder in (workdir / EXPORTED).iterdir():
+        exported = _read(folder, files)
+        if exported is None or not exported[1]["heat_maps"]:
+            continue
+        report = exported[1]["precision_report"]
+        if report is not None and PrecisionReport.from_dict(report).is_safe:
+            found.append(exported)
+    return found
+
+
+def _ms_per_slice(exported: _Exported) -> float:
+    return exported[1]["ms_per_slice"]["onnxruntime"]
 
 
 def require_onnx(flag: str) -> None:
@@ -141,53 +167,3 @@ def _fits_auto(predictor: Predictor) -> bool:
         # Drawn anew for each slice.
         and predictor.meta.config.model.get("proposals") != "random"
     )
-
-
-def _fingerprint(workdir: Path) -> str:
-    """Of the checkpoints' files, by name, size and time, which Orbax is not needed for."""
-    folder = workdir / "checkpoints"
-    listing = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            stat = path.stat()
-            listing.update(
-                f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode()
-            )
-    return listing.hexdigest()[:16]
-
-
-def _export(predictor: Predictor, workdir: Path, folder: Path) -> None:
-    """Exports the model, measures it beside JAX, and removes the exports of other checkpoints."""
-    from drenet_jax.exporting.exporter import check_slices, export_model
-    from drenet_jax.exporting.onnx_scorer import OnnxScorer
-
-    with new_folder(folder, flag="--workdir") as made:
-        export_model(predictor, str(workdir), made, format="onnx", heat_maps=True)
-        scorer = OnnxScorer(made / "model.onnx")
-        images = check_slices(predictor.meta.ct)[: scorer.batch_size]
-        jax_s, onnx_s = [], []
-        for _ in range(_ROUNDS):
-            jax_s.append(_seconds(lambda: predictor.scorer(predictor.variables, images)))
-            onnx_s.append(_seconds(lambda: scorer(None, images)))
-        speed = {
-            "jax_ms_per_slice": round(min(jax_s) * 1e3 / len(images), 3),
-            "onnx_ms_per_slice": round(min(onnx_s) * 1e3 / len(images), 3),
-        }
-        (made / _SPEED_FILE).write_text(json.dumps(speed) + "\n", encoding="utf-8")
-    for other in folder.parent.glob("onnx-*"):
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def _seconds(run: Callable[[], dict[str, np.ndarray]]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
-def _is_faster(folder: Path) -> bool:
-    try:
-        speed = json.loads((folder / _SPEED_FILE).read_text(encoding="utf-8"))
-        return speed["onnx_ms_per_slice"] < speed["jax_ms_per_slice"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

@@ -16,6 +16,7 @@ from drenet_jax.evaluation.pipeline import PersonPipeline
 from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.exporting import agreement, exporter
 from drenet_jax.output_files import new_folder
+from tests.exporting.same_results import assert_same
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra `onnx`)")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")
@@ -33,8 +34,14 @@ def test_the_command_says_how_the_file_agrees(exported):
     model = onnx.load(out / "model.onnx")
     [metadata] = [json.loads(prop.value) for prop in model.metadata_props]
     assert description["labels"] == ["healthy", "COVID-19", "bacterial"]
-    assert metadata == {
-        name: value for name, value in description.items() if name not in ("file", "sha256")
+    assert description.items() >= metadata.items()
+    # Known only when the file is there.
+    assert set(description) - set(metadata) == {
+        "file",
+        "sha256",
+        "ms_per_slice",
+        "precision_report",
+        "checkpoint_files",
     }
 
 
@@ -46,24 +53,7 @@ def test_a_prediction_of_the_file_is_that_of_predict(exported, trained, phantoms
     with Reader() as reader:
         given = PersonPipeline(load_onnx(out, workdir=trained), reader).person(person)
 
-    assert _numbers(given) == pytest.approx(_numbers(expected), abs=1e-4)
-    assert _without_numbers(given) == _without_numbers(expected)
-
-
-def _numbers(result: object) -> list[float]:
-    if isinstance(result, dict):
-        return [number for value in result.values() for number in _numbers(value)]
-    if isinstance(result, list):
-        return [number for value in result for number in _numbers(value)]
-    return [result] if isinstance(result, float) else []
-
-
-def _without_numbers(result: object) -> object:
-    if isinstance(result, dict):
-        return {name: _without_numbers(value) for name, value in result.items()}
-    if isinstance(result, list):
-        return [_without_numbers(value) for value in result]
-    return float if isinstance(result, float) else result
+    assert_same(given, expected)
 
 
 def test_a_prediction_of_the_file_imports_no_jax(exported):
@@ -82,6 +72,41 @@ def test_a_prediction_of_the_file_imports_no_jax(exported):
     )
 
     assert process.stdout == "set()\n", process.stderr
+
+
+def test_a_lower_precision_is_compared_with_float32(command, trained, exported, tmp_path):
+    out = tmp_path / "int8_crops"
+
+    process = command(
+        "export", f"--workdir={trained}", "--precision=int8_crops", "--heat_maps", f"--out={out}"
+    )
+
+    assert process.returncode == 0, process.stderr
+    assert "boxes that are the same: 100.0%" in process.stdout
+    assert "--runtime=auto does not use it" in process.stdout
+    assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.onnx"]
+    description = json.loads((out / "model.json").read_text())
+    assert description["precision"] == "int8_crops"
+    [metadata] = [json.loads(prop.value) for prop in onnx.load(out / "model.onnx").metadata_props]
+    assert metadata["precision"] == "int8_crops"
+    report = description["precision_report"]
+    assert 0 < report["largest_person_difference"] < 0.1
+    assert report["largest_person_difference"] <= report["largest_slice_difference"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--format=stablehlo", "--precision=int8"), "--precision=int8 needs --format=onnx"),
+        (("--precision=int8", "--data=nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(command, trained, tmp_path, flags, message):
+    process = command("export", f"--workdir={trained}", *flags, f"--out={tmp_path / 'out'}")
+
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_stablehlo_agrees_too(command, trained, tmp_path):

@@ -8,13 +8,19 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.exporting import runtimes
+from drenet_jax.exporting.exporter import export_model
 from drenet_jax.exporting.runtimes import load_predictor
+from drenet_jax.output_files import new_folder
+from tests.exporting.same_results import assert_same
 
 pytest.importorskip("onnx", reason="onnx is not installed (extra `onnx`)")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")
@@ -33,14 +39,13 @@ def _runtime(predictor):
     return predictor.scorer.runtime.split()[0]
 
 
-def _exports(workdir):
-    return sorted((workdir / runtimes.EXPORTED).iterdir())
-
-
 def _set_speed(workdir, *, jax, onnx):
-    [folder] = _exports(workdir)
-    speed = {"jax_ms_per_slice": jax, "onnx_ms_per_slice": onnx}
-    (folder / "speed.json").write_text(json.dumps(speed))
+    _change(workdir / runtimes.EXPORTED / "onnx", ms_per_slice={"jax": jax, "onnxruntime": onnx})
+
+
+def _change(folder, **fields):
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 def test_both_runtimes_score_alike(workdir):
@@ -61,6 +66,39 @@ def test_auto_takes_the_faster_one(workdir):
     assert _runtime(load_predictor(workdir)) == "onnxruntime"
     _set_speed(workdir, jax=1.0, onnx=2.0)
     assert _runtime(load_predictor(workdir)) == "jax"
+
+
+def test_auto_takes_a_lower_precision_only_where_it_is_safe(workdir, tmp_path, prepared):
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)
+    folder = run / runtimes.EXPORTED / "int8"
+    predictor = Predictor.load(run)
+    with new_folder(folder) as made:
+        export = export_model(
+            predictor,
+            run,
+            made,
+            format="onnx",
+            heat_maps=True,
+            precision="int8",
+            data=open_data(prepared),
+        )
+    report = export.precision_report.to_dict()
+    assert report["n_persons"] < 100  # the tiny data set proves nothing
+    _set_speed(run, jax=3.0, onnx=2.0)
+    speed = {"jax": 3.0, "onnxruntime": 1.0}
+
+    def file_of_auto(**changes):
+        _change(folder, ms_per_slice=speed, precision_report=report | changes)
+        return Path(load_predictor(run).scorer.file)
+
+    safe = {"n_persons": 100, "largest_person_difference": 0.004}
+    assert file_of_auto(**safe).parent.name == "int8"
+    assert file_of_auto(**safe | {"n_persons": 99}).parent.name == "onnx"
+    assert file_of_auto(**safe | {"largest_person_difference": 0.005}).parent.name == "onnx"
+    assert load_predictor(run, runtime="onnx").scorer.file.parent.name == "onnx"
+    speed["onnxruntime"] = 2.5
+    assert file_of_auto(**safe).parent.name == "onnx"
 
 
 def test_options_are_those_of_the_predictor(workdir):
@@ -98,25 +136,8 @@ def test_a_prediction_does_not_import_jax(workdir, phantoms, tmp_path):
         )
         assert process.stdout.splitlines()[-1] == str(runtime == "jax")
         results[runtime] = json.loads((out / "result.json").read_text())
-        assert results[runtime].pop("runtime").split()[0].startswith(runtime)
-    assert _numbers(results["onnx"]) == pytest.approx(_numbers(results["jax"]), abs=1e-4)
-    assert _without_numbers(results["onnx"]) == _without_numbers(results["jax"])
-
-
-def _numbers(value):
-    if isinstance(value, dict):
-        return [number for item in value.values() for number in _numbers(item)]
-    if isinstance(value, list):
-        return [number for item in value for number in _numbers(item)]
-    return [value] if isinstance(value, float) else []
-
-
-def _without_numbers(value):
-    if isinstance(value, dict):
-        return {name: _without_numbers(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_without_numbers(item) for item in value]
-    return None if isinstance(value, float) else value
+        assert results[runtime]["runtime"].startswith(runtime)
+    assert_same(results["onnx"], results["jax"])
 
 
 def test_evaluate_gives_the_same_table(command, workdir, tmp_path):
@@ -141,22 +162,21 @@ def test_evaluate_gives_the_same_table(command, workdir, tmp_path):
 def test_other_checkpoints_are_exported_anew(workdir, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(workdir, run)  # which keeps the times of files
-    before = _exports(run)
+    written = (run / runtimes.EXPORTED / "onnx" / "model.json").stat().st_mtime_ns
     load_predictor(run, runtime="onnx")
-    assert _exports(run) == before
+    assert (run / runtimes.EXPORTED / "onnx" / "model.json").stat().st_mtime_ns == written
 
     meta = next((run / "checkpoints").glob("*/meta/metadata"))
     meta.write_bytes(meta.read_bytes())
     load_predictor(run, runtime="onnx")
-    after = _exports(run)
-    assert len(after) == 1
-    assert after != before
+    assert (run / runtimes.EXPORTED / "onnx" / "model.json").stat().st_mtime_ns > written
+    assert [path.name for path in (run / runtimes.EXPORTED).iterdir()] == ["onnx"]
 
 
 def test_a_damaged_export_is_made_anew(workdir, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(workdir, run)
-    [folder] = _exports(run)
+    folder = run / runtimes.EXPORTED / "onnx"
     content = bytearray((folder / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 0xFF
     (folder / "model.onnx").write_bytes(content)
