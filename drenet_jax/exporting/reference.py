@@ -15,10 +15,11 @@ Example:
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,16 @@ from drenet_jax.evaluation.decisions import DecisionRule
 from drenet_jax.exporting.description import read_description
 from drenet_jax.exporting.onnx_scorer import OnnxScorer
 
+# From uint8 [N, S, S] to the outputs by name.
+Score = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
 
 def predict_volume(
-    folder: str | os.PathLike[str], volume_hu: np.ndarray, *, name: str = "the volume"
+    folder: str | os.PathLike[str],
+    volume_hu: np.ndarray,
+    *,
+    name: str = "the volume",
+    score: Score | None = None,
 ) -> dict[str, Any]:
     """The diagnosis of one person.
 
@@ -47,6 +55,9 @@ def predict_volume(
         air): slices from the feet to the head, rows from the front to the back, columns from the
         patient's right to left.
       name: of the volume, in errors.
+      score: gives the graph's outputs of images, from a server, say; `probabilities`, `boxes` and
+        `part_probabilities` are needed, the last two where the model has boxes. None: runs the file
+        here.
 
     Returns:
       as `result.json` of `predict`, fit for JSON: `person` (label, probabilities by label and the
@@ -62,7 +73,8 @@ def predict_volume(
     settings = CtSettings.from_dict(description["ct"])
     labels = description["labels"]
     rule = DecisionRule.from_dict(labels, description["decision"])
-    scorer = OnnxScorer(file)
+    if score is None:
+        score = functools.partial(OnnxScorer(file), None)
 
     sampled, notes = _sample(volume_hu, settings, name)
     kept = [slice_ for slice_ in sampled if slice_.kept]
@@ -72,7 +84,7 @@ def predict_volume(
         input_image(slice_, description["fill"], settings, description["fill_seed"])
         for slice_ in kept
     ]
-    scored = scorer(None, np.stack(images))
+    scored = score(np.stack(images))
     person = rule.person(scored["probabilities"])
     label = rule.label_of(person)
     return {
@@ -90,7 +102,9 @@ def predict_volume(
                     scored["boxes"][i],
                     scored["part_probabilities"][i, :, label],
                     settings.image_size_px,
-                ),
+                )
+                if "boxes" in scored
+                else [],
             }
             for i, slice_ in enumerate(kept)
         ],
