@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from drenet_jax.ct import hu_checks, lung_crops, sampling
+from drenet_jax.ct import hu_checks, lung_crops, neighbours, sampling
 from drenet_jax.ct.arrays import PADDING_HU
 from drenet_jax.ct.lungs import segmentation
 from drenet_jax.ct.orientation import Orientation
@@ -129,6 +129,15 @@ def _sample(
         )
     if not volume_hu.size:
         raise InputError(f"{name} is empty {list(volume_hu.shape)}; give at least one slice.")
+    n, rows, columns = volume_hu.shape
+    # Slices of a CT are square; where they are cut, their sides are not as long as the stack.
+    if rows != columns and n in (rows, columns):
+        raise InputError(
+            f"{name} is {list(volume_hu.shape)}, whose first axis seems not to be that of the "
+            "slices; give [slices, rows, columns]."
+        )
+    if why := neighbours.reason_not_in_order([hu_checks.volume_hu(image) for image in volume_hu]):
+        raise _wrong(name, why)
     indices = sampling.sample_uniform(len(volume_hu), settings.slices_per_person)
     images = [np.maximum(hu_checks.volume_hu(volume_hu[i]), PADDING_HU) for i in indices]
     if why := hu_checks.reason_not_hu(images):
