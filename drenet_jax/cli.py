@@ -158,7 +158,7 @@ def define_workers() -> None:
 def define_decision() -> None:
     """The flags --threshold and --aggregate, which evaluate, predict and serve share."""
     # Imported here: commands without these flags do not need NumPy.
-    from drenet_jax.evaluation.predictions import AGGREGATES
+    from drenet_jax.evaluation.aggregates import AGGREGATES
 
     flags.DEFINE_float(
         "threshold",

@@ -1,10 +1,11 @@
-"""Exports a trained model to a file that other runtimes read: ONNX or StableHLO.
+"""Exports a trained model to a file that other runtimes read: ONNX or StableHLO, or for Triton.
 
 The folder --out gets `model.onnx` (or `model.stablehlo`) and `model.json`, which says all that is
 needed to use it: labels, decision rule, preprocessing, training cohort, SHA-256. One graph takes
 uint8 lung crops [N, S, S], N of any size, and gives probabilities, boxes, box scores and, with
 --heat_maps, Grad-CAM. The file is run in its own runtime beside JAX first; if they do not agree,
-nothing is written. What comes before the graph: docs/export.md.
+nothing is written. What comes before the graph: docs/export.md. --format=triton writes the ONNX
+file into a model repository of NVIDIA Triton, with its `config.pbtxt`.
 
 Lower precisions are faster on CPUs (docs/export.md). The answers are compared with those in float32
 on --split, and `model.json` has the result. In the folder exported/ of --workdir, predict, serve,
@@ -17,6 +18,7 @@ Examples:
   python -m drenet_jax.export --workdir=runs/mine --precision=bfloat16_crops --heat_maps \\
       --out=runs/mine/exported/bfloat16_crops
   python -m drenet_jax.export --workdir=runs/mine --format=stablehlo --out=exported/stablehlo
+  python -m drenet_jax.export --workdir=runs/mine --format=triton --heat_maps --out=repository
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The folder of the run.")
-    flags.DEFINE_enum("format", "onnx", ["onnx", "stablehlo"], "The format of the file.")
+    flags.DEFINE_enum("format", "onnx", ["onnx", "triton", "stablehlo"], "The format of the file.")
     flags.DEFINE_bool("heat_maps", False, "Also give Grad-CAM heat maps.")
     flags.DEFINE_enum(
         "precision",
@@ -71,10 +73,10 @@ def main() -> None:
     from drenet_jax.output_files import new_folder
 
     values = flags.FLAGS
-    if values.format == "onnx":
-        require_onnx("--format=onnx")
+    if values.format != "stablehlo":
+        require_onnx(f"--format={values.format}")
     elif values.precision != "float32":
-        raise InputError(f"--precision={values.precision} needs --format=onnx.")
+        raise InputError(f"--precision={values.precision} needs --format=onnx or triton.")
     cli.use_compilation_cache()
     with new_folder(values.out) as folder:
         predictor = Predictor.load(
@@ -105,7 +107,7 @@ def main() -> None:
     if export.ms_per_slice:
         speeds = export.ms_per_slice
         print(f"milliseconds a slice: {speeds['exported']:.1f}, in JAX {speeds['jax']:.1f}")
-    path = stand_ins.shown(Path(values.out) / export.file.name)
+    path = stand_ins.shown(Path(values.out) / export.file.relative_to(folder))
     print(f"exported: {path} ({n_bytes / 1e6:.0f} MB)")
 
 

@@ -23,7 +23,7 @@ PAGES = sorted(
 )
 # Where a path on a page may start.
 ROOTS = (REPOSITORY, PACKAGE, REPOSITORY / "docs", REPOSITORY / "tests")
-FLAG_DEFINITION = r'DEFINE_\w+\(\s*"(\w+)"'
+FLAG_DEFINITION = r'(?:DEFINE_\w+\(\s*"|add_argument\("--)(\w+)"'
 
 
 @pytest.fixture(params=PAGES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
@@ -34,7 +34,7 @@ def text(request) -> str:
 
 def _flags(command: str) -> set[str]:
     """The flags that a command defines, itself or by the functions that commands share."""
-    source = (PACKAGE / f"{command}.py").read_text(encoding="utf-8")
+    source = PACKAGE.joinpath(*command.split(".")).with_suffix(".py").read_text(encoding="utf-8")
     if command == "benchmark":
         source = (REPOSITORY / "benchmarks" / "__main__.py").read_text(encoding="utf-8")
     shared = (PACKAGE / "cli.py").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def test_modules_exist(text):
 
 
 def test_flags_exist(text):
-    for command, rest in re.findall(r"\bpython -m drenet_jax\.(\w+)([^\n`|#;&]*)", text):
+    for command, rest in re.findall(r"\bpython -m drenet_jax\.([\w.]*\w)([^\n`|#;&]*)", text):
         rest = re.sub(r'"[^"]*"', "", rest)
         for flag in re.findall(r"--(?:no)?(\w+)", rest):
             assert flag in _flags(command) or f"no{flag}" in _flags(command), (command, flag)
@@ -75,10 +75,11 @@ def test_config_fields_exist(text):
     fields = _config_fields()
     groups = {field.partition(".")[0] for field in fields if "." in field}
     named = set(re.findall(r"--config\.(\w+(?:\.\w+)?)(?=[= ])", text))
+    files = r"\.(py|sh|csv|json|ckpt|onnx|stablehlo)$"
     named |= {
         field
         for field in re.findall(r"`(\w+\.\w+)(?:`| = |=)", text)
-        if field.partition(".")[0] in groups and not re.search(r"\.(py|sh|csv|json|ckpt)$", field)
+        if field.partition(".")[0] in groups and not re.search(files, field)
     }
     assert named <= fields | {"group.field"}
 

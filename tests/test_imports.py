@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "drenet_jax"
 # From the ground up; a folder may import from folders with a lower number, and from itself.
 FLOORS = {
     "errors": 0,
+    "array_types": 0,
     "version": 0,
     "output_files": 1,
     "parallel_map": 1,

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import shutil
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
-import setuptools
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from wheels import PIP, REPOSITORY, build_wheel, environment_variables, make_environment, run
 
 TINY = (
     "--config.model.backbone=resnet18",
@@ -36,25 +31,10 @@ TINY = (
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """Runs `python -m drenet_jax.<name>` of the wheel, in an empty folder; gives both."""
-    if int(setuptools.__version__.partition(".")[0]) < 77:
-        pytest.skip(f"setuptools {setuptools.__version__} is too old to build the wheel")
     folder = tmp_path_factory.mktemp("wheel")
-    # A copy: a build leaves its files in the source.
-    source = folder / "source"
-    for name in ("drenet_jax", "configs"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / name, source / name, ignore=ignored, symlinks=True)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    _run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", source],
-        folder,
-    )
-    (wheel,) = folder.glob("*.whl")
-    _run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], folder)
-    python = folder / "venv" / "bin" / "python"
-    _run([*pip, f"--python={python}", "install", "--no-deps", "--no-index", wheel], folder)
+    wheel = build_wheel(folder)
+    python = make_environment(folder / "venv")
+    run([*PIP, f"--python={python}", "install", "--no-deps", "--no-index", wheel])
     (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
     # The dependencies of this environment, without its own `.pth` files, which would bring in the
     # checkout.
@@ -66,7 +46,7 @@ def installed(tmp_path_factory):
         return subprocess.run(
             [python, "-m", name, *flags],
             cwd=away,
-            env=_environment(),
+            env=environment_variables(),
             capture_output=True,
             text=True,
             timeout=600,
@@ -75,22 +55,6 @@ def installed(tmp_path_factory):
 
     command.python, command.folder, command.site = python, away, site
     return command
-
-
-def _environment():
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-
-def _run(arguments, folder):
-    done = subprocess.run(
-        [str(argument) for argument in arguments],
-        cwd=folder,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_wheel_s_configs_are_those_of_the_checkout(installed):
@@ -105,7 +69,7 @@ def test_the_wheel_s_configs_are_those_of_the_checkout(installed):
     done = subprocess.run(
         [installed.python, "-c", code],
         cwd=installed.folder,
-        env=_environment(),
+        env=environment_variables(),
         capture_output=True,
         text=True,
         check=True,
@@ -163,18 +127,18 @@ def test_a_config_of_one_s_own_goes_before(installed):
 
 @pytest.mark.slow
 def test_the_whole_way_from_a_wheel(installed):
-    def run(name, *flags):
+    def succeed(name, *flags):
         done = installed(f"drenet_jax.{name}", *flags)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         return done
 
-    run("synthesize", "--out=phantoms", "--persons=12", "--seed=3", "--size=96")
+    succeed("synthesize", "--out=phantoms", "--persons=12", "--seed=3", "--size=96")
     cohort = "--cohort=phantoms/cohort.csv"
-    run("prepare", cohort, "--out=data", "--config.image_size_px=96", "--fractions=50,25,25")
-    run("train", "--config.data.dir=data", "--workdir=run", *TINY)
-    run("evaluate", "--workdir=run", "--out=test")
-    run("predict", "--workdir=run", "--input=phantoms/dicom/phantom-0001", "--out=person")
+    succeed("prepare", cohort, "--out=data", "--config.image_size_px=96", "--fractions=50,25,25")
+    succeed("train", "--config.data.dir=data", "--workdir=run", *TINY)
+    succeed("evaluate", "--workdir=run", "--out=test")
+    succeed("predict", "--workdir=run", "--input=phantoms/dicom/phantom-0001", "--out=person")
     result = json.loads((installed.folder / "person" / "result.json").read_text())
     assert result["model"]["step"] == 2
     assert result["model"]["name"] == "drenet"

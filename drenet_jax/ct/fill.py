@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int16, Integer
 
+from drenet_jax.array_types import Int16, Integer
 from drenet_jax.ct.arrays import GreySlice, LungMask
 
 # The copies are numbered from 1; 0 is the lungs themselves, and the number after the last the rest.

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from drenet_jax.array_types import Real
 from drenet_jax.ct.arrays import GreySlice, HuSlice, LungMask
 from drenet_jax.ct.lungs import segmentation
 
@@ -53,6 +54,16 @@ def unwrapped(hu: HuSlice) -> HuSlice:
     elif hu.min() < _DEEPER_THAN_AIR_HU and _BRIGHT_HU < hu.max() < _LARGEST_12_BITS_HU:
         hu = _bone_put_back(hu)
     return hu
+
+
+def volume_hu(values: Real[np.ndarray, "height width"]) -> HuSlice:
+    """A slice of a volume, of which nothing says what padding is or whether values have a sign.
+
+    Args:
+      values: in HU, as far as the file says; NaN is air.
+    """
+    hu = values.astype(np.float32)
+    return unwrapped(np.nan_to_num(hu, nan=-np.inf, neginf=-1e6, posinf=1e6))
 
 
 def _bone_put_back(hu: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+
+from drenet_jax.array_types import Float, Shaped
 
 Box = tuple[float, float, float, float]
 

@@ -10,17 +10,17 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int16, UInt8
 
+from drenet_jax.array_types import Bool, Int16, UInt8
 from drenet_jax.ct.arrays import GreySlice, LungMask
 from drenet_jax.ct.file_facts import FileFacts
 from drenet_jax.ct.fill import Fill, apply_fill, draw_fill
 from drenet_jax.ct.orientation import Box, FileAxes, Orientation
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.ct.sources import Excluded
 
 if TYPE_CHECKING:
     from drenet_jax.ct.dicom.instances import SourceInstance
+    from drenet_jax.ct.sources import Excluded
 
 # Beyond, a file's spacing is wrong rather than its pixels so long.
 _MOST_PIXEL_ASPECT = 4.0
@@ -145,3 +145,22 @@ def filled(picked: SampledSlice, settings: CtSettings, seed: int) -> UInt8[np.nd
     """The crop with its blank filled; see `fill_of`."""
     assert picked.image is not None
     return apply_fill(picked.image, fill_of(picked, settings, seed))
+
+
+def input_image(
+    picked: SampledSlice, fill: str, settings: CtSettings, seed: int
+) -> UInt8[np.ndarray, "size size"]:
+    """What a model is given of a kept slice.
+
+    Args:
+      picked: the slice.
+      fill: `data.fill` of the model's config: "none" is the crop as it is, "always" the filled
+        one; else it is black outside the lungs.
+      settings, seed: as for `fill_of`.
+    """
+    if fill == "none":
+        assert picked.image is not None
+        return picked.image
+    if fill == "always":
+        return filled(picked, settings, seed)
+    return picked.masked

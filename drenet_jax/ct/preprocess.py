@@ -6,10 +6,9 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
-from drenet_jax.ct import chest_checks, hu_checks, image_files, sampling
+from drenet_jax.ct import hu_checks, image_files, lung_crops, sampling
 from drenet_jax.ct.dicom.instances import SourceInstance
 from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.lungs import segmentation
@@ -24,7 +23,6 @@ from drenet_jax.ct.sources import (
     no_guard,
     printable,
 )
-from drenet_jax.ct.window import window
 from drenet_jax.storage import objects
 from drenet_jax.storage.objects import AnyPath
 
@@ -32,9 +30,6 @@ from drenet_jax.storage.objects import AnyPath
 # others are tried.
 _LEAST_KEPT_SHARE = 0.5
 _MOST_OTHER_SERIES = 6
-
-# A person's largest lung area over the picture's is 0.2 to 0.6; 0.04 in the widest field of view.
-_LEAST_LUNG_SHARE = 0.04
 
 
 def prepare_person(
@@ -209,7 +204,7 @@ def _prepare_series(
         SampledSlice(
             index=index,
             name=prefix + series.names[index],
-            source=_windowed(image, settings),
+            source=lung_crops.windowed(image, settings),
             source_mask=mask,
             orientation=series.orientation_of(index),
             instance=instance,
@@ -274,11 +269,7 @@ def _checked_lungs(
     series: Series, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
 ) -> tuple[str, ...]:
     """Notes on what the slices show; refuses lungs without texture and chests that lie wrongly."""
-    if images and images[0].dtype == np.uint8:
-        why = hu_checks.reason_not_windowed(images, masks)
-    else:
-        why = hu_checks.reason_not_lung_hu(images, masks)
-    verdict = chest_checks.Verdict(why) if why else chest_checks.judge(images, masks)
+    verdict = lung_crops.judge(images, masks)
     if verdict.why:
         raise _wrong_values(series, verdict.why)
     return (verdict.note,) if verdict.note else ()
@@ -314,7 +305,7 @@ def _prepare_single_images(
             SampledSlice(
                 index=index,
                 name=name,
-                source=_windowed(image, settings),
+                source=lung_crops.windowed(image, settings),
                 source_mask=mask,
                 orientation=orientation,
                 instance=instance,
@@ -335,12 +326,6 @@ def _reoriented_notes(count: int) -> tuple[str, ...]:
     return (f"{what} turned as EXIF says; boxes are in pixels as the files store them",)
 
 
-def _windowed(image: np.ndarray, settings: CtSettings) -> np.ndarray:
-    if image.dtype == np.uint8:
-        return image
-    return window(image, settings.window_level_hu, settings.window_width_hu)
-
-
 def _whole_hu(image: np.ndarray) -> np.ndarray | None:
     if image.dtype == np.uint8:
         return None
@@ -356,43 +341,6 @@ def _person(
     min_area_share: float,
     settings: CtSettings,
 ) -> PreparedPerson:
-    # In a chest some slice is full of lung; what is found elsewhere is gas in gut or sinuses.
-    is_chest = any(slice_.source_mask.mean() > _LEAST_LUNG_SHARE for slice_ in slices)
-    areas = [int(slice_.source_mask.sum()) if is_chest else 0 for slice_ in slices]
-    largest = max(areas, default=0)
-    picked = []
-    for slice_, area in zip(slices, areas, strict=True):
-        if area == 0:
-            no_lungs = np.zeros_like(slice_.source_mask)
-            slice_ = dataclasses.replace(
-                slice_, source_mask=no_lungs, why_excluded="no lungs found", hu=None
-            )
-        elif area < min_area_share * largest:
-            why = (
-                f"small lung area: {area / largest:.1%} of the person's largest, "
-                f"below {min_area_share:.0%}"
-            )
-            slice_ = dataclasses.replace(slice_, why_excluded=why, hu=None)
-        picked.append(_crop(slice_, settings.image_size_px))
+    picked = lung_crops.crop_to_lungs(slices, settings, min_area_share=min_area_share)
     not_kept = [Excluded(slice_.name, slice_.why_excluded) for slice_ in picked if not slice_.kept]
-    return PreparedPerson(tuple(picked), (*excluded, *not_kept), notes, n_slices)
-
-
-def _crop(slice_: SampledSlice, size_px: int) -> SampledSlice:
-    """The slice with the box of its lungs and, if it is kept, the crop to it."""
-    source, mask = slice_.source, slice_.source_mask
-    if not mask.any():
-        return slice_
-    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
-    y1, x1 = y0 + height, x0 + width
-    slice_ = dataclasses.replace(slice_, source_box=(y0, x0, y1, x1))
-    if not slice_.kept:
-        return slice_
-    shrinks = height >= size_px and width >= size_px
-    image = cv2.resize(
-        source[y0:y1, x0:x1],
-        (size_px, size_px),
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
-    lung_mask = cv2.resize(mask[y0:y1, x0:x1] * np.uint8(255), (size_px, size_px)) >= 128
-    return dataclasses.replace(slice_, image=image, lung_mask=lung_mask)
+    return PreparedPerson(picked, (*excluded, *not_kept), notes, n_slices)

@@ -8,9 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from drenet_jax.ct.arrays import GreySlice, HuSlice
+from drenet_jax.ct.arrays import PADDING_HU, GreySlice, HuSlice
 from drenet_jax.ct.dicom.instances import SourceInstance
-from drenet_jax.ct.dicom.pixels import PADDING_HU
 from drenet_jax.ct.file_facts import FileFacts
 from drenet_jax.ct.orientation import FileAxes, Orientation
 from drenet_jax.ct.sources import Excluded

@@ -16,7 +16,7 @@ import numpy as np
 
 from drenet_jax.ct import nifti
 from drenet_jax.ct.arrays import GreySlice, HuSlice
-from drenet_jax.ct.hu_checks import unwrapped
+from drenet_jax.ct.hu_checks import volume_hu
 from drenet_jax.ct.orientation import FileAxes, orientation_of
 
 # A volume of 512 x 512 x 4000 voxels in 16 bits.
@@ -120,8 +120,7 @@ class Volume:
             return np.ascontiguousarray(voxels)
         slope, inter = self._scale
         # In double precision: values of 32 bits with a large offset lose the HU otherwise.
-        hu = (voxels * np.float64(slope) + inter).astype(np.float32)
-        return unwrapped(np.nan_to_num(hu, nan=-np.inf, neginf=-1e6, posinf=1e6))
+        return volume_hu(voxels * np.float64(slope) + inter)
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[float, float]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from jaxtyping import Real
 
+from drenet_jax.array_types import Real
 from drenet_jax.ct.arrays import GreySlice
 
 

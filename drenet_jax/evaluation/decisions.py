@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from ml_collections import ConfigDict
 
+from drenet_jax.array_types import Bool, Float, Int
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.predictions import (
-    AGGREGATES,
-    NEED_POSITIVE,
-    Predictions,
-)
+from drenet_jax.evaluation.aggregates import AGGREGATES, NEED_POSITIVE
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from drenet_jax.evaluation.predictions import Predictions
 
 THRESHOLD, LARGEST_PROBABILITY = "threshold", "largest_probability"
 
@@ -110,6 +110,22 @@ class DecisionRule:
             if settings.aggregate in NEED_POSITIVE:
                 raise _no_positive(labels, f"{given}={settings.aggregate}")
         return cls(labels, positive, settings.threshold, settings.aggregate)
+
+    @classmethod
+    def from_dict(cls, labels: Sequence[str], values: Mapping[str, Any]) -> DecisionRule:
+        """The rule that `to_dict` gave.
+
+        Args:
+          labels: the names of the classes.
+          values: the dictionary.
+        """
+        labels, positive, threshold = tuple(labels), values["positive"], values["threshold"]
+        return cls(
+            labels,
+            None if positive is None else labels.index(positive),
+            MetricSettings().threshold if threshold is None else threshold,
+            values["aggregate"],
+        )
 
     @property
     def name(self) -> str:
@@ -264,7 +280,7 @@ class MetricSettings:
 
     Attributes:
       threshold: a case is positive from this probability of the positive class on.
-      aggregate: how slice probabilities are aggregated to the patient's (`predictions.AGGREGATES`).
+      aggregate: how slice probabilities are aggregated to the patient's (`aggregates.AGGREGATES`).
       specificities: the recall is reported at each of them; shares, above 0 and below 1.
       calibration_bins: bins of equal width for the calibration error and the reliability diagram.
       bootstrap_draws: bootstrap samples of persons.

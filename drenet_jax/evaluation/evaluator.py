@@ -76,7 +76,7 @@ def evaluate_split(
       folder: an existing folder for the output files.
       data_dir: another data set, of persons that the model does not know, or its own, if that has
         moved since; "": its own, where it was.
-      aggregate: how slice probabilities are aggregated (`predictions.AGGREGATES`);
+      aggregate: how slice probabilities are aggregated (`aggregates.AGGREGATES`);
         None: as the config of the run says.
       threshold: a case is positive from this probability on; None: as the config of the run says.
       calibrated: the slices' probabilities are at the temperature fitted on the validation slices.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from drenet_jax.ct.orientation import Box
-from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice, filled
+from drenet_jax.ct.lung_crops import to_source
+from drenet_jax.ct.prepared_series import PreparedPerson, SampledSlice, input_image
 from drenet_jax.ct.reader import Reader
 from drenet_jax.ct.sources import CtError
 from drenet_jax.evaluation.overlays import LeftOutSlice, ScoredBox, SlicePicture
@@ -140,20 +140,13 @@ class PersonPipeline:
 
     def _input_image(self, sampled: SampledSlice) -> np.ndarray:
         meta = self.predictor.meta
-        if meta.config.data.fill == "none":
-            assert sampled.image is not None  # of a kept slice
-            return sampled.image
-        if meta.config.data.fill == "always":
-            return filled(sampled, meta.ct, meta.fill_seed)
-        return sampled.masked
+        return input_image(sampled, meta.config.data.fill, meta.ct, meta.fill_seed)
 
     def _picture(
         self, sampled: SampledSlice, scored: Mapping[str, np.ndarray], label: int
     ) -> SlicePicture:
         assert sampled.source_box is not None  # a kept slice shows lungs
-        edges = _to_source(
-            scored["boxes"], sampled.source_box, self.predictor.meta.ct.image_size_px
-        )
+        edges = to_source(scored["boxes"], sampled.source_box, self.predictor.meta.ct.image_size_px)
         boxes = zip(edges.tolist(), scored["part_probabilities"][:, label].tolist(), strict=True)
         return SlicePicture(
             index=sampled.file_index,
@@ -210,13 +203,6 @@ class PersonPipeline:
 
     def _by_label(self, values: np.ndarray) -> dict[str, float]:
         return dict(zip(self.predictor.meta.labels, values.tolist(), strict=True))
-
-
-def _to_source(boxes: np.ndarray, source_box: Box, image_size_px: int) -> np.ndarray:
-    """Boxes [K, 4] of the model's input, clipped to it, in pixels of the canonical slice."""
-    y0, x0, y1, x1 = source_box
-    scale = np.array([y1 - y0, x1 - x0] * 2) / image_size_px
-    return np.clip(boxes, 0, image_size_px) * scale + np.array([y0, x0] * 2)
 
 
 def _as_stored(box: ScoredBox, sampled: SampledSlice) -> dict[str, float]:

@@ -105,7 +105,7 @@ class Predictor:
           latest: the latest checkpoint instead, which no validation has selected.
           threshold: of two labels, a person gets the positive one from this probability on; None:
             as in the config of the run.
-          aggregate: how the slices' probabilities are aggregated (`predictions.AGGREGATES`); None:
+          aggregate: how the slices' probabilities are aggregated (`aggregates.AGGREGATES`); None:
             likewise.
 
         Raises:

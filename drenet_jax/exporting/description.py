@@ -85,11 +85,13 @@ def checkpoint_files(workdir: str | os.PathLike[str]) -> str:
 
 
 def write_description(folder: Path, model_file: Path, description: Mapping[str, Any]) -> None:
-    """Writes the JSON file, with the name and the SHA-256 of the model's file."""
+    """Writes the JSON file, with the place in the folder and the SHA-256 of the model's file."""
     with model_file.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     text = json.dumps(
-        {"file": model_file.name, "sha256": digest, **description}, indent=2, allow_nan=False
+        {"file": model_file.relative_to(folder).as_posix(), "sha256": digest, **description},
+        indent=2,
+        allow_nan=False,
     )
     (folder / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
 

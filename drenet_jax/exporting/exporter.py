@@ -40,8 +40,14 @@ from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.models.slice_scorer import make_forward
 from drenet_jax.phantoms.phantom import LABELS, make_phantom
 
-FORMATS = ("onnx", "stablehlo")
-MODEL_FILES = {"onnx": "model.onnx", "stablehlo": "model.stablehlo"}
+# The name of the model in Triton, and its folder in the model repository.
+TRITON_MODEL = "drenet"
+# The model's file in the folder of an export.
+MODEL_FILES = {
+    "onnx": "model.onnx",
+    "triton": f"{TRITON_MODEL}/1/model.onnx",
+    "stablehlo": "model.stablehlo",
+}
 
 # Of phantoms for the check: enough slices for boxes at many places.
 _SLICES_PER_LABEL = 3
@@ -52,6 +58,9 @@ _CALIBRATION_SLICES = 128
 _CALIBRATION_BATCH = 4
 
 _SPEED_ROUNDS = 2
+
+# A request of Triton may hold a person's slices, and those of another can join them in a batch.
+_PERSONS = 2
 
 # What loads a StableHLO file in a process of its own: nothing of this package.
 _RUN_STABLEHLO = """
@@ -98,7 +107,7 @@ def export_model(
       predictor: the model.
       workdir: from which it was loaded.
       folder: an empty one.
-      format: one of `FORMATS`.
+      format: one of `MODEL_FILES`; "triton" is ONNX in a model repository.
       heat_maps: whether the file gives Grad-CAM maps too.
       precision: one of `precision.PRECISIONS`; below float32 of ONNX only.
       data: of a lower precision: its training slices give the ranges of activations.
@@ -116,8 +125,9 @@ def export_model(
     variables = jax.tree.map(lambda leaf: np.asarray(leaf[0]), predictor.variables)
     description = _description(predictor, workdir, precision, heat_maps)
     path = folder / MODEL_FILES[format]
+    path.parent.mkdir(parents=True, exist_ok=True)
     images = check_slices(meta.ct)
-    if format == "onnx":
+    if format != "stablehlo":
         metadata = {METADATA_KEY: json.dumps(description, allow_nan=False)}
         given = _write_onnx(path, model, variables, metadata, images, heat_maps)
     else:
@@ -135,13 +145,18 @@ def export_model(
     if precision != "float32":
         assert data is not None, precision
         report = _lower_precision(path, precision, predictor, data, split)
-    if format == "onnx":
+    if format != "stablehlo":
         speed = _ms_per_slice(predictor, path, precision, images)
     measured = {
         "ms_per_slice": speed,
         "precision_report": report and report.to_dict(),
         "checkpoint_files": checkpoint_files(workdir),
     }
+    if format == "triton":
+        from drenet_jax.exporting.triton import write_config
+
+        folder = folder / TRITON_MODEL
+        write_config(folder, path, meta.labels, max_batch_size=_PERSONS * meta.ct.slices_per_person)
     write_description(folder, path, description | measured)
     return Export(path, agreed, speed, report)
 

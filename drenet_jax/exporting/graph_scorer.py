@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
+from drenet_jax.array_types import UInt8
 from drenet_jax.errors import InputError
 
 # Slices in a pass: larger ones are not faster on a CPU, and need more memory.

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from drenet_jax.ct.dicom.pixels import PADDING_HU
+from drenet_jax.ct.arrays import PADDING_HU
 from drenet_jax.ct.discovery import open_series
 from drenet_jax.ct.sources import UnreadableSlice, natural
 from drenet_jax.errors import InputError

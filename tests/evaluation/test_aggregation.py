@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drenet_jax.evaluation.predictions import AGGREGATES
+from drenet_jax.evaluation.aggregates import AGGREGATES
 
 
 def softmaxes(seed: int, n: int, classes: int, sharpness: float) -> np.ndarray:

@@ -12,9 +12,9 @@ import pytest
 import drenet_jax
 from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.aggregates import AGGREGATES
 from drenet_jax.evaluation.decisions import DecisionRule, decide
 from drenet_jax.evaluation.evaluator import evaluate_split
-from drenet_jax.evaluation.predictions import AGGREGATES
 
 
 @pytest.fixture(scope="module")

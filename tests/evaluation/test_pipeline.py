@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import drenet_jax
+from drenet_jax.ct.lung_crops import to_source
 from drenet_jax.ct.preprocess import prepare_person
 from drenet_jax.data.batches import split_batches
 from drenet_jax.data.cohort_table import read_cohort
 from drenet_jax.data.prepared_data import open_data
 from drenet_jax.errors import InputError
-from drenet_jax.evaluation.pipeline import _to_source
 from drenet_jax.models.checkpoints import Checkpoints, save_converted
 
 
@@ -105,7 +105,7 @@ def test_a_box_of_the_input_is_drawn_where_it_was_cut_out():
     boxes = np.array([[0, 0, 50, 100], [-10, 25, 60, 75]])
     # What reaches over the crop's border is clipped to it.
     wanted = [[100.0, 200.0, 200.0, 500.0], [100.0, 275.0, 220.0, 425.0]]
-    np.testing.assert_array_equal(_to_source(boxes, (100, 200, 300, 500), 100), wanted)
+    np.testing.assert_array_equal(to_source(boxes, (100, 200, 300, 500), 100), wanted)
 
 
 @pytest.mark.parametrize("fill", ["train", "always", "none"])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from drenet_jax.data.identities import clean, person_key, value_key
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.aggregates import AGGREGATES
 from drenet_jax.evaluation.predictions import (
-    AGGREGATES,
     PersonPredictions,
     SlicePredictions,
     person_predictions,

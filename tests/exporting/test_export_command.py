@@ -25,15 +25,6 @@ from drenet_jax.exporting import onnx_model  # noqa: E402
 from drenet_jax.exporting.onnx_predictor import load_onnx  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def exported(command, trained, tmp_path_factory):
-    """The folder of an ONNX export with heat maps, and what the command printed."""
-    out = tmp_path_factory.mktemp("exported") / "onnx"
-    process = command("export", f"--workdir={trained}", "--heat_maps", f"--out={out}")
-    assert process.returncode == 0, process.stderr
-    return out, process.stdout
-
-
 def test_the_command_says_how_the_file_agrees(exported):
     out, printed = exported
 

@@ -11,7 +11,7 @@ from pydicom.pixels import pixel_array
 from pydicom.pixels.decoders import gdcm
 from pydicom.tag import BaseTag, Tag
 
-from drenet_jax.ct.arrays import HuSlice
+from drenet_jax.ct.arrays import PADDING_HU, HuSlice
 from drenet_jax.ct.dicom import elements
 from drenet_jax.ct.dicom.headers import DicomSlice
 
@@ -47,9 +47,6 @@ _PIXEL_TAGS: list[BaseTag | int] = [
         "PixelData",
     )
 ]
-
-# The HU of air outside the scanned field. Some scanners write -2000 or -3024 there.
-PADDING_HU = -1024.0
 
 
 def read_dataset(data: bytes, *, is_whole: bool) -> pydicom.Dataset:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float
 
+from drenet_jax.array_types import Float
 from drenet_jax.ct.arrays import GreySlice, LungMask
 from drenet_jax.ct.lungs.thresholding import GRID_PX, disc, middle_column, segment
 from drenet_jax.ct.lungs.windowed import find_in_picture

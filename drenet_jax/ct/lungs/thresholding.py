@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from jaxtyping import Shaped, UInt8
+
+from drenet_jax.array_types import Shaped, UInt8
 
 # Lungs are sought on a grid with this many pixels on the longer side. Lengths in the modules of the
 # lungs are in its pixels; a chest takes 150 to 256 of them, so one is about 1.5 mm.
