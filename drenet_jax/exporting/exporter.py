@@ -25,6 +25,7 @@ from drenet_jax.ct.window import window
 from drenet_jax.data.batches import split_batches
 from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.decisions import DecisionRule
 from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.exporting import agreement
 from drenet_jax.exporting.description import (
@@ -100,6 +101,7 @@ def export_model(
     precision: str = "float32",
     data: PreparedData | None = None,
     split: str = "test",
+    rule: DecisionRule | None = None,
 ) -> Export:
     """Writes the model's file and its description.
 
@@ -112,6 +114,7 @@ def export_model(
       precision: one of `precision.PRECISIONS`; below float32 of ONNX only.
       data: of a lower precision: its training slices give the ranges of activations.
       split: of `data`, on which the lower precision is compared with float32.
+      rule: of the description; None: the predictor's.
 
     Raises:
       InputError: the model cannot be exported, or the file does not agree.
@@ -123,7 +126,7 @@ def export_model(
     # Formulas of the CPU would be slow elsewhere, and in ONNX Runtime.
     model = build_model(config, len(meta.labels), platform="gpu")
     variables = jax.tree.map(lambda leaf: np.asarray(leaf[0]), predictor.variables)
-    description = _description(predictor, workdir, precision, heat_maps)
+    description = _description(predictor, workdir, rule or predictor.rule, precision, heat_maps)
     path = folder / MODEL_FILES[format]
     path.parent.mkdir(parents=True, exist_ok=True)
     images = check_slices(meta.ct)
@@ -269,7 +272,11 @@ def check_slices(ct: CtSettings) -> np.ndarray:
 
 
 def _description(
-    predictor: Predictor, workdir: str | os.PathLike[str], precision: str, heat_maps: bool
+    predictor: Predictor,
+    workdir: str | os.PathLike[str],
+    rule: DecisionRule,
+    precision: str,
+    heat_maps: bool,
 ) -> dict:
     meta: Meta = predictor.meta
     step = predictor.identity["step"]
@@ -279,7 +286,7 @@ def _description(
     return describe(
         checkpoint=meta.to_dict(),
         step=step,
-        decision=predictor.rule.to_dict(),
+        decision=rule.to_dict(),
         temperature=temperature,
         validation=validation,
         precision=precision,

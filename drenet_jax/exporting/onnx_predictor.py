@@ -55,18 +55,18 @@ def make_predictor(
     *,
     workdir: Path | None = None,
     calibrated: bool = False,
-    threshold: float | None = None,
-    aggregate: str | None = None,
+    rule: DecisionRule | None = None,
 ) -> Predictor:
     """The predictor of an exported file.
 
     Args:
       file, description: as `read_description` gives them.
       workdir: of the run, for `result.json`; None: the folder of the file.
-      calibrated, threshold, aggregate: as `Predictor.load`.
+      calibrated: as `Predictor.load`.
+      rule: aggregates and decides; None: that of the description.
 
     Raises:
-      InputError: the file cannot be used, or as `Predictor.load`.
+      InputError: the file cannot be used, or has no temperature.
     """
     if not description["heat_maps"]:
         raise InputError(f"{file} gives no heat maps; export it with --heat_maps.")
@@ -74,9 +74,6 @@ def make_predictor(
     temperature = description["fitted_temperature"] if calibrated else None
     if calibrated and temperature is None:
         raise InputError(f"--calibrated: {file} has no temperature; leave the flag out.")
-    rule = DecisionRule.of(
-        meta.labels, meta.config.evaluation, threshold=threshold, aggregate=aggregate
-    )
     record = description["validation"]
     return Predictor(
         meta,
@@ -86,5 +83,5 @@ def make_predictor(
         None,
         temperature,
         None if record is None else ValidationRecord.from_dict(record),
-        rule,
+        rule or DecisionRule.from_dict(meta.labels, description["decision"]),
     )

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from drenet_jax.errors import InputError
+from drenet_jax.evaluation.decisions import DecisionRule
 from drenet_jax.evaluation.predictor import Predictor
 from drenet_jax.exporting.description import checkpoint_files, read_description
 from drenet_jax.exporting.precision import BFLOAT16, PrecisionReport
+from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.output_files import new_folder
 
 RUNTIMES = ("auto", "jax", "onnx")
@@ -91,13 +93,12 @@ def load_predictor(
             return predictor or with_jax()
     from drenet_jax.exporting.onnx_predictor import make_predictor
 
-    return make_predictor(
-        *exported,
-        workdir=workdir,
-        calibrated=calibrated,
-        threshold=threshold,
-        aggregate=aggregate,
+    # As in JAX, whatever --threshold and --aggregate of `export` were.
+    meta = Meta.from_dict(exported[1]["checkpoint"])
+    rule = DecisionRule.of(
+        meta.labels, meta.config.evaluation, threshold=threshold, aggregate=aggregate
     )
+    return make_predictor(*exported, workdir=workdir, calibrated=calibrated, rule=rule)
 
 
 def _read(folder: Path, files: str) -> _Exported | None:
@@ -115,8 +116,10 @@ def _export(predictor: Predictor, workdir: Path) -> _Exported:
     folder = workdir / EXPORTED / "onnx"
     if folder.is_dir():
         shutil.rmtree(folder)  # of other checkpoints, or damaged
+    # That of the run, for whoever takes the folder elsewhere.
+    rule = DecisionRule.of(predictor.meta.labels, predictor.meta.config.evaluation)
     with new_folder(folder, flag="--workdir") as made:
-        export_model(predictor, workdir, made, format="onnx", heat_maps=True)
+        export_model(predictor, workdir, made, format="onnx", heat_maps=True, rule=rule)
     return read_description(folder)
 
 

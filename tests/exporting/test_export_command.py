@@ -74,6 +74,15 @@ def test_a_prediction_of_the_file_imports_no_jax(exported):
     assert process.stdout == "set()\n", process.stderr
 
 
+def test_a_prediction_of_the_file_decides_as_exported(command, trained, tmp_path):
+    out = tmp_path / "out"
+    process = command(
+        "export", f"--workdir={trained}", "--heat_maps", "--aggregate=median", f"--out={out}"
+    )
+    assert process.returncode == 0, process.stderr
+    assert load_onnx(out).rule == Predictor.load(trained, aggregate="median").rule
+
+
 def test_a_lower_precision_is_compared_with_float32(command, trained, exported, tmp_path):
     out = tmp_path / "int8_crops"
 

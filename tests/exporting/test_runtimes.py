@@ -107,6 +107,9 @@ def test_options_are_those_of_the_predictor(workdir):
     ]
     assert by_onnx.rule == by_jax.rule
     assert by_onnx.identity == by_jax.identity
+    # The export has the run's own rule.
+    description = json.loads((workdir / runtimes.EXPORTED / "onnx" / "model.json").read_text())
+    assert description["decision"]["aggregate"] == "mean"
     records = [dataclasses.asdict(p.validation_record) for p in (by_onnx, by_jax)]
     np.testing.assert_equal(*records)
 
