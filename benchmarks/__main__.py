@@ -7,6 +7,7 @@ Suites:
   ct       `prepare`'s transform of a series, compared with the decoding of its sampled files
   predict  `predict` of one patient, cold and warm, compared with its forward passes
   runtime  a prediction in XLA (twice), ONNX Runtime, OpenVINO and PyTorch, on the CPU
+  lite     EfficientNet-Lite0, compared with the PyTorch package of its weights, on the CPU
   parity   a device's results, compared with those of the CPU in float32
   compile  (only alone) prediction, explanation and training step, compiled ahead of time for GPUs
            and TPUs (--target), compared with their bare ResNet passes; nothing is run
@@ -46,6 +47,7 @@ from drenet_jax.errors import InputError
 
 SUITES = ("model", "input", "ct", "predict")
 RUNTIME = "runtime"
+LITE = "lite"
 PARITY = "parity"
 COMPILE = "compile"
 GROW = ("size", "k", "batch", "persons")
@@ -59,7 +61,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "suite",
         list(SUITES),
-        f"What to measure: {', '.join(SUITES)}, {RUNTIME}, {PARITY}; or {COMPILE} alone.",
+        f"What to measure: {', '.join(SUITES)}, {RUNTIME}, {LITE}, {PARITY}; or {COMPILE} alone.",
     )
     flags.DEFINE_list(
         "target", ["h100"], f"Of --suite={COMPILE}, the devices: {', '.join(TARGETS)}."
@@ -122,6 +124,11 @@ def main() -> None:
 
         add(runtimes.run(config, batch, rounds))
         packages += runtimes.PACKAGES
+    if LITE in suites:
+        from benchmarks import lite
+
+        add(lite.run(batch, rounds))
+        packages += lite.PACKAGES
     if PARITY in suites:
         from benchmarks import parity
 
@@ -206,7 +213,7 @@ def _check(suites: list[str], values: flags.FlagValues) -> None:
     if COMPILE in suites and suites != [COMPILE]:
         raise InputError(f"--suite={COMPILE} measures nothing; name it alone.")
     for flag, given, known in (
-        ("suite", suites, (*SUITES, RUNTIME, PARITY, COMPILE)),
+        ("suite", suites, (*SUITES, RUNTIME, LITE, PARITY, COMPILE)),
         ("grow", values.grow, GROW),
         ("target", filter(None, values.target), TARGETS),
         ("programs", values.programs, PROGRAMS),
@@ -214,8 +221,9 @@ def _check(suites: list[str], values: flags.FlagValues) -> None:
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise InputError(f"--{flag}={unknown[0]} is not known; use {', '.join(known)}.")
-    if RUNTIME in suites and values.device != "cpu":
-        raise InputError(f"--suite={RUNTIME} measures on the CPU; leave out --device.")
+    for suite in (RUNTIME, LITE):
+        if suite in suites and values.device != "cpu":
+            raise InputError(f"--suite={suite} measures on the CPU; leave out --device.")
     if COMPILE in suites:
         for target in filter(None, values.target):
             TARGETS[target].check_compiler()

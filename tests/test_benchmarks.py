@@ -257,3 +257,11 @@ def test_every_runtime_has_its_rows(on_one_device):
     assert {"XLA again", "ONNX Runtime float32", "ONNX Runtime int8_crops"} <= set(ratios)
     assert all(ratio > 0 for ratio in ratios.values())
     assert any("ONNX Runtime int8_crops: 100% of the boxes" in note for note in result["notes"])
+
+
+@pytest.mark.slow
+def test_efficientnet_lite_is_measured_beside_pytorch(on_one_device):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    rows = on_one_device("--suite=lite", "--batch=1")["rows"]
+    assert [row["what"].split()[0] for row in rows] == ["training", "inference"]
+    assert all(row["ratio"] > 0 and row["reference"].startswith("PyTorch") for row in rows)

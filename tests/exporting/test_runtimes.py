@@ -31,7 +31,7 @@ def workdir(trained, tmp_path_factory):
     """A copy of the trained run, exported."""
     folder = tmp_path_factory.mktemp("runtimes") / "run"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns(runtimes.EXPORTED))
-    load_predictor(folder, runtime="onnx")
+    load_predictor(folder, runtime="onnx", aggregate="median")
     return folder
 
 
