@@ -150,7 +150,7 @@ def main() -> None:
     if "predict" in suites:
         from benchmarks import person
 
-        add(person.run(config, settings, series, rounds, seed))
+        add(person.run(config, settings, series, rounds, seed, values.device))
         packages += person.PACKAGES
     if values.memory:
         from benchmarks import memory

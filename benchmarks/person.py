@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from benchmarks.model import CLASSES
 from benchmarks.timing import Row, Timing, interleaved_timings, plain_row, ratio_row
 from drenet_jax import parallel
 from drenet_jax.ct.settings import CtSettings
+from drenet_jax.exporting.runtimes import EXPORTED
 from drenet_jax.models.build import build_model, init_variables
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import save_converted
@@ -40,6 +42,7 @@ def run(
     series: Sequence[Path],
     rounds: int,
     seed: int,
+    device: str,
 ) -> tuple[list[Row], list[str]]:
     """`predict` in separate processes, compared with the forward passes of the same slices.
 
@@ -49,6 +52,7 @@ def run(
       series: the first is the person; none: a phantom whose picked slices are all kept.
       rounds: how often the warm call is measured; the cold one is measured once.
       seed: of the phantom.
+      device: "cpu" or "gpu".
     """
     with tempfile.TemporaryDirectory(prefix="drenet_jax_") as name:
         folder = Path(name)
@@ -62,7 +66,7 @@ def run(
             jax.tree.map(np.asarray, variables),
             Meta(config, labels, ct, 0, "benchmark", __version__),
         )
-        cold = _predict(person, folder)
+        cold = _predict(person, folder, "jax")
         result = json.loads((folder / "out" / "result.json").read_text(encoding="utf-8"))
         n = result["person"]["n_slices"]
         scorer = SliceScorer(model, parallel.best_batch_size(n), heat_maps=True)
@@ -72,11 +76,12 @@ def run(
         )
         times = interleaved_timings(
             {
-                "predict": lambda: _predict(person, folder),
+                "predict": lambda: _predict(person, folder, "jax"),
                 "passes": lambda: scorer(replicated, images),
             },
             rounds,
         )
+        of_onnx = _onnx_rows(person, folder, images, rounds) if device == "cpu" else []
     rows = [
         ratio_row(
             SUITE,
@@ -98,7 +103,41 @@ def run(
             ),
         ),
     ]
-    return rows + _batch_rows(model, replicated, images, rounds), []
+    return [*rows, *of_onnx, *_batch_rows(model, replicated, images, rounds)], []
+
+
+def _onnx_rows(person: Path, folder: Path, images: np.ndarray, rounds: int) -> list[Row]:
+    """The same with ONNX Runtime, where it is installed."""
+    if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
+        return []
+    from drenet_jax.exporting.onnx_scorer import OnnxScorer
+
+    first = _predict(person, folder, "onnx")
+    scorer = OnnxScorer(folder / "run" / EXPORTED / "onnx" / "model.onnx")
+    times = interleaved_timings(
+        {
+            "predict": lambda: _predict(person, folder, "onnx"),
+            "passes": lambda: scorer(None, images),
+        },
+        rounds,
+    )
+    rest = zip(times["predict"].seconds, times["passes"].seconds, strict=True)
+    return [
+        ratio_row(
+            SUITE,
+            f"predict of {len(images)} slices with ONNX Runtime",
+            times["predict"],
+            "its forward passes",
+            times["passes"],
+            1.5,
+        ),
+        plain_row(SUITE, "the same, first call: the model is exported", Timing((first,))),
+        plain_row(
+            SUITE,
+            "all but the forward passes with ONNX Runtime",
+            Timing(tuple(whole - passes for whole, passes in rest)),
+        ),
+    ]
 
 
 def _batch_rows(model, variables: dict, images: np.ndarray, rounds: int) -> list[Row]:
@@ -131,7 +170,7 @@ def _kept_phantom(folder: Path, settings: CtSettings, seed: int) -> Path:
     return phantom_series(folder / "phantom", seed, 1.2 * settings.min_area_share)
 
 
-def _predict(person: Path, folder: Path) -> float:
+def _predict(person: Path, folder: Path, runtime: str) -> float:
     """Seconds of a call; the folder keeps the compiled programs between calls."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     start = time.perf_counter()
@@ -140,6 +179,7 @@ def _predict(person: Path, folder: Path) -> float:
             sys.executable,
             "-m",
             "drenet_jax.predict",
+            f"--runtime={runtime}",
             f"--workdir={folder / 'run'}",
             f"--input={person}",
             f"--out={folder / 'out'}",

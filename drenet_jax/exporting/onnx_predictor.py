@@ -73,7 +73,9 @@ def make_predictor(
     meta = Meta.from_dict(description["checkpoint"])
     temperature = description["fitted_temperature"] if calibrated else None
     if calibrated and temperature is None:
-        raise InputError(f"--calibrated: {file} has no temperature; leave the flag out.")
+        raise InputError(
+            f"--calibrated: the model of {workdir or file} has no temperature; leave the flag out."
+        )
     record = description["validation"]
     return Predictor(
         meta,

@@ -95,7 +95,8 @@ def test_a_crash_or_a_hang_costs_one_slice(what, why, harmful, folder, ct_settin
         # The child that crashed or was killed is gone, and nothing of it is left.
         assert children() - before == {reader._child.pid}
     assert children() == before
-    assert len(os.listdir("/proc/self/fd")) == n_files
+    # Others may be closed meanwhile, when what earlier tests held is collected.
+    assert len(os.listdir("/proc/self/fd")) <= n_files
     assert [slice_.name for slice_ in prepared.kept] == ["000.dcm", "001.dcm", "003.dcm", "004.dcm"]
     # The others' places are what they were: the slice is known, though not its pixels.
     assert [slice_.index for slice_ in prepared.kept] == [0, 1, 3, 4]

@@ -229,6 +229,8 @@ def box_of(blob: np.ndarray) -> list[float]:
 class StandIn(SliceScorer):
     """Finds the square instead of applying a network."""
 
+    batch_size = 1
+
     def __init__(self) -> None: ...
 
     def compile(self) -> None: ...

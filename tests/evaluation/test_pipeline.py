@@ -125,11 +125,10 @@ def test_predict_sees_the_images_of_the_records(fill, pipeline, prepared, phanto
                 )
 
 
-def test_calibrated_probabilities_are_those_of_the_checkpoint_s_temperature(
-    trained, pipeline, monkeypatch
-):
+def test_calibrated_probabilities_are_those_of_the_checkpoint_s_temperature(trained, monkeypatch):
     monkeypatch.setattr(Checkpoints, "metrics", lambda self, step: {"temperature": 2.5})
-    calibrated = drenet_jax.load(trained, calibrated=True)
+    calibrated = drenet_jax.load(trained, runtime="jax", calibrated=True)
+    pipeline = drenet_jax.load(trained, runtime="jax")
     images = np.random.default_rng(0).integers(0, 255, (3, 96, 96), np.uint8)
     outputs, plain = calibrated.slices(images), pipeline.slices(images)
     np.testing.assert_array_equal(outputs["logits"], plain["logits"])

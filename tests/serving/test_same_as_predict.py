@@ -158,7 +158,7 @@ def test_an_odd_input_gets_the_answer_of_predict(make, stage, pipeline, two, tmp
         # To the last bit: notes, names, boxes, what was left out, and by which rule.
         assert answer.json() == wanted
         assert set(wanted) == {
-            "person", "slices", "excluded", "notes", "model", "decision",
+            "person", "slices", "excluded", "notes", "model", "runtime", "decision",
         }  # fmt: skip
 
 
