@@ -31,7 +31,7 @@ from drenet_jax.models.slice_scorer import SliceScorer
 from drenet_jax.version import __version__
 
 SUITE = "predict"
-PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint")
+PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "onnx", "onnxruntime")
 
 _BATCHES = (1, 2, 4, 8)
 
