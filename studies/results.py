@@ -2,7 +2,9 @@
 
     python -m studies.results [--work=FOLDER] [--results=FOLDER]
 
-Of each data set, tables with one row a case and one column a run and class, in `results/`:
+Runs of the work folder are added to the tables that are there, or replace their columns: the work
+folder need not hold all runs at once. Of each data set, tables with one row a case and one column a
+run and class, in `results/`:
 `<data>-persons.csv` (each person's probabilities), `<data>-slices.csv` (each slice's probability of
 the positive class) and `<data>-hits.csv` (on each slice with a lesion, whether the heat map's
 maximum and the best box's centre lie in it, and the chance of a random point in the lungs).
@@ -61,45 +63,70 @@ def read_table(path: Path) -> Table:
 
 
 def collect(work: Path, results: Path, arms: Iterable[str] = tuple(ARMS)) -> list[str]:
-    """Writes the tables of the arms' seeds whose runs are all done; returns the others' names."""
+    """Adds the arms' seeds whose runs are all done to the tables.
+
+    Returns:
+      The names of those that are in neither the work folder nor the tables.
+    """
     tables: dict[str, _Columns] = {}
-    accounts, missing = [], []
+    accounts = _by(results / "runs.csv", "run")
+    missing = []
+    results.mkdir(exist_ok=True)
     for arm in arms:
         for seed in ARMS[arm].seeds:
             runs = [run for run in runs_of(arm) if run.seed == seed]
-            if not all((run.folder(work) / DONE).is_file() for run in runs):
+            if all((run.folder(work) / DONE).is_file() for run in runs):
+                _add_predictions(tables, results, work, ARMS[arm].data, f"{arm}/{seed}", runs)
+                for run in runs:
+                    accounts[run.name] = json.loads((run.folder(work) / DONE).read_text())
+            elif any(run.name not in accounts for run in runs):
                 missing.append(f"{arm}/{seed}")
-                continue
-            _add_predictions(tables, work, ARMS[arm].data, f"{arm}/{seed}", runs)
-            accounts += [json.loads((run.folder(work) / DONE).read_text()) for run in runs]
-    results.mkdir(exist_ok=True)
-    for name, table in tables.items():
-        table.write(results / f"{name}.csv")
+    for table in tables.values():
+        table.write()
     if accounts:
-        _write(results / "runs.csv", [tuple(accounts[0]), *(tuple(a.values()) for a in accounts)])
+        in_order = [run.name for arm in ARMS for run in _by_seed(arm) if run.name in accounts]
+        rows = [accounts[name] for name in in_order]
+        _write(results / "runs.csv", [tuple(rows[0]), *(tuple(row.values()) for row in rows)])
     return missing
+
+
+def _by_seed(arm: str) -> list[Run]:
+    return sorted(runs_of(arm), key=lambda run: run.seed)
+
+
+def _by(path: Path, column: str) -> dict[str, dict]:
+    return {row[column]: row for row in read_csv(path)} if path.is_file() else {}
 
 
 def collect_data(work: Path, results: Path) -> None:
     """Writes how many persons and slices each data set has, and how many slices were left out."""
     from drenet_jax.data.prepared_data import open_data
 
-    rows: _Rows = [("data", "split", "persons", "slices", "left_out")]
+    header = ("data", "split", "persons", "slices", "left_out")
+    before = read_csv(results / "data.csv") if (results / "data.csv").is_file() else []
+    rows: _Rows = [header]
     for name in COHORTS:
         folder = data_folder(work, name)
-        if folder.is_dir():
-            data = open_data(folder)
-            left_out = sum(bool(row["file"]) for row in read_csv(folder / "excluded.csv"))
-            rows += [
-                (name, split, str(len(persons)), str(data.n_slices[split]), str(left_out))
-                for split, persons in data.persons.items()
-                if persons
-            ]
+        if not folder.is_dir():
+            rows += [tuple(row[key] for key in header) for row in before if row["data"] == name]
+            continue
+        data = open_data(folder)
+        left_out = sum(bool(row["file"]) for row in read_csv(folder / "excluded.csv"))
+        rows += [
+            (name, split, str(len(persons)), str(data.n_slices[split]), str(left_out))
+            for split, persons in data.persons.items()
+            if persons
+        ]
     _write(results / "data.csv", rows)
 
 
 def _add_predictions(
-    tables: dict[str, _Columns], work: Path, data: str, name: str, runs: Sequence[Run]
+    tables: dict[str, _Columns],
+    results: Path,
+    work: Path,
+    data: str,
+    name: str,
+    runs: Sequence[Run],
 ) -> None:
     from drenet_jax.evaluation.decisions import positive_class
     from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
@@ -138,37 +165,56 @@ def _add_predictions(
                 )
                 for row in read_csv(run.folder(work) / HITS)
             ]
-    table = tables.setdefault(f"{data}-persons", _Columns("label"))
+
+    def table_of(kind: str, about: str) -> _Columns:
+        path = results / f"{data}-{kind}.csv"
+        if path.name not in tables:
+            tables[path.name] = _Columns(path, about)
+        return tables[path.name]
+
+    table = table_of("persons", "label")
     for i, label in enumerate(labels):
         table.add([(row[0], row[1], row[2 + i]) for row in sorted(persons)], f"{name} {label}")
-    table = tables.setdefault(f"{data}-slices", _Columns("label"))
+    table = table_of("slices", "label")
     # Slices of all folds in one order. Their names are not needed.
     table.add([(row[0], row[2], row[3]) for row in sorted(slices)], name)
     for i, point in enumerate(POINTS):
         if hits and hits[0][3 + i]:
-            table = tables.setdefault(f"{data}-hits", _Columns("chance"))
+            table = table_of("hits", "chance")
             table.add([(row[0], row[2], row[3 + i]) for row in sorted(hits)], f"{name} {point}")
 
 
 class _Columns:
-    """A table that grows by columns."""
+    """The table of a file, which grows by columns."""
 
-    def __init__(self, about: str):
-        self._header = ["patient_id", about]
+    def __init__(self, path: Path, about: str):
+        self._path = path
+        self._about = about
         self._cases: list[tuple[str, ...]] = []
-        self._columns: list[list[str]] = []
+        self._columns: dict[str, tuple[str, ...]] = {}
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                header, *rows = csv.reader(file)
+            self._cases = [tuple(row[:2]) for row in rows]
+            self._columns = dict(zip(header[2:], list(zip(*rows, strict=True))[2:], strict=True))
 
     def add(self, rows: _Rows, name: str) -> None:
         cases = [row[:2] for row in rows]
         self._cases = self._cases or cases
         assert cases == self._cases, f"{name} was scored on other cases"
-        self._header.append(name)
-        self._columns.append([row[2] for row in rows])
+        self._columns[name] = tuple(row[2] for row in rows)
 
-    def write(self, path: Path) -> None:
-        columns = zip(*self._columns, strict=True)
-        rows = ((*case, *row) for case, row in zip(self._cases, columns, strict=True))
-        _write(path, [tuple(self._header), *rows])
+    def write(self) -> None:
+        places = {arm: place for place, arm in enumerate(ARMS)}
+        # Stable: the classes or points of a run keep their order.
+        columns = sorted(
+            self._columns.items(),
+            key=lambda item: (places[(run := _COLUMN.fullmatch(item[0]))["arm"]], int(run["seed"])),
+        )
+        header = ("patient_id", self._about, *(name for name, _ in columns))
+        values = zip(*(column for _, column in columns), strict=True)
+        rows = ((*case, *row) for case, row in zip(self._cases, values, strict=True))
+        _write(self._path, [header, *rows])
 
 
 def _write(path: Path, rows: Iterable[Sequence]) -> None:

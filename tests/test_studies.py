@@ -242,6 +242,25 @@ def test_a_run_is_made_scored_and_collected(tiny_arm, tmp_path):
     assert 0 <= float(account["training_slice_auc"]) <= 1
 
 
+def test_a_table_keeps_the_columns_of_runs_that_are_no_longer_there(tmp_path):
+    path = tmp_path / "data-slices.csv"
+    rows = [("a", "covid", "0.5000"), ("b", "non_covid", "0.2500")]
+    table = results._Columns(path, "label")
+    table.add(rows, "imagenet/0")
+    table.write()
+
+    table = results._Columns(path, "label")
+    table.add([(*row[:2], "0.1000") for row in rows], "scratch/0")
+    table.add([(*row[:2], "0.9000") for row in rows], "imagenet/0")
+    table.write()
+
+    values = read_table(path).values
+    assert list(values) == ["scratch", "imagenet"]  # in the order of the arms
+    assert values["imagenet"][0][""].tolist() == [0.9, 0.9]
+    with pytest.raises(AssertionError, match="scored on other cases"):
+        results._Columns(path, "label").add(rows[:1], "ema/0")
+
+
 @pytest.mark.slow
 def test_every_person_of_covid_ct_is_tested_in_one_fold(tmp_path, monkeypatch):
     from drenet_jax.data.prepared_data import open_data
