@@ -21,6 +21,7 @@ from drenet_jax.exporting.description import checkpoint_files, read_description
 from drenet_jax.exporting.precision import BFLOAT16, PrecisionReport
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.output_files import new_folder
+from drenet_jax.storage import stand_ins
 
 RUNTIMES = ("auto", "jax", "onnx")
 # In the run's folder.
@@ -52,9 +53,9 @@ def load_predictor(
     Args:
       workdir: of the run.
       runtime: `jax`; `onnx`, in float32 on the CPU; or `auto`: ONNX Runtime where it is installed,
-        JAX would use the CPU, the model is in float32 and the graph was faster when it was
-        exported; else JAX. An export of a lower precision in `WORKDIR/exported` is taken, too, if
-        it is safe (`PrecisionReport.is_safe`) and faster.
+        JAX would use the CPU, the run is on this machine, the model is in float32 and the graph
+        was faster when it was exported; else JAX. An export of a lower precision in
+        `WORKDIR/exported` is taken, too, if it is safe (`PrecisionReport.is_safe`) and faster.
       calibrated, threshold, aggregate: as `Predictor.load`.
       prepare_jax: called before JAX is used.
 
@@ -70,7 +71,9 @@ def load_predictor(
             workdir, calibrated=calibrated, threshold=threshold, aggregate=aggregate
         )
 
-    if runtime == "jax" or (runtime == "auto" and not _may_use_onnx()):
+    # Of a run in a bucket this is a copy, with which the export would go.
+    is_copy = stand_ins.shown(workdir) != str(workdir)
+    if runtime == "jax" or (runtime == "auto" and (is_copy or not _may_use_onnx())):
         return with_jax()
     require_onnx("--runtime=onnx")
     files = checkpoint_files(workdir)

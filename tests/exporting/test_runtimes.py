@@ -21,6 +21,7 @@ from drenet_jax.exporting import runtimes
 from drenet_jax.exporting.exporter import export_model
 from drenet_jax.exporting.runtimes import load_predictor
 from drenet_jax.output_files import new_folder
+from drenet_jax.storage import stand_ins
 from tests.exporting.same_results import assert_same
 
 pytest.importorskip("onnx", reason="onnx is not installed (extra `onnx`)")
@@ -215,6 +216,14 @@ def test_where_an_accelerator_may_be_auto_does_not_look_for_exports(workdir, mon
         lambda name: object() if name == "jax_cuda12_plugin" else find(name),
     )
     assert _runtime(load_predictor(workdir)) == "jax"
+
+
+def test_of_a_run_in_a_bucket_auto_makes_no_export(workdir, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(workdir, run, ignore=shutil.ignore_patterns(runtimes.EXPORTED))
+    stand_ins.stand_for(run, "gs://bucket/run")
+    assert _runtime(load_predictor(run)) == "jax"
+    assert not (run / runtimes.EXPORTED).exists()
 
 
 def test_a_folder_that_cannot_be_written_leaves_jax(workdir, tmp_path, caplog):
