@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from drenet_jax.evaluation.metrics import metric_text, ranking_metrics
 from drenet_jax.evaluation.plots import COLOURS, GUIDE, new_figure, save
@@ -73,6 +74,7 @@ class Page:
             "audit": self._audit,
             "audit_best": self._audit_best,
             "earlier": self._earlier,
+            "repeated": self._repeated,
             "mean": lambda arm, column: self._mean(arm, column, 2),
             "expected_test": self._expected_test,
             "runs": lambda: str(len(self._runs)),
@@ -187,6 +189,15 @@ class Page:
             ("", "difference (95% interval)"),
             [[what, f"{value} ({low} to {high})"] for what, value, low, high in lines],
         )
+
+    def _repeated(self, figure: str) -> str:
+        """Of a run that was made again on another machine: its person AUCs, or how far they are."""
+        rows = read_csv(self._results / "repeated.csv")
+        is_positive = [row["label"] == POSITIVE["covid_ct_160"] for row in rows]
+        p = {name: np.array([float(row[name]) for row in rows]) for name in ("first", "again")}
+        if figure == "difference":
+            return f"{np.abs(p['first'] - p['again']).mean():.2f}"
+        return f"{roc_auc_score(is_positive, p[figure]):.3f}"
 
     def _of_arm(self, arm: str) -> list[dict[str, str]]:
         return [row for row in self._runs if row["run"].startswith(f"{arm}-seed")]

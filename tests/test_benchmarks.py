@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import grow, memory, parity, passes, profile, published, timing
+from drenet_jax.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -255,8 +257,24 @@ def test_every_runtime_has_its_rows(on_one_device):
     result = on_one_device("--suite=runtime", "--batch=2")
     ratios = {row["what"]: row["ratio"] for row in result["rows"] if row["ratio"] is not None}
     assert {"XLA again", "ONNX Runtime float32", "ONNX Runtime int8_crops"} <= set(ratios)
+    if importlib.util.find_spec("openvino"):
+        assert {"OpenVINO float32", "OpenVINO bfloat16", "OpenVINO bfloat16_crops"} <= set(ratios)
+    else:
+        assert "no OpenVINO to compare with: it is not installed" in result["notes"]
     assert all(ratio > 0 for ratio in ratios.values())
     assert any("ONNX Runtime int8_crops: 100% of the boxes" in note for note in result["notes"])
+
+
+def test_a_runtime_that_does_not_give_what_jax_gives_is_not_timed(tiny_config, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")
+    from benchmarks import runtimes
+    from drenet_jax.exporting.agreement import Agreement
+
+    monkeypatch.setattr(
+        runtimes.agreement, "compare", lambda *_: Agreement(8, 0, 0.5, "logits differ by 0.5")
+    )
+    with pytest.raises(InputError, match=r"float32 does not give what JAX gives \(logits differ"):
+        runtimes.run(tiny_config, 8, 1)
 
 
 @pytest.mark.slow
