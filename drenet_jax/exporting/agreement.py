@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.evaluation.decisions import DecisionRule, positive_class
-from drenet_jax.evaluation.evaluator import score_split
 from drenet_jax.evaluation.predictions import SlicePredictions, person_predictions
 from drenet_jax.evaluation.predictor import Scorer
 from drenet_jax.exporting.precision import PrecisionReport
 from drenet_jax.models.checkpoint_metadata import Meta
+
+if TYPE_CHECKING:
+    from drenet_jax.data.prepared_data import PreparedData
 
 # Of probabilities; of other outputs relative to their largest value.
 TOLERANCE = 1e-4
@@ -78,6 +80,9 @@ def compare_precisions(
       data: prepared as the model's own.
       split: of it; it holds slices.
     """
+    # Here, because a prediction that exports its model should not load TensorFlow.
+    from drenet_jax.evaluation.evaluator import score_split
+
     slices: list[SlicePredictions] = []
     boxes: list[np.ndarray] = []
     for scorer in (float32, lower):

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import jax
@@ -22,8 +22,6 @@ from ml_collections import ConfigDict
 
 from drenet_jax.ct.settings import CtSettings
 from drenet_jax.ct.window import window
-from drenet_jax.data.batches import split_batches
-from drenet_jax.data.prepared_data import PreparedData
 from drenet_jax.errors import InputError
 from drenet_jax.evaluation.decisions import DecisionRule
 from drenet_jax.evaluation.predictor import Predictor
@@ -40,6 +38,9 @@ from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import Checkpoints
 from drenet_jax.models.slice_scorer import make_forward
 from drenet_jax.phantoms.phantom import LABELS, make_phantom
+
+if TYPE_CHECKING:
+    from drenet_jax.data.prepared_data import PreparedData
 
 # The name of the model in Triton, and its folder in the model repository.
 TRITON_MODEL = "drenet"
@@ -193,6 +194,9 @@ def _lower_precision(
 
 def calibration_batches(data: PreparedData, fill: str) -> Iterator[np.ndarray]:
     """Training slices, evenly from all persons, by which activations get their ranges."""
+    # Here, because a prediction that exports its model should not load TensorFlow.
+    from drenet_jax.data.batches import split_batches
+
     n = data.n_slices["train"]
     taken = set(np.linspace(0, n - 1, min(n, _CALIBRATION_SLICES)).astype(int).tolist())
     start = 0
