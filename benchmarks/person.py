@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from benchmarks.model import CLASSES
 from benchmarks.timing import Row, Timing, interleaved_timings, plain_row, ratio_row
 from drenet_jax import parallel
 from drenet_jax.ct.settings import CtSettings
-from drenet_jax.exporting.runtimes import EXPORTED
+from drenet_jax.exporting.runtimes import EXPORTED, missing_package
 from drenet_jax.models.build import build_model, init_variables
 from drenet_jax.models.checkpoint_metadata import Meta
 from drenet_jax.models.checkpoints import save_converted
@@ -108,7 +107,7 @@ def run(
 
 def _onnx_rows(person: Path, folder: Path, images: np.ndarray, rounds: int) -> list[Row]:
     """The same with ONNX Runtime, where it is installed."""
-    if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
+    if missing_package():
         return []
     from drenet_jax.exporting.onnx_scorer import OnnxScorer
 

@@ -151,9 +151,7 @@ def _rows(times: dict[str, Timing], layouts: list[str], per: str) -> list[Row]:
             continue
         rows.append(faster_row(SUITE, name, timing, "XLA", xla, _AIM_OVER_XLA))
         if best is not None:
-            rows.append(
-                faster_row(SUITE, name, timing, f"{best}", times[best], _AIM_OVER_PUBLISHED)
-            )
+            rows.append(faster_row(SUITE, name, timing, best, times[best], _AIM_OVER_PUBLISHED))
     if best is not None:
         rows.append(faster_row(SUITE, "XLA", xla, best, times[best], _AIM_OVER_PUBLISHED))
     return rows

@@ -177,10 +177,13 @@ def define_decision() -> None:
 
 def define_runtime() -> None:
     """The flag --runtime, which evaluate, predict, serve and node share."""
+    # Imported here, as in `define_decision`.
+    from drenet_jax.exporting.runtimes import RUNTIMES
+
     flags.DEFINE_enum(
         "runtime",
         "auto",
-        ["auto", "jax", "onnx"],
+        list(RUNTIMES),
         "What runs the model. onnx: ONNX Runtime on the CPU, on a graph that is exported into "
         "--workdir at the first call. auto: that where it is installed, JAX would use the CPU, and "
         "the graph was faster when it was exported; else JAX.",

@@ -84,14 +84,10 @@ def collect(work: Path, results: Path, arms: Iterable[str] = tuple(ARMS)) -> lis
     for table in tables.values():
         table.write()
     if accounts:
-        in_order = [run.name for arm in ARMS for run in _by_seed(arm) if run.name in accounts]
+        in_order = [run.name for arm in ARMS for run in runs_of(arm) if run.name in accounts]
         rows = [accounts[name] for name in in_order]
         _write(results / "runs.csv", [tuple(rows[0]), *(tuple(row.values()) for row in rows)])
     return missing
-
-
-def _by_seed(arm: str) -> list[Run]:
-    return sorted(runs_of(arm), key=lambda run: run.seed)
 
 
 def _by(path: Path, column: str) -> dict[str, dict]:

@@ -133,8 +133,8 @@ def _sample(
     # Slices of a CT are square; where they are cut, their sides are not as long as the stack.
     if rows != columns and n in (rows, columns):
         raise InputError(
-            f"{name} is {list(volume_hu.shape)}, whose first axis seems not to be that of the "
-            "slices; give [slices, rows, columns]."
+            f"{name} has shape {list(volume_hu.shape)}: the first axis does not seem to be the "
+            "slice axis; give [slices, rows, columns]."
         )
     if why := neighbours.reason_not_in_order([hu_checks.volume_hu(image) for image in volume_hu]):
         raise _wrong(name, why)

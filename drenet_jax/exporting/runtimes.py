@@ -26,6 +26,8 @@ from drenet_jax.storage import stand_ins
 RUNTIMES = ("auto", "jax", "onnx")
 # In the run's folder.
 EXPORTED = "exported"
+# In that: the export that is made by itself.
+_FLOAT32 = "onnx"
 
 # A model's file and its description.
 _Exported = tuple[Path, dict[str, Any]]
@@ -77,7 +79,7 @@ def load_predictor(
         return with_jax()
     require_onnx("--runtime=onnx")
     files = checkpoint_files(workdir)
-    exported = _read(workdir / EXPORTED / "onnx", files)
+    exported = _read(workdir / EXPORTED / _FLOAT32, files)
     predictor = None
     if exported is None:
         predictor = with_jax()
@@ -116,7 +118,7 @@ def _read(folder: Path, files: str) -> _Exported | None:
 def _export(predictor: Predictor, workdir: Path) -> _Exported:
     from drenet_jax.exporting.exporter import export_model
 
-    folder = workdir / EXPORTED / "onnx"
+    folder = workdir / EXPORTED / _FLOAT32
     if folder.is_dir():
         shutil.rmtree(folder)  # of other checkpoints, or damaged
     # That of the run, for whoever takes the folder elsewhere.
@@ -130,6 +132,8 @@ def _lower_precisions(workdir: Path, files: str) -> list[_Exported]:
     """The exports of a lower precision in the run's folder that are safe."""
     found = []
     for folder in (workdir / EXPORTED).iterdir():
+        if folder.name == _FLOAT32:
+            continue  # read already: its checksum takes a moment
         exported = _read(folder, files)
         if exported is None or not exported[1]["heat_maps"]:
             continue
@@ -145,19 +149,24 @@ def _ms_per_slice(exported: _Exported) -> float:
     return exported[1]["ms_per_slice"]["exported"]
 
 
+def missing_package() -> str:
+    """The package of the extra `onnx` that is not installed; '' if none is missing."""
+    names = ("onnx", "onnxruntime")
+    return next((name for name in names if importlib.util.find_spec(name) is None), "")
+
+
 def require_onnx(flag: str) -> None:
     """Raises InputError unless ONNX and ONNX Runtime are installed."""
-    for name in ("onnx", "onnxruntime"):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"{flag} needs {name}, which is not installed; install the extra: "
-                "pip install 'drenet_jax[onnx]'."
-            )
+    if name := missing_package():
+        raise InputError(
+            f"{flag} needs {name}, which is not installed; install the extra: "
+            "pip install 'drenet_jax[onnx]'."
+        )
 
 
 def _may_use_onnx() -> bool:
     """Whether ONNX Runtime is installed and JAX would use the CPU, without importing JAX."""
-    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime")):
+    if missing_package():
         return False
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         return True

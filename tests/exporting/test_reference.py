@@ -136,10 +136,10 @@ def volume() -> np.ndarray:
         (lambda hu: hu[:, ::-1], "upside down"),
         (lambda hu: hu.swapaxes(1, 2), "lies on its side"),
         # The slices last, as nibabel has them.
-        (lambda hu: hu.transpose(2, 1, 0), "whose first axis seems not to be that of the slices"),
-        (lambda hu: hu.transpose(1, 2, 0), "whose first axis seems not to be that of the slices"),
+        (lambda hu: hu.transpose(2, 1, 0), "the first axis does not seem to be the slice axis"),
+        (lambda hu: hu.transpose(1, 2, 0), "the first axis does not seem to be the slice axis"),
         # Coronal slices.
-        (lambda hu: hu.transpose(1, 0, 2), "whose first axis seems not to be that of the slices"),
+        (lambda hu: hu.transpose(1, 0, 2), "the first axis does not seem to be the slice axis"),
         (lambda hu: hu.transpose(1, 0, 2)[40:150, :, 3:-3], "not axial"),
         (
             lambda hu: np.delete(hu, range(len(hu) // 3, 2 * len(hu) // 3), 0),
